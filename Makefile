@@ -1,0 +1,27 @@
+PYTHON ?= python3
+BIN := .venv/bin
+export FLWR_TELEMETRY_ENABLED := 0
+
+.PHONY: run test test-all lint clean
+
+run: .venv/ready  ## the main job, on the embedded data set
+	$(BIN)/fedalign run configs/quickstart.yaml --again
+
+test: .venv/ready  ## everything that is quick
+	$(BIN)/pytest -q -m "not slow and not gpu"
+
+test-all: .venv/ready  ## everything that needs no GPU
+	$(BIN)/pytest -q -m "not gpu"
+
+lint: .venv/ready  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

@@ -1,0 +1,224 @@
+"""The two commands: `fedalign …` and `flower-simulation --app …`.
+
+What is imported here is imported when a command needs it: `--help` should not wait for torch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedalign.errors import FedalignError, InputError
+
+if TYPE_CHECKING:
+    from fedalign.config import Config
+
+app = typer.Typer(
+    help="Federated learning simulations with neuron alignment.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="YAML file, or its name in configs/")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="dotted settings, such as partition.alpha=0.1"),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="show Flower's own log")]
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[str | None, typer.Option(help="folder that holds the run folders")] = None,
+    again: Annotated[bool, typer.Option("--again", help="repeat a run that is finished")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a federation, or several: `partition.alpha=0.1,0.5 seed=0,1,2` is six.
+
+    A run whose folder says that it is finished is not run again.
+    """
+    with _guarded(verbose):
+        from fedalign import registry
+        from fedalign.runs.folder import folder_of, is_finished
+        from fedalign.simulation import simulate
+        from fedalign.simulation.app import FlowerApp
+
+        own = FlowerApp(registry.HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
+        for planned in _grid(config, overrides or [], out):
+            if is_finished(folder_of(planned)) and not again:
+                print(f"{folder_of(planned)} is finished already; --again repeats it")
+                continue
+            settings = planned.simulation
+            resources = {"num_cpus": settings.client_cpus, "num_gpus": settings.client_gpus}
+            simulate(
+                own,
+                planned.num_clients,
+                planned.run_config(),
+                backend=settings.backend,
+                backend_config={"client_resources": resources}
+                if settings.backend == "flower"
+                else None,
+            )
+            print(f"results in {folder_of(planned)}")
+
+
+@app.command()
+def validate(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Check a configuration down to the data and the partition, without training."""
+    with _guarded():
+        from fedalign.report.summary import summary
+
+        for planned in _grid(config, overrides or [], None):
+            print(summary(planned))
+
+
+@app.command(name="list")
+def list_parts() -> None:
+    """List strategies, client algorithms, partitioners, models and data sets."""
+    with _guarded():
+        from fedalign.report.summary import print_parts
+
+        print_parts()
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="run folders")],
+    figure: Annotated[Path | None, typer.Option(help="draw the runs into this PNG or PDF")] = None,
+) -> None:
+    """Print a table of runs, seeds taken together, and draw their curves."""
+    with _guarded():
+        from fedalign.report.figures import draw
+        from fedalign.report.tables import read_runs, table
+
+        found = read_runs(runs)
+        print(table(found))
+        if figure is not None:
+            draw(found, figure)
+            print(f"figure in {figure}")
+
+
+simulation = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@simulation.command()
+def simulation_command(
+    app: Annotated[
+        str, typer.Option(help="directory of a Flower app, its package folder, or an installed app")
+    ],
+    num_supernodes: Annotated[
+        int | None, typer.Option(help="virtual clients; fedalign's own app knows its number")
+    ] = None,
+    run_config: Annotated[
+        list[str] | None, typer.Option(help="'key=value key2=\"text\"' or a TOML file; repeatable")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="inline or flower")] = None,
+    backend_config: Annotated[
+        str, typer.Option(metavar="JSON", help='such as {"client_resources": {"num_cpus": 1}}')
+    ] = "{}",
+    run_id: Annotated[int | None, typer.Option(help="random if not given")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run a Flower app with simulated SuperNodes."""
+    with _guarded(verbose):
+        from fedalign.simulation import simulate
+        from fedalign.simulation.app import find_app, parse_run_config
+
+        found, given = find_app(app), parse_run_config(run_config or [])
+        if found.server == "fedalign.server_app:app":
+            from fedalign.config import from_run_config
+
+            count = {} if num_supernodes is None else {"num_clients": num_supernodes}
+            config = from_run_config(found.defaults | given | count)
+            num_supernodes, merged = config.num_clients, config.run_config()
+            backend = backend or config.simulation.backend
+        else:
+            from fedalign.registry import nearest
+
+            for key in given:
+                if key not in found.defaults:
+                    raise InputError(
+                        f"--run-config: {app} has no {key!r}{nearest(key, found.defaults)}"
+                    )
+            merged = found.defaults | given
+        if num_supernodes is None:
+            raise InputError(
+                f"--num-supernodes must be given: {app} does not say how many it wants"
+            )
+        simulate(
+            found,
+            num_supernodes,
+            merged,
+            backend=backend or "inline",
+            backend_config=_json(backend_config),
+            run_id=run_id,
+        )
+
+
+def main() -> None:
+    """Run `fedalign`."""
+    app()
+
+
+def flower_simulation() -> None:
+    """Run `flower-simulation`."""
+    simulation()
+
+
+def _grid(config: str, overrides: list[str], out: str | None) -> Iterator[Config]:
+    """Yield a configuration for each combination of the overrides' comma-separated values."""
+    from itertools import product
+
+    from fedalign.config import parse_overrides, read
+
+    choices = [
+        [f"{word.partition('=')[0]}={value}" for value in word.partition("=")[2].split(",")]
+        if "=" in word
+        else [word]
+        for word in overrides
+    ]
+    fixed = {} if out is None else {"out": out}
+    planned = [read(config, parse_overrides(words) | fixed) for words in product(*choices)]
+    yield from planned
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--backend-config: {text!r} is not JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise InputError(f"--backend-config: {text!r} is not a JSON object")
+    return parsed
+
+
+@contextmanager
+def _guarded(verbose: bool = False) -> Iterator[None]:
+    """Turn an expected failure into one line and an exit code; let Python find the user's parts."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read when flwr is imported
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    sys.path.append(str(Path.cwd()))
+    try:
+        import flwr.app  # noqa: F401 - sets its logger's level, which is then ours to change
+
+        logging.getLogger("flwr").setLevel(logging.DEBUG if verbose else logging.ERROR)
+        yield
+    except FedalignError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise SystemExit(130) from None

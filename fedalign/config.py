@@ -1,0 +1,257 @@
+"""All that a run may be told: one YAML file, dotted overrides, and their way through Flower.
+
+Every value is a scalar, so a whole configuration travels in Flower's run config, key by dotted key,
+and server and clients read the same one on any engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+)
+
+from fedalign.errors import InputError
+from fedalign.registry import (
+    BUILTIN,
+    HOME,
+    BadValueError,
+    Part,
+    explain,
+    names,
+    nearest,
+    options,
+    parse,
+)
+
+Scalar = bool | int | float | str
+
+KINDS = {
+    "data": "datasets",
+    "partition": "partitioners",
+    "model": "models",
+    "client": "clients",
+    "strategy": "strategies",
+}
+DEFAULT_PARTS = {
+    "data": "digits",
+    "partition": "dirichlet",
+    "model": "mlp",
+    "client": "local",
+    "strategy": "fedavg",
+}
+
+
+class Section(BaseModel):
+    """Settings that refuse a key they do not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Evaluation(Section):
+    """What the server measures after each round."""
+
+    pairs: int = Field(3, ge=0, description="pairs of client models to interpolate between")
+    alphas: int = Field(11, ge=3, description="points on each path, both ends included")
+    examples: int | None = Field(
+        1000, gt=0, description="test examples a path is measured on; null: all of them"
+    )
+    bn_examples: int = Field(
+        1000, gt=1, description="training examples for re-estimating BatchNorm statistics"
+    )
+    client_fraction: float = Field(
+        0.0, ge=0, le=1, description="share of the clients that evaluate the new model themselves"
+    )
+    batch_size: int = Field(500, gt=0, description="examples in one forward pass")
+
+
+class Simulation(Section):
+    """How virtual clients are run; never changes a result."""
+
+    backend: Literal["inline", "flower"] = Field(
+        "inline", description="inline: in this process; flower: Flower's own Ray engine"
+    )
+    client_cpus: float = Field(1, gt=0, description="CPUs that Ray reserves for a client")
+    client_gpus: float = Field(0, ge=0, description="GPUs, or a fraction, that Ray reserves")
+
+
+def _part(section: Any, info: ValidationInfo) -> Part:
+    place = str(info.field_name)
+    if isinstance(section, Part):
+        return section
+    if not isinstance(section, dict | str):
+        raise BadValueError(place, f"{section!r} is not a name, or a table with a name")
+    table = {"name": section} if isinstance(section, str) else section
+    return parse(KINDS[place], {"name": DEFAULT_PARTS[place]} | table, place)
+
+
+PartField = Annotated[Part, BeforeValidator(_part), PlainSerializer(Part.dump)]
+
+
+def _default(place: str) -> Any:
+    return Field(
+        default_factory=lambda: parse(KINDS[place], {"name": DEFAULT_PARTS[place]}, place),
+        description=f"one of: {', '.join(BUILTIN[KINDS[place]])}, or package.module:Name",
+    )
+
+
+class Config(Section):
+    """A run: what is trained, on what, by whom, and what is measured."""
+
+    name: str = Field("run", pattern=r"^[\w.-]+$", description="first part of the folder's name")
+    seed: int = Field(0, ge=0, description="decides every random draw of the run")
+    rounds: int = Field(10, gt=0, description="rounds of train, fuse, measure")
+    num_clients: int = Field(10, gt=0, description="virtual clients, one partition each")
+    clients_per_round: int | None = Field(
+        None, gt=0, description="clients drawn for each round; null: all of them"
+    )
+    timeout: float = Field(3600.0, gt=0, description="seconds to wait for the replies of a round")
+    out: str = Field("runs", description="folder that holds the run folders")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU if there is one"
+    )
+    data: PartField = _default("data")
+    partition: PartField = _default("partition")
+    model: PartField = _default("model")
+    client: PartField = _default("client")
+    strategy: PartField = _default("strategy")
+    evaluation: Evaluation = Evaluation()
+    simulation: Simulation = Simulation()
+
+    def run_config(self) -> dict[str, Scalar]:
+        """Return the configuration as Flower carries it: dotted keys, scalars, no nulls."""
+        return {
+            key: value for key, value in flatten(self.model_dump()).items() if value is not None
+        }
+
+    def digest(self) -> str:
+        """Return 8 hex digits that name these settings; where and how it is run do not count."""
+        told = self.model_dump(exclude={"name", "out", "simulation"})
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def read(path: str | None, overrides: Mapping[str, Any]) -> Config:
+    """Return the configuration in a YAML file (`None`: the defaults) with dotted overrides.
+
+    An override that names another part drops the options of the file's part which the new one
+    does not have. Raises `InputError` naming the file or the command line, the dotted place, the
+    value and what is allowed there.
+    """
+    tree = _read_yaml(path) if path else {}
+    for place in KINDS:
+        if isinstance(tree.get(place), str):
+            tree[place] = {"name": tree[place]}
+    try:
+        for key, value in overrides.items():
+            _override(tree, f"{key}.name" if key in KINDS else key, value)
+        return _validate(tree)
+    except BadValueError as error:
+        given = any(error.place == key or error.place == f"{key}.name" for key in overrides)
+        raise InputError(f"{'command line' if given or not path else path}: {error}") from None
+
+
+def from_run_config(run_config: Mapping[str, Scalar]) -> Config:
+    """Return the configuration that a Flower run config carries; an empty string means unset.
+
+    The key `config` names a YAML file, which the other keys override; `overrides` holds more of
+    them as `key=value key=value`, for options of parts that Flower has not heard of.
+    """
+    given = {key: value for key, value in run_config.items() if value != ""}
+    path, more = given.pop("config", None), str(given.pop("overrides", ""))
+    return read(None if path is None else str(path), given | parse_overrides(more.split()))
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """Return dotted keys and values from words such as `partition.alpha=0.1`, read as YAML."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise InputError(
+                f"command line: {word!r} is not key=value, such as partition.alpha=0.1"
+            )
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"command line: {key}: {value!r} is not a YAML value") from None
+    return found
+
+
+def find(path: str) -> Path:
+    """Return the YAML file that is meant: a path, or the name of one of fedalign's own configs."""
+    folders = (Path(), HOME, HOME / "configs", HOME / "fedalign", HOME / "fedalign" / "configs")
+    for folder in folders:
+        for candidate in (folder / path, folder / f"{path}.yaml"):
+            if candidate.is_file():
+                return candidate
+    own = sorted(file.stem for folder in folders[2::2] for file in folder.glob("*.yaml"))
+    raise InputError(f"{path}: no such configuration file{nearest(path, own)}")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested tables under dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(find(path).read_text("utf-8"))
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        raise InputError(f"{path}:{line} is not YAML: {getattr(error, 'problem', error)}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: holds {type(tree).__name__}, not a table of settings")
+    return tree
+
+
+def _override(tree: dict[str, Any], key: str, value: Any) -> None:
+    *tables, leaf = key.split(".")
+    place = tree
+    for table in tables:
+        inner = place.setdefault(table, {})
+        if isinstance(inner, str) and tables[0] in KINDS:
+            inner = place[table] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise BadValueError(key, f"{table!r} holds the value {inner!r}, not a table")
+        place = inner
+    if leaf == "name" and tables and tables[0] in KINDS and value in names(KINDS[tables[0]]):
+        kept = options(KINDS[tables[0]], value) if len(tables) == 1 else {}
+        for old in [old for old in place if old not in kept]:
+            del place[old]
+    place[leaf] = value
+
+
+def _validate(tree: dict[str, Any]) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        *above, leaf = (str(step) for step in error.errors()[0]["loc"])
+        if error.errors()[0]["type"] == "extra_forbidden":
+            fields = Config.model_fields
+            for step in above:
+                fields = fields[step].annotation.model_fields  # type: ignore[union-attr]
+            raise BadValueError(
+                ".".join([*above, leaf]), f"no such setting{nearest(leaf, fields)}"
+            ) from None
+        raise BadValueError(".".join([*above, leaf]), explain(error)) from None

@@ -1,0 +1,118 @@
+"""Where stored data sets are looked for, and in which order."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from fedalign.errors import InputError
+
+Folder = Annotated[
+    str | None,
+    Field(description="Folder that holds the data; without it the usual places are searched."),
+]
+MaxExamples = Annotated[
+    int | None,
+    Field(gt=0, description="Keep this many training examples, a fixed random choice."),
+]
+Download = Annotated[bool, Field(description="Download the data when it is found nowhere.")]
+
+VARIABLE = "FEDALIGN_DATA"
+DEBIAN = Path("/usr/share/datasets")
+DEBIAN_PACKAGES = {"fashion-mnist": "dataset-fashion-mnist"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a data set, and the kind of place they were found in."""
+
+    files: tuple[Path, ...]
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.files[0]} ({self.place})"
+
+
+def find(
+    name: str,
+    layouts: Sequence[tuple[str, ...]],
+    dir: str | None,
+    fetch: Callable[[Path], object] | None,
+) -> Found:
+    """Return the first place that holds all files of one layout.
+
+    The order: `dir` and nothing else if it is given; otherwise the folder in `FEDALIGN_DATA`,
+    Debian's data set package, `~/.cache/fedalign`, and at last a download into the latter. In each
+    the files may lie in a subfolder called `name`, or directly.
+
+    Args:
+        name: The data set's name, such as `fashion-mnist`.
+        layouts: Ways in which it may be stored, best first; each names all files it needs.
+        dir: The option `data.dir`.
+        fetch: Downloads the data into a folder; None forbids it.
+
+    Raises:
+        InputError: Nothing was found; the message lists the places, the files and the cures.
+    """
+    places = dict(_places(name, dir))
+    for place, folder in places.items():
+        if files := _held(folder, name, layouts):
+            return Found(files, place)
+    wanted = " or ".join(" + ".join(layout) for layout in layouts)
+    if dir is not None:
+        raise InputError(
+            f"data.dir: {dir!r} does not hold {name}; looked there and in {name}/ for {wanted}"
+        )
+    outcome = "downloading is off"
+    if fetch is not None:
+        cache = _cache()
+        try:
+            fetch(cache)
+        except (OSError, RuntimeError) as error:
+            outcome = f"the download failed ({' '.join(str(error).split())})"
+        else:
+            if files := _held(cache, name, layouts):
+                return Found(files, "torchvision download")
+            outcome = f"the download into {cache} left no such files"
+    looked = ", ".join(f"{folder} ({place})" for place, folder in places.items())
+    raise InputError(
+        f"data: {name} was not found and {outcome}. Looked in {looked} for {wanted}. "
+        f"Cures: {_cures(name, fetch is not None)}"
+    )
+
+
+def _places(name: str, dir: str | None) -> Iterator[tuple[str, Path]]:
+    if dir is not None:
+        yield "data.dir", Path(dir).expanduser()
+        return
+    if folder := os.environ.get(VARIABLE):
+        yield VARIABLE, Path(folder).expanduser()
+    if package := DEBIAN_PACKAGES.get(name):
+        yield f"Debian package {package}", DEBIAN / name
+    yield "torchvision download", _cache()
+
+
+def _cache() -> Path:
+    return Path("~/.cache/fedalign").expanduser()
+
+
+def _held(folder: Path, name: str, layouts: Sequence[tuple[str, ...]]) -> tuple[Path, ...]:
+    # The named subfolder comes first: MNIST and Fashion-MNIST have the same file names.
+    for inside in (folder / name, folder):
+        for layout in layouts:
+            files = tuple(inside / file for file in layout)
+            if all(file.exists() for file in files):
+                return files
+    return ()
+
+
+def _cures(name: str, download: bool) -> str:
+    cures = [f"set data.dir or {VARIABLE} to a folder that holds the files"]
+    if package := DEBIAN_PACKAGES.get(name):
+        cures.insert(0, f"`apt-get install {package}`")
+    if not download:
+        cures.append("set data.download: true")
+    return "; ".join(cures)

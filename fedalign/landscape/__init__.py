@@ -1,0 +1,1 @@
+"""The loss landscape between models: paths, curves and barriers."""

@@ -1,0 +1,92 @@
+"""The residual network for small images of He et al. 2016 (arXiv 1512.03385, section 4.2)."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+
+Norm = Literal["none", "batch", "group"]
+
+STAGES = (16, 32, 64)
+BLOCKS_PER_STAGE = 3
+GROUPS = 8
+
+
+def resnet20(
+    shape: tuple[int, int, int],
+    classes: int,
+    norm: Annotated[Norm, Field(description="Normalisation after every convolution.")] = "batch",
+) -> nn.Module:
+    """ResNet-20 for small images (He et al. 2016), shortcuts without parameters; 0.27 M parameters.
+
+    `group` is GroupNorm with 8 groups. Without any norm the convolutions have a bias, and each
+    block starts with its last convolution scaled down so that the signal does not grow with depth.
+    """
+    return ResNet(shape[0], classes, norm)
+
+
+class ResNet(nn.Module):
+    """A 3x3 convolution, three stages of residual blocks, the mean over all places, one linear."""
+
+    def __init__(self, channels: int, classes: int, norm: Norm):
+        super().__init__()
+        self.conv = _conv(channels, STAGES[0], 1, norm)
+        self.norm = _norm(STAGES[0], norm)
+        widths = [width for width in STAGES for _ in range(BLOCKS_PER_STAGE)]
+        pairs = zip([STAGES[0], *widths], widths, strict=False)
+        self.blocks = nn.Sequential(*(Block(before, after, norm) for before, after in pairs))
+        self.fc = nn.Linear(STAGES[-1], classes)
+        self._start(norm)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits `(N, classes)`."""
+        features = self.blocks(functional.relu(self.norm(self.conv(images))))
+        logits: torch.Tensor = self.fc(features.mean(dim=(2, 3)))
+        return logits
+
+    def _start(self, norm: Norm) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if norm == "none":
+            # With L blocks of variance 1/L the variance ends at (1 + 1/L)^L < e, not at 2^L.
+            for block in self.blocks:
+                assert isinstance(block, Block)
+                block.conv2.weight.data.mul_(len(self.blocks) ** -0.5)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; a wider block halves height and width."""
+
+    def __init__(self, before: int, after: int, norm: Norm):
+        super().__init__()
+        self.stride = 1 if before == after else 2
+        self.padding = after - before
+        self.conv1 = _conv(before, after, self.stride, norm)
+        self.norm1 = _norm(after, norm)
+        self.conv2 = _conv(after, after, 1, norm)
+        self.norm2 = _norm(after, norm)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `relu(x + F(x))`, the shortcut subsampled and padded with zero channels."""
+        residual = functional.relu(self.norm1(self.conv1(x)))
+        residual = self.norm2(self.conv2(residual))
+        if self.padding:
+            # Option A of the paper: the shortcut has no parameters.
+            x = x[:, :, :: self.stride, :: self.stride]
+            x = functional.pad(x, (0, 0, 0, 0, self.padding // 2, self.padding // 2))
+        return functional.relu(x + residual)
+
+
+def _conv(before: int, after: int, stride: int, norm: Norm) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=norm == "none")
+
+
+def _norm(channels: int, norm: Norm) -> nn.Module:
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(GROUPS, channels) if norm == "group" else nn.Identity()

@@ -1,0 +1,115 @@
+"""The one place that runs a network forward and backward, and knows the device it is on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedalign.data import Dataset
+from fedalign.parameters import Layout
+
+
+class Network:
+    """A module whose weights come from outside, as rows of stacked flat vectors.
+
+    Args:
+        module: the network; its own weights are kept as `initial` and never used again.
+        data: says how images are normalised.
+        device: where forward and backward run.
+    """
+
+    def __init__(self, module: nn.Module, data: Dataset, device: torch.device):
+        self.layout = Layout.of(module)
+        self.initial = self.layout.initial_record(module)
+        self.device = device
+        self._module = module.to(device)
+        scale = 255.0  # images are kept as uint8 and normalised here, on the device
+        self._mean = torch.tensor(data.mean, device=device).view(1, -1, 1, 1) * scale
+        self._std = torch.tensor(data.std, device=device).view(1, -1, 1, 1) * scale
+
+    def gradients(
+        self, block: Tensor, images: Sequence[Tensor], labels: Sequence[Tensor], out: Tensor
+    ) -> Tensor:
+        """Return the mean cross-entropy of each model on its own batch, `(K,)`.
+
+        Args:
+            block: `(K, F)` models; their BatchNorm statistics are updated in place.
+            images: for each model `(B, C, H, W)` uint8.
+            labels: for each model `(B,)` int64.
+            out: `(K, P)`, overwritten with the gradients.
+        """
+        self._module.train()
+        out.zero_()
+        losses = []
+        for vector, gradient, image, label in zip(block, out, images, labels, strict=True):
+            self.layout.bind(self._module, vector)
+            self.layout.bind_gradients(self._module, gradient)
+            loss = functional.cross_entropy(self._module(self._normalise(image)), label)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return torch.stack(losses)
+
+    @torch.no_grad()
+    def evaluate(self, vector: Tensor, data: Dataset, batch_size: int) -> tuple[float, float]:
+        """Return the mean cross-entropy and the accuracy of the model `(F,)` on all of `data`."""
+        self.layout.bind(self._module, vector.to(self.device))
+        self._module.eval()
+        loss, hits = 0.0, 0
+        for start in range(0, len(data), batch_size):
+            rows = slice(start, start + batch_size)
+            logits = self._module(self._normalise(data.images[rows].to(self.device)))
+            labels = data.labels[rows].to(self.device)
+            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+            hits += int((logits.argmax(1) == labels).sum())
+        return loss / len(data), hits / len(data)
+
+    @torch.no_grad()
+    def recalibrate(self, vector: Tensor, images: Tensor, batch_size: int) -> Tensor:
+        """Return the model `(F,)` with BatchNorm statistics re-estimated on `images`.
+
+        The statistics of an averaged model are not the average of the statistics (Jordan et al.
+        2023, REPAIR), so an interpolated model must not be judged by the latter. Each layer gets
+        the mean over batches. A model without BatchNorm comes back as it is.
+        """
+        norms = [
+            m for m in self._module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        ]
+        if not norms:
+            return vector
+        vector = vector.to(self.device, copy=True)
+        self.layout.bind(self._module, vector)
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over batches
+        self._module.train()
+        for start in range(0, len(images), batch_size):
+            self._module(self._normalise(images[start : start + batch_size].to(self.device)))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        return vector
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return images.float().sub_(self._mean).div_(self._std)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Run the body with `count` torch threads: their number can change the last bit of a sum."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return the device to run on; `auto` is the GPU, if this process sees one."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)

@@ -1,0 +1,64 @@
+"""What a configuration will do, and what there is to choose from."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from fedalign.config import Config
+from fedalign.federation import Federation
+from fedalign.registry import BUILTIN, FLOWER_SAMPLING, Option, Part, load, names, options
+from fedalign.runs.folder import folder_of
+
+
+def summary(config: Config) -> str:
+    """Return what a run would do, in a few lines; loads the data and makes the partition."""
+    federation = Federation(config)
+    network = federation.network
+    config.strategy.build(layout=network.layout, seed=config.seed, **FLOWER_SAMPLING)
+    sizes = [len(shard) for shard in federation.shards(config.num_clients)]
+    drawn = min(config.clients_per_round or config.num_clients, config.num_clients)
+    return "\n".join(
+        [
+            f"valid: {config.rounds} rounds, {drawn} of {config.num_clients} clients in each",
+            f"  data       {federation.train.source}",
+            f"             {len(federation.train):,} training examples, "
+            f"{len(federation.test):,} test examples, {federation.train.classes} classes",
+            f"  partition  {_told(config.partition)}",
+            f"             {min(sizes):,} to {max(sizes):,} examples a client, "
+            f"median {int(np.median(sizes)):,}",
+            f"  model      {_told(config.model)}: {network.layout.num_parameters:,} parameters",
+            f"  client     {_told(config.client)}",
+            f"  strategy   {_told(config.strategy)}",
+            f"  results    {folder_of(config)}",
+        ]
+    )
+
+
+def print_parts() -> None:
+    """Print every part that can be named in a configuration, with a line each and its options."""
+    console = Console(highlight=False)
+    for kind in BUILTIN:
+        console.print(f"[bold]{kind}[/]")
+        for name in names(kind):
+            first = (inspect.getdoc(load(kind, name)) or "").partition("\n")[0]
+            console.print(f"  [cyan]{name:<14}[/] {first}", soft_wrap=True)
+            told = ", ".join(f"{key}={_default(o)}" for key, o in options(kind, name).items())
+            if told:
+                console.print(f"  {'':<14} [dim]{told}[/]", soft_wrap=True)
+
+
+def _told(part: Part) -> str:
+    values = ", ".join(
+        f"{key} {_told(value) if isinstance(value, Part) else value}"
+        for key, value in part.options.items()
+        if value is not None
+    )
+    return f"{part.name} ({values})" if values else part.name
+
+
+def _default(option: Option) -> Any:
+    return "required" if option.default is ... else option.default

@@ -1,0 +1,53 @@
+"""The ServerApp: config → data → model → strategy → rounds → run folder."""
+
+from __future__ import annotations
+
+import logging
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedalign.federation import federation_of
+from fedalign.landscape.measure import Measure
+from fedalign.registry import FLOWER_SAMPLING
+from fedalign.rounds import discover, run_rounds
+from fedalign.runs.folder import RunFolder
+from fedalign.runs.manifest import manifest
+from fedalign.runs.progress import Progress
+
+app = ServerApp()
+log = logging.getLogger("fedalign")
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a federation from the first round to the last, on whatever engine the grid belongs to."""
+    federation = federation_of(context.run_config)
+    config, network = federation.config, federation.network
+    nodes = discover(grid)
+    if len(nodes) != config.num_clients:
+        log.warning("the engine has %d nodes: so many clients, not num_clients=%d",
+                    len(nodes), config.num_clients)  # fmt: skip
+        config = config.model_copy(update={"num_clients": len(nodes)})
+    facts = manifest(federation, len(nodes), type(grid).__name__)
+
+    strategy = config.strategy.build(layout=network.layout, seed=config.seed, **FLOWER_SAMPLING)
+    measure = Measure(network, federation.test, federation.train, config.evaluation, config.seed)
+    folder = RunFolder(config, facts, measure)
+    progress = Progress(
+        f"{config.strategy.name} on {config.data.name}: {folder.path}", config.rounds
+    )
+    with folder, progress:
+        model = run_rounds(
+            strategy,
+            grid,
+            nodes,
+            network.initial,
+            rounds=config.rounds,
+            seed=config.seed,
+            clients_per_round=config.clients_per_round,
+            evaluate_fraction=config.evaluation.client_fraction,
+            timeout=config.timeout,
+            callbacks=[measure, folder, progress],
+        )
+        folder.save(model)

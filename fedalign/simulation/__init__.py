@@ -1,0 +1,92 @@
+"""Run a Flower app with simulated clients: find it, then ``simulate`` it on one of the engines."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from fedalign.errors import InputError
+from fedalign.simulation.app import (
+    FlowerApp,
+    Scalar,
+    find_app,
+    load_component,
+    parse_run_config,
+)
+
+__all__ = [
+    "BACKENDS",
+    "FlowerApp",
+    "Scalar",
+    "find_app",
+    "load_component",
+    "parse_run_config",
+    "simulate",
+]
+
+BACKENDS: dict[str, tuple[str, ...]] = {
+    "inline": (),
+    "flower": ("actor", "client_resources", "init_args"),
+}
+"""The engines, and the keys that the backend config of each may have."""
+
+
+def simulate(
+    app: FlowerApp,
+    num_supernodes: int,
+    run_config: Mapping[str, Scalar],
+    *,
+    backend: str = "inline",
+    backend_config: Mapping[str, Any] | None = None,
+    run_id: int | None = None,
+) -> None:
+    """Return when ``app`` has run to its end; whatever its ServerApp raises comes out as it is.
+
+    Args:
+        app: What ``find_app`` found. Its root becomes the first entry of ``sys.path``.
+        num_supernodes: How many clients there are, at least 1.
+        run_config: Settings for both halves of the app, over the defaults of its manifest.
+        backend: ``"inline"`` (every client in this process) or ``"flower"`` (Flower's own engine,
+            on Ray).
+        backend_config: For ``"flower"``: ``client_resources``, ``init_args``, ``actor``.
+        run_id: The run's id as the app sees it; drawn at random if not given.
+
+    Raises:
+        InputError: If an argument or the app cannot be used; nothing has been started then.
+        FedalignError: If the engine broke down.
+    """
+    if num_supernodes < 1:
+        raise InputError(f"--num-supernodes: {num_supernodes} is too few; at least 1 is needed")
+    if backend not in BACKENDS:
+        raise _unknown("--backend", backend, BACKENDS)
+    given = dict(backend_config or {})
+    _check_backend_config(backend, given)
+    settings = {**app.defaults, **run_config}
+
+    # Imported here, since Flower is slow to import and Ray slower.
+    if backend == "inline":
+        from fedalign.simulation import inline
+
+        inline.run(app, num_supernodes, settings, run_id)
+    else:
+        from fedalign.simulation import stock
+
+        stock.run(app, num_supernodes, settings, given, run_id)
+
+
+def _check_backend_config(backend: str, given: Mapping[str, Any]) -> None:
+    """Return nothing if ``backend`` knows every key of ``given``; each names a table."""
+    place = f"--backend-config for {backend!r}"
+    for key, value in given.items():
+        if key.replace("-", "_") not in BACKENDS[backend]:
+            raise _unknown(place, key, BACKENDS[backend])
+        if not isinstance(value, Mapping):
+            raise InputError(f"{place}: {key}: {value!r} is not a table of settings")
+
+
+def _unknown(place: str, name: str, known: Collection[str]) -> InputError:
+    """Return the error for a name that is not one of ``known``, with the nearest one."""
+    near = get_close_matches(name.replace("-", "_"), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InputError(f"{place}: {name!r} is not known{hint} ({', '.join(known) or 'none is'})")

@@ -1,0 +1,47 @@
+"""The engine without workers: every client in this process, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedalign.simulation.app import FlowerApp, Scalar
+from fedalign.simulation.grid import SERVER_NODE_ID, LocalGrid, call, is_over, private_copy
+
+
+class InlineGrid(LocalGrid):
+    """A Grid whose clients run in the calling thread, in the order of the messages.
+
+    Nothing to start, nothing to pickle, one CUDA context, and a debugger stops inside a client.
+    A running client cannot be interrupted, so a ``timeout`` takes effect between two clients.
+    Clients share the process: what one does to a module's globals the next one sees.
+    """
+
+    def __init__(
+        self,
+        client_app: ClientApp,
+        num_nodes: int,
+        run_config: Mapping[str, Scalar] | None = None,
+        run_id: int | None = None,
+    ) -> None:
+        super().__init__(num_nodes, run_config, run_id)
+        self._client_app = client_app
+
+    def _run_all(self, messages: list[Message], deadline: float | None) -> Iterator[Message]:
+        for message in messages:
+            if is_over(deadline):
+                return
+            context = self.context(message.metadata.dst_node_id)
+            yield call(self._client_app, private_copy(message), context)
+
+
+def run(
+    app: FlowerApp, num_supernodes: int, run_config: dict[str, Scalar], run_id: int | None
+) -> None:
+    """Return when the ServerApp of ``app`` has come to its end; what it raises comes out as is."""
+    server_app, client_app = app.load()
+    grid = InlineGrid(client_app, num_supernodes, run_config, run_id)
+    context = Context(grid.run.run_id, SERVER_NODE_ID, {}, RecordDict(), dict(run_config))
+    server_app(grid=grid, context=context)

@@ -1,0 +1,26 @@
+"""Everybody gets the same mix."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedalign.errors import InputError
+from partitions import Indices
+
+
+@dataclass(frozen=True)
+class IID:
+    """Examples dealt at random in equal numbers; sizes differ by at most one."""
+
+    def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Return the indices that each client owns, ascending.
+
+        Raises:
+            InputError: There are more clients than examples.
+        """
+        if num_clients > len(labels):
+            raise InputError(
+                f"num_clients: {num_clients} clients cannot share {len(labels)} examples"
+            )
+        order = rng.permutation(len(labels))
+        return [np.sort(share) for share in np.array_split(order, num_clients)]

@@ -1,0 +1,68 @@
+"""What FedPFN and FedPNU share: a mask plan for each round, around any Flower strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedalign.masks import MaskPlan, trained
+from fedalign.parameters import Layout
+from fedalign.wire import write_plan
+
+
+class Masked(Strategy):
+    """A Flower strategy that trains under `plan(server_round)` and aggregates as `base` does."""
+
+    def __init__(self, base: Strategy, layout: Layout):
+        self.base = base
+        self.layout = layout
+        self._sent = ArrayRecord()
+
+    def plan(self, server_round: int) -> MaskPlan:
+        """Return the round's mask plan."""
+        raise NotImplementedError
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return the base's messages, with the mask plan in their configuration."""
+        self._sent = arrays
+        write_plan(self.plan(server_round), config)
+        return self.base.configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the base's aggregate, in which fixed weights are copied and not averaged.
+
+        The float32 average of equal numbers is not always that number, and a server optimiser
+        with momentum moves weights that nobody trained.
+        """
+        arrays, metrics = self.base.aggregate_train(server_round, replies)
+        moved = trained(self.plan(server_round), self.layout)
+        if arrays is not None and moved is not None:
+            for entry in self.layout.parameters:
+                free = moved[entry.start : entry.stop].numpy().reshape(entry.shape)
+                before, after = self._sent[entry.name].numpy(), arrays[entry.name].numpy()
+                arrays[entry.name] = Array(np.where(free, after, before))
+        return arrays, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return the base's messages."""
+        return self.base.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Return the base's metrics."""
+        return self.base.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        """Log the base's summary."""
+        self.base.summary()

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedalign.landscape.barriers import Curve, accuracy_barrier, loss_barrier
+
+values = st.lists(st.floats(0, 10, allow_nan=False), min_size=3, max_size=20)
+
+
+def curve(losses, accuracies):
+    return Curve("x", np.linspace(0, 1, len(losses)), np.array(losses), np.array(accuracies))
+
+
+def test_by_hand():
+    bumpy = curve([1.0, 3.0, 2.0], [0.8, 0.35, 0.6])
+    assert loss_barrier(bumpy) == 1.5  # 3.0 over the line's 1.5
+    assert accuracy_barrier(bumpy) == pytest.approx(0.5)  # 0.35 under the line's 0.7
+
+
+def test_a_line_has_none():
+    straight = curve([1.0, 1.5, 2.0], [0.8, 0.7, 0.6])
+    assert loss_barrier(straight) == 0
+    assert accuracy_barrier(straight) == pytest.approx(0)
+
+
+def test_below_the_line_counts_as_none():
+    assert loss_barrier(curve([1.0, 0.2, 1.0], [0.5, 0.9, 0.5])) == 0
+
+
+def test_models_that_know_nothing():
+    assert accuracy_barrier(curve([2.0, 2.0, 2.0], [0.0, 0.0, 0.0])) == 0
+
+
+@given(value=st.floats(0, 1, allow_nan=False), points=st.integers(3, 30))
+def test_identical_models_have_exactly_none(value, points):
+    flat = curve([value] * points, [value] * points)
+    assert loss_barrier(flat) == 0
+    assert accuracy_barrier(flat) == 0
+
+
+@given(values)
+def test_never_below_zero(losses):
+    assert loss_barrier(curve(losses, losses)) >= 0

@@ -1,0 +1,111 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedalign.config import Evaluation
+from fedalign.landscape.barriers import accuracy_barrier, loss_barrier
+from fedalign.landscape.measure import Measure
+from fedalign.network import Network
+from fedalign.rounds import Round
+
+
+@pytest.fixture
+def plain(data):
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3))
+    return Network(module, data, torch.device("cpu"))
+
+
+def measure(network, data, **settings):
+    return Measure(network, data, data, Evaluation(**{"alphas": 5} | settings), seed=0)
+
+
+def vectors(network, count):
+    start = network.layout.to_vector(network.initial)
+    return [
+        start + 0.3 * torch.randn(start.shape, generator=torch.Generator().manual_seed(i))
+        for i in range(count)
+    ]
+
+
+def test_curve_ends_are_the_end_models(plain, data):
+    a, b = vectors(plain, 2)
+    curve = measure(plain, data).curve("x", a, b)
+    for place, vector in ((0, a), (-1, b)):
+        loss, accuracy = plain.evaluate(vector, data, 500)
+        assert (curve.losses[place], curve.accuracies[place]) == (loss, accuracy)
+
+
+def test_identical_models_have_no_barrier_with_batchnorm_too(network, plain, data):
+    for net in (network, plain):
+        (vector,) = vectors(net, 1)
+        curve = measure(net, data).curve("x", vector, vector.clone())
+        assert loss_barrier(curve) == 0
+        assert accuracy_barrier(curve) == 0
+
+
+def test_a_permuted_copy_has_equal_ends_and_a_barrier(plain, data):
+    from clients.local import Local
+    from fedalign.masks import MaskPlan
+    from fedalign.rng import rng
+
+    shuffled = torch.randperm(60, generator=torch.Generator().manual_seed(3))
+    data = replace(data, labels=data.labels[shuffled])  # to be learnt by heart
+    block = plain.layout.to_vector(plain.initial)[None]
+    Local(epochs=200).train(plain, block, data, [np.arange(60)], MaskPlan(), [rng(0)])
+    state = {e.name: block[0, e.start : e.stop].view(e.shape) for e in plain.layout.parameters}
+    order = torch.tensor([3, 4, 5, 6, 7, 0, 1, 2])
+    permuted = torch.cat(
+        [
+            state["1.weight"][order].reshape(-1),
+            state["1.bias"][order],
+            state["3.weight"][:, order].reshape(-1),
+            state["3.bias"],
+        ]
+    )
+    curve = measure(plain, data).curve("x", block[0], permuted)
+    assert curve.losses[0] == pytest.approx(curve.losses[-1], rel=1e-5)
+    assert loss_barrier(curve) > 0.1
+
+
+def test_a_model_convex_in_its_weights_has_none(data):
+    torch.manual_seed(0)
+    linear = Network(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), data, torch.device("cpu"))
+    a, b = vectors(linear, 2)
+    assert loss_barrier(measure(linear, data).curve("x", a, b)) == pytest.approx(0, abs=1e-6)
+
+
+def test_recalibrated_statistics_are_those_of_the_data(network, data):
+    (vector,) = vectors(network, 1)
+    fresh = network.recalibrate(vector, data.images, batch_size=60)
+    network.layout.bind(network._module, vector.clone())
+    hidden = network._module.conv((data.images.float() - 0.3 * 255) / (0.2 * 255))
+    mean, var = hidden.mean((0, 2, 3)), hidden.var((0, 2, 3))
+    buffers = fresh[network.layout.num_parameters :]
+    torch.testing.assert_close(buffers, torch.cat([mean, var]).detach(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(fresh[: network.layout.num_parameters], vector[: -len(buffers)])
+
+
+def test_a_round_is_measured(plain, data):
+    models = [plain.layout.to_record(v, {}) for v in vectors(plain, 5)]
+    outcome = Round(1, plain.initial, models[0], dict(zip((2, 5, 7, 9), models[1:], strict=True)))
+    observer = measure(plain, data, pairs=4)
+    observer.on_round(outcome)
+    paths = [curve.path for curve in observer.curves]
+    assert paths[0] == "global"
+    assert len(set(paths)) == 5
+    loss, accuracy = plain.evaluate(plain.layout.to_vector(models[0]), data, 500)
+    assert outcome.metrics["test_loss"] == loss
+    assert outcome.metrics["test_accuracy"] == accuracy
+    expected = np.mean([loss_barrier(curve) for curve in observer.curves[1:]])
+    assert outcome.metrics["client_loss_barrier"] == expected
+
+
+def test_one_client_has_no_pairs(plain, data):
+    outcome = Round(1, plain.initial, plain.initial, {0: plain.initial})
+    measure(plain, data).on_round(outcome)
+    assert "client_loss_barrier" not in outcome.metrics
+    assert outcome.metrics["global_loss_barrier"] == 0

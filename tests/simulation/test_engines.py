@@ -1,0 +1,138 @@
+"""The same app gives the same arrays on every engine, and its errors come out as themselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fedalign.errors import InputError
+from fedalign.simulation import FlowerApp, find_app, simulate
+from fedalign.simulation.stock import full_backend_config
+
+NAMES = ("quicknumpy", "quickstate", "quickhand")
+
+
+def job(apps, name, backend, **more):
+    out = f"{name}-{backend}.npz"
+    settings = {"out": out, "client.step": 0.25}
+    return {
+        "app": str(apps / name),
+        "num_supernodes": 4,
+        "run_config": settings,
+        "backend": backend,
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def inline(apps, run_jobs, tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("inline")
+    jobs = [job(apps, name, "inline", run_id=7) for name in (*NAMES, "quickraise")]
+    return cwd, *run_jobs(cwd, *jobs)
+
+
+def test_apps_run_to_their_end_inline(inline):
+    _, outcomes, left, _ = inline
+    assert outcomes[:3] == ["ok"] * 3
+    assert left == {"ray": False, "path": left["path"]}
+
+
+def test_numpy_app_computes_what_it_says(inline):
+    with np.load(inline[0] / "quicknumpy-inline.npz") as arrays:
+        # Steps of 0.25 to 1, so 0.625 on average, three times.
+        assert arrays["arr_0"].tolist() == [[1.875] * 3] * 2
+        assert arrays["arr_1"].tolist() == [2.875] * 4
+
+
+def test_state_is_kept_between_rounds(inline):
+    with np.load(inline[0] / "quickstate-inline.npz") as arrays:
+        # x -> 2 (x + visits / 4): 0, 0.5, 2, 5.5
+        assert arrays["arr_0"].tolist() == [[5.5] * 3] * 2
+
+
+def test_server_error_is_itself_inline(inline):
+    assert inline[1][3] == "InputError: the server's own words"
+
+
+@pytest.mark.slow
+def test_parity_with_flowers_engine(apps, run_jobs, inline, sha, tmp_path):
+    jobs = [job(apps, name, "flower", run_id=7) for name in NAMES]
+    jobs[0]["backend_config"] = {"client-resources": {"num-cpus": 1}, "init-args": {"num-cpus": 2}}
+    outcomes, left, said = run_jobs(tmp_path, *jobs)
+    assert outcomes == ["ok"] * 3, said
+    for name in NAMES:
+        ours = sha(inline[0] / f"{name}-inline.npz")
+        assert sha(tmp_path / f"{name}-flower.npz") == ours, name
+    assert "deprecated" not in said
+    assert "usage stats" not in said.lower()
+    assert left["path"] == inline[2]["path"]
+
+
+@pytest.mark.slow
+def test_errors_of_flowers_engine(apps, run_jobs, tmp_path):
+    too_big = {"client_resources": {"num_cpus": 64}, "init_args": {"num_cpus": 1}}
+    outcomes, _, said = run_jobs(
+        tmp_path,
+        job(apps, "quickraise", "flower"),
+        job(apps, "quicknumpy", "flower", backend_config=too_big),
+    )
+    assert outcomes[0] == "InputError: the server's own words", said
+    assert outcomes[1].startswith(
+        "FedalignError: Flower's engine broke down: ValueError: ActorPool"
+    )
+
+
+APP = FlowerApp(root=None, server="a:b", client="a:c", defaults={})  # never loaded
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_supernodes": 0}, ["--num-supernodes", "0", "at least 1"]),
+        ({"backend": "inlin"}, ["'inlin'", "did you mean 'inline'?", "(inline, flower)"]),
+        ({"backend": "ray"}, ["'ray' is not known", "(inline, flower)"]),
+        ({"backend_config": {"init_args": {}}}, ["'inline'", "'init_args'", "(none is)"]),
+        (
+            {"backend": "flower", "backend_config": {"client-resource": {}}},
+            ["'client-resource'", "did you mean 'client_resources'?"],
+        ),
+        ({"backend": "flower", "backend_config": {"init_args": 3}}, ["init_args: 3", "table"]),
+    ],
+)
+def test_wrong_arguments_are_named(options, words):
+    with pytest.raises(InputError) as caught:
+        simulate(APP, **{"num_supernodes": 1, "run_config": {}, **options})
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_parts_of_the_wrong_type_are_named(write_app, tmp_path):
+    write_app(tmp_path, "swapped", server="app = 3")
+    with pytest.raises(InputError, match=r"'swapped\.server_app:app' is a int, not a ServerApp"):
+        simulate(find_app(str(tmp_path)), 1, {})
+
+
+def test_backend_config_is_merged_at_depth():
+    config = full_backend_config(
+        {"client-resources": {"num-gpus": 0.5}, "init_args": {"num_cpus": 2}}
+    )
+    assert config["client_resources"] == {"num_cpus": 1, "num_gpus": 0.5}
+    assert config["init_args"] == {
+        "include_dashboard": False,
+        "logging_level": "ERROR",
+        "num_cpus": 2,
+        "_node_ip_address": "127.0.0.1",
+    }
+
+
+def test_a_ray_elsewhere_keeps_its_own_size():
+    init_args = full_backend_config({"init_args": {"address": "auto"}})["init_args"]
+    assert not {"num_cpus", "_node_ip_address"} & set(init_args)
+
+
+def test_importing_the_room_imports_neither_flower_nor_ray():
+    code = "import sys, fedalign.simulation; print({'flwr', 'ray', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,255 @@
+"""The in-process Grid: order, isolation, errors, state, time."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.supercore.run import Run
+
+from fedalign.simulation.grid import FIRST_NODE_ID, private_copy
+from fedalign.simulation.inline import InlineGrid
+
+app = ClientApp()
+
+
+@app.train()
+def echo(message, _context):
+    return Message(message.content, reply_to=message)
+
+
+@app.train("boom")
+def boom(message, context):
+    if context.node_config["partition-id"] == 1:
+        raise ValueError("client bug\nsecond line")
+    return Message(RecordDict(), reply_to=message)
+
+
+@app.train("interrupt")
+def interrupt(_message, _context):
+    raise KeyboardInterrupt
+
+
+@app.train("nothing")
+def nothing(_message, _context):
+    return None
+
+
+@app.train("foreign")
+def foreign(message, _context):
+    return message
+
+
+@app.train("spoil")
+def spoil(message, context):
+    content = message.content
+    seen = MetricRecord(
+        {
+            "w": content["arrays"]["w"].numpy().tolist(),
+            "lr": content["config"]["lr"],
+            "layers": list(content["config"]["layers"]),
+            "records": len(content),
+        }
+    )
+    content["config"]["lr"] = 99.0
+    content["config"]["layers"].append(99)
+    content["arrays"]["w"].data = b"rubbish"
+    content["arrays"]["extra"] = Array(np.zeros(1))
+    content["mine"] = MetricRecord({"a": 1})
+    message.metadata.group_id = "spoiled"
+    context.run_config["lr"] = 99.0
+    return Message(RecordDict({"seen": seen}), reply_to=message)
+
+
+@app.train("count")
+def count(message, context):
+    kept = context.state["me"] if "me" in context.state else MetricRecord({"visits": 0})
+    kept["visits"] += 1
+    context.state["me"] = kept
+    return Message(RecordDict({"me": kept}), reply_to=message)
+
+
+@app.train("slow")
+def slow(message, _context):
+    time.sleep(0.2)
+    return Message(RecordDict(), reply_to=message)
+
+
+@app.query()
+def whoami(message, context):
+    ids = MetricRecord({key: context.node_config[key] for key in context.node_config})
+    return Message(RecordDict({"me": ids}), reply_to=message)
+
+
+def content(size=3):
+    return RecordDict(
+        {
+            "arrays": ArrayRecord({"w": Array(np.arange(size, dtype=np.float32))}),
+            "config": ConfigRecord({"lr": 0.1, "layers": [1, 2]}),
+        }
+    )
+
+
+def broadcast(grid, kind="train", size=3, nodes=None, **options):
+    record = content(size)
+    ids = grid.get_node_ids() if nodes is None else nodes
+    return grid.send_and_receive([Message(record, node, kind) for node in ids], **options)
+
+
+def test_node_ids_are_the_same_in_every_run():
+    ids = InlineGrid(app, 3).get_node_ids()
+    assert ids == InlineGrid(app, 3).get_node_ids() == [1000, 1001, 1002]
+    assert [info.node_id for info in InlineGrid(app, 3).get_nodes()] == ids
+
+
+def test_echo_of_every_size_in_the_order_asked_for():
+    grid = InlineGrid(app, 4)
+    nodes = grid.get_node_ids()[::-1]
+    for size in (3, 100_000, 7, 3_000_000, 0):
+        replies = broadcast(grid, size=size, nodes=nodes)
+        assert [reply.metadata.src_node_id for reply in replies] == nodes
+        for reply in replies:
+            array = reply.content["arrays"]["w"].numpy()
+            assert array.dtype == np.float32
+            assert np.array_equal(array, np.arange(size, dtype=np.float32))
+
+
+def test_no_messages_no_replies():
+    assert broadcast(InlineGrid(app, 2), nodes=[]) == []
+
+
+def test_messages_carry_run_sender_and_an_id_of_their_own():
+    grid = InlineGrid(app, 3, run_id=42)
+    InlineGrid(app, 3, run_id=43)  # a later Grid in the same process changes nothing
+    messages = [Message(content(), node, "train") for node in grid.get_node_ids()]
+    replies = grid.send_and_receive(messages)
+    ids = {message.metadata.message_id for message in (*messages, *replies)}
+    assert len(ids) == 6
+    assert {message.metadata.run_id for message in (*messages, *replies)} == {42}
+    assert {message.metadata.src_node_id for message in messages} == {1}
+    assert {reply.metadata.dst_node_id for reply in replies} == {1}
+
+
+def test_push_and_pull_hand_out_each_reply_once_in_the_order_asked_for():
+    grid = InlineGrid(app, 3)
+    messages = [grid.create_message(content(), "query", node, "1") for node in grid.get_node_ids()]
+    ids = grid.push_messages(messages)
+    last, first = grid.pull_messages([ids[2], "no such id", ids[0]])
+    assert last.content["me"] == {"partition-id": 2, "num-partitions": 3}
+    assert first.content["me"]["partition-id"] == 0
+    assert first.metadata.reply_to_message_id == ids[0]
+    assert first.metadata.group_id == "1"
+    assert [reply.metadata.src_node_id for reply in grid.pull_messages(ids)] == [1001]
+
+
+def test_exception_is_an_error_reply():
+    replies = broadcast(InlineGrid(app, 3), "train.boom")
+    assert [reply.has_error() for reply in replies] == [False, True, False]
+    error = replies[1].error
+    assert error.code == 2
+    first, *trace = error.reason.splitlines()
+    assert first == "ValueError: client bug second line"
+    assert trace[0].startswith("Traceback")
+    assert any("in boom" in line for line in trace)
+
+
+def test_keyboard_interrupt_passes_through():
+    with pytest.raises(KeyboardInterrupt):
+        broadcast(InlineGrid(app, 1), "train.interrupt")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("train.nothing", "TypeError: the ClientApp returned a NoneType"),
+        ("train.foreign", "ValueError: the ClientApp's Message has no reply_to="),
+        ("train.unheard", "ValueError: No train function registered"),
+    ],
+)
+def test_reply_that_is_none_is_an_error(kind, reason):
+    (reply,) = broadcast(InlineGrid(app, 1), kind)
+    assert reply.error.reason.startswith(reason)
+
+
+def test_unknown_node_is_an_error_reply():
+    replies = broadcast(InlineGrid(app, 2), nodes=[1001, 7, 1000])
+    assert [reply.has_error() for reply in replies] == [False, True, False]
+    assert (replies[1].error.code, replies[1].error.reason) == (5, "there is no node 7")
+
+
+def test_a_client_changes_neither_the_next_ones_message_nor_the_servers():
+    grid = InlineGrid(app, 3, {"lr": 0.1})
+    record = content()
+    messages = [Message(record, node, "train.spoil") for node in grid.get_node_ids()]
+    for reply in grid.send_and_receive(messages):
+        assert reply.content["seen"] == {"w": [0, 1, 2], "lr": 0.1, "layers": [1, 2], "records": 2}
+    assert record == content()
+    assert {message.metadata.group_id for message in messages} == {""}
+    broadcast(grid, nodes=[1000])
+    assert [grid.context(node).run_config["lr"] for node in (1000, 1001)] == [99.0, 99.0]
+    assert InlineGrid(app, 1, {"lr": 0.1}).context(1000).run_config == {"lr": 0.1}
+
+
+def test_state_is_kept_for_each_node_and_out_of_the_servers_reach():
+    grid = InlineGrid(app, 3)
+    for visit in (1, 2, 3):
+        replies = broadcast(grid, "train.count", nodes=[1000, 1002])
+        assert [reply.content["me"]["visits"] for reply in replies] == [visit, visit]
+        replies[0].content["me"]["visits"] = 99
+    assert grid.contexts.keys() == {1000, 1002}
+    assert grid.context(1002).state["me"]["visits"] == 3
+
+
+def test_copy_shares_the_bytes_of_arrays():
+    message = Message(content(), FIRST_NODE_ID, "train")
+    twin = private_copy(message)
+    ours, theirs = (m.content["arrays"]["w"] for m in (message, twin))
+    assert ours is not theirs
+    assert ours.data is theirs.data
+
+
+def test_timeout_stops_between_clients():
+    grid = InlineGrid(app, 3)
+    messages = [Message(content(), node, "train.slow") for node in grid.get_node_ids()]
+    assert grid.send_and_receive(messages, timeout=0.1) == []
+    ids = [message.metadata.message_id for message in messages]
+    late = grid.pull_messages(ids)  # the first was under way, the others never started
+    assert [reply.metadata.reply_to_message_id for reply in late] == ids[:1]
+
+
+def test_timeout_returns_what_came_in_time():
+    grid = InlineGrid(app, 3)
+    kinds = ("train", "train.slow", "train")
+    messages = [
+        Message(content(), node, kind)
+        for node, kind in zip(grid.get_node_ids(), kinds, strict=True)
+    ]
+    replies = grid.send_and_receive(messages, timeout=0.15)
+    assert [reply.metadata.src_node_id for reply in replies] == [1000]
+    assert len(broadcast(grid, timeout=60)) == 3
+
+
+def test_timeout_of_nothing_starts_nobody():
+    grid = InlineGrid(app, 2)
+    assert broadcast(grid, timeout=0) == []
+    assert grid.contexts == {}
+
+
+def test_set_run():
+    grid = InlineGrid(app, 1, run_id=5)
+    assert grid.run.run_id == grid.context(1000).run_id == 5
+    grid.set_run(Run.create_empty(6))
+    assert grid.run.run_id == 6
+    assert broadcast(grid)[0].metadata.run_id == 6
+
+
+def test_a_hundred_thousand_nodes_cost_what_is_used_of_them():
+    grid = InlineGrid(app, 100_000)
+    ids = grid.get_node_ids()
+    assert (len(ids), ids[-1]) == (100_000, 100_999)
+    (reply,) = broadcast(grid, "query", nodes=ids[-1:])
+    assert reply.content["me"] == {"partition-id": 99_999, "num-partitions": 100_000}
+    assert list(grid.contexts) == [100_999]

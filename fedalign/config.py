@@ -74,7 +74,7 @@ class Evaluation(Section):
     client_fraction: float = Field(
         0.0, ge=0, le=1, description="share of the clients that evaluate the new model themselves"
     )
-    batch_size: int = Field(500, gt=0, description="examples in one forward pass")
+    batch_size: int = Field(200, gt=0, description="examples in one forward pass")
 
 
 class Simulation(Section):
@@ -158,7 +158,8 @@ def read(path: str | None, overrides: Mapping[str, Any]) -> Config:
             _override(tree, f"{key}.name" if key in KINDS else key, value)
         return _validate(tree)
     except BadValueError as error:
-        given = any(error.place == key or error.place == f"{key}.name" for key in overrides)
+        given = any(f"{key}.".startswith(f"{error.place}.") for key in overrides)
+        given = given or error.place.removesuffix(".name") in overrides
         raise InputError(f"{'command line' if given or not path else path}: {error}") from None
 
 

@@ -8,6 +8,6 @@ class FedalignError(Exception):
 
 
 class InputError(FedalignError):
-    """Something the user gave is wrong: names the value, the place and what is allowed; exit code 2."""
+    """Something the user gave is wrong: the value, the place and what is allowed; exit code 2."""
 
     exit_code = 2

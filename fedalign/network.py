@@ -94,7 +94,8 @@ class Network:
         return vector
 
     def _normalise(self, images: Tensor) -> Tensor:
-        return images.float().sub_(self._mean).div_(self._std)
+        floats = images.to(torch.float32, memory_format=torch.channels_last)
+        return floats.sub_(self._mean).div_(self._std)
 
 
 @contextmanager

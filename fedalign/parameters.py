@@ -30,6 +30,18 @@ class Entry:
         """Where the next tensor begins."""
         return self.start + prod(self.shape)
 
+    def view(self, vector: Tensor) -> Tensor:
+        """Return this tensor as a view of `vector` `(F,)`, or of anything laid out like it.
+
+        Kernels of convolutions lie channels-last: forward and backward on a CPU take a third of
+        the time that way.
+        """
+        part = vector[self.start : self.stop]
+        if len(self.shape) != 4:
+            return part.view(self.shape)
+        out, channels, height, width = self.shape
+        return part.view(out, height, width, channels).permute(0, 3, 1, 2)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -74,36 +86,38 @@ class Layout:
 
     def flatten(self, model: nn.Module) -> Tensor:
         """Return a model's vector `(F,)`, a copy."""
-        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        return torch.cat([named[entry.name].detach().reshape(-1) for entry in self.entries])
+        vector = torch.empty(self.size, device=next(model.parameters()).device)
+        for entry, tensor in zip(self.entries, self._tensors(model), strict=True):
+            entry.view(vector).copy_(tensor.detach())
+        return vector
 
     def bind(self, model: nn.Module, vector: Tensor) -> None:
         """Make a model's parameters and float buffers views of `vector` `(F,)`, without a copy."""
         for entry, tensor in zip(self.entries, self._tensors(model), strict=True):
-            tensor.data = vector[entry.start : entry.stop].view(entry.shape)
+            tensor.data = entry.view(vector)
 
     def bind_gradients(self, model: nn.Module, gradient: Tensor) -> None:
         """Make a model's gradients views of `gradient` `(P,)`: backward adds to it in place."""
         for entry, parameter in zip(self.parameters, model.parameters(), strict=True):
-            parameter.grad = gradient[entry.start : entry.stop].view(entry.shape)
+            parameter.grad = entry.view(gradient)
 
     def to_record(self, vector: Tensor, counters: dict[str, Array]) -> ArrayRecord:
         """Return Flower's record of a vector `(F,)`, with the integer buffers as they came."""
-        values = vector.detach().cpu().numpy()
-        named = {e.name: Array(values[e.start : e.stop].reshape(e.shape)) for e in self.entries}
+        vector = vector.detach().cpu()
+        named = {e.name: Array(e.view(vector).contiguous().numpy()) for e in self.entries}
         return ArrayRecord({**named, **counters})
 
     def to_vector(self, record: ArrayRecord) -> Tensor:
         """Return the vector `(F,)` in a record; `ValueError` names what does not fit this model."""
-        vector = np.empty(self.size, dtype=np.float32)
+        vector = torch.empty(self.size)
         for entry in self.entries:
             if entry.name not in record:
                 raise ValueError(f"the message has no array {entry.name!r}; is it another model's?")
             array = record[entry.name]
             if tuple(array.shape) != entry.shape:
                 raise ValueError(f"{entry.name!r} is {tuple(array.shape)}, not {entry.shape}")
-            vector[entry.start : entry.stop] = array.numpy().reshape(-1)
-        return torch.from_numpy(vector)
+            entry.view(vector).copy_(torch.from_numpy(array.numpy()))
+        return vector
 
     def counters_of(self, record: ArrayRecord) -> dict[str, Array]:
         """Return the integer buffers in a record."""

@@ -46,7 +46,7 @@ class Masked(Strategy):
         moved = trained(self.plan(server_round), self.layout)
         if arrays is not None and moved is not None:
             for entry in self.layout.parameters:
-                free = moved[entry.start : entry.stop].numpy().reshape(entry.shape)
+                free = entry.view(moved).numpy()
                 before, after = self._sent[entry.name].numpy(), arrays[entry.name].numpy()
                 arrays[entry.name] = Array(np.where(free, after, before))
         return arrays, metrics

@@ -2,11 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from fedalign.data import Dataset, Part
 from fedalign.data.formats import Array, Arrays, read_arrays, read_npz
@@ -120,15 +122,11 @@ def _read_jpeg(path: Path, part: Part) -> Arrays:
     The archive holds `jpeg`, the bytes of all images one after another; `offset` `(N + 1,)`, where
     each begins and ends; `label` `(N,)`; and `train` `(N,)`, true for the training part.
     """
-    from torchvision.io import ImageReadMode, decode_jpeg
-
     jpeg, offset, label, train = read_arrays(path, ("jpeg", "offset", "label", "train"))
     chosen = np.flatnonzero(train == (part == "train"))
-    packed = torch.from_numpy(jpeg)
     try:
-        images = torch.stack(
-            [decode_jpeg(packed[offset[i] : offset[i + 1]], ImageReadMode.RGB) for i in chosen]
-        )
-    except (RuntimeError, IndexError) as error:
+        files = [BytesIO(jpeg[offset[i] : offset[i + 1]].tobytes()) for i in chosen]
+        images = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+        return np.stack(images), label[chosen]
+    except (OSError, ValueError, IndexError) as error:
         raise InputError(f"{path}: damaged JPEG archive: {error}") from error
-    return images.permute(0, 2, 3, 1).numpy(), label[chosen]

@@ -34,8 +34,8 @@ class Digits:
             images=torch.from_numpy(pixels),
             labels=torch.from_numpy(digits.target[chosen].astype(np.int64)),
             classes=10,
-            mean=(0.3050,),
-            std=(0.3756,),
+            mean=(0.3048,),
+            std=(0.3759,),
             source=f"UCI optical digits of scikit-learn (load_digits), {part} part, 8x8 pixels",
         )
         return dataset.subset(self.max_examples) if part == "train" else dataset

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
 from typing import Any
 
 import matplotlib as mpl
@@ -13,8 +12,15 @@ from matplotlib.figure import Figure
 
 from fedalign.report.tables import Run, groups
 
-STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-         "grid.alpha": 0.25, "legend.frameon": False, "lines.linewidth": 1.6}  # fmt: skip
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:

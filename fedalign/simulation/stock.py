@@ -22,6 +22,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedalign.errors import FedalignError
 from fedalign.simulation.app import FlowerApp, Scalar, load_component
+from fedalign.simulation.grid import call
 
 _BANNER = "`run_simulation` function is deprecated"
 
@@ -115,16 +116,16 @@ class _Client(ClientApp):
         self._app, self._run_config, self._run_id = app, run_config, run_id
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """Return the reply of the app's own ClientApp."""
+        """Return the reply of the app's own ClientApp; errors read as on our own engines."""
         self._app.put_on_path()
         app: ClientApp = load_component(self._app.client, self._app.root)
         before = context.run_config, context.run_id
         context.run_config = dict(self._run_config)
         context.run_id = context.run_id if self._run_id is None else self._run_id
-        try:
-            return app(message=message, context=context)
-        finally:  # the engine refuses a context that does not come back as it was
-            context.run_config, context.run_id = before
+        reply = call(app, message, context)
+        # The engine refuses a context that does not come back as it was.
+        context.run_config, context.run_id = before
+        return reply
 
 
 @contextmanager

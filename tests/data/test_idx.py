@@ -107,7 +107,7 @@ def test_without_download_the_error_lists_places_and_cures(tmp_path, monkeypatch
 
 
 def test_a_failed_download_is_one_error_without_another_packages_cure(monkeypatch):
-    def offline(self):
+    def offline(_):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(datasets.MNIST, "download", offline)

@@ -172,17 +172,24 @@ def who(msg: Message, context: Context) -> Message:
     return Message(RecordDict({"me": me(context)}), reply_to=msg)
 """
 
+# The client has nothing to answer a query with, and the server gives up with its words.
 RAISING_SERVER = """
-from fedalign.errors import InputError
-from flwr.app import Context
+import time
+
+from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
+
+from fedalign.errors import InputError
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    raise InputError("the server's own words")
+    while not (nodes := list(grid.get_node_ids())):
+        time.sleep(0.1)
+    (reply,) = grid.send_and_receive([Message(RecordDict(), nodes[0], "query")])
+    raise InputError(f"the client says: {reply.error.reason.splitlines()[0]}")
 """
 
 SOURCES = {

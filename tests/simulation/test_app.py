@@ -12,12 +12,9 @@ from fedalign.simulation import find_app, load_component, parse_run_config
 
 @pytest.fixture
 def path(monkeypatch):
-    """Return ``sys.path``, put back after the test together with the modules it led to."""
-    before = set(sys.modules)
+    """Return ``sys.path``, put back after the test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    yield sys.path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    return sys.path
 
 
 def test_directory_with_a_manifest(write_app, tmp_path):

@@ -1,0 +1,80 @@
+"""Facts that a result needs beside it: versions, seed, commit, hardware, data."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import flwr
+import numpy as np
+import torch
+
+from fedalign import __version__
+from fedalign.federation import Federation
+
+
+def manifest(federation: Federation, num_clients: int, engine: str) -> dict[str, Any]:
+    """Return what `manifest.json` says of a run when it starts."""
+    config, network = federation.config, federation.network
+    sizes = [len(shard) for shard in federation.shards(num_clients)]
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "seed": config.seed,
+        "settings": config.digest(),
+        "commit": _commit(),
+        "engine": engine,
+        "versions": {
+            "fedalign": __version__,
+            "python": platform.python_version(),
+            "flwr": flwr.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "device": str(network.device),
+            "gpu": torch.cuda.get_device_name(network.device)
+            if network.device.type == "cuda"
+            else None,
+        },
+        "data": {
+            "source": federation.train.source,
+            "train_examples": len(federation.train),
+            "test_examples": len(federation.test),
+            "client_examples": {"min": min(sizes), "max": max(sizes)},
+        },
+        "model": {"name": config.model.name, "parameters": network.layout.num_parameters},
+        "num_clients": num_clients,
+    }
+
+
+def _commit() -> str | None:
+    """Return the checkout's commit, `+` when files have changed; None where there is no git."""
+    here = Path(__file__).parent
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=40"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return told.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")

@@ -6,7 +6,6 @@ What is imported here is imported when a command needs it: `--help` should not w
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -208,13 +207,12 @@ def _json(text: str) -> dict[str, Any]:
 @contextmanager
 def _guarded(verbose: bool = False) -> Iterator[None]:
     """Turn an expected failure into one line and an exit code; let Python find the user's parts."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read when flwr is imported
+    # Read when flwr is imported, here and in every worker.
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("FLWR_LOG_LEVEL", "DEBUG" if verbose else "ERROR")
     sys.path.append(str(Path.cwd()))
     try:
-        import flwr.app  # noqa: F401 - sets its logger's level, which is then ours to change
-
-        logging.getLogger("flwr").setLevel(logging.DEBUG if verbose else logging.ERROR)
         yield
     except FedalignError as error:
         print(f"error: {error}", file=sys.stderr)

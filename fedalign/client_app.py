@@ -22,9 +22,7 @@ def train(message: Message, context: Context) -> Message:
     rows = federation.shards(int(context.node_config["num-partitions"]))[partition]
     stream = rng(federation.config.seed, "batches", task.server_round, partition)
     block = network.layout.to_vector(arrays).to(network.device)[None]
-    losses = federation.config.client.build().train(
-        network, block, federation.train, [rows], task.plan, [stream]
-    )
+    losses = federation.client.train(network, block, federation.train, [rows], task.plan, [stream])
     trained = network.layout.to_record(block[0], network.layout.counters_of(arrays))
     return train_reply(message, trained, len(rows), float(losses[0]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,11 @@ class Federation:
             torch.manual_seed(int(rng(config.seed, "init").integers(2**31)))
             module = config.model.build(shape=tuple(shape), classes=self.train.classes)
         return Network(module, self.train, pick_device(config.device))
+
+    @cached_property
+    def client(self) -> Any:
+        """The client algorithm."""
+        return self.config.client.build()
 
     def shards(self, num_clients: int) -> list[np.ndarray]:
         """Return who owns which examples: the same on every machine, from the seed."""

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Protocol, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -124,28 +125,29 @@ def run_rounds(
     return arrays
 
 
-def discover(grid: Grid, timeout: float = 60.0) -> dict[int, int]:
+def discover(grid: Grid, timeout: float) -> dict[int, int]:
     """Return node id by partition id, once every node of the federation has registered.
 
     Flower's node ids are random; everything reproducible goes by partition id. Flower's stock
     engine starts the server before its nodes are there.
     """
-    known: dict[int, int] = {}
+    partition_of: dict[int, int] = {}
     expected, deadline = 1, time.monotonic() + timeout
-    while len(known) < expected:
-        fresh = [node for node in grid.get_node_ids() if node not in known.values()]
+    while len(partition_of) < expected:
+        fresh = [node for node in grid.get_node_ids() if node not in partition_of]
         asks = [Message(RecordDict(), node, "query.whoami") for node in fresh]
         for reply in grid.send_and_receive(asks, timeout=timeout) if asks else ():
             if reply.has_error():
                 raise FedalignError(f"a node cannot say which partition it holds: {_why(reply)}")
             told = cast(MetricRecord, reply.content["whoami"])
-            known[cast(int, told["partition-id"])] = reply.metadata.src_node_id
+            partition_of[reply.metadata.src_node_id] = cast(int, told["partition-id"])
             expected = cast(int, told["num-partitions"])
         if time.monotonic() > deadline:
-            raise FedalignError(f"{len(known)} of {expected} nodes came within {timeout:.0f} s")
+            come = len(partition_of)
+            raise FedalignError(f"{come} of {expected} nodes came within {timeout:.0f} s")
         if not fresh:
             time.sleep(0.05)
-    return dict(sorted(known.items()))
+    return {partition: node for node, partition in sorted(partition_of.items(), key=itemgetter(1))}
 
 
 def _shown(grid: Grid, drawn: Mapping[int, int]) -> Grid:

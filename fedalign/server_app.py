@@ -24,7 +24,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run a federation from the first round to the last, on whatever engine the grid belongs to."""
     federation = federation_of(context.run_config)
     config, network = federation.config, federation.network
-    nodes = discover(grid)
+    nodes = discover(grid, config.timeout)
     if len(nodes) != config.num_clients:
         log.warning("the engine has %d nodes: so many clients, not num_clients=%d",
                     len(nodes), config.num_clients)  # fmt: skip

@@ -54,7 +54,7 @@ def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     varied = [
         key
         for key in keys
-        if len({str(run.settings.get(key, "")) for run in runs}) > 1
+        if len({str(run.settings[key]) for run in runs if key in run.settings}) > 1
         and not key.startswith("simulation.")
     ]
     grouped: dict[str, list[Run]] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -66,12 +65,16 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir(parents=True)
         except OSError as error:
-            raise InputError(f"out: {config.out!r} cannot be written to: {error.strerror}") from None
+            raise InputError(
+                f"out: {config.out!r} cannot be written to: {error.strerror}"
+            ) from None
         (self.path / "config.yaml").write_text(
             yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8"
         )
         self._write_manifest()
-        self._extra = ["client_loss", "client_accuracy"] if config.evaluation.client_fraction else []
+        self._extra = (
+            ["client_loss", "client_accuracy"] if config.evaluation.client_fraction else []
+        )
         self._append("metrics.csv", [[*METRICS, *self._extra]])
         self._append("landscape.csv", [LANDSCAPE])
 
@@ -108,4 +111,4 @@ class RunFolder:
     def _write_manifest(self) -> None:
         beside = self.path / "manifest.json.tmp"
         beside.write_text(json.dumps(self._manifest, indent=2) + "\n", "utf-8")
-        os.replace(beside, self.path / "manifest.json")
+        beside.replace(self.path / "manifest.json")

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from types import TracebackType
-
-from rich.console import Console
+from rich import progress
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from fedalign.rounds import Round
 
 COLUMNS = {
-    "round": "{:>5}",
-    "train_loss": "{:.4f}",
-    "test_loss": "{:.4f}",
-    "test_accuracy": "{:.4f}",
-    "client_accuracy_barrier": "{:.4f}",
-    "seconds": "{:.2f}",
+    "round": ("round", "{}"),
+    "train loss": ("train_loss", "{:.4f}"),
+    "test loss": ("test_loss", "{:.4f}"),
+    "accuracy": ("test_accuracy", "{:.4f}"),
+    "barrier": ("client_accuracy_barrier", "{:.4f}"),
+    "seconds": ("seconds", "{:.2f}"),
 }
-TITLES = ("round", "train loss", "test loss", "accuracy", "barrier", "seconds")
 SHOWN = 12
 
 
@@ -31,50 +28,42 @@ class Progress:
 
     def __init__(self, title: str, rounds: int, console: Console | None = None):
         self._console = console or Console()
-        self._title, self._rounds = title, rounds
+        self._title = title
         self._lines: list[list[str]] = []
-        self._started = time.perf_counter()
-        self._live = Live(console=self._console, auto_refresh=False, transient=False)
+        self._bar = progress.Progress(
+            progress.BarColumn(44),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("rounds, left"),
+            progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        )
+        self._task = self._bar.add_task("", total=rounds)
+        self._live = Live(get_renderable=self._draw, console=self._console)
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
             self._live.start()
         else:
             print(self._title, flush=True)
-            print("  ".join(f"{title:>10}" for title in TITLES), flush=True)
+            print("  ".join(f"{title:>10}" for title in COLUMNS), flush=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:
             self._live.stop()
 
     def on_round(self, outcome: Round) -> None:
         """Show the round."""
         known = {"round": outcome.number} | outcome.metrics
-        line = [
-            form.format(known[key]) if key in known else "–" for key, form in COLUMNS.items()
-        ]
-        if self._console.is_terminal:
-            self._lines.append(line)
-            self._live.update(self._table(outcome.number), refresh=True)
-        else:
+        line = [form.format(known[key]) if key in known else "-" for key, form in COLUMNS.values()]
+        self._lines.append(line)
+        self._bar.advance(self._task)
+        if not self._console.is_terminal:
             print("  ".join(f"{cell:>10}" for cell in line), flush=True)
 
-    def _table(self, done: int) -> Table:
-        spent = time.perf_counter() - self._started
-        left = spent / done * (self._rounds - done)
-        bar = "━" * round(30 * done / self._rounds)
-        caption = f"[green]{bar:<30}[/] {done}/{self._rounds} rounds, {left:.0f} s left"
-        if done == self._rounds:
-            caption = f"[green]{bar:<30}[/] {done}/{self._rounds} rounds in {spent:.1f} s"
-        table = Table(title=self._title, caption=caption, title_justify="left", min_width=72)
-        for title in TITLES:
-            table.add_column(title, justify="right")
+    def _draw(self) -> Group:
+        table = Table(title=self._title, title_justify="left", min_width=72)
+        for title in COLUMNS:
+            table.add_column(title, justify="right", min_width=8)
         for line in self._lines[-SHOWN:]:
             table.add_row(*line)
-        return table
+        return Group(table, self._bar)

@@ -1,0 +1,121 @@
+"""The two commands as a person types them."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from fedalign.cli import app, simulation
+
+BRIEF = ["rounds=2", "num_clients=3", "evaluation.alphas=3", "evaluation.pairs=1", "model.width=8"]
+
+
+@pytest.fixture
+def fedalign():
+    return lambda *words: CliRunner().invoke(app, list(words))
+
+
+@pytest.fixture
+def flower_simulation():
+    return lambda *words: CliRunner().invoke(simulation, list(words))
+
+
+def test_run_prints_a_line_a_round_and_where_the_results_are(fedalign, tmp_path):
+    result = fedalign("run", "quickstart", *BRIEF, "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    (folder,) = tmp_path.iterdir()
+    lines = result.output.splitlines()
+    assert lines[0] == f"fedpfn on digits: {folder}"
+    assert lines[-1] == f"results in {folder}"
+    assert [line.split()[0] for line in lines[2:-1]] == ["1", "2"]
+
+
+def test_a_finished_run_is_not_repeated_unless_asked(fedalign, tmp_path):
+    words = ("run", "quickstart", *BRIEF, "--out", str(tmp_path))
+    assert fedalign(*words).exit_code == 0
+    assert "is finished already; --again repeats it" in fedalign(*words).output
+    assert "results in" in fedalign(*words, "--again").output
+
+
+def test_commas_make_a_sweep(fedalign, tmp_path):
+    words = ("strategy=fedavg,fedpnu", "seed=0,1")
+    result = fedalign("run", "quickstart", *BRIEF, *words, "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert len(list(tmp_path.iterdir())) == 4
+    table = fedalign("report", *map(str, tmp_path.iterdir()), "--figure", str(tmp_path / "x.png"))
+    assert "| fedavg | 2 |" in table.output
+    assert "| fedpnu | 2 |" in table.output
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+def test_a_sweep_with_one_bad_value_starts_nothing(fedalign, tmp_path):
+    result = fedalign("run", "quickstart", "strategy=fedavg,fedpnx", "--out", str(tmp_path))
+    assert result.exit_code == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["strategy=fedpfm"], "command line: strategy.name: 'fedpfm' is not a strategy"),
+        (["partition.alpha=0"], "command line: partition.alpha: 0 is not allowed"),
+        (["num_clients=5000"], "num_clients: 5000 clients"),
+        (["model=cnn"], "cnn"),
+        (
+            ["data=fashion-mnist", "data.dir=/nowhere"],
+            "data.dir: '/nowhere' does not hold fashion-mnist",
+        ),
+        (["partition.alpha"], "'partition.alpha' is not key=value"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(fedalign, tmp_path, words, told):
+    result = fedalign("run", "quickstart", *words, "--out", str(tmp_path))
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert told in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_validate_says_what_a_run_would_do(fedalign):
+    result = fedalign("validate", "quickstart", "clients_per_round=4")
+    assert result.exit_code == 0, result.output
+    assert "4 of 10 clients" in result.output
+    assert "fedpfn (base fedavg, fixed_ratio 0.4, refresh 1)" in result.output
+
+
+def test_list_names_every_part(fedalign):
+    result = fedalign("list")
+    assert result.exit_code == 0, result.output
+    for name in ("fedavg", "fedpfn", "fedpnu", "dirichlet", "iid", "resnet20", "fashion-mnist"):
+        assert f"  {name} " in result.output
+    assert "fixed_ratio=0.4" in result.output
+
+
+def test_flower_simulation_runs_our_app(flower_simulation, tmp_path):
+    brief = f'rounds=1 out="{tmp_path}" model.width=8 evaluation.pairs=0'
+    result = flower_simulation(
+        "--app", "fedalign", "--num-supernodes", "3", "--run-config", brief,
+        "--run-config", 'strategy.name="fedpnu"',
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (manifest,) = tmp_path.glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["num_clients"] == 3
+    assert "fedpnu on digits" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--app", "nowhere"], "'nowhere' is not a Flower app"),
+        (["--app", "fedalign", "--run-config", "ruonds=3"], "did you mean 'rounds'?"),
+        (["--app", "fedalign", "--backend", "rya"], "--backend: 'rya' is not known"),
+        (["--app", "fedalign", "--backend-config", "{"], "--backend-config: '{' is not JSON"),
+        (["--app", "fedalign", "--backend-config", "[]"], "is not a JSON object"),
+    ],
+)
+def test_flower_simulation_refuses_in_one_line(flower_simulation, words, told):
+    result = flower_simulation(*words)
+    assert result.exit_code == 2, result.output
+    assert told in result.stderr
+    assert "Traceback" not in result.output

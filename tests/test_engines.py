@@ -1,0 +1,41 @@
+"""The same run on Flower's own Ray engine, in a process of its own so that no Ray is left here."""
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+from fedalign.registry import HOME
+
+COMMAND = [sys.executable, "-c", "from fedalign.cli import main; main()", "run", "quickstart"]
+BRIEF = ["rounds=3", "num_clients=5", "clients_per_round=4", "model.width=16", "evaluation.pairs=1"]
+
+
+def run(out, *words):
+    subprocess.run(
+        [*COMMAND, *BRIEF, *words, "--out", str(out)],
+        check=True,
+        timeout=300,
+        cwd=out.parent,
+        env={**os.environ, "PYTHONPATH": str(HOME)},
+    )
+    (folder,) = out.iterdir()
+    return folder
+
+
+@pytest.mark.parametrize("strategy", ["fedpnu"])
+def test_flowers_engine_gives_the_same_bits(tmp_path, strategy):
+    here, there = (
+        run(tmp_path / backend, f"strategy={strategy}", f"simulation.backend={backend}")
+        for backend in ("inline", "flower")
+    )
+    assert here.name == there.name
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (here, there))
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+    metrics = [pd.read_csv(f / "metrics.csv").drop(columns="seconds") for f in (here, there)]
+    pd.testing.assert_frame_equal(*metrics, check_exact=True)
+    curves = [(f / "landscape.csv").read_bytes() for f in (here, there)]
+    assert curves[0] == curves[1]

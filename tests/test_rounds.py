@@ -1,0 +1,120 @@
+"""The loop around the four hooks, with strategies and grids that misbehave."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAdam, FedAvg
+
+from fedalign.errors import FedalignError
+from fedalign.registry import FLOWER_SAMPLING
+from fedalign.rounds import RoundFailedError, discover, run_rounds
+from fedalign.simulation.inline import InlineGrid
+from fedalign.wire import train_reply
+
+START = ArrayRecord({"w": Array(np.ones(3, np.float32)), "n": Array(np.array(5))})
+
+
+def client():
+    app = ClientApp()
+
+    @app.query("whoami")
+    def whoami(message, context):
+        ids = {k: int(context.node_config[k]) for k in ("partition-id", "num-partitions")}
+        return Message(RecordDict({"whoami": MetricRecord(ids)}), reply_to=message)
+
+    @app.train()
+    def train(message, context):
+        partition = int(context.node_config["partition-id"])
+        w = message.content["arrays"]["w"].numpy() + np.float32(partition)
+        arrays = ArrayRecord({"w": Array(w), "n": Array(np.array(6))})
+        return train_reply(message, arrays, partition + 1, 0.5)
+
+    return app
+
+
+class Watch:
+    def __init__(self):
+        self.rounds = []
+
+    def on_round(self, outcome):
+        self.rounds.append(outcome)
+
+
+def go(grid, strategy=None, **settings):
+    watch, nodes = Watch(), discover(grid, 5)
+    strategy = strategy or FedAvg(**FLOWER_SAMPLING)
+    options = {"rounds": 2, "seed": 0, "callbacks": [watch]} | settings
+    return run_rounds(strategy, grid, nodes, START, **options), watch.rounds
+
+
+def test_weighted_average_by_hand():
+    end, rounds = go(InlineGrid(client(), 2), rounds=1)
+    np.testing.assert_allclose(end["w"].numpy(), 1 + 2 / 3, rtol=1e-6)  # (1*0 + 2*1) / 3 more
+    assert rounds[0].metrics["train_loss"] == 0.5
+
+
+def test_integers_and_dtypes_stay():
+    strategy = FedAdam(**FLOWER_SAMPLING)
+    end, _ = go(InlineGrid(client(), 3), strategy, rounds=3)
+    assert end["w"].numpy().dtype == np.float32
+    assert end["n"].numpy() == 5
+
+
+def test_clients_are_drawn_by_the_seed_alone():
+    def drawn(seed):
+        _, rounds = go(InlineGrid(client(), 30), clients_per_round=4, rounds=5, seed=seed)
+        return [tuple(outcome.clients) for outcome in rounds]
+
+    assert drawn(0) == drawn(0) != drawn(1)
+    assert all(clients == tuple(sorted(set(clients))) for clients in drawn(0))
+    assert len(set(drawn(0))) > 1
+
+
+def test_shuffled_node_ids_and_replies_change_nothing():
+    class Shuffled(InlineGrid):
+        def get_node_ids(self):
+            return list(reversed(super().get_node_ids()))
+
+        def send_and_receive(self, messages, *, timeout=None):
+            return list(super().send_and_receive(messages, timeout=timeout))[::-1]
+
+    ends = [go(kind(client(), 7), clients_per_round=5)[0] for kind in (InlineGrid, Shuffled)]
+    assert np.array_equal(ends[0]["w"].numpy(), ends[1]["w"].numpy())
+
+
+def test_bytes_are_those_of_the_arrays():
+    _, rounds = go(InlineGrid(client(), 4))
+    size = sum(len(array.data) for array in START.values())
+    assert rounds[0].metrics["bytes_down"] == rounds[0].metrics["bytes_up"] == 4 * size
+
+
+def test_late_nodes_are_waited_for():
+    class Late(InlineGrid):
+        calls = 0
+
+        def get_node_ids(self):
+            self.calls += 1
+            return super().get_node_ids()[: self.calls]
+
+    assert list(discover(Late(client(), 4), 5)) == [0, 1, 2, 3]
+
+
+def test_nodes_that_never_come_are_an_error():
+    class Empty(InlineGrid):
+        def get_node_ids(self):
+            return []
+
+    with pytest.raises(FedalignError, match="0 of 1 nodes came"):
+        discover(Empty(client(), 4), 0.1)
+
+
+def test_silence_is_an_error_and_not_success():
+    class Deaf(InlineGrid):
+        def send_and_receive(self, messages, *, timeout=None):
+            batch = list(messages)
+            asked = [m for m in batch if m.metadata.message_type == "query.whoami"]
+            return super().send_and_receive(asked, timeout=timeout)
+
+    with pytest.raises(RoundFailedError, match="round 1: 0 of 3 clients failed, 3 did not answer"):
+        go(Deaf(client(), 3))

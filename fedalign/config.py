@@ -30,7 +30,6 @@ from fedalign.registry import (
     BadValueError,
     Part,
     explain,
-    names,
     nearest,
     options,
     parse,
@@ -236,11 +235,18 @@ def _override(tree: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(inner, dict):
             raise BadValueError(key, f"{table!r} holds the value {inner!r}, not a table")
         place = inner
-    if leaf == "name" and tables and tables[0] in KINDS and value in names(KINDS[tables[0]]):
-        kept = options(KINDS[tables[0]], value) if len(tables) == 1 else {}
-        for old in [old for old in place if old not in kept]:
+    if leaf == "name" and tables and tables[0] in KINDS and place.get("name") != value:
+        kept = _options_or_none(KINDS[tables[0]], str(value))
+        for old in [old for old in place if kept is not None and old not in kept]:
             del place[old]
     place[leaf] = value
+
+
+def _options_or_none(kind: str, name: str) -> Mapping[str, Any] | None:
+    try:
+        return options(kind, name)
+    except InputError:  # to be refused later, with its place
+        return None
 
 
 def _validate(tree: dict[str, Any]) -> Config:

@@ -26,7 +26,7 @@ def main(grid: Grid, context: Context) -> None:
     config, network = federation.config, federation.network
     nodes = discover(grid, config.timeout)
     if len(nodes) != config.num_clients:
-        log.warning("the engine has %d nodes: so many clients, not num_clients=%d",
+        log.warning("the engine has %d nodes: as many clients take part, not num_clients=%d",
                     len(nodes), config.num_clients)  # fmt: skip
         config = config.model_copy(update={"num_clients": len(nodes)})
     facts = manifest(federation, len(nodes), type(grid).__name__)

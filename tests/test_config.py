@@ -93,6 +93,8 @@ def test_another_part_drops_the_options_it_does_not_have(write):
     path = write("strategy: {name: fedpfn, fixed_ratio: 0.7, refresh: 2}")
     assert read(path, {"strategy.name": "fedavg"}).strategy.options == {}
     assert read(path, {"strategy": "fedpnu"}).strategy.options["fixed_ratio"] == 0.7
+    other = {"strategy": "flwr.serverapp.strategy:FedAvgM"}
+    assert set(read(path, other).strategy.options) == {"server_learning_rate", "server_momentum"}
     assert "refresh" in refused(path, {"strategy": "fedpnu", "strategy.refresh": 1})
 
 

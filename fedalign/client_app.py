@@ -8,6 +8,7 @@ from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedalign.federation import Federation, federation_of
+from fedalign.network import torch_threads
 from fedalign.rng import rng
 from fedalign.wire import TrainTask, arrays_of, evaluate_reply, train_reply
 
@@ -31,11 +32,12 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Return the loss and accuracy of the global model on the client's own examples."""
     federation, partition = _place(context)
-    network, data = federation.network, federation.train
+    network, data, settings = federation.network, federation.train, federation.config.evaluation
     rows = federation.shards(int(context.node_config["num-partitions"]))[partition]
     own = replace(data, images=data.images[rows], labels=data.labels[rows])
     vector = network.layout.to_vector(arrays_of(message))
-    loss, accuracy = network.evaluate(vector, own, federation.config.evaluation.batch_size)
+    with torch_threads(settings.threads):
+        loss, accuracy = network.evaluate(vector, own, settings.batch_size)
     return evaluate_reply(message, len(rows), loss, accuracy)
 
 

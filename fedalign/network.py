@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedalign.data import Dataset
+from fedalign.errors import InputError
 from fedalign.parameters import Layout
 
 
@@ -113,4 +114,7 @@ def pick_device(wanted: str) -> torch.device:
     """Return the device to run on; `auto` is the GPU, if this process sees one."""
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device: {wanted!r}, but PyTorch sees {torch.cuda.device_count()} GPUs")
+    return device

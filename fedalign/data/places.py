@@ -61,7 +61,7 @@ def find(
     for place, folder in places.items():
         if files := _held(folder, name, layouts):
             return Found(files, place)
-    wanted = " or ".join(" + ".join(layout) for layout in layouts)
+    wanted = " or ".join(layout[0] for layout in layouts)
     if dir is not None:
         raise InputError(
             f"data.dir: {dir!r} does not hold {name}; looked there and in {name}/ for {wanted}"

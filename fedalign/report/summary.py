@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+import json
 
 import numpy as np
 from rich.console import Console
@@ -60,5 +60,5 @@ def _told(part: Part) -> str:
     return f"{part.name} ({values})" if values else part.name
 
 
-def _default(option: Option) -> Any:
-    return "required" if option.default is ... else option.default
+def _default(option: Option) -> str:
+    return "required" if option.default is ... else json.dumps(option.default)

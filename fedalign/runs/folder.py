@@ -83,7 +83,7 @@ class RunFolder:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Close the manifest: finished, or failed and why."""
-        status = "finished" if error is None else f"failed: {error or type(error).__name__}"
+        status = "finished" if error is None else f"failed: {str(error) or type(error).__name__}"
         seconds = round(time.perf_counter() - self._started, 3)
         self._manifest |= {"status": status, "seconds": seconds}
         self._write_manifest()

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fedalign.masks import MaskPlan
 from fedalign.parameters import Layout
-from strategies.masked import Masked
+from strategies.masked import FixedRatio, Masked
 
 
 class FedPFN(Masked):
@@ -24,15 +24,13 @@ class FedPFN(Masked):
         base: Strategy,
         layout: Layout,
         seed: int,
-        fixed_ratio: Annotated[
-            float, Field(ge=0, le=1, description="share of the weights that is fixed")
-        ] = 0.4,
+        fixed_ratio: FixedRatio = 0.4,
         refresh: Annotated[
             int, Field(ge=0, description="rounds a mask is kept; 0: one mask for the run (TNA-PFN)")
         ] = 1,
     ):
-        super().__init__(base, layout)
-        self.seed, self.fixed_ratio, self.refresh = seed, fixed_ratio, refresh
+        super().__init__(base, layout, seed, fixed_ratio)
+        self.refresh = refresh
 
     def plan(self, server_round: int) -> MaskPlan:
         """Return the round's plan: one mask, held for all local steps."""

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from pydantic import Field
 
 from fedalign.masks import MaskPlan, trained
 from fedalign.parameters import Layout
 from fedalign.wire import write_plan
 
+FixedRatio = Annotated[float, Field(ge=0, le=1, description="share of the weights with mask 0")]
+
 
 class Masked(Strategy):
-    """A Flower strategy that trains under `plan(server_round)` and aggregates as `base` does."""
+    """A Flower strategy that trains under `plan(server_round)` and aggregates as `base` does.
 
-    def __init__(self, base: Strategy, layout: Layout):
-        self.base = base
-        self.layout = layout
+    Args:
+        base: any Flower strategy.
+        layout: the model's.
+        seed: the run's; masks are drawn from it.
+        fixed_ratio: share of the weights to which the mask gives 0.
+    """
+
+    def __init__(
+        self, base: Strategy, layout: Layout, seed: int, fixed_ratio: FixedRatio = 0.4
+    ) -> None:
+        self.base, self.layout = base, layout
+        self.seed, self.fixed_ratio = seed, fixed_ratio
         self._sent = ArrayRecord()
 
     def plan(self, server_round: int) -> MaskPlan:

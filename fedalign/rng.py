@@ -3,7 +3,6 @@
 import zlib
 
 import numpy as np
-import torch
 
 
 def rng(seed: int, *stream: int | str) -> np.random.Generator:
@@ -15,8 +14,3 @@ def rng(seed: int, *stream: int | str) -> np.random.Generator:
     words = [zlib.crc32(word.encode()) if isinstance(word, str) else word for word in stream]
     # Their number goes in too: a SeedSequence cannot tell [a] from [a, 0].
     return np.random.default_rng(np.random.SeedSequence([len(words), seed, *words]))
-
-
-def torch_rng(seed: int, *stream: int | str) -> torch.Generator:
-    """Return the torch generator (on the CPU) of one named stream."""
-    return torch.Generator().manual_seed(int(rng(seed, *stream).integers(2**63)))

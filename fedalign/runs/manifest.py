@@ -16,6 +16,7 @@ import torch
 
 from fedalign import __version__
 from fedalign.federation import Federation
+from fedalign.registry import HOME
 
 
 def manifest(federation: Federation, num_clients: int, engine: str) -> dict[str, Any]:
@@ -58,11 +59,12 @@ def manifest(federation: Federation, num_clients: int, engine: str) -> dict[str,
 
 def _commit() -> str | None:
     """Return the checkout's commit, `+` when files have changed; None where there is no git."""
-    here = Path(__file__).parent
+    if not (HOME / ".git").exists():  # an installed copy may lie inside somebody else's repository
+        return None
     try:
         told = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=40"],
-            cwd=here,
+            cwd=HOME,
             capture_output=True,
             text=True,
             check=True,

@@ -60,18 +60,13 @@ def run(
             if is_finished(folder_of(planned)) and not again:
                 print(f"{folder_of(planned)} is finished already; --again repeats it")
                 continue
-            settings = planned.simulation
-            resources = {"num_cpus": settings.client_cpus, "num_gpus": settings.client_gpus}
             simulate(
                 own,
                 planned.num_clients,
                 planned.run_config(),
-                backend=settings.backend,
-                backend_config={"client_resources": resources}
-                if settings.backend == "flower"
-                else None,
+                backend=planned.simulation.backend,
+                backend_config=planned.simulation.backend_config(),
             )
-            print(f"results in {folder_of(planned)}")
 
 
 @app.command()
@@ -137,32 +132,31 @@ def simulation_command(
         from fedalign.simulation.app import find_app, parse_run_config
 
         found, given = find_app(app), parse_run_config(run_config or [])
+        engine = _json(backend_config)
         if found.server == "fedalign.server_app:app":
             from fedalign.config import from_run_config
 
-            count = {} if num_supernodes is None else {"num_clients": num_supernodes}
-            config = from_run_config(found.defaults | given | count)
-            num_supernodes, merged = config.num_clients, config.run_config()
-            backend = backend or config.simulation.backend
+            more = {"num_clients": num_supernodes, "simulation.backend": backend}
+            given |= {key: value for key, value in more.items() if value is not None}
+            config = from_run_config(found.defaults | given)
+            num_supernodes, given = config.num_clients, config.run_config()
+            backend = config.simulation.backend
+            engine = config.simulation.backend_config() | engine
         else:
             from fedalign.registry import nearest
 
             for key in given:
                 if key not in found.defaults:
-                    raise InputError(
-                        f"--run-config: {app} has no {key!r}{nearest(key, found.defaults)}"
-                    )
-            merged = found.defaults | given
+                    hint = nearest(key, found.defaults)
+                    raise InputError(f"--run-config: {app} has no {key!r}{hint}")
         if num_supernodes is None:
-            raise InputError(
-                f"--num-supernodes must be given: {app} does not say how many it wants"
-            )
+            raise InputError(f"--num-supernodes: {app} does not say how many it wants; give it")
         simulate(
             found,
             num_supernodes,
-            merged,
+            given,
             backend=backend or "inline",
-            backend_config=_json(backend_config),
+            backend_config=engine,
             run_id=run_id,
         )
 
@@ -177,8 +171,8 @@ def flower_simulation() -> None:
     simulation()
 
 
-def _grid(config: str, overrides: list[str], out: str | None) -> Iterator[Config]:
-    """Yield a configuration for each combination of the overrides' comma-separated values."""
+def _grid(config: str, overrides: list[str], out: str | None) -> list[Config]:
+    """Return a configuration for each combination of the overrides' comma-separated values."""
     from itertools import product
 
     from fedalign.config import parse_overrides, read
@@ -190,8 +184,7 @@ def _grid(config: str, overrides: list[str], out: str | None) -> Iterator[Config
         for word in overrides
     ]
     fixed = {} if out is None else {"out": out}
-    planned = [read(config, parse_overrides(words) | fixed) for words in product(*choices)]
-    yield from planned
+    return [read(config, parse_overrides(words) | fixed) for words in product(*choices)]
 
 
 def _json(text: str) -> dict[str, Any]:

@@ -86,6 +86,13 @@ class Simulation(Section):
     client_cpus: float = Field(1, gt=0, description="CPUs that Ray reserves for a client")
     client_gpus: float = Field(0, ge=0, description="GPUs, or a fraction, that Ray reserves")
 
+    def backend_config(self) -> dict[str, Any]:
+        """Return these settings as the engine takes them."""
+        if self.backend == "inline":
+            return {}
+        resources = {"num_cpus": self.client_cpus, "num_gpus": self.client_gpus}
+        return {"client_resources": resources}
+
 
 def _part(section: Any, info: ValidationInfo) -> Part:
     place = str(info.field_name)

@@ -151,7 +151,7 @@ def discover(grid: Grid, timeout: float) -> dict[int, int]:
 
 
 def _shown(grid: Grid, drawn: Mapping[int, int]) -> Grid:
-    return cast(Grid, _Shown(grid, drawn))
+    return cast(Grid, _Shown(grid, drawn))  # strategies ask a grid for nothing but its nodes
 
 
 class _Shown:
@@ -195,10 +195,9 @@ def _exchange(
     )
     missing = len(messages) - len(replies)
     if failed or missing:
-        why = (
-            f"; {partition_of[failed[0].metadata.src_node_id]}: {_why(failed[0])}" if failed else ""
-        )
-        lost = f"{len(failed)} of {len(messages)} clients failed, {missing} did not answer{why}"
+        lost = f"{len(failed)} of {len(messages)} clients failed, {missing} did not answer"
+        for reply in failed[:1]:
+            lost += f"; client {partition_of[reply.metadata.src_node_id]}: {_why(reply)}"
         if not good:
             raise RoundFailedError(f"round {number}: {lost}")
         log.warning("round %d: %s", number, lost)

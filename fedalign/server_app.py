@@ -26,8 +26,8 @@ def main(grid: Grid, context: Context) -> None:
     config, network = federation.config, federation.network
     nodes = discover(grid, config.timeout)
     if len(nodes) != config.num_clients:
-        log.warning("the engine has %d nodes: as many clients take part, not num_clients=%d",
-                    len(nodes), config.num_clients)  # fmt: skip
+        count = (len(nodes), config.num_clients)
+        log.warning("the engine has %d nodes: so many clients take part, not %d", *count)
         config = config.model_copy(update={"num_clients": len(nodes)})
     facts = manifest(federation, len(nodes), type(grid).__name__)
 
@@ -51,3 +51,4 @@ def main(grid: Grid, context: Context) -> None:
             callbacks=[measure, folder, progress],
         )
         folder.save(model)
+    print(f"results in {folder.path}", flush=True)

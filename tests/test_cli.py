@@ -109,7 +109,7 @@ def test_flower_simulation_runs_our_app(flower_simulation, tmp_path):
     [
         (["--app", "nowhere"], "'nowhere' is not a Flower app"),
         (["--app", "fedalign", "--run-config", "ruonds=3"], "did you mean 'rounds'?"),
-        (["--app", "fedalign", "--backend", "rya"], "--backend: 'rya' is not known"),
+        (["--app", "fedalign", "--backend", "rya"], "simulation.backend: 'rya' is not allowed"),
         (["--app", "fedalign", "--backend-config", "{"], "--backend-config: '{' is not JSON"),
         (["--app", "fedalign", "--backend-config", "[]"], "is not a JSON object"),
     ],

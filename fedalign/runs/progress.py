@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich import progress
+from rich import box, progress
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -61,9 +61,9 @@ class Progress:
             print("  ".join(f"{cell:>10}" for cell in line), flush=True)
 
     def _draw(self) -> Group:
-        table = Table(title=self._title, title_justify="left", min_width=72)
+        table = Table(title=self._title, title_justify="left", box=box.SIMPLE_HEAD)
         for title in COLUMNS:
-            table.add_column(title, justify="right", min_width=8)
+            table.add_column(title, justify="right", min_width=9)
         for line in self._lines[-SHOWN:]:
             table.add_row(*line)
         return Group(table, self._bar)

@@ -80,8 +80,9 @@ class Evaluation(Section):
 class Simulation(Section):
     """How virtual clients are run; never changes a result."""
 
-    backend: Literal["inline", "flower"] = Field(
-        "inline", description="inline: in this process; flower: Flower's own Ray engine"
+    backend: Literal["inline", "ray", "flower"] = Field(
+        "inline",
+        description="inline: in this process; ray: Ray workers; flower: Flower's own Ray engine",
     )
     client_cpus: float = Field(1, gt=0, description="CPUs that Ray reserves for a client")
     client_gpus: float = Field(0, ge=0, description="GPUs, or a fraction, that Ray reserves")

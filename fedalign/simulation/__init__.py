@@ -27,6 +27,7 @@ __all__ = [
 
 BACKENDS: dict[str, tuple[str, ...]] = {
     "inline": (),
+    "ray": ("client_resources", "init_args"),
     "flower": ("actor", "client_resources", "init_args"),
 }
 """The engines, and the keys that the backend config of each may have."""
@@ -69,6 +70,10 @@ def simulate(
         from fedalign.simulation import inline
 
         inline.run(app, num_supernodes, settings, run_id)
+    elif backend == "ray":
+        from fedalign.simulation import workers
+
+        workers.run(app, num_supernodes, settings, given, run_id)
     else:
         from fedalign.simulation import stock
 

@@ -204,6 +204,13 @@ def private_copy(message: Message) -> Message:
     return twin
 
 
+def with_content(message: Message, content: RecordDict | None) -> Message:
+    """Return ``message`` with another content, or with none: an envelope."""
+    twin = copy(message)
+    twin.__dict__["_content"] = content
+    return twin
+
+
 def _copy(record: ArrayRecord | MetricRecord | ConfigRecord) -> Any:
     """Return a record of its own with the same values."""
     twin: Any = record.copy()

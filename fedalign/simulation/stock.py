@@ -41,7 +41,7 @@ def run(
     """
     server_app = _Server(app.load()[0], run_config, run_id)
     client_app = _Client(app, run_config, run_id)
-    with _surroundings(app):
+    with surroundings(app):
         from flwr.simulation import run_simulation
 
         try:
@@ -129,7 +129,7 @@ class _Client(ClientApp):
 
 
 @contextmanager
-def _surroundings(app: FlowerApp) -> Iterator[None]:
+def surroundings(app: FlowerApp) -> Iterator[None]:
     """Yield while Ray's workers can import ``app`` and nobody prints what we know already."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -1,0 +1,99 @@
+"""What a message costs on each engine, when the client does nothing but send the model back.
+
+    python benchmarks/messages.py
+    python benchmarks/messages.py --engines ray flower --parameters 11000000 --clients 10
+
+Engines take turns (A B A B), each in a fresh process; a figure is the median over all rounds after
+the first of all repeats. Give the machine nothing else to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+client = ClientApp()
+server = ServerApp()
+
+
+@client.train()
+def echo(message: Message, _: Context) -> Message:
+    """Return the model as it came."""
+    return Message(RecordDict({"arrays": message.content["arrays"]}), reply_to=message)
+
+
+@server.main()
+def main(grid: Grid, context: Context) -> None:
+    """Print the seconds that each round took, as JSON."""
+    config = context.run_config
+    while len(nodes := sorted(grid.get_node_ids())) < config["nodes"]:
+        time.sleep(0.1)
+    arrays = ArrayRecord({"w": Array(np.zeros(config["parameters"], np.float32))})
+    seconds = []
+    for _ in range(int(config["rounds"]) + 1):
+        started = time.perf_counter()
+        content = RecordDict({"arrays": arrays, "config": ConfigRecord({})})
+        messages = [Message(content, n, MessageType.TRAIN) for n in nodes[: config["clients"]]]
+        replies = list(grid.send_and_receive(messages))
+        assert sum(reply.has_content() for reply in replies) == config["clients"]
+        seconds.append(time.perf_counter() - started)
+    print(json.dumps(seconds), file=sys.__stderr__)
+
+
+def measure(engine: str, settings: dict[str, int]) -> list[float]:
+    """Return the seconds of each round on one engine, in a process of its own."""
+    code = (
+        "import sys; from pathlib import Path; from fedalign.simulation import FlowerApp, simulate; "
+        f"app = FlowerApp(Path({str(Path(__file__).parent)!r}), 'messages:server', 'messages:client', {{}}); "
+        f"simulate(app, {settings['nodes']}, {settings!r}, backend={engine!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FLWR_LOG_LEVEL": "ERROR", "FLWR_TELEMETRY_ENABLED": "0"},
+    )
+    return list(json.loads(done.stderr.strip().splitlines()[-1]))
+
+
+def report() -> None:
+    """Measure the engines in turn and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--engines", nargs="+", default=["inline", "ray", "flower"])
+    parser.add_argument("--parameters", type=int, default=60_000)
+    parser.add_argument("--clients", type=int, default=100, help="messages a round")
+    parser.add_argument("--nodes", type=int, default=100, help="registered nodes")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    given = vars(parser.parse_args())
+    engines, repeats = given.pop("engines"), given.pop("repeats")
+    taken: dict[str, list[float]] = {engine: [] for engine in engines}
+    for _ in range(repeats):
+        for engine in engines:
+            taken[engine] += measure(engine, given)[1:]
+    import flwr
+    import ray
+
+    print(f"{given}, {repeats} repeats; {os.cpu_count()} cores, Python {platform.python_version()}, "
+          f"flwr {flwr.__version__}, ray {ray.__version__}; load {os.getloadavg()[0]:.1f}\n")  # fmt: skip
+    print("| engine | ms a round | ms a client |\n|---|---|---|")
+    for engine, seconds in taken.items():
+        middle = 1000 * median(seconds)
+        print(f"| {engine} | {middle:.1f} | {middle / given['clients']:.2f} |")
+
+
+if __name__ == "__main__":
+    report()

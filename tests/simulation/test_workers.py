@@ -1,0 +1,161 @@
+"""The engine on Ray workers: the same replies as inline, and nothing hangs when clients misbehave."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+from fedalign.simulation.app import FlowerApp, load_component
+from fedalign.simulation.inline import InlineGrid
+
+CLIENT = """
+import os, time
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+def stamp(message, context, call_next):
+    reply = call_next(message, context)
+    reply.content["mod"] = MetricRecord({"seen": 1})
+    return reply
+
+app = ClientApp(mods=[stamp])
+
+@app.train()
+def train(message, context):
+    visits = context.state["me"]["visits"] + 1 if "me" in context.state else 1
+    context.state["me"] = MetricRecord({"visits": visits})
+    ids = {"visits": visits, "partition": context.node_config["partition-id"], "pid": os.getpid()}
+    message.content["config"]["spoilt"] = True
+    content = {"arrays": message.content["arrays"], "me": MetricRecord(ids)}
+    return Message(RecordDict(content), reply_to=message)
+
+@app.train("boom")
+def boom(message, context):
+    raise ValueError("a bug in the client")
+
+@app.train("die")
+def die(message, context):
+    if context.node_config["partition-id"] == 3:
+        os._exit(9)
+    return train(message, context)
+
+@app.train("hang")
+def hang(message, context):
+    if context.node_config["partition-id"] == 3:
+        time.sleep(600)
+    return train(message, context)
+"""
+
+
+@pytest.fixture(scope="session")
+def ray():
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray = pytest.importorskip("ray")
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    root = tmp_path_factory.mktemp("app")
+    (root / "echoing.py").write_text(CLIENT)
+    return FlowerApp(root, "echoing:server", "echoing:app", {})
+
+
+@pytest.fixture(scope="module")
+def grid(ray, app):
+    from fedalign.simulation.workers import RayGrid
+
+    grid = RayGrid(app, 6, {"key": 1}, run_id=7)
+    yield grid
+    grid.close()
+
+
+def send(grid, kind="train", size=5, nodes=None, **options):
+    arrays = ArrayRecord({"w": Array(np.arange(size, dtype=np.float32))})
+    content = RecordDict({"arrays": arrays, "config": ConfigRecord({"lr": 0.1})})
+    nodes = grid.get_node_ids() if nodes is None else nodes
+    messages = [Message(content, node, kind) for node in nodes]
+    return content, grid.send_and_receive(messages, **options)
+
+
+@pytest.mark.parametrize("size", [0, 3, 1_000_000])
+def test_arrays_come_back_in_the_order_asked_for(grid, size):
+    order = grid.get_node_ids()[::-1]
+    content, replies = send(grid, size=size, nodes=order)
+    assert [reply.metadata.src_node_id for reply in replies] == order
+    for reply in replies:
+        assert np.array_equal(reply.content["arrays"]["w"].numpy(), np.arange(size, dtype="f4"))
+        assert reply.content["mod"]["seen"] == 1
+    assert "spoilt" not in content["config"]
+
+
+def test_state_follows_the_client_to_any_worker(ray, app):
+    from fedalign.simulation.workers import RayGrid
+
+    app.put_on_path()
+    client_app = load_component(app.client, app.root)
+    grid, inline = RayGrid(app, 5, run_id=7), InlineGrid(client_app, 5, run_id=7)
+    for nodes in ([1000, 1002, 1004], [1004, 1001], [1000, 1001, 1002, 1003, 1004]):
+        told = [
+            [(r.content["me"]["partition"], r.content["me"]["visits"]) for r in send(g, nodes=nodes)[1]]
+            for g in (grid, inline)
+        ]
+        assert told[0] == told[1]
+    grid.close()
+
+
+def test_one_call_a_worker_and_both_work(grid):
+    _, replies = send(grid)
+    assert len({reply.content["me"]["pid"] for reply in replies}) == 2
+
+
+def test_exception_is_an_error_reply_with_its_reason_first(grid):
+    _, replies = send(grid, "train.boom")
+    assert all(reply.error.reason.startswith("ValueError: a bug in the client\n") for reply in replies)
+    assert not any(reply.has_error() for reply in send(grid)[1])
+
+
+def test_a_worker_that_dies_is_replaced_and_the_round_goes_on(grid):
+    for _ in range(2):
+        _, replies = send(grid, "train.die")
+        failed = [reply.metadata.src_node_id for reply in replies if reply.has_error()]
+        assert 1003 in failed
+        assert len(failed) < 6
+        assert len(replies) == 6
+    assert not any(reply.has_error() for reply in send(grid)[1])
+
+
+def test_a_client_that_hangs_costs_no_more_than_the_timeout(grid):
+    started = time.monotonic()
+    _, replies = send(grid, "train.hang", timeout=5)
+    assert time.monotonic() - started < 60
+    assert 1003 not in {reply.metadata.src_node_id for reply in replies}
+    assert not any(reply.has_error() for reply in send(grid)[1])
+
+
+def test_the_longest_go_first_and_to_whoever_has_least_to_do(grid):
+    messages = [Message(RecordDict(), node, "train") for node in grid.get_node_ids()]
+    grid._seconds = dict(zip(grid.get_node_ids(), [1, 5, 1, 4, 1, 2], strict=True))
+    shares = [[m.metadata.dst_node_id for m in share] for share in grid._deal(messages)]
+    assert shares == [[1001, 1000, 1004], [1003, 1005, 1002]]
+    grid._seconds = {}
+
+
+def test_what_does_not_fit_is_refused(ray, app):
+    from fedalign.errors import InputError
+    from fedalign.simulation.workers import RayGrid
+
+    with pytest.raises(InputError, match="does not fit; Ray has num_cpus: 2, num_gpus: 0"):
+        RayGrid(app, 2, resources={"num_cpus": 1, "num_gpus": 0.5})

@@ -54,9 +54,10 @@ def main(grid: Grid, context: Context) -> None:
 
 def measure(engine: str, settings: dict[str, int]) -> list[float]:
     """Return the seconds of each round on one engine, in a process of its own."""
+    here = str(Path(__file__).parent)
     code = (
-        "import sys; from pathlib import Path; from fedalign.simulation import FlowerApp, simulate; "
-        f"app = FlowerApp(Path({str(Path(__file__).parent)!r}), 'messages:server', 'messages:client', {{}}); "
+        "from pathlib import Path; from fedalign.simulation import FlowerApp, simulate; "
+        f"app = FlowerApp(Path({here!r}), 'messages:server', 'messages:client', {{}}); "
         f"simulate(app, {settings['nodes']}, {settings!r}, backend={engine!r})"
     )
     done = subprocess.run(
@@ -87,9 +88,11 @@ def report() -> None:
     import flwr
     import ray
 
-    print(f"{given}, {repeats} repeats; {os.cpu_count()} cores, Python {platform.python_version()}, "
-          f"flwr {flwr.__version__}, ray {ray.__version__}; load {os.getloadavg()[0]:.1f}\n")  # fmt: skip
-    print("| engine | ms a round | ms a client |\n|---|---|---|")
+    versions = f"Python {platform.python_version()}, flwr {flwr.__version__}, ray {ray.__version__}"
+    print(
+        f"{given}, {repeats} repeats; {versions}; {os.cpu_count()} cores, load {os.getloadavg()[0]}"
+    )
+    print("\n| engine | ms a round | ms a client |\n|---|---|---|")
     for engine, seconds in taken.items():
         middle = 1000 * median(seconds)
         print(f"| {engine} | {middle:.1f} | {middle / given['clients']:.2f} |")

@@ -119,7 +119,7 @@ def simulation_command(
     run_config: Annotated[
         list[str] | None, typer.Option(help="'key=value key2=\"text\"' or a TOML file; repeatable")
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="inline or flower")] = None,
+    backend: Annotated[str | None, typer.Option(help="inline, ray or flower")] = None,
     backend_config: Annotated[
         str, typer.Option(metavar="JSON", help='such as {"client_resources": {"num_cpus": 1}}')
     ] = "{}",

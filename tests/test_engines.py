@@ -1,4 +1,4 @@
-"""The same run on Flower's own Ray engine, in a process of its own so that no Ray is left here."""
+"""The same run on every engine, each in a process of its own so that no Ray is left here."""
 
 import os
 import subprocess
@@ -26,11 +26,11 @@ def run(out, *words):
     return folder
 
 
-@pytest.mark.parametrize("strategy", ["fedpnu"])
-def test_flowers_engine_gives_the_same_bits(tmp_path, strategy):
+@pytest.mark.parametrize("backend", ["ray", "flower"])
+def test_every_engine_gives_the_same_bits(tmp_path, backend):
     here, there = (
-        run(tmp_path / backend, f"strategy={strategy}", f"simulation.backend={backend}")
-        for backend in ("inline", "flower")
+        run(tmp_path / name, "strategy=fedpnu", f"simulation.backend={name}")
+        for name in ("inline", backend)
     )
     assert here.name == there.name
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (here, there))

@@ -48,9 +48,10 @@ def simulate(
         app: What ``find_app`` found. Its root becomes the first entry of ``sys.path``.
         num_supernodes: How many clients there are, at least 1.
         run_config: Settings for both halves of the app, over the defaults of its manifest.
-        backend: ``"inline"`` (every client in this process) or ``"flower"`` (Flower's own engine,
-            on Ray).
-        backend_config: For ``"flower"``: ``client_resources``, ``init_args``, ``actor``.
+        backend: ``"inline"`` (every client in this process), ``"ray"`` (our engine on Ray workers)
+            or ``"flower"`` (Flower's own engine, on Ray).
+        backend_config: For ``"ray"`` and ``"flower"``: ``client_resources``, ``init_args``; for
+            ``"flower"`` also ``actor``.
         run_id: The run's id as the app sees it; drawn at random if not given.
 
     Raises:

@@ -164,14 +164,16 @@ def run(
         own = not ray.is_initialized()
         if own:
             ray.init(**config["init_args"])
+        grid = None
         try:
             grid = RayGrid(app, num_supernodes, run_config, run_id, config["client_resources"])
             context = Context(grid.run.run_id, SERVER_NODE_ID, {}, RecordDict(), dict(run_config))
             app.load()[0](grid=grid, context=context)
-            grid.close()
         finally:
             if own:
                 ray.shutdown()
+            elif grid is not None:
+                grid.close()
 
 
 def ship_arrays_out_of_band() -> None:

@@ -29,6 +29,7 @@ def train(message, context):
     visits = context.state["me"]["visits"] + 1 if "me" in context.state else 1
     context.state["me"] = MetricRecord({"visits": visits})
     ids = {"visits": visits, "partition": context.node_config["partition-id"], "pid": os.getpid()}
+    ids["gpu"] = int(os.environ.get("CUDA_VISIBLE_DEVICES") or -1)
     message.content["config"]["spoilt"] = True
     content = {"arrays": message.content["arrays"], "me": MetricRecord(ids)}
     return Message(RecordDict(content), reply_to=message)
@@ -57,6 +58,7 @@ def ray():
     ray = pytest.importorskip("ray")
     ray.init(
         num_cpus=2,
+        num_gpus=1,  # a logical one: Ray only counts them
         include_dashboard=False,
         logging_level="ERROR",
         log_to_driver=False,
@@ -155,9 +157,20 @@ def test_the_longest_go_first_and_to_whoever_has_least_to_do(grid):
 
 
 @pytest.mark.usefixtures("ray")
+def test_workers_share_a_gpu(app):
+    from fedalign.simulation.workers import RayGrid
+
+    grid = RayGrid(app, 4, resources={"num_cpus": 0, "num_gpus": 0.5})
+    told = [reply.content["me"] for reply in send(grid)[1]]
+    grid.close()
+    assert len({me["pid"] for me in told}) == 2
+    assert {me["gpu"] for me in told} == {0}
+
+
+@pytest.mark.usefixtures("ray")
 def test_what_does_not_fit_is_refused(app):
     from fedalign.errors import InputError
     from fedalign.simulation.workers import RayGrid
 
-    with pytest.raises(InputError, match="does not fit; Ray has num_cpus: 2, num_gpus: 0"):
-        RayGrid(app, 2, resources={"num_cpus": 1, "num_gpus": 0.5})
+    with pytest.raises(InputError, match="does not fit; Ray has num_cpus: 2, num_gpus: 1"):
+        RayGrid(app, 2, resources={"num_cpus": 1, "num_gpus": 2})

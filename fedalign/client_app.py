@@ -22,7 +22,7 @@ def train(message: Message, context: Context) -> Message:
     network, task, arrays = federation.network, TrainTask.read(message), arrays_of(message)
     rows = federation.shards(int(context.node_config["num-partitions"]))[partition]
     stream = rng(federation.config.seed, "batches", task.server_round, partition)
-    block = network.layout.to_vector(arrays).to(network.device)[None]
+    block = network.receive(arrays)[None]
     losses = federation.client.train(network, block, federation.train, [rows], task.plan, [stream])
     trained = network.layout.to_record(block[0], network.layout.counters_of(arrays))
     return train_reply(message, trained, len(rows), float(losses[0]))
@@ -35,7 +35,7 @@ def evaluate(message: Message, context: Context) -> Message:
     network, data, settings = federation.network, federation.train, federation.config.evaluation
     rows = federation.shards(int(context.node_config["num-partitions"]))[partition]
     own = replace(data, images=data.images[rows], labels=data.labels[rows])
-    vector = network.layout.to_vector(arrays_of(message))
+    vector = network.receive(arrays_of(message))
     with torch_threads(settings.threads):
         loss, accuracy = network.evaluate(vector, own, settings.batch_size)
     return evaluate_reply(message, len(rows), loss, accuracy)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import is_not
 
 import torch
+from flwr.app import ArrayRecord
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,9 +30,21 @@ class Network:
         self.initial = self.layout.initial_record(module)
         self.device = device
         self._module = module.to(device)
+        self._bound: tuple[int, int] | None = None
+        self._received: tuple[list[bytes], Tensor] | None = None
         scale = 255.0  # images are kept as uint8 and normalised here, on the device
         self._mean = torch.tensor(data.mean, device=device).view(1, -1, 1, 1) * scale
         self._std = torch.tensor(data.std, device=device).view(1, -1, 1, 1) * scale
+
+    def receive(self, arrays: ArrayRecord) -> Tensor:
+        """Return the model `(F,)` in a message, a copy on the device.
+
+        Clients of one round get the same bytes, which are decoded for the first of them only.
+        """
+        data = [array.data for array in arrays.values()]
+        if self._received is None or any(map(is_not, data, self._received[0])):
+            self._received = data, self.layout.to_vector(arrays).to(self.device)
+        return self._received[1].clone()
 
     def gradients(
         self, block: Tensor, images: Sequence[Tensor], labels: Sequence[Tensor], out: Tensor
@@ -47,8 +61,7 @@ class Network:
         out.zero_()
         losses = []
         for vector, gradient, image, label in zip(block, out, images, labels, strict=True):
-            self.layout.bind(self._module, vector)
-            self.layout.bind_gradients(self._module, gradient)
+            self._bind(vector, gradient)
             loss = functional.cross_entropy(self._module(self._normalise(image)), label)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
@@ -57,7 +70,7 @@ class Network:
     @torch.no_grad()
     def evaluate(self, vector: Tensor, data: Dataset, batch_size: int) -> tuple[float, float]:
         """Return the mean cross-entropy and the accuracy of the model `(F,)` on all of `data`."""
-        self.layout.bind(self._module, vector.to(self.device))
+        self._bind(vector.to(self.device))
         self._module.eval()
         loss, hits = 0.0, 0
         for start in range(0, len(data), batch_size):
@@ -82,7 +95,7 @@ class Network:
         if not norms:
             return vector
         vector = vector.to(self.device, copy=True)
-        self.layout.bind(self._module, vector)
+        self._bind(vector)
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
@@ -93,6 +106,18 @@ class Network:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         return vector
+
+    def _bind(self, vector: Tensor, gradient: Tensor | None = None) -> None:
+        """Point the module at `vector`, unless it is there: every step of a client asks again.
+
+        What the module points at cannot be freed, so the same address is the same memory.
+        """
+        place = (vector.data_ptr(), 0 if gradient is None else gradient.data_ptr())
+        if place != self._bound:
+            self.layout.bind(self._module, vector)
+            if gradient is not None:
+                self.layout.bind_gradients(self._module, gradient)
+            self._bound = place
 
     def _normalise(self, images: Tensor) -> Tensor:
         floats = images.to(torch.float32, memory_format=torch.channels_last)

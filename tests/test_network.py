@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch.func import functional_call
+from torch.nn import functional
+
+from fedalign.errors import InputError
+from fedalign.network import pick_device, torch_threads
+
+
+def named(network, vector):
+    return {entry.name: entry.view(vector) for entry in network.layout.entries}
+
+
+def normalised(data):
+    return (data.images.float() - 0.3 * 255) / (0.2 * 255)
+
+
+def vectors(network, count):
+    start = network.layout.to_vector(network.initial)
+    generator = torch.Generator().manual_seed(0)
+    return [start + 0.1 * torch.rand(start.shape, generator=generator) for _ in range(count)]
+
+
+def test_gradients_are_autograds(network, data):
+    (vector,) = vectors(network, 1)
+    weights = vector.clone().requires_grad_()
+    state = named(network, weights) | {
+        e.name: e.view(vector).clone() for e in network.layout.buffers
+    }
+    logits = functional_call(network._module.train(), state, normalised(data))
+    expected_loss = functional.cross_entropy(logits, data.labels)
+    (expected,) = torch.autograd.grad(expected_loss, weights)
+    count = network.layout.num_parameters
+    found = torch.full((1, count), 7.0)
+    loss = network.gradients(vector[None], [data.images], [data.labels], found)
+    torch.testing.assert_close(found[0], expected[:count], rtol=1e-4, atol=1e-6)
+    assert loss[0].item() == pytest.approx(expected_loss.item(), rel=1e-6)
+
+
+def test_several_models_do_not_mix(network, data):
+    models = vectors(network, 3)
+    alone = [network.evaluate(vector, data, 20) for vector in models]
+    assert len(set(alone)) == 3
+    block = torch.stack(models)
+    gradient = torch.empty(3, network.layout.num_parameters)
+    images, labels = [data.images] * 3, [data.labels] * 3
+    together = network.gradients(block.clone(), images, labels, gradient)
+    for row, vector in enumerate(models):
+        own = torch.empty(1, network.layout.num_parameters)
+        loss = network.gradients(vector.clone()[None], images[:1], labels[:1], own)
+        assert torch.equal(own[0], gradient[row])
+        assert loss[0] == together[row]
+    assert [network.evaluate(vector, data, 20) for vector in models] == alone
+
+
+def test_a_model_changed_in_place_is_seen(network, data):
+    (vector,) = vectors(network, 1)
+    before = network.evaluate(vector, data, 60)
+    vector.mul_(0.5)
+    assert network.evaluate(vector, data, 60) != before
+
+
+def test_what_is_received_is_ones_own_and_never_stale(network):
+    first, second = (network.layout.to_record(v, {}) for v in vectors(network, 2))
+    vector = network.receive(first)
+    vector.zero_()
+    assert torch.equal(network.receive(first), network.layout.to_vector(first))
+    assert torch.equal(network.receive(second), network.layout.to_vector(second))
+
+
+def test_evaluation_by_hand(network, data):
+    (vector,) = vectors(network, 1)
+    state = named(network, vector)
+    logits = functional_call(network._module.eval(), state, normalised(data))
+    loss, accuracy = network.evaluate(vector, data, 7)
+    expected = functional.cross_entropy(logits, data.labels).item()
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert accuracy == int((logits.argmax(1) == data.labels).sum()) / len(data)
+
+
+def test_threads_are_put_back():
+    before = torch.get_num_threads()
+    with torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named():
+    assert pick_device("auto").type == "cpu"
+    with pytest.raises(InputError, match="device: 'cuda:1', but PyTorch sees 0 GPUs"):
+        pick_device("cuda:1")

@@ -18,7 +18,7 @@ def run(out, *words):
     subprocess.run(
         [*COMMAND, *BRIEF, *words, "--out", str(out)],
         check=True,
-        timeout=300,
+        timeout=900,
         cwd=out.parent,
         env={**os.environ, "PYTHONPATH": str(HOME)},
     )

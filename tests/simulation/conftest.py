@@ -270,7 +270,7 @@ def _run_jobs(cwd: Path, *jobs: dict[str, Any]) -> tuple[list[str], dict[str, An
         env=env,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
     said = done.stdout + done.stderr

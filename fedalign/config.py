@@ -21,6 +21,7 @@ from pydantic import (
     PlainSerializer,
     ValidationError,
     ValidationInfo,
+    field_validator,
 )
 
 from fedalign.errors import InputError
@@ -63,7 +64,7 @@ class Evaluation(Section):
     """What the server measures after each round."""
 
     pairs: int = Field(3, ge=0, description="pairs of client models to interpolate between")
-    alphas: int = Field(11, ge=3, description="points on each path, both ends included")
+    alphas: int = Field(11, ge=0, description="points on each path, ends included; 0: no paths")
     examples: int | None = Field(
         1000, gt=0, description="test examples a path is measured on; null: all of them"
     )
@@ -75,6 +76,13 @@ class Evaluation(Section):
     )
     batch_size: int = Field(200, gt=0, description="examples in one forward pass")
     threads: int = Field(1, gt=0, description="torch threads; more pay for large models only")
+
+    @field_validator("alphas")
+    @classmethod
+    def _ends_and_a_middle(cls, alphas: int) -> int:
+        if alphas in (1, 2):
+            raise ValueError("a path has 3 points or more; 0 measures none")
+        return alphas
 
 
 class Simulation(Section):

@@ -57,7 +57,8 @@ class Network:
             labels: for each model `(B,)` int64.
             out: `(K, P)`, overwritten with the gradients.
         """
-        self._module.train()
+        if not self._module.training:  # walking through all modules costs as much as a small layer
+            self._module.train()
         out.zero_()
         losses = []
         for vector, gradient, image, label in zip(block, out, images, labels, strict=True):

@@ -51,6 +51,10 @@ class Measure:
         after = self.network.layout.to_vector(outcome.after)
         loss, accuracy = self.network.evaluate(after, self.test, self.settings.batch_size)
         outcome.metrics |= {"test_loss": loss, "test_accuracy": accuracy}
+        if self.settings.alphas:
+            self._measure_paths(outcome, after)
+
+    def _measure_paths(self, outcome: Round, after: Tensor) -> None:
         before = self.network.layout.to_vector(outcome.before)
         steps = self.curve("global", before, after)
         between = [self._between(outcome.clients, pair) for pair in self._pairs(outcome)]

@@ -104,6 +104,14 @@ def test_a_round_is_measured(plain, data):
     assert outcome.metrics["client_loss_barrier"] == expected
 
 
+def test_no_alphas_no_paths(plain, data):
+    outcome = Round(1, plain.initial, plain.initial, {0: plain.initial, 1: plain.initial})
+    observer = measure(plain, data, alphas=0)
+    observer.on_round(outcome)
+    assert set(outcome.metrics) == {"test_loss", "test_accuracy"}
+    assert observer.curves == []
+
+
 def test_one_client_has_no_pairs(plain, data):
     outcome = Round(1, plain.initial, plain.initial, {0: plain.initial})
     measure(plain, data).on_round(outcome)

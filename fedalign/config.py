@@ -75,7 +75,9 @@ class Evaluation(Section):
         0.0, ge=0, le=1, description="share of the clients that evaluate the new model themselves"
     )
     batch_size: int = Field(200, gt=0, description="examples in one forward pass")
-    threads: int = Field(1, gt=0, description="torch threads; more pay for large models only")
+    threads: int = Field(
+        1, gt=0, description="the server's torch threads; more pay for large models"
+    )
 
     @field_validator("alphas")
     @classmethod

@@ -176,7 +176,8 @@ def explain(error: ValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "missing":
         return "must be given"
-    return f"{first['input']!r} is not allowed: {first['msg'][0].lower()}{first['msg'][1:]}"
+    allowed = first["msg"].removeprefix("Value error, ")
+    return f"{first['input']!r} is not allowed: {allowed[0].lower()}{allowed[1:]}"
 
 
 def _value(option: Option, raw: Mapping[str, Any], key: str, place: str) -> Any:

@@ -9,6 +9,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedalign.federation import federation_of
 from fedalign.landscape.measure import Measure
+from fedalign.network import torch_threads
 from fedalign.registry import FLOWER_SAMPLING
 from fedalign.rounds import discover, run_rounds
 from fedalign.runs.folder import RunFolder
@@ -37,7 +38,8 @@ def main(grid: Grid, context: Context) -> None:
     progress = Progress(
         f"{config.strategy.name} on {config.data.name}: {folder.path}", config.rounds
     )
-    with folder, progress:
+    # For all that the server does: a second thread spins on after each large tensor operation.
+    with folder, progress, torch_threads(config.evaluation.threads):
         model = run_rounds(
             strategy,
             grid,

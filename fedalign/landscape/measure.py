@@ -14,7 +14,7 @@ from torch import Tensor
 from fedalign.config import Evaluation
 from fedalign.data import Dataset
 from fedalign.landscape.barriers import Curve, accuracy_barrier, loss_barrier
-from fedalign.network import Network, torch_threads
+from fedalign.network import Network
 from fedalign.rng import rng
 from fedalign.rounds import Round
 
@@ -44,10 +44,6 @@ class Measure:
 
     def on_round(self, outcome: Round) -> None:
         """Add the global model's test loss and accuracy and the round's mean barriers."""
-        with torch_threads(self.settings.threads):
-            self._measure(outcome)
-
-    def _measure(self, outcome: Round) -> None:
         after = self.network.layout.to_vector(outcome.after)
         loss, accuracy = self.network.evaluate(after, self.test, self.settings.batch_size)
         outcome.metrics |= {"test_loss": loss, "test_accuracy": accuracy}

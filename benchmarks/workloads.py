@@ -147,32 +147,21 @@ def plain(settings: dict[str, Any], rounds: int, threads: int) -> list[float]:
     return seconds
 
 
-def measure(name: str, engine: str, rounds: int) -> tuple[list[float], float, float]:
-    """Return the seconds of each round, the CPU seconds of all processes, and the last accuracy."""
+def measure(name: str, engine: str, rounds: int, threads: int) -> tuple[list[float], float]:
+    """Return the seconds of each round and the CPU seconds of all processes."""
     with tempfile.TemporaryDirectory() as out:
-        if engine.startswith("plain"):
-            words = [
-                "workloads.py",
-                name,
-                "--child",
-                str(rounds),
-                out,
-                engine.removeprefix("plain"),
-            ]
-            command = [sys.executable, str(HERE / words[0]), *words[1:]]
-        else:
-            given = COMMON | WORKLOADS[name] | {"rounds": rounds, "simulation.backend": engine}
-            yaml = Path(out) / "empty.yaml"
-            yaml.touch()
-            code = "from fedalign.cli import main; main()"
-            words = [f"{key}={value}" for key, value in given.items()]
-            command = [sys.executable, "-c", code, "run", str(yaml), *words, "--out", out]
-        cpu = _run(command)
-        if engine.startswith("plain"):
-            return [float(line) for line in (Path(out) / "seconds").read_text().split()], cpu, 0.0
+        if engine == "plain":
+            words = [name, "--threads", str(threads), "--child", str(rounds), out]
+            cpu = _run([sys.executable, __file__, *words])
+            return [float(line) for line in (Path(out) / "seconds").read_text().split()], cpu
+        given = COMMON | WORKLOADS[name] | {"rounds": rounds, "simulation.backend": engine}
+        yaml = Path(out) / "empty.yaml"
+        yaml.touch()
+        code = "from fedalign.cli import main; main()"
+        words = [f"{key}={value}" for key, value in given.items()]
+        cpu = _run([sys.executable, "-c", code, "run", str(yaml), *words, "--out", out])
         (metrics,) = Path(out).glob("*/metrics.csv")
-        table = pd.read_csv(metrics)
-        return table["seconds"].tolist(), cpu, float(table["test_accuracy"].iloc[-1])
+        return pd.read_csv(metrics)["seconds"].tolist(), cpu
 
 
 def _run(command: list[str]) -> float:
@@ -217,20 +206,19 @@ def report() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of the plain loop")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        rounds, out, threads = given.child
-        seconds = plain(WORKLOADS[given.workload], int(rounds), int(threads or 1))
+        rounds, out = given.child
+        seconds = plain(WORKLOADS[given.workload], int(rounds), given.threads)
         Path(out, "seconds").write_text("\n".join(map(str, seconds)))
         return
     wall: dict[str, list[float]] = {engine: [] for engine in given.engines}
     cpu: dict[str, list[float]] = {engine: [] for engine in given.engines}
     for _ in range(given.repeats):
         for engine in given.engines:
-            full = engine + str(given.threads) if engine == "plain" else engine
-            _, first, _ = measure(given.workload, full, 1)
-            seconds, whole, _ = measure(given.workload, full, given.rounds)
+            _, first = measure(given.workload, engine, 1, given.threads)
+            seconds, whole = measure(given.workload, engine, given.rounds, given.threads)
             wall[engine].append(median(seconds[1:]))
             cpu[engine].append((whole - first) / (given.rounds - 1))
     print(f"{given.workload}, {given.rounds} rounds, {given.repeats} repeats, plain loop on "

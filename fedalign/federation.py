@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from flwr.serverapp.strategy import Strategy
 
 from fedalign.config import Config, Scalar, from_run_config
 from fedalign.data import Dataset
 from fedalign.network import Network, pick_device
+from fedalign.registry import FLOWER_SAMPLING
 from fedalign.rng import rng
 
 
@@ -46,6 +48,13 @@ class Federation:
     def client(self) -> Any:
         """The client algorithm."""
         return self.config.client.build()
+
+    def strategy(self) -> Strategy:
+        """Return a fresh strategy, for a server that draws the clients itself."""
+        built: Strategy = self.config.strategy.build(
+            layout=self.network.layout, seed=self.config.seed, **FLOWER_SAMPLING
+        )
+        return built
 
     def shards(self, num_clients: int) -> list[np.ndarray]:
         """Return who owns which examples: the same on every machine, from the seed."""

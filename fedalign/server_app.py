@@ -10,7 +10,6 @@ from flwr.serverapp import Grid, ServerApp
 from fedalign.federation import federation_of
 from fedalign.landscape.measure import Measure
 from fedalign.network import torch_threads
-from fedalign.registry import FLOWER_SAMPLING
 from fedalign.rounds import discover, run_rounds
 from fedalign.runs.folder import RunFolder
 from fedalign.runs.manifest import manifest
@@ -32,7 +31,7 @@ def main(grid: Grid, context: Context) -> None:
         config = config.model_copy(update={"num_clients": len(nodes)})
     facts = manifest(federation, len(nodes), type(grid).__name__)
 
-    strategy = config.strategy.build(layout=network.layout, seed=config.seed, **FLOWER_SAMPLING)
+    strategy = federation.strategy()
     measure = Measure(network, federation.test, federation.train, config.evaluation, config.seed)
     folder = RunFolder(config, facts, measure)
     progress = Progress(

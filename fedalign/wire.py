@@ -52,11 +52,6 @@ def arrays_of(message: Message) -> ArrayRecord:
     return cast(ArrayRecord, message.content["arrays"])
 
 
-def metrics_of(message: Message) -> MetricRecord:
-    """Return the numbers in a reply."""
-    return cast(MetricRecord, message.content["metrics"])
-
-
 def train_reply(
     message: Message, arrays: ArrayRecord, num_examples: int, train_loss: float
 ) -> Message:

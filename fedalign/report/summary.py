@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fedalign.config import Config
 from fedalign.federation import Federation
-from fedalign.registry import BUILTIN, FLOWER_SAMPLING, Option, Part, load, names, options
+from fedalign.registry import BUILTIN, Option, Part, load, names, options
 from fedalign.runs.folder import folder_of
 
 
@@ -18,7 +18,7 @@ def summary(config: Config) -> str:
     """Return what a run would do, in a few lines; loads the data and makes the partition."""
     federation = Federation(config)
     network = federation.network
-    config.strategy.build(layout=network.layout, seed=config.seed, **FLOWER_SAMPLING)
+    federation.strategy()  # what it does not like about its options, it says here
     sizes = [len(shard) for shard in federation.shards(config.num_clients)]
     drawn = min(config.clients_per_round or config.num_clients, config.num_clients)
     return "\n".join(

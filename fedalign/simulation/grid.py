@@ -27,7 +27,7 @@ from flwr.app import (
 )
 from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
-from flwr.serverapp import Grid
+from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -61,6 +61,12 @@ class LocalGrid(Grid):
         self._replies: dict[str, Message] = {}
         self.contexts: dict[int, Context] = {}
         self.set_run(Run.create_empty(secrets.randbits(63) if run_id is None else run_id))
+
+    def serve(self, server_app: ServerApp) -> None:
+        """Return when ``server_app`` has come to its end; what it raises comes out as is."""
+        run_config = dict(self._run_config)
+        context = Context(self.run.run_id, SERVER_NODE_ID, {}, RecordDict(), run_config)
+        server_app(grid=self, context=context)
 
     def set_run(self, run: Run) -> None:
         """Return nothing; messages belong to ``run`` from here on."""

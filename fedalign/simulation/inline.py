@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message
 from flwr.clientapp import ClientApp
 
 from fedalign.simulation.app import FlowerApp, Scalar
-from fedalign.simulation.grid import SERVER_NODE_ID, LocalGrid, call, is_over, private_copy
+from fedalign.simulation.grid import LocalGrid, call, is_over, private_copy
 
 
 class InlineGrid(LocalGrid):
@@ -42,6 +42,4 @@ def run(
 ) -> None:
     """Return when the ServerApp of ``app`` has come to its end; what it raises comes out as is."""
     server_app, client_app = app.load()
-    grid = InlineGrid(client_app, num_supernodes, run_config, run_id)
-    context = Context(grid.run.run_id, SERVER_NODE_ID, {}, RecordDict(), dict(run_config))
-    server_app(grid=grid, context=context)
+    InlineGrid(client_app, num_supernodes, run_config, run_id).serve(server_app)

@@ -22,7 +22,6 @@ from flwr.common.constant import ErrorCode
 from fedalign.errors import InputError
 from fedalign.simulation.app import FlowerApp, Scalar, load_component
 from fedalign.simulation.grid import (
-    SERVER_NODE_ID,
     LocalGrid,
     call,
     error_reply,
@@ -167,8 +166,7 @@ def run(
         grid = None
         try:
             grid = RayGrid(app, num_supernodes, run_config, run_id, config["client_resources"])
-            context = Context(grid.run.run_id, SERVER_NODE_ID, {}, RecordDict(), dict(run_config))
-            app.load()[0](grid=grid, context=context)
+            grid.serve(app.load()[0])  # loaded while the workers load theirs
         finally:
             if own:
                 ray.shutdown()

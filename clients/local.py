@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,9 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clients.optimizers import Step, adam, sgd
+from clients.batches import Batches
+from clients.optimizers import SGD, Adam, Optimizer
 from fedalign.data import Dataset
-from fedalign.masks import MaskPlan, Phase, phases
+from fedalign.masks import Freezer, MaskPlan, phases
 from fedalign.network import Network, torch_threads
 
 
@@ -46,58 +47,32 @@ class Local:
 
         Args:
             network: the network that all clients share.
-            block: `(K, F)`, one model a client; K = 1 so far.
+            block: `(K, F)`, one model a client.
             data: the training set on the network's device.
-            rows: which examples of `data` each client owns.
+            rows: which examples of `data` each client owns. Who has most stands first, so that
+                whoever is done stands behind whoever is not, and the block shrinks.
             plan: this round's mask plan.
             streams: each client's generator for the order of its examples.
         """
-        (owned,), (stream,) = rows, streams
-        batches = self._batches(owned, stream, network.device)
+        weights = block[:, : network.layout.num_parameters]
+        batches = Batches(rows, streams, self.epochs, self.batch_size, block.device)
+        planned = [phases(plan, network.layout, steps) for steps in batches.steps]
+        optimizer, freezer = self._optimizer(weights), Freezer(weights, planned)
+        gradient, losses = torch.empty_like(weights), torch.zeros(batches.sizes.shape)
         with torch_threads(self.threads):
-            planned = phases(plan, network.layout, len(batches))
-            losses = _run(network, block, data, iter(batches), planned, self._optimizer)
-        sizes = torch.tensor([len(batch) for batch in batches], device=block.device)
-        return (torch.stack(losses) * sizes[:, None]).sum(0) / sizes.sum()
+            for step in range(batches.steps[0]):
+                index, sizes = batches.at(step)
+                k = len(sizes)
+                for row in freezer.enter(step, weights):
+                    optimizer.reset(row)
+                images, labels = data.images[index], batches.mark(data.labels[index], sizes)
+                loss = network.gradients(block[:k], images, labels, sizes, gradient[:k])
+                optimizer.step(weights[:k], gradient[:k])
+                freezer.put_back(weights[:k])
+                losses[step, :k] = loss
+        return (losses * batches.sizes).sum(0) / batches.sizes.sum(0)
 
-    def _batches(
-        self, owned: np.ndarray, stream: np.random.Generator, device: torch.device
-    ) -> list[Tensor]:
-        order = [torch.from_numpy(stream.permutation(owned)) for _ in range(self.epochs)]
-        return [
-            batch for epoch in order for batch in torch.split(epoch.to(device), self.batch_size)
-        ]
-
-    def _optimizer(self) -> Step:
+    def _optimizer(self, weights: Tensor) -> Optimizer:
         if self.optimizer == "adam":
-            return adam(self.lr, self.weight_decay)
-        return sgd(self.lr, self.momentum, self.weight_decay)
-
-
-def _run(
-    network: Network,
-    block: Tensor,
-    data: Dataset,
-    batches: Iterator[Tensor],
-    planned: Sequence[Phase],
-    new_optimizer: Callable[[], Step],
-) -> list[Tensor]:
-    """Return the loss of each step.
-
-    Fixed weights are put back after the step: exact, whatever momentum or weight decay did.
-    """
-    weights = block[:, : network.layout.num_parameters]
-    gradient = torch.empty_like(weights)
-    losses = []
-    for phase in planned:
-        step = new_optimizer()
-        trains = None if phase.trains is None else phase.trains.to(block.device)
-        anchor = weights.clone()
-        for _ in range(phase.steps):
-            batch = next(batches)
-            loss = network.gradients(block, [data.images[batch]], [data.labels[batch]], gradient)
-            step(weights, gradient)
-            if trains is not None:
-                torch.where(trains, weights, anchor, out=weights)
-            losses.append(loss)
-    return losses
+            return Adam(weights, self.lr, self.weight_decay)
+        return SGD(weights, self.lr, self.momentum, self.weight_decay)

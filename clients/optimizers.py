@@ -5,46 +5,65 @@ A `torch.optim` object costs more than a second in each fresh process, and works
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-Step = Callable[[Tensor, Tensor], None]  # (weights, gradient), both (K, P); changes both in place
+
+class Optimizer(Protocol):
+    """An update rule with a state of its own for each of K models."""
+
+    def reset(self, row: int) -> None:
+        """Forget what was learnt about one model."""
+
+    def step(self, weights: Tensor, gradient: Tensor) -> None:
+        """Update the first k models in place; `weights` and `gradient` `(k, P)` are changed."""
 
 
-def sgd(lr: float, momentum: float, weight_decay: float) -> Step:
-    """Return a fresh SGD step with PyTorch's momentum: `v = momentum v + g; w = w - lr v`."""
-    velocity: Tensor | None = None
+class SGD:
+    """SGD with PyTorch's momentum: `v = momentum v + g; w = w - lr v`; `like` is `(K, P)`."""
 
-    def step(weights: Tensor, gradient: Tensor) -> None:
-        nonlocal velocity
-        if weight_decay:
-            gradient.add_(weights, alpha=weight_decay)
-        if momentum and velocity is None:
-            velocity = gradient.clone()
-        elif velocity is not None:
-            velocity.mul_(momentum).add_(gradient)
-        weights.add_(gradient if velocity is None else velocity, alpha=-lr)
+    def __init__(self, like: Tensor, lr: float, momentum: float, weight_decay: float):
+        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self._velocity = torch.zeros_like(like) if momentum else like[:0]
 
-    return step
+    def reset(self, row: int) -> None:
+        """Stop a model."""
+        self._velocity[row : row + 1].zero_()
+
+    def step(self, weights: Tensor, gradient: Tensor) -> None:
+        """Update the first k models."""
+        if self.weight_decay:
+            gradient.add_(weights, alpha=self.weight_decay)
+        if self.momentum:
+            gradient = self._velocity[: len(weights)].mul_(self.momentum).add_(gradient)
+        weights.add_(gradient, alpha=-self.lr)
 
 
-def adam(lr: float, weight_decay: float, beta1: float = 0.9, beta2: float = 0.999) -> Step:
-    """Return a fresh step of Adam (Kingma and Ba 2015), weight decay added to the gradient."""
-    mean = square = torch.tensor(0.0)
-    steps = 0
+class Adam:
+    """Adam (Kingma and Ba 2015), weight decay added to the gradient; `like` is `(K, P)`."""
 
-    def step(weights: Tensor, gradient: Tensor) -> None:
-        nonlocal mean, square, steps
-        if steps == 0:
-            mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
-        steps += 1
-        if weight_decay:
-            gradient.add_(weights, alpha=weight_decay)
+    def __init__(self, like: Tensor, lr: float, weight_decay: float):
+        self.lr, self.weight_decay, self.betas = lr, weight_decay, (0.9, 0.999)
+        self._mean, self._square = torch.zeros_like(like), torch.zeros_like(like)
+        self._steps = [0] * len(like)
+
+    def reset(self, row: int) -> None:
+        """Forget a model's moments."""
+        self._mean[row].zero_()
+        self._square[row].zero_()
+        self._steps[row] = 0
+
+    def step(self, weights: Tensor, gradient: Tensor) -> None:
+        """Update the first k models."""
+        (beta1, beta2), count = self.betas, len(weights)
+        self._steps[:count] = [step + 1 for step in self._steps[:count]]
+        if self.weight_decay:
+            gradient.add_(weights, alpha=self.weight_decay)
+        mean, square = self._mean[:count], self._square[:count]
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        scale = square.sqrt().div_((1 - beta2**steps) ** 0.5).add_(1e-8)
-        weights.addcdiv_(mean, scale, value=-lr / (1 - beta1**steps))
-
-    return step
+        for row, step in enumerate(self._steps[:count]):
+            scale = square[row].sqrt().div_((1 - beta2**step) ** 0.5).add_(1e-8)
+            weights[row].addcdiv_(mean[row], scale, value=-self.lr / (1 - beta1**step))

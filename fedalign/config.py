@@ -88,7 +88,10 @@ class Evaluation(Section):
 
 
 class Simulation(Section):
-    """How virtual clients are run; never changes a result."""
+    """How virtual clients are run; `cohort: 1` and `fuse: false` give the same bits everywhere.
+
+    Otherwise sums are taken in another order, which changes a result in its last bits.
+    """
 
     backend: Literal["inline", "ray", "flower"] = Field(
         "inline",
@@ -96,13 +99,21 @@ class Simulation(Section):
     )
     client_cpus: float = Field(1, gt=0, description="CPUs that Ray reserves for a client")
     client_gpus: float = Field(0, ge=0, description="GPUs, or a fraction, that Ray reserves")
+    address: str | None = Field(None, description="a running Ray cluster's; null: this machine")
+    cohort: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
+        "auto", description="clients trained as one stacked block; auto: what is fastest here"
+    )
+    fuse: bool = Field(
+        True, description="sum client models where they are trained, if the strategy averages them"
+    )
 
     def backend_config(self) -> dict[str, Any]:
         """Return these settings as the engine takes them."""
         if self.backend == "inline":
             return {}
         resources = {"num_cpus": self.client_cpus, "num_gpus": self.client_gpus}
-        return {"client_resources": resources}
+        config: dict[str, Any] = {"client_resources": resources}
+        return config | ({"init_args": {"address": self.address}} if self.address else {})
 
 
 def _part(section: Any, info: ValidationInfo) -> Part:
@@ -139,6 +150,9 @@ class Config(Section):
     out: str = Field("runs", description="folder that holds the run folders")
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU if there is one"
+    )
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="bf16: forward and backward under autocast, updates in float32"
     )
     data: PartField = _default("data")
     partition: PartField = _default("partition")

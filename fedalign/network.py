@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
 from operator import is_not
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional
 from fedalign.data import Dataset
 from fedalign.errors import InputError
 from fedalign.parameters import Layout
+from fedalign.stacked import Stacked
 
 
 class Network:
@@ -23,50 +25,57 @@ class Network:
         module: the network; its own weights are kept as `initial` and never used again.
         data: says how images are normalised.
         device: where forward and backward run.
+        precision: `bf16` runs them under autocast; weights and updates stay float32.
     """
 
-    def __init__(self, module: nn.Module, data: Dataset, device: torch.device):
+    def __init__(
+        self, module: nn.Module, data: Dataset, device: torch.device, precision: str = "float32"
+    ):
         self.layout = Layout.of(module)
         self.initial = self.layout.initial_record(module)
         self.device = device
         self._module = module.to(device)
         self._bound: tuple[int, int] | None = None
         self._received: tuple[list[bytes], Tensor] | None = None
+        self._shape, self._autocast = data.images.shape[1:], precision == "bf16"
         scale = 255.0  # images are kept as uint8 and normalised here, on the device
         self._mean = torch.tensor(data.mean, device=device).view(1, -1, 1, 1) * scale
         self._std = torch.tensor(data.std, device=device).view(1, -1, 1, 1) * scale
 
     def receive(self, arrays: ArrayRecord) -> Tensor:
-        """Return the model `(F,)` in a message, a copy on the device.
+        """Return the model `(F,)` in a message, on the device; not to be changed.
 
         Clients of one round get the same bytes, which are decoded for the first of them only.
         """
         data = [array.data for array in arrays.values()]
         if self._received is None or any(map(is_not, data, self._received[0])):
             self._received = data, self.layout.to_vector(arrays).to(self.device)
-        return self._received[1].clone()
+        return self._received[1]
+
+    @cached_property
+    def stacked(self) -> Stacked | None:
+        """The network for many models at once; None if it cannot be had, or is not the same."""
+        try:
+            stacked = Stacked(self._module, self.layout)
+        except TypeError:
+            return None
+        return stacked if self._agrees(stacked) else None
 
     def gradients(
-        self, block: Tensor, images: Sequence[Tensor], labels: Sequence[Tensor], out: Tensor
+        self, block: Tensor, images: Tensor, labels: Tensor, sizes: Sequence[int], out: Tensor
     ) -> Tensor:
         """Return the mean cross-entropy of each model on its own batch, `(K,)`.
 
         Args:
             block: `(K, F)` models; their BatchNorm statistics are updated in place.
-            images: for each model `(B, C, H, W)` uint8.
-            labels: for each model `(B,)` int64.
+            images: `(K, B, C, H, W)` uint8.
+            labels: `(K, B)` int64; -1 for examples that only fill up the batch, at its end.
+            sizes: how many examples of each batch count.
             out: `(K, P)`, overwritten with the gradients.
         """
-        if not self._module.training:  # walking through all modules costs as much as a small layer
-            self._module.train()
-        out.zero_()
-        losses = []
-        for vector, gradient, image, label in zip(block, out, images, labels, strict=True):
-            self._bind(vector, gradient)
-            loss = functional.cross_entropy(self._module(self._normalise(image)), label)
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-        return torch.stack(losses)
+        if len(block) == 1 or self.stacked is None:
+            return self._one_by_one(block, images, labels, sizes, out)
+        return self._at_once(self.stacked, block, images, labels, sizes, out)
 
     @torch.no_grad()
     def evaluate(self, vector: Tensor, data: Dataset, batch_size: int) -> tuple[float, float]:
@@ -76,7 +85,8 @@ class Network:
         loss, hits = 0.0, 0
         for start in range(0, len(data), batch_size):
             rows = slice(start, start + batch_size)
-            logits = self._module(self._normalise(data.images[rows].to(self.device)))
+            with self._casting():
+                logits = self._module(self._normalise(data.images[rows].to(self.device))).float()
             labels = data.labels[rows].to(self.device)
             loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
             hits += int((logits.argmax(1) == labels).sum())
@@ -108,6 +118,56 @@ class Network:
             norm.momentum = momentum
         return vector
 
+    def _one_by_one(
+        self, block: Tensor, images: Tensor, labels: Tensor, sizes: Sequence[int], out: Tensor
+    ) -> Tensor:
+        if not self._module.training:  # walking through all modules costs as much as a small layer
+            self._module.train()
+        out.zero_()
+        losses = []
+        for k, size in enumerate(sizes):
+            self._bind(block[k], out[k])
+            with self._casting():
+                logits = self._module(self._normalise(images[k, :size]))
+            loss = functional.cross_entropy(logits.float(), labels[k, :size])
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return torch.stack(losses)
+
+    def _at_once(
+        self,
+        stacked: Stacked,
+        block: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        sizes: Sequence[int],
+        out: Tensor,
+    ) -> Tensor:
+        floats, counts = self._normalise(images.flatten(0, 1)), torch.tensor(sizes)
+        with self._casting():
+            return stacked.gradients(block, floats, labels, counts.to(self.device), out)
+
+    def _agrees(self, stacked: Stacked) -> bool:
+        """Return whether the stacked network computes what the module does, on random models.
+
+        A module may use a layer's weights behind its back, mix examples, or draw random numbers.
+        """
+        count, draw, sizes = self.layout.num_parameters, torch.Generator().manual_seed(0), [4, 3]
+        start = self.layout.to_vector(self.initial).repeat(2, 1)
+        start[:, :count] += 0.02 * torch.randn(2, count, generator=draw)
+        images = torch.randint(0, 256, (2, 4, *self._shape), generator=draw)
+        images = images.to(self.device, torch.uint8)
+        labels = torch.tensor([[0, 0, 0, 0], [0, 0, 0, -1]], device=self.device)
+        autocast, self._autocast = self._autocast, False  # its rounding would hide a difference
+        found = []
+        for run in (self._one_by_one, partial(self._at_once, stacked)):
+            block = start.to(self.device, copy=True)
+            gradient = torch.zeros_like(block[:, :count])
+            loss = run(block, images, labels, sizes, gradient)
+            found.append(torch.cat([loss, gradient.flatten(), block.flatten()]))
+        self._autocast = autocast
+        return bool((found[0] - found[1]).norm() <= 1e-2 * found[0].norm())
+
     def _bind(self, vector: Tensor, gradient: Tensor | None = None) -> None:
         """Point the module at `vector`, unless it is there: every step of a client asks again.
 
@@ -119,6 +179,9 @@ class Network:
             if gradient is not None:
                 self.layout.bind_gradients(self._module, gradient)
             self._bound = place
+
+    def _casting(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
 
     def _normalise(self, images: Tensor) -> Tensor:
         floats = images.to(torch.float32, memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Protocol, cast
@@ -18,12 +18,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedalign.cohorts import Answers, CohortGrid, Wanted, averages, clients_in, unmark
 from fedalign.errors import FedalignError
 from fedalign.parameters import like, num_bytes
 from fedalign.rng import rng
 from fedalign.wire import arrays_of
 
 log = logging.getLogger("fedalign")
+
+MOST_SUMS = 32  # so many models at most come back where sums will do, however many clients
+PLAIN = Wanted()
 
 
 class RoundFailedError(FedalignError):
@@ -38,7 +42,7 @@ class Round:
         number: from 1.
         before: the global model that was sent.
         after: the global model that came of it.
-        clients: the models that came back, by partition id, in that order.
+        clients: those client models that were asked for, by partition id.
         metrics: numbers for `metrics.csv`; callbacks add theirs.
     """
 
@@ -47,6 +51,10 @@ class Round:
     after: ArrayRecord
     clients: Mapping[int, ArrayRecord]
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+Keep = Callable[[int, Sequence[int]], Iterable[int]]
+"""Of a round's number and partitions, those whose models are wanted."""
 
 
 class Callback(Protocol):
@@ -67,6 +75,9 @@ def run_rounds(
     clients_per_round: int | None = None,
     evaluate_fraction: float = 0.0,
     timeout: float = 3600.0,
+    cohort: int = 1,
+    fused: bool = False,
+    keep: Keep = lambda _number, _partitions: (),
     callbacks: Sequence[Callback] = (),
 ) -> ArrayRecord:
     """Return the global model after `rounds` rounds.
@@ -81,32 +92,38 @@ def run_rounds(
         clients_per_round: how many are drawn; None takes all.
         evaluate_fraction: share of the clients that evaluate the new model on their own data.
         timeout: seconds to wait for the replies of one phase.
+        cohort: how many clients are trained as one, where grid and ClientApp can.
+        fused: sum client models where they are trained, where grid and strategy allow it.
+        keep: of a round's partitions, those whose models the callbacks look at.
         callbacks: called after each round, in this order.
 
     Raises:
         RoundFailedError: if no client of a round answered with a model.
     """
+    fused = fused and averages(strategy)
     for number in range(1, rounds + 1):
         started = time.perf_counter()
 
         # Draw who takes part.
         drawn = _draw(nodes, clients_per_round, seed, "sample", number)
+        looked_at = [drawn[partition] for partition in keep(number, list(drawn))]
+        wanted = Wanted(cohort, fused, frozenset(looked_at))
 
         # Train locally.
         messages = strategy.configure_train(number, arrays, ConfigRecord(), _shown(grid, drawn))
         ordered = _by_partition(messages, drawn)
-        replies = _exchange(grid, ordered, drawn, timeout, number)
+        replies, models = _exchange(grid, ordered, drawn, timeout, number, wanted)
 
-        # Fuse. Some strategies empty the replies as they go, so the client models are kept apart.
-        clients = {p: ArrayRecord(dict(arrays_of(m))) for p, m in replies}
-        fused, numbers = strategy.aggregate_train(number, [m for _, m in replies])
-        if fused is None:
+        # Fuse. Some strategies empty the replies as they go, so they come last.
+        sizes = [unmark(m) or (1, num_bytes(arrays_of(m))) for m in replies]
+        result, numbers = strategy.aggregate_train(number, replies)
+        if result is None:
             raise RoundFailedError(f"round {number}: the strategy made no model of the replies")
-        outcome = Round(number, arrays, like(fused, arrays), clients)
+        outcome = Round(number, arrays, like(result, arrays), models)
         outcome.metrics |= _scalars(numbers)
-        outcome.metrics["clients"] = len(replies)
+        outcome.metrics["clients"] = sum(clients for clients, _ in sizes)
         outcome.metrics["bytes_down"] = sum(num_bytes(arrays_of(m)) for m in ordered)
-        outcome.metrics["bytes_up"] = sum(num_bytes(model) for model in clients.values())
+        outcome.metrics["bytes_up"] = sum(sent for _, sent in sizes)
         arrays = outcome.after
 
         # Measure.
@@ -116,8 +133,8 @@ def run_rounds(
             messages = strategy.configure_evaluate(
                 number, arrays, ConfigRecord(), _shown(grid, drawn)
             )
-            answers = _exchange(grid, _by_partition(messages, drawn), drawn, timeout, number)
-            numbers = strategy.aggregate_evaluate(number, [m for _, m in answers])
+            answers, _ = _exchange(grid, _by_partition(messages, drawn), drawn, timeout, number)
+            numbers = strategy.aggregate_evaluate(number, answers)
             outcome.metrics |= {f"client_{k}": v for k, v in _scalars(numbers).items()}
         for callback in callbacks:
             outcome.metrics["seconds"] = time.perf_counter() - started
@@ -129,8 +146,10 @@ def discover(grid: Grid, timeout: float) -> dict[int, int]:
     """Return node id by partition id, once every node of the federation has registered.
 
     Flower's node ids are random; everything reproducible goes by partition id. Flower's stock
-    engine starts the server before its nodes are there.
+    engine starts the server before its nodes are there. Our own engines know without asking.
     """
+    if isinstance(grid, CohortGrid):
+        return grid.partitions()
     partition_of: dict[int, int] = {}
     expected, deadline = 1, time.monotonic() + timeout
     while len(partition_of) < expected:
@@ -170,10 +189,10 @@ class _Shown:
 def _draw(
     nodes: Mapping[int, int], count: int | None, seed: int, stream: str, number: int
 ) -> dict[int, int]:
-    partitions = sorted(nodes)
+    partitions = list(nodes)
     if count is not None and count < len(partitions):
-        chosen = rng(seed, stream, number).choice(partitions, count, replace=False)
-        partitions = sorted(int(partition) for partition in chosen)
+        chosen = rng(seed, stream, number).choice(len(partitions), count, replace=False)
+        partitions = [partitions[place] for place in sorted(chosen)]
     return {partition: nodes[partition] for partition in partitions}
 
 
@@ -183,25 +202,50 @@ def _by_partition(messages: Iterable[Message], drawn: Mapping[int, int]) -> list
 
 
 def _exchange(
-    grid: Grid, messages: list[Message], drawn: Mapping[int, int], timeout: float, number: int
-) -> list[tuple[int, Message]]:
-    """Return the usable replies with their partitions, in partition order."""
+    grid: Grid,
+    messages: list[Message],
+    drawn: Mapping[int, int],
+    timeout: float,
+    number: int,
+    wanted: Wanted = PLAIN,
+) -> tuple[list[Message], dict[int, ArrayRecord]]:
+    """Return the usable replies in partition order, and the models wanted by partition."""
     partition_of = {node: partition for partition, node in drawn.items()}
-    replies = list(grid.send_and_receive(messages, timeout=timeout))
-    failed = [reply for reply in replies if reply.has_error()]
-    good = sorted(
-        ((partition_of[r.metadata.src_node_id], r) for r in replies if r.has_content()),
-        key=lambda pair: pair[0],
-    )
-    missing = len(messages) - len(replies)
+
+    def place(reply: Message) -> int:
+        return partition_of[reply.metadata.src_node_id]
+
+    if isinstance(grid, CohortGrid):
+        group = max(wanted.cohort, -(-len(messages) // MOST_SUMS) if wanted.fuse else 1)
+        answers = grid.exchange(messages, wanted, group, timeout)
+    else:
+        answers = Answers(list(grid.send_and_receive(messages, timeout=timeout)))
+    failed = [reply for reply in answers.replies if reply.has_error()]
+    good = sorted((reply for reply in answers.replies if reply.has_content()), key=place)
+    _report_missing(messages, good, failed, place, number)
+    models = {partition_of[node]: model for node, model in answers.models.items()}
+    for reply in good:
+        if reply.metadata.src_node_id in wanted.keep and place(reply) not in models:
+            models[place(reply)] = ArrayRecord(dict(arrays_of(reply)))
+    return good, dict(sorted(models.items()))
+
+
+def _report_missing(
+    messages: list[Message],
+    good: list[Message],
+    failed: list[Message],
+    place: Callable[[Message], int],
+    number: int,
+) -> None:
+    """Warn of clients without an answer; raise if nobody answered."""
+    missing = len(messages) - len(failed) - sum(clients_in(reply) for reply in good)
     if failed or missing:
         lost = f"{len(failed)} of {len(messages)} clients failed, {missing} did not answer"
-        for reply in failed[:1]:
-            lost += f"; client {partition_of[reply.metadata.src_node_id]}: {_why(reply)}"
+        if failed:
+            lost += f"; client {place(failed[0])}: {_why(failed[0])}"
         if not good:
             raise RoundFailedError(f"round {number}: {lost}")
         log.warning("round %d: %s", number, lost)
-    return good
 
 
 def _why(reply: Message) -> str:

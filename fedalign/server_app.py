@@ -29,7 +29,9 @@ def main(grid: Grid, context: Context) -> None:
         count = (len(nodes), config.num_clients)
         log.warning("the engine has %d nodes: so many clients take part, not %d", *count)
         config = config.model_copy(update={"num_clients": len(nodes)})
-    facts = manifest(federation, len(nodes), type(grid).__name__)
+    taking_part = min(config.clients_per_round or len(nodes), len(nodes))
+    cohort = federation.cohort(taking_part)
+    facts = manifest(federation, len(nodes), type(grid).__name__, cohort)
 
     strategy = federation.strategy()
     measure = Measure(network, federation.test, federation.train, config.evaluation, config.seed)
@@ -49,6 +51,9 @@ def main(grid: Grid, context: Context) -> None:
             clients_per_round=config.clients_per_round,
             evaluate_fraction=config.evaluation.client_fraction,
             timeout=config.timeout,
+            cohort=cohort,
+            fused=config.simulation.fuse,
+            keep=measure.wants,
             callbacks=[measure, folder, progress],
         )
         folder.save(model)

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from pydantic import Field
 
+from fedalign.cohorts import averages
 from fedalign.masks import MaskPlan, trained
 from fedalign.parameters import Layout
 from fedalign.wire import write_plan
@@ -34,6 +35,11 @@ class Masked(Strategy):
         self.base, self.layout = base, layout
         self.seed, self.fixed_ratio = seed, fixed_ratio
         self._sent = ArrayRecord()
+
+    @property
+    def averages(self) -> bool:
+        """Whether the base starts from the weighted mean of the replies."""
+        return averages(self.base)
 
     def plan(self, server_round: int) -> MaskPlan:
         """Return the round's mask plan."""

@@ -4,7 +4,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from fedalign.errors import InputError
-from fedalign.network import pick_device, torch_threads
+from fedalign.network import Network, pick_device, torch_threads
 
 
 def named(network, vector):
@@ -32,7 +32,7 @@ def test_gradients_are_autograds(network, data):
     (expected,) = torch.autograd.grad(expected_loss, weights)
     count = network.layout.num_parameters
     found = torch.full((1, count), 7.0)
-    loss = network.gradients(vector[None], [data.images], [data.labels], found)
+    loss = network.gradients(vector[None], data.images[None], data.labels[None], [60], found)
     torch.testing.assert_close(found[0], expected[:count], rtol=1e-4, atol=1e-6)
     assert loss[0].item() == pytest.approx(expected_loss.item(), rel=1e-6)
 
@@ -43,13 +43,17 @@ def test_several_models_do_not_mix(network, data):
     assert len(set(alone)) == 3
     block = torch.stack(models)
     gradient = torch.empty(3, network.layout.num_parameters)
-    images, labels = [data.images] * 3, [data.labels] * 3
-    together = network.gradients(block.clone(), images, labels, gradient)
+    images, labels, sizes = (
+        data.images.expand(3, -1, -1, -1, -1),
+        data.labels.expand(3, -1),
+        [60] * 3,
+    )
+    together = network.gradients(block.clone(), images, labels, sizes, gradient)
     for row, vector in enumerate(models):
         own = torch.empty(1, network.layout.num_parameters)
-        loss = network.gradients(vector.clone()[None], images[:1], labels[:1], own)
-        assert torch.equal(own[0], gradient[row])
-        assert loss[0] == together[row]
+        loss = network.gradients(vector.clone()[None], images[:1], labels[:1], [60], own)
+        torch.testing.assert_close(own[0], gradient[row], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(loss[0], together[row])
     assert [network.evaluate(vector, data, 20) for vector in models] == alone
 
 
@@ -60,10 +64,8 @@ def test_a_model_changed_in_place_is_seen(network, data):
     assert network.evaluate(vector, data, 60) != before
 
 
-def test_what_is_received_is_ones_own_and_never_stale(network):
+def test_what_is_received_is_never_stale(network):
     first, second = (network.layout.to_record(v, {}) for v in vectors(network, 2))
-    vector = network.receive(first)
-    vector.zero_()
     assert torch.equal(network.receive(first), network.layout.to_vector(first))
     assert torch.equal(network.receive(second), network.layout.to_vector(second))
 
@@ -76,6 +78,25 @@ def test_evaluation_by_hand(network, data):
     expected = functional.cross_entropy(logits, data.labels).item()
     assert loss == pytest.approx(expected, rel=1e-5)
     assert accuracy == int((logits.argmax(1) == data.labels).sum()) / len(data)
+
+
+def test_bf16_computes_in_bf16_and_keeps_float32(data):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))
+    exact, rough = (
+        Network(module, data, torch.device("cpu"), precision) for precision in ("float32", "bf16")
+    )
+    block = torch.stack(vectors(exact, 2))
+    found = []
+    for network in (exact, rough):
+        gradient = torch.empty(2, network.layout.num_parameters)
+        for k in (1, 2):  # alone and stacked
+            images, labels = data.images.expand(k, -1, -1, -1, -1), data.labels.expand(k, -1)
+            network.gradients(block[:k].clone(), images, labels, [60] * k, gradient[:k])
+        found.append(gradient)
+    assert found[1].dtype == torch.float32
+    assert not torch.equal(*found)
+    torch.testing.assert_close(*found, rtol=0.1, atol=0.02)
 
 
 def test_threads_are_put_back():

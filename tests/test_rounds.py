@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAdam, FedAvg
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
 from fedalign.errors import FedalignError
 from fedalign.registry import FLOWER_SAMPLING
@@ -31,6 +31,19 @@ def client():
         return train_reply(message, arrays, partition + 1, 0.5)
 
     return app
+
+
+class Stock:
+    """A grid that knows nothing of groups, as Flower's own."""
+
+    def __init__(self, app, count):
+        self.grid = InlineGrid(app, count)
+
+    def get_node_ids(self):
+        return self.grid.get_node_ids()
+
+    def send_and_receive(self, messages, *, timeout=None):
+        return self.grid.send_and_receive(messages, timeout=timeout)
 
 
 class Watch:
@@ -63,8 +76,9 @@ def test_integers_and_dtypes_stay():
 
 def test_clients_are_drawn_by_the_seed_alone():
     def drawn(seed):
-        _, rounds = go(InlineGrid(client(), 30), clients_per_round=4, rounds=5, seed=seed)
-        return [tuple(outcome.clients) for outcome in rounds]
+        grid, everybody = InlineGrid(client(), 30), lambda _, partitions: partitions
+        _, rounds = go(grid, clients_per_round=4, rounds=5, seed=seed, keep=everybody)
+        return [tuple(outcome.clients) for outcome in rounds]  # all are kept
 
     assert drawn(0) == drawn(0) != drawn(1)
     assert all(clients == tuple(sorted(set(clients))) for clients in drawn(0))
@@ -72,7 +86,7 @@ def test_clients_are_drawn_by_the_seed_alone():
 
 
 def test_shuffled_node_ids_and_replies_change_nothing():
-    class Shuffled(InlineGrid):
+    class Shuffled(Stock):
         def get_node_ids(self):
             return list(reversed(super().get_node_ids()))
 
@@ -83,14 +97,34 @@ def test_shuffled_node_ids_and_replies_change_nothing():
     assert np.array_equal(ends[0]["w"].numpy(), ends[1]["w"].numpy())
 
 
-def test_bytes_are_those_of_the_arrays():
-    _, rounds = go(InlineGrid(client(), 4))
+@pytest.mark.parametrize("grid", [InlineGrid, Stock])
+@pytest.mark.parametrize("fused", [False, True])
+def test_models_are_kept_only_if_somebody_looks_at_them(grid, fused):
+    keep = lambda number, partitions: partitions[number : number + 2]  # noqa: E731
+    _, rounds = go(grid(client(), 100), rounds=2, fused=fused, keep=keep)
+    assert [list(outcome.clients) for outcome in rounds] == [[1, 2], [2, 3]]
+    assert rounds[0].clients[2]["w"].numpy().tolist() == [3.0] * 3
+
+
+def test_sums_in_groups_are_the_same_average():
+    whole, some = (go(InlineGrid(client(), 100), fused=fused)[0] for fused in (False, True))
+    np.testing.assert_allclose(some["w"].numpy(), whole["w"].numpy(), rtol=1e-6)
+    medians = (
+        go(InlineGrid(client(), 100), FedMedian(**FLOWER_SAMPLING), fused=fused)[0]
+        for fused in (False, True)
+    )
+    assert np.array_equal(*(end["w"].numpy() for end in medians))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_bytes_are_those_of_the_arrays(fused):
+    _, rounds = go(InlineGrid(client(), 4), fused=fused)
     size = sum(len(array.data) for array in START.values())
     assert rounds[0].metrics["bytes_down"] == rounds[0].metrics["bytes_up"] == 4 * size
 
 
 def test_late_nodes_are_waited_for():
-    class Late(InlineGrid):
+    class Late(Stock):
         calls = 0
 
         def get_node_ids(self):
@@ -101,7 +135,7 @@ def test_late_nodes_are_waited_for():
 
 
 def test_nodes_that_never_come_are_an_error():
-    class Empty(InlineGrid):
+    class Empty(Stock):
         def get_node_ids(self):
             return []
 
@@ -110,7 +144,7 @@ def test_nodes_that_never_come_are_an_error():
 
 
 def test_silence_is_an_error_and_not_success():
-    class Deaf(InlineGrid):
+    class Deaf(Stock):
         def send_and_receive(self, messages, *, timeout=None):
             batch = list(messages)
             asked = [m for m in batch if m.metadata.message_type == "query.whoami"]

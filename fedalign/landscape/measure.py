@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
 
@@ -40,6 +40,7 @@ class Measure:
 
     def __post_init__(self) -> None:
         self._probe = self.test.subset(self.settings.examples)
+        self._chosen: list[tuple[int, int]] = []
         self._bn = self.train.subset(self.settings.bn_examples).images
 
     def on_round(self, outcome: Round) -> None:
@@ -50,10 +51,16 @@ class Measure:
         if self.settings.alphas:
             self._measure_paths(outcome, after)
 
+    def wants(self, number: int, partitions: Sequence[int]) -> set[int]:
+        """Return whose models the round's lines end in, of all who take part."""
+        self._chosen = self._pairs(number, partitions) if self.settings.alphas else []
+        return {partition for pair in self._chosen for partition in pair}
+
     def _measure_paths(self, outcome: Round, after: Tensor) -> None:
         before = self.network.layout.to_vector(outcome.before)
         steps = self.curve("global", before, after)
-        between = [self._between(outcome.clients, pair) for pair in self._pairs(outcome)]
+        there = [pair for pair in self._chosen if outcome.clients.keys() >= set(pair)]
+        between = [self._between(outcome.clients, pair) for pair in there]
         self.curves = [steps, *between]
         outcome.metrics |= _barriers("global", [steps]) | _barriers("client", between)
 
@@ -68,12 +75,12 @@ class Measure:
         vector = self.network.recalibrate(vector, self._bn, self.settings.batch_size)
         return self.network.evaluate(vector, self._probe, self.settings.batch_size)
 
-    def _pairs(self, outcome: Round) -> list[tuple[int, int]]:
-        clients, stream = sorted(outcome.clients), rng(self.seed, "pairs", outcome.number)
-        count = min(self.settings.pairs, comb(len(clients), 2))
+    def _pairs(self, number: int, partitions: Sequence[int]) -> list[tuple[int, int]]:
+        stream = rng(self.seed, "pairs", number)
+        count = min(self.settings.pairs, comb(len(partitions), 2))
         chosen: set[tuple[int, int]] = set()
         while len(chosen) < count:
-            first, second = sorted(int(i) for i in stream.choice(clients, 2, replace=False))
+            first, second = sorted(int(i) for i in stream.choice(partitions, 2, replace=False))
             chosen.add((first, second))
         return sorted(chosen)
 

@@ -19,7 +19,7 @@ from fedalign.federation import Federation
 from fedalign.registry import HOME
 
 
-def manifest(federation: Federation, num_clients: int, engine: str) -> dict[str, Any]:
+def manifest(federation: Federation, num_clients: int, engine: str, cohort: int) -> dict[str, Any]:
     """Return what `manifest.json` says of a run when it starts."""
     config, network = federation.config, federation.network
     sizes = [len(shard) for shard in federation.shards(num_clients)]
@@ -30,6 +30,8 @@ def manifest(federation: Federation, num_clients: int, engine: str) -> dict[str,
         "settings": config.digest(),
         "commit": _commit(),
         "engine": engine,
+        "cohort": cohort,
+        "fuse": config.simulation.fuse,
         "versions": {
             "fedalign": __version__,
             "python": platform.python_version(),

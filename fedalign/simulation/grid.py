@@ -10,9 +10,9 @@ import secrets
 import time
 import traceback
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from itertools import count
+from itertools import count, groupby, pairwise
 from typing import Any
 
 from flwr.app import (
@@ -31,6 +31,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedalign.cohorts import Answers, Wanted, fuse, train_together
 from fedalign.simulation.app import Scalar
 
 SERVER_NODE_ID = SUPERLINK_NODE_ID
@@ -44,9 +45,7 @@ class LocalGrid(Grid):
     there, and ``pull_messages`` hands each reply out once, in the order asked for, whatever
     order the clients finished in. A message's time to live is not enforced.
 
-    Attributes:
-        contexts: The Context of every node that has been asked for, by node id; made on first
-            use, so that nodes nobody talks to cost nothing.
+    Nodes that nobody talks to cost nothing, and a client without a state leaves nothing behind.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class LocalGrid(Grid):
         self._run_config = dict(run_config or {})
         self._message_ids = map(str, count(1))
         self._replies: dict[str, Message] = {}
-        self.contexts: dict[int, Context] = {}
+        self._states: dict[int, RecordDict] = {}
         self.set_run(Run.create_empty(secrets.randbits(63) if run_id is None else run_id))
 
     def serve(self, server_app: ServerApp) -> None:
@@ -95,11 +94,15 @@ class LocalGrid(Grid):
         """Return the ids of all nodes, in the order of their partitions."""
         return list(self._nodes)
 
+    def partitions(self) -> dict[int, int]:
+        """Return node id by partition id."""
+        return dict(enumerate(self._nodes))
+
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Return the ids of ``messages``, each of which has been answered by now."""
         batch = self._stamp(messages)
-        for reply in self._answer(batch, None):
-            self._keep(reply)
+        for answers in self._answer(batch, Wanted(), 1, None):
+            self._keep(answers)
         return [message.metadata.message_id for message in batch]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -118,33 +121,52 @@ class LocalGrid(Grid):
                 that comes too late is not returned here but can be pulled by its message's id;
                 a message whose client was never started has no reply.
         """
+        return self.exchange(list(messages), Wanted(), 1, timeout).replies
+
+    def exchange(
+        self, messages: Sequence[Message], wanted: Wanted, group: int, timeout: float | None
+    ) -> Answers:
+        """Return the answers to ``messages``, in their order.
+
+        Consecutive messages with the same content are dealt out in groups of ``group``, however
+        many workers there are; what is summed is a group, so the sums do not depend on workers.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         batch, in_time = self._stamp(messages), set()
-        for reply in self._answer(batch, deadline):
-            self._keep(reply)
+        models: dict[int, ArrayRecord] = {}
+        for answers in self._answer(batch, wanted, group, deadline):
+            self._keep(answers)
             if not is_over(deadline):
-                in_time.add(reply.metadata.reply_to_message_id)
+                in_time |= {reply.metadata.reply_to_message_id for reply in answers.replies}
+                models |= answers.models
         ids = (message.metadata.message_id for message in batch)
-        return self.pull_messages(key for key in ids if key in in_time)
+        return Answers(self.pull_messages(key for key in ids if key in in_time), models)
 
     def context(self, node_id: int) -> Context:
-        """Return the Context of a node, which keeps the client's state between messages."""
-        if node_id not in self.contexts:
-            node_config: dict[str, Scalar] = {
-                PARTITION_ID_KEY: self._nodes.index(node_id),
-                NUM_PARTITIONS_KEY: len(self._nodes),
-            }
-            self.contexts[node_id] = Context(
-                self.run.run_id, node_id, node_config, RecordDict(), dict(self._run_config)
-            )
-        return self.contexts[node_id]
+        """Return the Context of a node, with the state that it left."""
+        node_config: dict[str, Scalar] = {
+            PARTITION_ID_KEY: self._nodes.index(node_id),
+            NUM_PARTITIONS_KEY: len(self._nodes),
+        }
+        state = self._states.get(node_id)
+        state = RecordDict() if state is None else state
+        return Context(self.run.run_id, node_id, node_config, state, dict(self._run_config))
+
+    def keep_state(self, node_id: int, state: RecordDict) -> None:
+        """Return nothing; the node finds ``state`` when it is next asked."""
+        if state:
+            self._states[node_id] = state
+        else:
+            self._states.pop(node_id, None)
 
     @abstractmethod
-    def _run_all(self, messages: list[Message], deadline: float | None) -> Iterator[Message]:
-        """Yield one reply for each of ``messages``, in any order.
+    def _run_all(
+        self, groups: list[list[Message]], wanted: Wanted, deadline: float | None
+    ) -> Iterator[Answers]:
+        """Yield the answers to each of ``groups``, in any order.
 
         Every message is for a node of this Grid. Nothing is started once ``is_over(deadline)``.
-        Implementations use ``call`` and ``private_copy``, here or in a worker.
+        Implementations use ``serve``, here or in a worker, and ``keep_state`` afterwards.
         """
 
     def _stamp(self, messages: Iterable[Message]) -> list[Message]:
@@ -158,19 +180,33 @@ class LocalGrid(Grid):
             )
         return batch
 
-    def _answer(self, batch: list[Message], deadline: float | None) -> Iterator[Message]:
-        """Yield the replies to ``batch``: an error for a node that is not in the table."""
+    def _answer(
+        self, batch: list[Message], wanted: Wanted, group: int, deadline: float | None
+    ) -> Iterator[Answers]:
+        """Yield the answers to ``batch``: an error for a node that is not in the table."""
         for message in batch:
             if message.metadata.dst_node_id not in self._nodes:
                 reason = f"there is no node {message.metadata.dst_node_id}"
-                yield error_reply(message, ErrorCode.NODE_UNAVAILABLE, reason)
+                yield Answers([error_reply(message, ErrorCode.NODE_UNAVAILABLE, reason)])
         known = [message for message in batch if message.metadata.dst_node_id in self._nodes]
-        yield from self._run_all(known, deadline)
+        yield from self._run_all(_groups(known, group), wanted, deadline)
 
-    def _keep(self, reply: Message) -> None:
-        """Return nothing; ``reply`` can now be pulled."""
-        reply.metadata.__dict__["_message_id"] = next(self._message_ids)
-        self._replies[reply.metadata.reply_to_message_id] = reply
+    def _keep(self, answers: Answers) -> None:
+        """Return nothing; the replies can now be pulled."""
+        for reply in answers.replies:
+            reply.metadata.__dict__["_message_id"] = next(self._message_ids)
+            self._replies[reply.metadata.reply_to_message_id] = reply
+
+
+def serve(
+    app: ClientApp, messages: Sequence[Message], contexts: Sequence[Context], wanted: Wanted
+) -> Answers:
+    """Return what the clients of a group answer, together if the app can, else one by one."""
+    together = train_together(app, messages, contexts, wanted)
+    if together is not None:
+        return together
+    pairs = zip(messages, contexts, strict=True)
+    return fuse([call(app, private_copy(message), context) for message, context in pairs], wanted)
 
 
 def call(app: ClientApp, message: Message, context: Context) -> Message:
@@ -224,6 +260,21 @@ def _copy(record: ArrayRecord | MetricRecord | ConfigRecord) -> Any:
         if isinstance(value, (Array, list)):
             twin[key] = copy(value)
     return twin
+
+
+def _groups(messages: list[Message], size: int) -> list[list[Message]]:
+    """Return runs of messages with one content and type, cut into even parts of at most ``size``.
+
+    A node comes once in a group: its state has to go from one message to the next.
+    """
+    groups: list[list[Message]] = []
+    for _, run in groupby(messages, lambda m: (id(m.content), m.metadata.message_type)):
+        alike = list(run)
+        nodes = {message.metadata.dst_node_id for message in alike}
+        parts = -(-len(alike) // size) if len(nodes) == len(alike) else len(alike)
+        cuts = [len(alike) * part // parts for part in range(parts + 1)]
+        groups += [alike[start:stop] for start, stop in pairwise(cuts)]
+    return groups
 
 
 def is_over(deadline: float | None) -> bool:

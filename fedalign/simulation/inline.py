@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
+from fedalign.cohorts import Answers, Wanted
 from fedalign.simulation.app import FlowerApp, Scalar
-from fedalign.simulation.grid import LocalGrid, call, is_over, private_copy
+from fedalign.simulation.grid import LocalGrid, is_over, serve
 
 
 class InlineGrid(LocalGrid):
@@ -29,12 +30,16 @@ class InlineGrid(LocalGrid):
         super().__init__(num_nodes, run_config, run_id)
         self._client_app = client_app
 
-    def _run_all(self, messages: list[Message], deadline: float | None) -> Iterator[Message]:
-        for message in messages:
+    def _run_all(
+        self, groups: list[list[Message]], wanted: Wanted, deadline: float | None
+    ) -> Iterator[Answers]:
+        for group in groups:
             if is_over(deadline):
                 return
-            context = self.context(message.metadata.dst_node_id)
-            yield call(self._client_app, private_copy(message), context)
+            contexts = [self.context(message.metadata.dst_node_id) for message in group]
+            yield serve(self._client_app, group, contexts, wanted)
+            for context in contexts:
+                self.keep_state(context.node_id, context.state)
 
 
 def run(

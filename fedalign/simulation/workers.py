@@ -19,25 +19,20 @@ import ray
 from flwr.app import Array, Context, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
+from fedalign.cohorts import Answers, Wanted
 from fedalign.errors import InputError
 from fedalign.simulation.app import FlowerApp, Scalar, load_component
-from fedalign.simulation.grid import (
-    LocalGrid,
-    call,
-    error_reply,
-    private_copy,
-    with_content,
-)
+from fedalign.simulation.grid import LocalGrid, error_reply, serve, with_content
 from fedalign.simulation.stock import full_backend_config, surroundings
 
 
 @dataclass(frozen=True)
 class Job:
-    """One message for one client: the envelope, which broadcast is in it, the client's context."""
+    """What a group of clients is to do: envelopes, which broadcast is in them, their contexts."""
 
-    envelope: Message
+    envelopes: Sequence[Message]
     broadcast: int
-    context: Context
+    contexts: Sequence[Context]
 
 
 class Worker:
@@ -48,14 +43,18 @@ class Worker:
         app.put_on_path()
         self._client_app = load_component(app.client, app.root)
 
-    def run(self, jobs: Sequence[Job], *broadcasts: RecordDict) -> list[tuple[Message, Any, float]]:
-        """Return for each job the reply, the client's state and the seconds that it took."""
+    def run(
+        self, jobs: Sequence[Job], wanted: Wanted, *broadcasts: RecordDict
+    ) -> list[tuple[Answers, list[Any], float]]:
+        """Return for each job the answers, the clients' states and the seconds that it took."""
         done = []
         for job in jobs:
             started = time.perf_counter()
-            message = with_content(job.envelope, broadcasts[job.broadcast])
-            reply = call(self._client_app, private_copy(message), job.context)
-            done.append((reply, job.context.state, time.perf_counter() - started))
+            content = broadcasts[job.broadcast]
+            messages = [with_content(envelope, content) for envelope in job.envelopes]
+            answers = serve(self._client_app, messages, job.contexts, wanted)
+            states = [context.state for context in job.contexts]
+            done.append((answers, states, time.perf_counter() - started))
         return done
 
 
@@ -88,13 +87,15 @@ class RayGrid(LocalGrid):
         for worker in self._workers:
             ray.kill(worker)
 
-    def _run_all(self, messages: list[Message], deadline: float | None) -> Iterator[Message]:
-        contents = {id(message.content): message.content for message in messages}
+    def _run_all(
+        self, groups: list[list[Message]], wanted: Wanted, deadline: float | None
+    ) -> Iterator[Answers]:
+        contents = {id(group[0].content): group[0].content for group in groups}
         sent = {key: ray.put(content) for key, content in contents.items()}
-        busy: dict[Any, tuple[int, list[Message]]] = {}
-        for place, share in enumerate(self._deal(messages)):
+        busy: dict[Any, tuple[int, list[list[Message]]]] = {}
+        for place, share in enumerate(self._deal(groups)):
             if share:
-                busy[self._start(place, share, sent)] = (place, share)
+                busy[self._start(place, share, wanted, sent)] = (place, share)
         while busy:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready, _ = ray.wait(list(busy), timeout=left)
@@ -104,48 +105,54 @@ class RayGrid(LocalGrid):
                 return
             yield from self._finish(ready[0], *busy.pop(ready[0]))
 
-    def _start(self, place: int, share: list[Message], sent: Mapping[int, Any]) -> Any:
+    def _start(
+        self, place: int, share: list[list[Message]], wanted: Wanted, sent: Mapping[int, Any]
+    ) -> Any:
         """Return the reference to what the worker at ``place`` will answer."""
-        order = list({id(message.content): None for message in share})
+        order = list({id(group[0].content): None for group in share})
         jobs = [
             Job(
-                with_content(message, None),
-                order.index(id(message.content)),
-                self.context(message.metadata.dst_node_id),
+                [with_content(message, None) for message in group],
+                order.index(id(group[0].content)),
+                [self.context(message.metadata.dst_node_id) for message in group],
             )
-            for message in share
+            for group in share
         ]
-        return self._workers[place].run.remote(jobs, *(sent[key] for key in order))
+        return self._workers[place].run.remote(jobs, wanted, *(sent[key] for key in order))
 
-    def _finish(self, ready: Any, place: int, share: list[Message]) -> Iterator[Message]:
-        """Yield the replies of one call; an error for each client of a worker that died."""
+    def _finish(self, ready: Any, place: int, share: list[list[Message]]) -> Iterator[Answers]:
+        """Yield the answers of one call; an error for each client of a worker that died."""
         try:
             done = ray.get(ready)
         except ray.exceptions.RayError as error:
             self._replace(place)
             why = f"the worker died: {str(error).strip().splitlines()[0]}"
-            for message in share:
-                yield error_reply(message, ErrorCode.UNKNOWN, why)
+            lost = [message for group in share for message in group]
+            yield Answers([error_reply(message, ErrorCode.UNKNOWN, why) for message in lost])
             return
-        for message, (reply, state, seconds) in zip(share, done, strict=True):
-            node = message.metadata.dst_node_id
-            self.context(node).state = state
-            self._seconds[node] = seconds
-            yield reply
+        for group, (answers, states, seconds) in zip(share, done, strict=True):
+            for message, state in zip(group, states, strict=True):
+                node = message.metadata.dst_node_id
+                self.keep_state(node, state)
+                self._seconds[node] = seconds / len(group)
+            yield answers
 
     def _replace(self, place: int) -> None:
         ray.kill(self._workers[place])
         self._workers[place] = self._new()
 
-    def _deal(self, messages: list[Message]) -> list[list[Message]]:
-        """Return each worker's messages: always the longest left to whoever has least to do."""
+    def _deal(self, groups: list[list[Message]]) -> list[list[list[Message]]]:
+        """Return each worker's groups: always the longest left to whoever has least to do."""
         usual = sum(self._seconds.values()) / len(self._seconds) if self._seconds else 1.0
-        costs = [self._seconds.get(m.metadata.dst_node_id, usual) for m in messages]
-        shares: list[list[Message]] = [[] for _ in self._workers]
+        costs = [
+            sum(self._seconds.get(message.metadata.dst_node_id, usual) for message in group)
+            for group in groups
+        ]
+        shares: list[list[list[Message]]] = [[] for _ in self._workers]
         loads = [(0.0, place) for place in range(len(shares))]
-        for index in sorted(range(len(messages)), key=lambda i: -costs[i]):
+        for index in sorted(range(len(groups)), key=lambda i: -costs[i]):
             load, place = heapq.heappop(loads)
-            shares[place].append(messages[index])
+            shares[place].append(groups[index])
             heapq.heappush(loads, (load + costs[index], place))
         return shares
 

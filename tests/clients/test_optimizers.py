@@ -1,17 +1,17 @@
 import pytest
 import torch
 
-from clients.optimizers import adam, sgd
+from clients.optimizers import SGD, Adam
 
 RULES = {
-    "sgd": (lambda: sgd(0.1, 0, 0), lambda p: torch.optim.SGD(p, lr=0.1)),
+    "sgd": (lambda w: SGD(w, 0.1, 0, 0), lambda p: torch.optim.SGD(p, lr=0.1)),
     "momentum": (
-        lambda: sgd(0.1, 0.9, 5e-4),
+        lambda w: SGD(w, 0.1, 0.9, 5e-4),
         lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
     ),
-    "adam": (lambda: adam(0.01, 0), lambda p: torch.optim.Adam(p, lr=0.01)),
+    "adam": (lambda w: Adam(w, 0.01, 0), lambda p: torch.optim.Adam(p, lr=0.01)),
     "adam with decay": (
-        lambda: adam(0.01, 0.1),
+        lambda w: Adam(w, 0.01, 0.1),
         lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
     ),
 }
@@ -23,18 +23,38 @@ def test_equals_torch_to_the_bit(rule):
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(3, 1001, generator=generator)
     parameter = weights.clone().requires_grad_()
-    step, reference = ours(), theirs([parameter])
+    rule, reference = ours(weights), theirs([parameter])
     for _ in range(5):
         gradient = torch.randn(3, 1001, generator=generator)
         parameter.grad = gradient.clone()
-        step(weights, gradient)
+        rule.step(weights, gradient)
         reference.step()
         assert torch.equal(weights, parameter)
 
 
 def test_momentum_by_hand():
     weights = torch.tensor([[1.0]])
-    step = sgd(lr=0.5, momentum=0.5, weight_decay=0.0)
-    step(weights, torch.tensor([[1.0]]))  # v = 1, w = 1 - 0.5
-    step(weights, torch.tensor([[1.0]]))  # v = 1.5, w = 0.5 - 0.75
+    rule = SGD(weights, lr=0.5, momentum=0.5, weight_decay=0.0)
+    rule.step(weights, torch.tensor([[1.0]]))  # v = 1, w = 1 - 0.5
+    rule.step(weights, torch.tensor([[1.0]]))  # v = 1.5, w = 0.5 - 0.75
     assert weights.item() == -0.25
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_models_are_updated_apart(rule):
+    """The first two of three models, the second of which is reset half-way."""
+    ours, _ = RULES[rule]
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(3, 11, generator=generator)
+    gradients = torch.randn(4, 3, 11, generator=generator)
+    together, alone = start.clone(), start.clone()
+    block, rows = ours(together), [ours(alone[k : k + 1]) for k in range(3)]
+    for step, gradient in enumerate(gradients):
+        if step == 2:
+            block.reset(1)
+            rows[1] = ours(alone[1:2])
+        count = 3 if step < 3 else 2
+        block.step(together[:count], gradient[:count].clone())
+        for k in range(count):
+            rows[k].step(alone[k : k + 1], gradient[k : k + 1].clone())
+    assert torch.equal(together, alone)

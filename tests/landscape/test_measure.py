@@ -93,6 +93,7 @@ def test_a_round_is_measured(plain, data):
     models = [plain.layout.to_record(v, {}) for v in vectors(plain, 5)]
     outcome = Round(1, plain.initial, models[0], dict(zip((2, 5, 7, 9), models[1:], strict=True)))
     observer = measure(plain, data, pairs=4)
+    assert observer.wants(1, [2, 5, 7, 9]) <= {2, 5, 7, 9}
     observer.on_round(outcome)
     paths = [curve.path for curve in observer.curves]
     assert paths[0] == "global"
@@ -104,9 +105,23 @@ def test_a_round_is_measured(plain, data):
     assert outcome.metrics["client_loss_barrier"] == expected
 
 
+def test_a_pair_whose_client_failed_is_left_out(plain, data):
+    models = {p: plain.layout.to_record(v, {}) for p, v in enumerate(vectors(plain, 3))}
+    observer = measure(plain, data, pairs=3)
+    assert observer.wants(1, [0, 1, 2]) == {0, 1, 2}
+    observer.on_round(Round(1, plain.initial, models[0], {0: models[0], 2: models[2]}))
+    assert [curve.path for curve in observer.curves] == ["global", "clients:0-2"]
+
+
+def test_the_seed_and_the_round_choose_the_pairs(plain, data):
+    wanted = [measure(plain, data, pairs=2).wants(n, range(40)) for n in (1, 1, 2)]
+    assert wanted[0] == wanted[1] != wanted[2]
+
+
 def test_no_alphas_no_paths(plain, data):
     outcome = Round(1, plain.initial, plain.initial, {0: plain.initial, 1: plain.initial})
     observer = measure(plain, data, alphas=0)
+    assert observer.wants(1, [0, 1]) == set()
     observer.on_round(outcome)
     assert set(outcome.metrics) == {"test_loss", "test_accuracy"}
     assert observer.curves == []

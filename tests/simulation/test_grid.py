@@ -189,8 +189,7 @@ def test_a_client_changes_neither_the_next_ones_message_nor_the_servers():
     assert record == content()
     assert {message.metadata.group_id for message in messages} == {""}
     broadcast(grid, nodes=[1000])
-    assert [grid.context(node).run_config["lr"] for node in (1000, 1001)] == [99.0, 99.0]
-    assert InlineGrid(app, 1, {"lr": 0.1}).context(1000).run_config == {"lr": 0.1}
+    assert [grid.context(node).run_config["lr"] for node in (1000, 1001)] == [0.1, 0.1]
 
 
 def test_state_is_kept_for_each_node_and_out_of_the_servers_reach():
@@ -199,7 +198,7 @@ def test_state_is_kept_for_each_node_and_out_of_the_servers_reach():
         replies = broadcast(grid, "train.count", nodes=[1000, 1002])
         assert [reply.content["me"]["visits"] for reply in replies] == [visit, visit]
         replies[0].content["me"]["visits"] = 99
-    assert grid.contexts.keys() == {1000, 1002}
+    assert grid._states.keys() == {1000, 1002}
     assert grid.context(1002).state["me"]["visits"] == 3
 
 
@@ -235,7 +234,7 @@ def test_timeout_returns_what_came_in_time():
 def test_timeout_of_nothing_starts_nobody():
     grid = InlineGrid(app, 2)
     assert broadcast(grid, timeout=0) == []
-    assert grid.contexts == {}
+    assert grid._states == {}
 
 
 def test_set_run():
@@ -252,4 +251,5 @@ def test_a_hundred_thousand_nodes_cost_what_is_used_of_them():
     assert (len(ids), ids[-1]) == (100_000, 100_999)
     (reply,) = broadcast(grid, "query", nodes=ids[-1:])
     assert reply.content["me"] == {"partition-id": 99_999, "num-partitions": 100_000}
-    assert list(grid.contexts) == [100_999]
+    assert grid._states == {}
+    assert list(grid.partitions().items())[-1] == (99_999, 100_999)

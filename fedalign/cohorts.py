@@ -1,0 +1,196 @@
+"""Many clients in one call: trained together where the app can, summed where the strategy averages.
+
+Flower's own engines know nothing of this: they call a `CohortApp` client by client.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord
+from flwr.clientapp import ClientApp
+from flwr.serverapp.exception import InconsistentMessageReplies
+from flwr.serverapp.strategy import (
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedProx,
+    FedYogi,
+    Strategy,
+)
+from flwr.serverapp.strategy.strategy_utils import (
+    aggregate_metricrecords,
+    validate_message_reply_consistency,
+)
+
+WEIGHT = "num-examples"
+_AVERAGING = (FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam, FedYogi)
+_KEY = "fused"
+
+log = logging.getLogger("fedalign")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the server asks of a group of clients.
+
+    Attributes:
+        cohort: how many clients are trained as one, at most.
+        fuse: the clients' weighted mean will do in place of their models.
+        keep: nodes whose own models are wanted all the same.
+    """
+
+    cohort: int = 1
+    fuse: bool = False
+    keep: frozenset[int] = frozenset()
+
+
+@dataclass
+class Answers:
+    """What came back.
+
+    Attributes:
+        replies: one a client, or one for several; errors among them.
+        models: by node, the models that `Wanted.keep` asked for, if they are not in the replies.
+    """
+
+    replies: list[Message] = field(default_factory=list)
+    models: dict[int, ArrayRecord] = field(default_factory=dict)
+
+
+TrainMany = Callable[[Sequence[Message], Sequence[Context], Wanted], Answers]
+
+
+class CohortApp(ClientApp):
+    """A ClientApp that can also train several clients in one call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.many: TrainMany | None = None
+
+    def train_many(self, handler: TrainMany) -> TrainMany:
+        """Register what trains several clients whose messages have one and the same content."""
+        self.many = handler
+        return handler
+
+
+@runtime_checkable
+class CohortGrid(Protocol):
+    """A grid that takes whole groups of clients."""
+
+    def partitions(self) -> dict[int, int]:
+        """Return node id by partition id."""
+        ...
+
+    def exchange(
+        self, messages: Sequence[Message], wanted: Wanted, group: int, timeout: float | None
+    ) -> Answers:
+        """Return the answers to messages, taken in groups of so many."""
+        ...
+
+
+def averages(strategy: Strategy) -> bool:
+    """Return whether all that a strategy does with the replies starts from their weighted mean.
+
+    So do FedAvg and Flower's strategies on top of it. A strategy of another package says so by an
+    attribute `averages`.
+    """
+    own = getattr(strategy, "averages", None)
+    if own is not None:
+        return bool(own)
+    plain = getattr(strategy, "train_metrics_aggr_fn", None) is aggregate_metricrecords
+    plain = plain and getattr(strategy, "weighted_by_key", None) == WEIGHT
+    return plain and any(
+        type(strategy).aggregate_train is known.aggregate_train for known in _AVERAGING
+    )
+
+
+def fuse(replies: Sequence[Message], wanted: Wanted) -> Answers:
+    """Return one reply in place of several, if they can be averaged; errors stay as they are.
+
+    Models are summed in float64, in the order of `replies`.
+    """
+    good = [reply for reply in replies if reply.has_content()]
+    if not wanted.fuse or not good:
+        return Answers(list(replies))
+    try:
+        contents = [reply.content for reply in good]
+        validate_message_reply_consistency(contents, WEIGHT, check_arrayrecord=True)
+    except InconsistentMessageReplies:  # the strategy will say so
+        return Answers(list(replies))
+    models = [next(iter(content.array_records.values())) for content in contents]
+    weights = [_weight(content.metric_records) for content in contents]
+    metrics = aggregate_metricrecords(contents, WEIGHT)
+    metrics[WEIGHT] = sum(weights)
+    first = good[0]
+    first.content[next(iter(first.content.array_records))] = _mean(models, weights)
+    first.content[next(iter(first.content.metric_records))] = metrics
+    sent = sum(len(array.data) for model in models for array in model.values())
+    mark(first, len(good), sent)
+    kept = {
+        reply.metadata.src_node_id: model
+        for reply, model in zip(good, models, strict=True)
+        if reply.metadata.src_node_id in wanted.keep
+    }
+    return Answers([first, *(reply for reply in replies if reply.has_error())], kept)
+
+
+def mark(reply: Message, clients: int, sent: int) -> None:
+    """Write on a reply how many clients it stands for, and the bytes that they would have sent."""
+    reply.content[_KEY] = ConfigRecord({"clients": clients, "bytes": sent})
+
+
+def clients_in(reply: Message) -> int:
+    """Return how many clients a reply stands for."""
+    record: Any = reply.content.get(_KEY, {"clients": 1})
+    return int(record["clients"])
+
+
+def unmark(reply: Message) -> tuple[int, int] | None:
+    """Return what `mark` wrote, and take it off."""
+    if _KEY not in reply.content:
+        return None
+    record: Any = reply.content.pop(_KEY)
+    return record["clients"], record["bytes"]
+
+
+def train_together(
+    app: ClientApp, messages: Sequence[Message], contexts: Sequence[Context], wanted: Wanted
+) -> Answers | None:
+    """Return what the app makes of a group in one call; None if they must be called one by one.
+
+    So after an error too: it is then the error of the client who caused it, and of no other.
+    """
+    many: TrainMany | None = getattr(app, "many", None)
+    alone = len(messages) == 1 and not wanted.fuse
+    if many is None or alone or messages[0].metadata.message_type != MessageType.TRAIN:
+        return None
+    try:
+        return many(messages, contexts, wanted)
+    except Exception as error:
+        log.debug("one by one, since together: %r", error)
+        return None
+
+
+def _weight(records: Any) -> float:
+    record: MetricRecord = next(iter(records.values()))
+    return record[WEIGHT]  # type: ignore[return-value]
+
+
+def _mean(models: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:
+    if len(models) == 1:
+        return models[0]
+    means = {}
+    for name in models[0]:
+        total: Any = 0.0
+        for model, weight in zip(models, weights, strict=True):
+            total = total + model[name].numpy().astype(np.float64) * weight
+        dtype = np.dtype(models[0][name].dtype)
+        kind = dtype if np.issubdtype(dtype, np.floating) else np.float64
+        means[name] = Array(np.asarray(total / sum(weights), kind))
+    return ArrayRecord(means)

@@ -58,10 +58,10 @@ class Federation:
 
         At most an eighth of them, however many workers there are, so that eight may share them.
         """
-        wanted = self.config.simulation.cohort
+        wanted, most = self.config.simulation.cohort, -(-clients // 8)
         if wanted != "auto":
             return wanted
-        times = self.cohort_times(-(-clients // 8))
+        times = self.cohort_times(most) if most > 1 else {1: 0.0}
         return min(times, key=lambda size: times[size])
 
     def cohort_times(self, most: int) -> dict[int, float]:
@@ -71,10 +71,13 @@ class Federation:
         machine comes to the same choice.
         """
         times = {1: self._seconds(1)}
-        for size in (4, 16, 64):
-            if size > most or self.network.stacked is None:
+        for size in (min(size, most) for size in (4, 16, 64)):
+            if size <= max(times) or self.network.stacked is None:
                 break
-            taken = self._seconds(size)
+            try:
+                taken = self._seconds(size)
+            except torch.OutOfMemoryError:
+                break
             if taken > 0.9 * min(times.values()):
                 break
             times[size] = taken

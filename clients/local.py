@@ -58,7 +58,7 @@ class Local:
         batches = Batches(rows, streams, self.epochs, self.batch_size, block.device)
         planned = [phases(plan, network.layout, steps) for steps in batches.steps]
         optimizer, freezer = self._optimizer(weights), Freezer(weights, planned)
-        gradient, losses = torch.empty_like(weights), torch.zeros(batches.sizes.shape)
+        losses = torch.zeros(batches.sizes.shape)
         with torch_threads(self.threads):
             for step in range(batches.steps[0]):
                 index, sizes = batches.at(step)
@@ -66,10 +66,11 @@ class Local:
                 for row in freezer.enter(step, weights):
                     optimizer.reset(row)
                 images, labels = data.images[index], batches.mark(data.labels[index], sizes)
-                loss = network.gradients(block[:k], images, labels, sizes, gradient[:k])
-                optimizer.step(weights[:k], gradient[:k])
+                losses[step, :k] = network.gradients(
+                    block[:k], images, labels, sizes, optimizer.gradient[:k], optimizer.keep
+                )
+                optimizer.step(weights[:k])
                 freezer.put_back(weights[:k])
-                losses[step, :k] = loss
         return (losses * batches.sizes).sum(0) / batches.sizes.sum(0)
 
     def _optimizer(self, weights: Tensor) -> Optimizer:

@@ -12,33 +12,52 @@ from torch import Tensor
 
 
 class Optimizer(Protocol):
-    """An update rule with a state of its own for each of K models."""
+    """An update rule with a state of its own for each of K models.
+
+    Attributes:
+        gradient: `(K, P)`, to `keep` times which the gradient of a step is added.
+        keep: how much of `gradient` stays from the step before.
+    """
+
+    gradient: Tensor
+    keep: float
 
     def reset(self, row: int) -> None:
         """Forget what was learnt about one model."""
 
-    def step(self, weights: Tensor, gradient: Tensor) -> None:
-        """Update the first k models in place; `weights` and `gradient` `(k, P)` are changed."""
+    def step(self, weights: Tensor) -> None:
+        """Update the first k models `(k, P)` in place."""
 
 
 class SGD:
-    """SGD with PyTorch's momentum: `v = momentum v + g; w = w - lr v`; `like` is `(K, P)`."""
+    """SGD with PyTorch's momentum: `v = momentum v + g; w = w - lr v`; `like` is `(K, P)`.
+
+    Without weight decay the gradient is added to `momentum v` right where it is computed.
+    """
 
     def __init__(self, like: Tensor, lr: float, momentum: float, weight_decay: float):
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self._velocity = torch.zeros_like(like) if momentum else like[:0]
+        self.gradient, self.keep = torch.empty_like(like), 0.0
+        self._velocity: Tensor | None = None
 
     def reset(self, row: int) -> None:
         """Stop a model."""
-        self._velocity[row : row + 1].zero_()
+        moving = self.gradient if self._velocity is None else self._velocity
+        moving[row].zero_()
 
-    def step(self, weights: Tensor, gradient: Tensor) -> None:
+    def step(self, weights: Tensor) -> None:
         """Update the first k models."""
-        if self.weight_decay:
-            gradient.add_(weights, alpha=self.weight_decay)
-        if self.momentum:
-            gradient = self._velocity[: len(weights)].mul_(self.momentum).add_(gradient)
-        weights.add_(gradient, alpha=-self.lr)
+        count = len(weights)
+        update = self.gradient[:count]
+        if not self.weight_decay:
+            self.keep = self.momentum
+        else:
+            update.add_(weights, alpha=self.weight_decay)
+            if self.momentum and self._velocity is None:
+                self._velocity = self.gradient.clone()
+            elif self._velocity is not None:
+                update = self._velocity[:count].mul_(self.momentum).add_(update)
+        weights.add_(update, alpha=-self.lr)
 
 
 class Adam:
@@ -46,6 +65,7 @@ class Adam:
 
     def __init__(self, like: Tensor, lr: float, weight_decay: float):
         self.lr, self.weight_decay, self.betas = lr, weight_decay, (0.9, 0.999)
+        self.gradient, self.keep = torch.empty_like(like), 0.0
         self._mean, self._square = torch.zeros_like(like), torch.zeros_like(like)
         self._steps = [0] * len(like)
 
@@ -55,13 +75,13 @@ class Adam:
         self._square[row].zero_()
         self._steps[row] = 0
 
-    def step(self, weights: Tensor, gradient: Tensor) -> None:
+    def step(self, weights: Tensor) -> None:
         """Update the first k models."""
         (beta1, beta2), count = self.betas, len(weights)
         self._steps[:count] = [step + 1 for step in self._steps[:count]]
+        gradient, mean, square = (t[:count] for t in (self.gradient, self._mean, self._square))
         if self.weight_decay:
             gradient.add_(weights, alpha=self.weight_decay)
-        mean, square = self._mean[:count], self._square[:count]
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         for row, step in enumerate(self._steps[:count]):

@@ -167,8 +167,7 @@ def train_together(
     So after an error too: it is then the error of the client who caused it, and of no other.
     """
     many: TrainMany | None = getattr(app, "many", None)
-    alone = len(messages) == 1 and not wanted.fuse
-    if many is None or alone or messages[0].metadata.message_type != MessageType.TRAIN:
+    if many is None or len(messages) == 1 or messages[0].metadata.message_type != MessageType.TRAIN:
         return None
     try:
         return many(messages, contexts, wanted)

@@ -62,7 +62,13 @@ class Network:
         return stacked if self._agrees(stacked) else None
 
     def gradients(
-        self, block: Tensor, images: Tensor, labels: Tensor, sizes: Sequence[int], out: Tensor
+        self,
+        block: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        sizes: Sequence[int],
+        out: Tensor,
+        keep: float = 0.0,
     ) -> Tensor:
         """Return the mean cross-entropy of each model on its own batch, `(K,)`.
 
@@ -71,11 +77,12 @@ class Network:
             images: `(K, B, C, H, W)` uint8.
             labels: `(K, B)` int64; -1 for examples that only fill up the batch, at its end.
             sizes: how many examples of each batch count.
-            out: `(K, P)`, overwritten with the gradients.
+            out: `(K, P)`, becomes `keep * out` plus the gradients; so momentum costs nothing.
+            keep: 0 overwrites what is in `out`, whatever it is.
         """
         if len(block) == 1 or self.stacked is None:
-            return self._one_by_one(block, images, labels, sizes, out)
-        return self._at_once(self.stacked, block, images, labels, sizes, out)
+            return self._one_by_one(block, images, labels, sizes, out, keep)
+        return self._at_once(self.stacked, block, images, labels, sizes, out, keep)
 
     @torch.no_grad()
     def evaluate(self, vector: Tensor, data: Dataset, batch_size: int) -> tuple[float, float]:
@@ -119,11 +126,17 @@ class Network:
         return vector
 
     def _one_by_one(
-        self, block: Tensor, images: Tensor, labels: Tensor, sizes: Sequence[int], out: Tensor
+        self,
+        block: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        sizes: Sequence[int],
+        out: Tensor,
+        keep: float = 0.0,
     ) -> Tensor:
         if not self._module.training:  # walking through all modules costs as much as a small layer
             self._module.train()
-        out.zero_()
+        out.mul_(keep) if keep else out.zero_()
         losses = []
         for k, size in enumerate(sizes):
             self._bind(block[k], out[k])
@@ -142,10 +155,11 @@ class Network:
         labels: Tensor,
         sizes: Sequence[int],
         out: Tensor,
+        keep: float = 0.0,
     ) -> Tensor:
         floats, counts = self._normalise(images.flatten(0, 1)), torch.tensor(sizes)
         with self._casting():
-            return stacked.gradients(block, floats, labels, counts.to(self.device), out)
+            return stacked.gradients(block, floats, labels, counts.to(self.device), out, keep)
 
     def _agrees(self, stacked: Stacked) -> bool:
         """Return whether the stacked network computes what the module does, on random models.

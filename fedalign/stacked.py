@@ -10,13 +10,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedalign.parameters import Layout
+
+
+class Target(NamedTuple):
+    """Where a gradient goes: it is added to `keep` times what is there."""
+
+    place: Tensor
+    keep: float
+
+    def receive(self, gradient: Tensor) -> None:
+        """Take in a gradient of the same shape."""
+        if self.keep:
+            torch.add(gradient, self.place, alpha=self.keep, out=self.place)
+        else:
+            self.place.copy_(gradient)
 
 
 class Stacked:
@@ -32,7 +46,7 @@ class Stacked:
         self._weights: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
         self._bound: tuple[int, ...] | None = None
-        self.examples = torch.empty(0)
+        self.examples, self.keep = torch.empty(0), 0.0
         owned = []
         for name, layer in self._twin.named_modules():
             own = [f"{name}.{key}".lstrip(".") for key, _ in layer.named_parameters(recurse=False)]
@@ -46,7 +60,13 @@ class Stacked:
             raise TypeError("layers share a weight")
 
     def gradients(
-        self, block: Tensor, images: Tensor, labels: Tensor, sizes: Tensor, out: Tensor
+        self,
+        block: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        sizes: Tensor,
+        out: Tensor,
+        keep: float = 0.0,
     ) -> Tensor:
         """Return the mean cross-entropy of each model on its own batch, `(K,)`.
 
@@ -55,10 +75,11 @@ class Stacked:
             images: `(K * B, C, H, W)`, normalised.
             labels: `(K, B)`; -1 marks an example that only fills up the batch.
             sizes: `(K,)`, how many examples of each batch count.
-            out: `(K, P)`, overwritten with the gradients.
+            out: `(K, P)`, becomes `keep * out` plus the gradients.
+            keep: 0 overwrites what is in `out`, whatever it is.
         """
         self._bind(block, out)
-        self.examples = labels >= 0
+        self.examples, self.keep = labels >= 0, keep
         logits = self._twin(images)
         losses = functional.cross_entropy(
             logits.float(), labels.flatten(), reduction="none", ignore_index=-1
@@ -67,9 +88,9 @@ class Stacked:
         mean.sum().backward()  # type: ignore[no-untyped-call]
         return mean.detach()
 
-    def weight(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return a parameter's `(K, …)` view, which asks for a gradient, and the gradient's."""
-        return self._weights[name], self._gradients[name]
+    def weight(self, name: str) -> tuple[Tensor, Target]:
+        """Return a parameter's `(K, …)` view, which asks for a gradient, and where that goes."""
+        return self._weights[name], Target(self._gradients[name], self.keep)
 
     def buffer(self, name: str) -> Tensor:
         """Return a float buffer's `(K, …)` view."""
@@ -105,19 +126,19 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def _linear(layer: nn.Linear, stacked: Stacked, prefix: str, x: Tensor) -> Tensor:
-    weight, gradient = stacked.weight(f"{prefix}weight")
+    weight, target = stacked.weight(f"{prefix}weight")
     bias = stacked.weight(f"{prefix}bias") if layer.bias is not None else (None, None)
     rows = x.reshape(len(weight), -1, x.shape[-1])
-    y: Tensor = _Linear.apply(rows, weight, bias[0], gradient, bias[1])
+    y: Tensor = _Linear.apply(rows, weight, bias[0], target, bias[1])
     return y.view(*x.shape[:-1], -1)
 
 
 def _conv2d(layer: nn.Conv2d, stacked: Stacked, prefix: str, x: Tensor) -> Tensor:
-    weight, gradient = stacked.weight(f"{prefix}weight")
+    weight, target = stacked.weight(f"{prefix}weight")
     bias = stacked.weight(f"{prefix}bias") if layer.bias is not None else (None, None)
     how = (layer.stride, layer.padding, layer.dilation)
     kind = _GroupedConv if x.is_cuda else _LoopedConv
-    y: Tensor = kind.apply(x, weight, bias[0], gradient, bias[1], how)
+    y: Tensor = kind.apply(x, weight, bias[0], target, bias[1], how)
     return y
 
 
@@ -175,13 +196,13 @@ class _Leaf(torch.autograd.Function):
     """A weight as it is; its gradient goes to where the optimiser wants it."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, gradient: Tensor) -> Tensor:
-        ctx.gradient = gradient
+    def forward(ctx: Any, weight: Tensor, target: Target) -> Tensor:
+        ctx.target = target
         return weight.view_as(weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
-        ctx.gradient.copy_(grads[0])
+        ctx.target.receive(grads[0])
         return None, None
 
 
@@ -202,12 +223,12 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         (dy,), (x, weight), (to_weight, to_bias) = grads, ctx.saved_tensors, ctx.to
-        if dy.dtype == to_weight.dtype:
-            to_weight.baddbmm_(dy.transpose(1, 2), x, beta=0)
+        if dy.dtype == to_weight.place.dtype:
+            to_weight.place.baddbmm_(dy.transpose(1, 2), x, beta=to_weight.keep)
         else:
-            to_weight.copy_(torch.bmm(dy.transpose(1, 2), x))
+            to_weight.receive(torch.bmm(dy.transpose(1, 2), x).float())
         if to_bias is not None:
-            torch.sum(dy, 1, dtype=to_bias.dtype, out=to_bias)
+            to_bias.receive(dy.sum(1, dtype=torch.float32))
         return (torch.bmm(dy, weight) if ctx.needs_input_grad[0] else None), None, None, None, None
 
 
@@ -233,9 +254,9 @@ class _LoopedConv(torch.autograd.Function):
         parts = zip(grads[0].chunk(len(weight)), x.chunk(len(weight)), weight, strict=True)
         for k, (dy, a, w) in enumerate(parts):
             dx, dw, db = _conv_backward(dy, a, w, how, 1, (wanted, True, to_bias is not None))
-            to_weight[k].copy_(dw)
+            Target(to_weight.place[k], to_weight.keep).receive(dw.float())
             if to_bias is not None:
-                to_bias[k].copy_(db)
+                Target(to_bias.place[k], to_bias.keep).receive(db.float())
             back.append(dx)
         return (torch.cat(back) if wanted else None), None, None, None, None, None
 
@@ -261,9 +282,9 @@ class _GroupedConv(torch.autograd.Function):
         dy = _to_groups(grads[0], ctx.count)
         mask = (wanted, True, to_bias is not None)
         dx, dw, db = _conv_backward(dy, x, kernels, how, ctx.count, mask)
-        to_weight.copy_(dw.view(to_weight.shape))
+        to_weight.receive(dw.view(to_weight.place.shape).float())
         if to_bias is not None:
-            to_bias.copy_(db.view(to_bias.shape))
+            to_bias.receive(db.view(to_bias.place.shape).float())
         return (_from_groups(dx, ctx.count) if wanted else None), None, None, None, None, None
 
 

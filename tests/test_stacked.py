@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fedalign.data import Dataset
 from fedalign.models.cnn import cnn
 from fedalign.models.lenet import lenet5
 from fedalign.models.mlp import mlp
@@ -69,7 +70,7 @@ def test_each_model_as_if_alone(name, channels_last):
 @pytest.mark.parametrize("groups", [1, 3])
 def test_a_grouped_convolution_is_the_same(groups):
     """What a GPU runs, on the CPU."""
-    from fedalign.stacked import _GroupedConv, _LoopedConv
+    from fedalign.stacked import Target, _GroupedConv, _LoopedConv
 
     torch.manual_seed(0)
     x = torch.randn(groups * 2, 3, 9, 9)
@@ -78,11 +79,30 @@ def test_a_grouped_convolution_is_the_same(groups):
     for kind in (_LoopedConv, _GroupedConv):
         own = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
         to = torch.zeros_like(weight), torch.zeros_like(bias)
-        y = kind.apply(*own, *to, ((2, 1), (1, 0), (1, 1)))
+        targets = (Target(place, 0.0) for place in to)
+        y = kind.apply(*own, *targets, ((2, 1), (1, 0), (1, 1)))
         y.square().sum().backward()
         found.append([y, own[0].grad, *to])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet20 batch", "resnet20 group", "no biases"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_gradients_are_added_to_what_is_kept(name, alone):
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (2, 4, 1, 28, 28), dtype=torch.uint8)
+    data = Dataset(images[0], torch.arange(4), 10, (0.3,), (0.2,), "made up")
+    network = Network(MODELS[name](), data, torch.device("cpu"))
+    count = 1 if alone else 2
+    block = network.layout.to_vector(network.initial).repeat(count, 1)
+    labels, start = torch.randint(0, 10, (2, 4)), torch.randn(count, network.layout.num_parameters)
+    found = {}
+    for keep in (0.0, 0.5):
+        found[keep] = start.clone()
+        arguments = images[:count], labels[:count], [4] * count, found[keep]
+        network.gradients(block.clone(), *arguments, keep)
+    torch.testing.assert_close(found[0.5], found[0.0] + 0.5 * start, rtol=1e-4, atol=1e-5)
 
 
 class Tied(nn.Module):

@@ -80,7 +80,7 @@ class RayGrid(LocalGrid):
         actor: Any = ray.remote(Worker)
         self._new = partial(actor.options(**resources).remote, app)
         self._workers: list[Any] = [self._new() for _ in range(_room_for(resources))]
-        self._seconds: dict[int, float] = {}
+        self._costs = Costs()
 
     def close(self) -> None:
         """Stop the workers."""
@@ -130,11 +130,10 @@ class RayGrid(LocalGrid):
             lost = [message for group in share for message in group]
             yield Answers([error_reply(message, ErrorCode.UNKNOWN, why) for message in lost])
             return
-        for group, (answers, states, seconds) in zip(share, done, strict=True):
+        self._costs.learn(self._workers[place], share, [seconds for _, _, seconds in done])
+        for group, (answers, states, _) in zip(share, done, strict=True):
             for message, state in zip(group, states, strict=True):
-                node = message.metadata.dst_node_id
-                self.keep_state(node, state)
-                self._seconds[node] = seconds / len(group)
+                self.keep_state(message.metadata.dst_node_id, state)
             yield answers
 
     def _replace(self, place: int) -> None:
@@ -143,11 +142,7 @@ class RayGrid(LocalGrid):
 
     def _deal(self, groups: list[list[Message]]) -> list[list[list[Message]]]:
         """Return each worker's groups: always the longest left to whoever has least to do."""
-        usual = sum(self._seconds.values()) / len(self._seconds) if self._seconds else 1.0
-        costs = [
-            sum(self._seconds.get(message.metadata.dst_node_id, usual) for message in group)
-            for group in groups
-        ]
+        costs = [self._costs.of(group) for group in groups]
         shares: list[list[list[Message]]] = [[] for _ in self._workers]
         loads = [(0.0, place) for place in range(len(shares))]
         for index in sorted(range(len(groups)), key=lambda i: -costs[i]):
@@ -155,6 +150,32 @@ class RayGrid(LocalGrid):
             shares[place].append(groups[index])
             heapq.heappush(loads, (load + costs[index], place))
         return shares
+
+
+class Costs:
+    """How long clients take, as far as is known: in seconds, the older a measurement the less."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._usual = 1.0
+        self._warm: set[Any] = set()
+
+    def of(self, group: Sequence[Message]) -> float:
+        """Return what a group should take; a client never seen takes what is usual."""
+        nodes = (message.metadata.dst_node_id for message in group)
+        return sum(self._seconds.get(node, self._usual) for node in nodes)
+
+    def learn(self, worker: Any, share: Sequence[Sequence[Message]], taken: list[float]) -> None:
+        """Take note of what each group of a worker's call took; its first call is no measure."""
+        if worker not in self._warm:
+            self._warm.add(worker)
+            return
+        self._usual = sum(taken) / sum(map(len, share))
+        for group, seconds in zip(share, taken, strict=True):
+            each = seconds / len(group)
+            for message in group:
+                node = message.metadata.dst_node_id
+                self._seconds[node] = (self._seconds.get(node, each) + each) / 2
 
 
 def run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedalign.cohorts import Answers, CohortApp, Wanted, mark
+from fedalign.config import Scalar
 from fedalign.federation import Federation, federation_of
 from fedalign.network import torch_threads
 from fedalign.parameters import num_bytes
@@ -64,6 +65,12 @@ def train_many(messages: Sequence[Message], contexts: Sequence[Context], wanted:
     return Answers([reply], models)
 
 
+@app.client_sizes
+def sizes(run_config: Mapping[str, Scalar], num_partitions: int) -> list[int]:
+    """Return how many examples each client has."""
+    return [len(rows) for rows in federation_of(run_config).shards(num_partitions)]
+
+
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Return the loss and accuracy of the global model on the client's own examples."""
@@ -73,7 +80,7 @@ def evaluate(message: Message, context: Context) -> Message:
     rows = shards[int(context.node_config["partition-id"])]
     own = replace(data, images=data.images[rows], labels=data.labels[rows])
     vector = network.receive(arrays_of(message))
-    with torch_threads(settings.threads):
+    with torch_threads(1):
         loss, accuracy = network.evaluate(vector, own, settings.batch_size)
     return evaluate_reply(message, len(rows), loss, accuracy)
 

@@ -6,7 +6,7 @@ Flower's own engines know nothing of this: they call a `CohortApp` client by cli
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -64,6 +64,7 @@ class Answers:
 
 
 TrainMany = Callable[[Sequence[Message], Sequence[Context], Wanted], Answers]
+Sizes = Callable[[Mapping[str, Any], int], Sequence[float]]
 
 
 class CohortApp(ClientApp):
@@ -72,10 +73,16 @@ class CohortApp(ClientApp):
     def __init__(self) -> None:
         super().__init__()
         self.many: TrainMany | None = None
+        self.sizes: Sizes | None = None
 
     def train_many(self, handler: TrainMany) -> TrainMany:
         """Register what trains several clients whose messages have one and the same content."""
         self.many = handler
+        return handler
+
+    def client_sizes(self, handler: Sizes) -> Sizes:
+        """Register what tells from run config and number of partitions how much each has to do."""
+        self.sizes = handler
         return handler
 
 

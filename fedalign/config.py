@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,7 +77,9 @@ class Evaluation(Section):
     )
     batch_size: int = Field(200, gt=0, description="examples in one forward pass")
     threads: int = Field(
-        1, gt=0, description="the server's torch threads; more pay for large models"
+        default_factory=lambda: os.cpu_count() or 1,
+        gt=0,
+        description="threads that share the server's measuring; default: one a core",
     )
 
     @field_validator("alphas")
@@ -170,7 +173,9 @@ class Config(Section):
 
     def digest(self) -> str:
         """Return 8 hex digits that name these settings; where and how it is run do not count."""
-        told = self.model_dump(exclude={"name", "out", "simulation"})
+        told = self.model_dump(
+            exclude={"name": True, "out": True, "simulation": True, "evaluation": {"threads"}}
+        )
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 

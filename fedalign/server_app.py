@@ -39,8 +39,8 @@ def main(grid: Grid, context: Context) -> None:
     progress = Progress(
         f"{config.strategy.name} on {config.data.name}: {folder.path}", config.rounds
     )
-    # For all that the server does: a second thread spins on after each large tensor operation.
-    with folder, progress, torch_threads(config.evaluation.threads):
+    # A second torch thread spins on after each large operation; measuring shares out batches.
+    with folder, progress, torch_threads(1):
         model = run_rounds(
             strategy,
             grid,

@@ -80,6 +80,12 @@ def test_evaluation_by_hand(network, data):
     assert accuracy == int((logits.argmax(1) == data.labels).sum()) / len(data)
 
 
+def test_threads_change_no_bit(network, data, monkeypatch):
+    monkeypatch.setattr("fedalign.network.WORTH_A_THREAD", 0.0)
+    (vector,) = vectors(network, 1)
+    assert network.evaluate(vector, data, 7, threads=3) == network.evaluate(vector, data, 7)
+
+
 def test_bf16_computes_in_bf16_and_keeps_float32(data):
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))

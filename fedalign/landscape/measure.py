@@ -46,7 +46,7 @@ class Measure:
     def on_round(self, outcome: Round) -> None:
         """Add the global model's test loss and accuracy and the round's mean barriers."""
         after = self.network.layout.to_vector(outcome.after)
-        loss, accuracy = self.network.evaluate(after, self.test, self.settings.batch_size)
+        loss, accuracy = self._evaluate(after, self.test)
         outcome.metrics |= {"test_loss": loss, "test_accuracy": accuracy}
         if self.settings.alphas:
             self._measure_paths(outcome, after)
@@ -73,7 +73,11 @@ class Measure:
 
     def _point(self, vector: Tensor) -> tuple[float, float]:
         vector = self.network.recalibrate(vector, self._bn, self.settings.batch_size)
-        return self.network.evaluate(vector, self._probe, self.settings.batch_size)
+        return self._evaluate(vector, self._probe)
+
+    def _evaluate(self, vector: Tensor, data: Dataset) -> tuple[float, float]:
+        settings = self.settings
+        return self.network.evaluate(vector, data, settings.batch_size, settings.threads)
 
     def _pairs(self, number: int, partitions: Sequence[int]) -> list[tuple[int, int]]:
         stream = rng(self.seed, "pairs", number)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from flwr.common.constant import ErrorCode
 from fedalign.cohorts import Answers, Wanted
 from fedalign.errors import InputError
 from fedalign.simulation.app import FlowerApp, Scalar, load_component
-from fedalign.simulation.grid import LocalGrid, error_reply, serve, with_content
+from fedalign.simulation.grid import FIRST_NODE_ID, LocalGrid, error_reply, serve, with_content
 from fedalign.simulation.stock import full_backend_config, surroundings
 
 
@@ -80,7 +80,7 @@ class RayGrid(LocalGrid):
         actor: Any = ray.remote(Worker)
         self._new = partial(actor.options(**resources).remote, app)
         self._workers: list[Any] = [self._new() for _ in range(_room_for(resources))]
-        self._costs = Costs()
+        self.costs = Costs()
 
     def close(self) -> None:
         """Stop the workers."""
@@ -130,7 +130,7 @@ class RayGrid(LocalGrid):
             lost = [message for group in share for message in group]
             yield Answers([error_reply(message, ErrorCode.UNKNOWN, why) for message in lost])
             return
-        self._costs.learn(self._workers[place], share, [seconds for _, _, seconds in done])
+        self.costs.learn(self._workers[place], share, [seconds for _, _, seconds in done])
         for group, (answers, states, _) in zip(share, done, strict=True):
             for message, state in zip(group, states, strict=True):
                 self.keep_state(message.metadata.dst_node_id, state)
@@ -142,7 +142,7 @@ class RayGrid(LocalGrid):
 
     def _deal(self, groups: list[list[Message]]) -> list[list[list[Message]]]:
         """Return each worker's groups: always the longest left to whoever has least to do."""
-        costs = [self._costs.of(group) for group in groups]
+        costs = [self.costs.of(group) for group in groups]
         shares: list[list[list[Message]]] = [[] for _ in self._workers]
         loads = [(0.0, place) for place in range(len(shares))]
         for index in sorted(range(len(groups)), key=lambda i: -costs[i]):
@@ -153,29 +153,37 @@ class RayGrid(LocalGrid):
 
 
 class Costs:
-    """How long clients take, as far as is known: in seconds, the older a measurement the less."""
+    """How long clients take, as far as is known: in seconds, the older a measurement the less.
 
-    def __init__(self) -> None:
+    Args:
+        size: how much a node has to do, in any unit, for the time before it was seen.
+    """
+
+    def __init__(self, size: Callable[[int], float] = lambda _node: 1.0) -> None:
+        self.size = size
         self._seconds: dict[int, float] = {}
-        self._usual = 1.0
+        self._usual = 1.0  # seconds for a unit
         self._warm: set[Any] = set()
 
     def of(self, group: Sequence[Message]) -> float:
-        """Return what a group should take; a client never seen takes what is usual."""
-        nodes = (message.metadata.dst_node_id for message in group)
-        return sum(self._seconds.get(node, self._usual) for node in nodes)
+        """Return what a group should take."""
+        nodes = [message.metadata.dst_node_id for message in group]
+        known = self._seconds
+        return sum(known[n] if n in known else self._usual * self.size(n) for n in nodes)
 
     def learn(self, worker: Any, share: Sequence[Sequence[Message]], taken: list[float]) -> None:
         """Take note of what each group of a worker's call took; its first call is no measure."""
         if worker not in self._warm:
             self._warm.add(worker)
             return
-        self._usual = sum(taken) / sum(map(len, share))
+        units = (self.size(m.metadata.dst_node_id) for group in share for m in group)
+        self._usual = sum(taken) / sum(units)
         for group, seconds in zip(share, taken, strict=True):
-            each = seconds / len(group)
-            for message in group:
-                node = message.metadata.dst_node_id
-                self._seconds[node] = (self._seconds.get(node, each) + each) / 2
+            nodes = [message.metadata.dst_node_id for message in group]
+            a_unit = seconds / sum(map(self.size, nodes))
+            for node in nodes:
+                own = a_unit * self.size(node)
+                self._seconds[node] = (self._seconds.get(node, own) + own) / 2
 
 
 def run(
@@ -194,12 +202,19 @@ def run(
         grid = None
         try:
             grid = RayGrid(app, num_supernodes, run_config, run_id, config["client_resources"])
-            grid.serve(app.load()[0])  # loaded while the workers load theirs
+            server_app, client_app = app.load()  # while the workers load theirs
+            if sizes := getattr(client_app, "sizes", None):
+                grid.costs.size = _sized(sizes(run_config, num_supernodes))
+            grid.serve(server_app)
         finally:
             if own:
                 ray.shutdown()
             elif grid is not None:
                 grid.close()
+
+
+def _sized(sizes: Sequence[float]) -> Callable[[int], float]:
+    return lambda node: sizes[node - FIRST_NODE_ID] or 1.0  # who has nothing still costs a call
 
 
 def ship_arrays_out_of_band() -> None:

@@ -8,9 +8,11 @@ W2 overhead: 1,000 clients of 50 examples, 100 a round, batch 10, MLP 784-64-10.
 W3 scale: 10,000 clients of 20 examples, 1,000 a round, batch 10, LeNet-5.
 
 SGD 0.05 with momentum 0.9, one local epoch, one evaluation on 10,000 test examples a round. Engines
-take turns (A B A B), each in a fresh process. Wall: median of the rounds after the first. CPU: that
-of all processes of a run, less that of a run of one round, per round. Give the machine nothing else
-to do.
+take turns (A B A B), each in a fresh process. Wall: median of the rounds after the first. CPU: what
+all processes of a run use from the end of the first round to the end of the last, per round.
+Memory: the peak of their proportional set sizes. Give the machine nothing else to do.
+
+Any setting may follow: simulation.cohort=1 simulation.fuse=false.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ import platform
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -97,8 +100,8 @@ def wide_cnn(shape: tuple[int, int, int], classes: int) -> nn.Module:
     )  # fmt: skip
 
 
-def plain(settings: dict[str, Any], rounds: int, threads: int) -> list[float]:
-    """Return the seconds of each round of federated averaging as one would write it by hand."""
+def plain(settings: dict[str, Any], rounds: int, threads: int, out: Path) -> None:
+    """Write the seconds of each round of federated averaging as one would write it by hand."""
     torch.set_num_threads(threads)
     config = read(None, COMMON | settings)
     federation = Federation(config)
@@ -110,7 +113,6 @@ def plain(settings: dict[str, Any], rounds: int, threads: int) -> list[float]:
         return (images.float() / 255 - 0.5) / 0.5
 
     weights = {key: value.clone() for key, value in model.state_dict().items()}
-    seconds = []
     for number in range(1, rounds + 1):
         started = time.perf_counter()
         drawn = rng(0, "sample", number).choice(config.num_clients, config.clients_per_round, False)
@@ -142,30 +144,53 @@ def plain(settings: dict[str, Any], rounds: int, threads: int) -> list[float]:
                     test.images.split(500), test.labels.split(500), strict=True
                 )
             )
-        seconds.append(time.perf_counter() - started)
+        with out.open("a") as file:
+            print(time.perf_counter() - started, file=file)
     print(f"plain: accuracy {hits / len(test):.3f}", file=sys.stderr)
-    return seconds
 
 
-def measure(name: str, engine: str, rounds: int, threads: int) -> tuple[list[float], float]:
-    """Return the seconds of each round and the CPU seconds of all processes."""
+@dataclass(frozen=True)
+class Cost:
+    """What a run costs: seconds to the end of the first round, then a round, and peak MB."""
+
+    first: float
+    wall: float
+    cpu: float
+    memory: float
+
+
+def measure(name: str, engine: str, rounds: int, threads: int, more: list[str]) -> Cost:
+    """Return what one run costs, in processes of its own."""
     with tempfile.TemporaryDirectory() as out:
         if engine == "plain":
-            words = [name, "--threads", str(threads), "--child", str(rounds), out]
-            cpu = _run([sys.executable, __file__, *words])
-            return [float(line) for line in (Path(out) / "seconds").read_text().split()], cpu
+            log = Path(out, "seconds")
+            words = [name, "--threads", str(threads), "--child", str(rounds), str(log)]
+            return _watch([sys.executable, __file__, *words], lambda: _lines(log), rounds)
         given = COMMON | WORKLOADS[name] | {"rounds": rounds, "simulation.backend": engine}
         yaml = Path(out) / "empty.yaml"
         yaml.touch()
         code = "from fedalign.cli import main; main()"
-        words = [f"{key}={value}" for key, value in given.items()]
-        cpu = _run([sys.executable, "-c", code, "run", str(yaml), *words, "--out", out])
-        (metrics,) = Path(out).glob("*/metrics.csv")
-        return pd.read_csv(metrics)["seconds"].tolist(), cpu
+        words = [*(f"{key}={value}" for key, value in given.items()), *more, "--out", out]
+        command = [sys.executable, "-c", code, "run", str(yaml), *words]
+        return _watch(command, lambda: _metrics(Path(out)), rounds)
 
 
-def _run(command: list[str]) -> float:
-    """Return the CPU seconds of a command and of every process that it started."""
+def _lines(path: Path) -> list[float]:
+    return [float(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def _metrics(out: Path) -> list[float]:
+    for path in out.glob("*/metrics.csv"):
+        try:
+            return list(pd.read_csv(path)["seconds"])
+        except (pd.errors.EmptyDataError, pd.errors.ParserError, KeyError):
+            break
+    return []
+
+
+def _watch(command: list[str], finished: Callable[[], list[float]], rounds: int) -> Cost:
+    """Return the costs of a command; `finished` tells the seconds of each finished round."""
+    started = time.perf_counter()
     process = psutil.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -173,35 +198,43 @@ def _run(command: list[str]) -> float:
         env={**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"},
     )
     used: dict[tuple[int, float], float] = {}
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.05):
-            try:
-                family = [process, *process.children(recursive=True)]
-            except psutil.NoSuchProcess:
-                return
-            for one in family:
-                try:
-                    times = one.cpu_times()
-                    used[one.pid, one.create_time()] = times.user + times.system
-                except psutil.Error:
-                    continue
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    code = process.wait()
-    over.set()
-    watcher.join()
-    if code:
+    seconds: list[float] = []
+    first = at_first = at_last = memory = looked = 0.0
+    while process.poll() is None and len(seconds) < rounds:
+        time.sleep(0.02)
+        seconds = finished()
+        family = _family(process)
+        for one in family:
+            with suppress(psutil.Error):
+                times = one.cpu_times()
+                used[one.pid, one.create_time()] = times.user + times.system
+        at_last = sum(used.values())
+        if seconds and not first:
+            first, at_first = time.perf_counter() - started, at_last
+        if time.perf_counter() - looked > 0.5 or len(seconds) == rounds:
+            looked, memory = time.perf_counter(), max(memory, sum(map(_memory, family)))
+    if process.wait() or len(seconds) < rounds:
         raise SystemExit(f"{command} failed")
-    return sum(used.values())
+    return Cost(first, median(seconds[1:]), (at_last - at_first) / (rounds - 1), memory)
+
+
+def _family(process: psutil.Popen) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def _memory(process: psutil.Process) -> float:
+    with suppress(psutil.Error):
+        return float(process.memory_full_info().pss) / 1e6
+    return 0.0
 
 
 def report() -> None:
     """Measure the engines in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("workload", choices=WORKLOADS)
+    parser.add_argument("more", nargs="*", metavar="KEY=VALUE", help="settings of our engines")
     parser.add_argument("--engines", nargs="+", default=["plain", "inline", "ray", "flower"])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=3)
@@ -210,27 +243,30 @@ def report() -> None:
     given = parser.parse_args()
     if given.child:
         rounds, out = given.child
-        seconds = plain(WORKLOADS[given.workload], int(rounds), given.threads)
-        Path(out, "seconds").write_text("\n".join(map(str, seconds)))
+        plain(WORKLOADS[given.workload], int(rounds), given.threads, Path(out))
         return
-    wall: dict[str, list[float]] = {engine: [] for engine in given.engines}
-    cpu: dict[str, list[float]] = {engine: [] for engine in given.engines}
+    costs: dict[str, list[Cost]] = {engine: [] for engine in given.engines}
     for _ in range(given.repeats):
         for engine in given.engines:
-            _, first = measure(given.workload, engine, 1, given.threads)
-            seconds, whole = measure(given.workload, engine, given.rounds, given.threads)
-            wall[engine].append(median(seconds[1:]))
-            cpu[engine].append((whole - first) / (given.rounds - 1))
-    print(f"{given.workload}, {given.rounds} rounds, {given.repeats} repeats, plain loop on "
-          f"{given.threads} threads; {os.cpu_count()} cores, Python {platform.python_version()}, "
-          f"torch {torch.__version__}")  # fmt: skip
+            costs[engine].append(
+                measure(given.workload, engine, given.rounds, given.threads, given.more)
+            )
+    print(f"{given.workload} {' '.join(given.more)}, {given.rounds} rounds, {given.repeats} "
+          f"repeats, plain loop on {given.threads} threads; {os.cpu_count()} cores, "
+          f"Python {platform.python_version()}, torch {torch.__version__}")  # fmt: skip
     base = given.engines[0]
-    titles = ["engine", "wall s a round", f"of {base}", "CPU s a round", f"of {base}"]
+    titles = ["engine", "start to first round s"]
+    for what in ("wall s a round", "CPU s a round", "peak MB"):
+        titles += [what, f"of {base}"]
     print(f"\n| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     for engine in given.engines:
-        s, c = median(wall[engine]), median(cpu[engine])
-        ratios = s / median(wall[base]), c / median(cpu[base])
-        print(f"| {engine} | {s:.3f} | {ratios[0]:.2f} | {c:.3f} | {ratios[1]:.2f} |")
+        cells = [f"{median(cost.first for cost in costs[engine]):.1f}"]
+        for key, digits in (("wall", 3), ("cpu", 3), ("memory", 0)):
+            own, other = (
+                median(getattr(cost, key) for cost in costs[one]) for one in (engine, base)
+            )
+            cells += [f"{own:.{digits}f}", f"{own / other:.2f}"]
+        print(f"| {engine} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -3,72 +3,60 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedalign.cohorts import Answers, CohortApp, Wanted, mark
-from fedalign.config import Scalar
+from fedalign.cohorts import Answers, CohortApp, RunConfig, Wanted, mark
 from fedalign.federation import Federation, federation_of
-from fedalign.network import torch_threads
+from fedalign.network import Network, torch_threads
 from fedalign.parameters import num_bytes
 from fedalign.rng import rng
 from fedalign.wire import TrainTask, arrays_of, evaluate_reply, train_reply
 
-app = CohortApp()
 log = logging.getLogger("fedalign")
 
-Client = tuple[int, np.ndarray]  # partition id, and which examples it owns
+
+class App(CohortApp):
+    """What fedalign's own engines may ask beside what Flower asks."""
+
+    def train_many(
+        self, messages: Sequence[Message], contexts: Sequence[Context], wanted: Wanted
+    ) -> Answers:
+        """Return the models of several clients, or their mean, after training in cohorts."""
+        federation = federation_of(contexts[0].run_config)
+        trained = _train(federation, messages, contexts, wanted.cohort)
+        answer = _mean if wanted.fuse else _each
+        return answer(federation.network, messages, trained, wanted)
+
+    def sizes(self, run_config: RunConfig, num_partitions: int) -> list[float]:
+        """Return how many examples each client has."""
+        return [float(len(rows)) for rows in federation_of(run_config).shards(num_partitions)]
+
+    def share(self, run_config: RunConfig) -> Any:
+        """Return the training set."""
+        return federation_of(run_config).shared()
+
+    def adopt(self, run_config: RunConfig, num_partitions: int, shared: Any) -> None:
+        """Take the training set, and make what the first round would make otherwise."""
+        federation = federation_of(run_config)
+        federation.adopt(shared)
+        federation.shards(num_partitions)
+        federation.network  # noqa: B018
+
+
+app = App()
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Return the client's model after local training from the global one under the round's mask."""
-    return train_many([message], [context], Wanted()).replies[0]
-
-
-@app.train_many
-def train_many(messages: Sequence[Message], contexts: Sequence[Context], wanted: Wanted) -> Answers:
-    """Return the models of several clients, or their mean, after local training in cohorts."""
-    federation, arrays = federation_of(contexts[0].run_config), arrays_of(messages[0])
-    network, task = federation.network, TrainTask.read(messages[0])
-    shards = federation.shards(int(contexts[0].node_config["num-partitions"]))
-    partitions = [int(context.node_config["partition-id"]) for context in contexts]
-    # Whoever has most examples first, as the client algorithm wants it.
-    order = sorted(range(len(messages)), key=lambda i: -len(shards[partitions[i]]))
-    counters = network.layout.counters_of(arrays)
-    replies, total, loss, count = {}, torch.zeros(network.layout.size, dtype=torch.float64), 0.0, 0
-    models: dict[int, ArrayRecord] = {}
-    for start in range(0, len(order), wanted.cohort):
-        cohort = order[start : start + wanted.cohort]
-        clients = [(partitions[i], shards[partitions[i]]) for i in cohort]
-        block, losses = _trained(federation, task, arrays, clients)
-        for i, vector, own in zip(cohort, block.cpu(), losses.tolist(), strict=True):
-            examples, node = len(shards[partitions[i]]), messages[i].metadata.dst_node_id
-            if wanted.fuse:
-                total.add_(vector, alpha=examples)
-                loss, count = loss + own * examples, count + examples
-                if node in wanted.keep:
-                    models[node] = network.layout.to_record(vector, counters)
-            else:
-                model = network.layout.to_record(vector, counters)
-                replies[i] = train_reply(messages[i], model, examples, own)
-    if not wanted.fuse:
-        return Answers([replies[i] for i in range(len(messages))])
-    mean = network.layout.to_record((total / count).float(), counters)
-    reply = train_reply(messages[0], mean, count, loss / count)
-    mark(reply, len(messages), len(messages) * num_bytes(mean))
-    return Answers([reply], models)
-
-
-@app.client_sizes
-def sizes(run_config: Mapping[str, Scalar], num_partitions: int) -> list[int]:
-    """Return how many examples each client has."""
-    return [len(rows) for rows in federation_of(run_config).shards(num_partitions)]
+    return app.train_many([message], [context], Wanted()).replies[0]
 
 
 @app.evaluate()
@@ -94,14 +82,42 @@ def whoami(message: Message, context: Context) -> Message:
     return Message(RecordDict({"whoami": ids}), reply_to=message)
 
 
-def _trained(
-    federation: Federation, task: TrainTask, arrays: ArrayRecord, clients: list[Client]
+@dataclass(frozen=True)
+class Client:
+    """One of the clients that are trained in one call: its place there, its part of the data."""
+
+    place: int
+    partition: int
+    rows: np.ndarray
+
+
+Trained = tuple[Client, Tensor, float]  # model (F,) on the CPU, and mean training loss
+
+
+def _train(
+    federation: Federation, messages: Sequence[Message], contexts: Sequence[Context], cohort: int
+) -> Iterator[Trained]:
+    """Yield every client's model, those with most examples first."""
+    task, arrays = TrainTask.read(messages[0]), arrays_of(messages[0])
+    shards = federation.shards(int(contexts[0].node_config["num-partitions"]))
+    partitions = [int(context.node_config["partition-id"]) for context in contexts]
+    clients = [Client(i, partition, shards[partition]) for i, partition in enumerate(partitions)]
+    clients.sort(key=lambda client: -len(client.rows))
+    for start in range(0, len(clients), cohort):
+        together = clients[start : start + cohort]
+        block, losses = _train_cohort(federation, task, arrays, together)
+        yield from zip(together, block.cpu(), losses.tolist(), strict=True)
+
+
+def _train_cohort(
+    federation: Federation, task: TrainTask, arrays: ArrayRecord, clients: Sequence[Client]
 ) -> tuple[Tensor, Tensor]:
     """Return the trained models `(K, F)` and their losses; in halves if the GPU has no room."""
-    network, count = federation.network, len(clients)
+    network, count, seed = federation.network, len(clients), federation.config.seed
     if count <= federation.room:
         block = network.receive(arrays).repeat(count, 1)
-        rows, streams = [own for _, own in clients], [_stream(federation, task, c) for c in clients]
+        rows = [client.rows for client in clients]
+        streams = [rng(seed, "batches", task.server_round, client.partition) for client in clients]
         try:
             losses = federation.client.train(
                 network, block, federation.train, rows, task.plan, streams
@@ -114,9 +130,36 @@ def _trained(
         log.warning("the GPU has no room for a cohort of %d; next try: %d", count, count // 2)
         torch.cuda.empty_cache()
     halves = clients[: -(-count // 2)], clients[-(-count // 2) :]
-    blocks, losses = zip(*(_trained(federation, task, arrays, h) for h in halves), strict=True)
+    blocks, losses = zip(*(_train_cohort(federation, task, arrays, h) for h in halves), strict=True)
     return torch.cat(blocks), torch.cat(losses)
 
 
-def _stream(federation: Federation, task: TrainTask, client: Client) -> np.random.Generator:
-    return rng(federation.config.seed, "batches", task.server_round, client[0])
+def _each(
+    network: Network, messages: Sequence[Message], trained: Iterable[Trained], _: Wanted
+) -> Answers:
+    """Return a reply for each client."""
+    layout, counters = network.layout, network.layout.counters_of(arrays_of(messages[0]))
+    replies: dict[int, Message] = {}
+    for client, vector, loss in trained:
+        model, asked = layout.to_record(vector, counters), messages[client.place]
+        replies[client.place] = train_reply(asked, model, len(client.rows), loss)
+    return Answers([replies[place] for place in range(len(messages))])
+
+
+def _mean(
+    network: Network, messages: Sequence[Message], trained: Iterable[Trained], wanted: Wanted
+) -> Answers:
+    """Return one reply for all clients: their mean, summed in float64 in a fixed order."""
+    layout, counters = network.layout, network.layout.counters_of(arrays_of(messages[0]))
+    total, total_loss, count = torch.zeros(layout.size, dtype=torch.float64), 0.0, 0
+    models: dict[int, ArrayRecord] = {}
+    for client, vector, loss in trained:
+        examples, node = len(client.rows), messages[client.place].metadata.dst_node_id
+        total.add_(vector, alpha=examples)
+        total_loss, count = total_loss + loss * examples, count + examples
+        if node in wanted.keep:
+            models[node] = layout.to_record(vector, counters)
+    mean = layout.to_record((total / count).float(), counters)
+    reply = train_reply(messages[0], mean, count, total_loss / count)
+    mark(reply, len(messages), len(messages) * num_bytes(mean))
+    return Answers([reply], models)

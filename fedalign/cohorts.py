@@ -6,7 +6,7 @@ Flower's own engines know nothing of this: they call a `CohortApp` client by cli
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,6 +29,7 @@ from flwr.serverapp.strategy.strategy_utils import (
 )
 
 WEIGHT = "num-examples"
+RunConfig = Mapping[str, bool | int | float | str]
 _AVERAGING = (FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam, FedYogi)
 _KEY = "fused"
 
@@ -63,27 +64,25 @@ class Answers:
     models: dict[int, ArrayRecord] = field(default_factory=dict)
 
 
-TrainMany = Callable[[Sequence[Message], Sequence[Context], Wanted], Answers]
-Sizes = Callable[[Mapping[str, Any], int], Sequence[float]]
-
-
 class CohortApp(ClientApp):
-    """A ClientApp that can also train several clients in one call."""
+    """A ClientApp that can also train several clients in one call, and that engines may prepare."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.many: TrainMany | None = None
-        self.sizes: Sizes | None = None
+    def train_many(
+        self, messages: Sequence[Message], contexts: Sequence[Context], wanted: Wanted
+    ) -> Answers:
+        """Return the answers of several clients whose messages have one and the same content."""
+        raise NotImplementedError
 
-    def train_many(self, handler: TrainMany) -> TrainMany:
-        """Register what trains several clients whose messages have one and the same content."""
-        self.many = handler
-        return handler
+    def sizes(self, run_config: RunConfig, num_partitions: int) -> Sequence[float]:  # noqa: ARG002
+        """Return how much each client has to do, in any unit."""
+        return [1.0] * num_partitions
 
-    def client_sizes(self, handler: Sizes) -> Sizes:
-        """Register what tells from run config and number of partitions how much each has to do."""
-        self.sizes = handler
-        return handler
+    def share(self, run_config: RunConfig) -> Any:  # noqa: ARG002
+        """Return what all workers need, made once in the server's process."""
+        return None
+
+    def adopt(self, run_config: RunConfig, num_partitions: int, shared: Any) -> None:
+        """Take, in a worker, what `share` returned; NumPy arrays in it are read-only."""
 
 
 @runtime_checkable
@@ -173,11 +172,11 @@ def train_together(
 
     So after an error too: it is then the error of the client who caused it, and of no other.
     """
-    many: TrainMany | None = getattr(app, "many", None)
-    if many is None or len(messages) == 1 or messages[0].metadata.message_type != MessageType.TRAIN:
+    training = messages[0].metadata.message_type == MessageType.TRAIN
+    if not isinstance(app, CohortApp) or not training or len(messages) == 1:
         return None
     try:
-        return many(messages, contexts, wanted)
+        return app.train_many(messages, contexts, wanted)
     except Exception as error:
         log.debug("one by one, since together: %r", error)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -109,9 +110,23 @@ class Federation:
             self._shards[num_clients] = partitioner.split(labels, num_clients, stream)
         return self._shards[num_clients]
 
+    def shared(self) -> dict[str, Any]:
+        """Return the training set with NumPy arrays, which processes of a machine can share."""
+        data = vars(self.train)
+        return data | {key: data[key].cpu().numpy() for key in ("images", "labels")}
+
+    def adopt(self, shared: dict[str, Any]) -> None:
+        """Take the training set that another process has shared, in place of one from disk."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            arrays = {key: torch.from_numpy(shared[key]) for key in ("images", "labels")}
+        self.__dict__["train"] = self._placed(Dataset(**(shared | arrays)))
+
     def _load(self, part: str) -> Dataset:
+        return self._placed(self.config.data.build().load(part))
+
+    def _placed(self, data: Dataset) -> Dataset:
         device = pick_device(self.config.device)
-        data: Dataset = self.config.data.build().load(part)
         return replace(data, images=data.images.to(device), labels=data.labels.to(device))
 
 

@@ -163,8 +163,13 @@ def test_sums_by_group_and_models_beside_them():
     assert torch.equal(layout.to_vector(fused.models[1003]).double(), models[3])
 
 
+class Failing(CohortApp):
+    def train_many(self, *_):
+        raise ValueError("somebody in the group is ill")
+
+
 def failing_app():
-    app = CohortApp()
+    app = Failing()
 
     @app.train()
     def train(message, context):
@@ -173,10 +178,6 @@ def failing_app():
             raise ValueError("client 2 is ill")
         arrays = ArrayRecord({"w": Array(np.full(2, partition, np.float32))})
         return train_reply(message, arrays, 1, 0.0)
-
-    @app.train_many
-    def many(*_):
-        raise ValueError("somebody in the group is ill")
 
     return app
 

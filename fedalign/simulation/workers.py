@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,12 +18,13 @@ from typing import Any
 import numpy as np
 import ray
 from flwr.app import Array, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from fedalign.cohorts import Answers, Wanted
+from fedalign.cohorts import Answers, CohortApp, RunConfig, Wanted
 from fedalign.errors import InputError
 from fedalign.simulation.app import FlowerApp, Scalar, load_component
-from fedalign.simulation.grid import FIRST_NODE_ID, LocalGrid, error_reply, serve, with_content
+from fedalign.simulation.grid import LocalGrid, error_reply, serve, with_content
 from fedalign.simulation.stock import full_backend_config, surroundings
 
 
@@ -42,6 +44,11 @@ class Worker:
         ship_arrays_out_of_band()
         app.put_on_path()
         self._client_app = load_component(app.client, app.root)
+
+    def adopt(self, run_config: RunConfig, num_partitions: int, shared: Any) -> None:
+        """Take what all workers need; a failure is told when a client is asked."""
+        with suppress(Exception):
+            self._client_app.adopt(run_config, num_partitions, shared)
 
     def run(
         self, jobs: Sequence[Job], wanted: Wanted, *broadcasts: RecordDict
@@ -80,7 +87,18 @@ class RayGrid(LocalGrid):
         actor: Any = ray.remote(Worker)
         self._new = partial(actor.options(**resources).remote, app)
         self._workers: list[Any] = [self._new() for _ in range(_room_for(resources))]
-        self.costs = Costs()
+        self._shared: Any = None
+        self._costs = Costs()
+
+    def prepare(self, client_app: ClientApp) -> None:
+        """Let a `CohortApp` tell how much clients have to do, and share with all workers."""
+        if isinstance(client_app, CohortApp):
+            sizes = client_app.sizes(self._run_config, len(self._nodes))
+            # Who has nothing to do still costs a call.
+            self._costs.size = lambda node: sizes[self._nodes.index(node)] or 1.0
+            self._shared = ray.put(client_app.share(self._run_config))
+            for worker in self._workers:
+                self._introduce(worker)
 
     def close(self) -> None:
         """Stop the workers."""
@@ -130,7 +148,7 @@ class RayGrid(LocalGrid):
             lost = [message for group in share for message in group]
             yield Answers([error_reply(message, ErrorCode.UNKNOWN, why) for message in lost])
             return
-        self.costs.learn(self._workers[place], share, [seconds for _, _, seconds in done])
+        self._costs.learn(self._workers[place], share, [seconds for _, _, seconds in done])
         for group, (answers, states, _) in zip(share, done, strict=True):
             for message, state in zip(group, states, strict=True):
                 self.keep_state(message.metadata.dst_node_id, state)
@@ -139,10 +157,15 @@ class RayGrid(LocalGrid):
     def _replace(self, place: int) -> None:
         ray.kill(self._workers[place])
         self._workers[place] = self._new()
+        self._introduce(self._workers[place])
+
+    def _introduce(self, worker: Any) -> None:
+        if self._shared is not None:
+            worker.adopt.remote(self._run_config, len(self._nodes), self._shared)
 
     def _deal(self, groups: list[list[Message]]) -> list[list[list[Message]]]:
         """Return each worker's groups: always the longest left to whoever has least to do."""
-        costs = [self.costs.of(group) for group in groups]
+        costs = [self._costs.of(group) for group in groups]
         shares: list[list[list[Message]]] = [[] for _ in self._workers]
         loads = [(0.0, place) for place in range(len(shares))]
         for index in sorted(range(len(groups)), key=lambda i: -costs[i]):
@@ -203,18 +226,13 @@ def run(
         try:
             grid = RayGrid(app, num_supernodes, run_config, run_id, config["client_resources"])
             server_app, client_app = app.load()  # while the workers load theirs
-            if sizes := getattr(client_app, "sizes", None):
-                grid.costs.size = _sized(sizes(run_config, num_supernodes))
+            grid.prepare(client_app)
             grid.serve(server_app)
         finally:
             if own:
                 ray.shutdown()
             elif grid is not None:
                 grid.close()
-
-
-def _sized(sizes: Sequence[float]) -> Callable[[int], float]:
-    return lambda node: sizes[node - FIRST_NODE_ID] or 1.0  # who has nothing still costs a call
 
 
 def ship_arrays_out_of_band() -> None:

@@ -150,7 +150,7 @@ def test_a_client_that_hangs_costs_no_more_than_the_timeout(grid):
 
 def test_the_longest_go_first_and_to_whoever_has_least_to_do(grid):
     groups = [[Message(RecordDict(), node, "train")] for node in grid.get_node_ids()]
-    costs = grid.costs._seconds = dict(zip(grid.get_node_ids(), [1, 5, 1, 4, 1, 2], strict=True))
+    costs = grid._costs._seconds = dict(zip(grid.get_node_ids(), [1, 5, 1, 4, 1, 2], strict=True))
     shares = [[group[0].metadata.dst_node_id for group in share] for share in grid._deal(groups)]
     assert shares == [[1001, 1000, 1002], [1003, 1005, 1004]]
     pairs = [groups[0] + groups[1], groups[2] + groups[3], groups[4] + groups[5]]  # 6, 5, 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import numpy as np
@@ -50,22 +49,6 @@ def hang(message, context):
         time.sleep(600)
     return train(message, context)
 """
-
-
-@pytest.fixture(scope="session")
-def ray():
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    ray = pytest.importorskip("ray")
-    ray.init(
-        num_cpus=2,
-        num_gpus=1,  # a logical one: Ray only counts them
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-    )
-    yield ray
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,66 @@
+"""The number of workers changes no bit, whatever is summed and stacked where."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedalign.config import read
+from fedalign.registry import HOME
+from fedalign.runs.folder import folder_of
+from fedalign.simulation import FlowerApp, simulate
+
+APP = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
+SETTINGS = {
+    "rounds": 3,
+    "num_clients": 80,
+    "clients_per_round": 70,  # sums of three clients at least
+    "data.max_examples": 900,
+    "partition.min_size": 2,
+    "model.width": 16,
+    "strategy": "fedpnu",
+    "evaluation.alphas": 3,
+    "evaluation.examples": 50,
+}
+WAYS = {
+    "exact": {"simulation.cohort": 1, "simulation.fuse": False},
+    "fused": {"simulation.cohort": 1, "simulation.fuse": True},
+    "cohorts": {"simulation.cohort": 8, "simulation.fuse": True},
+}
+
+
+def run(out, way, workers=None):
+    """Return the final model and the client barriers, in this process or with so many workers."""
+    backend = {} if workers is None else {"simulation.backend": "ray"}
+    cpus = {} if workers is None else {"simulation.client_cpus": 2 / workers}
+    config = read(None, SETTINGS | WAYS[way] | backend | cpus | {"out": str(out / f"{workers}")})
+    engine = config.simulation
+    simulate(
+        APP,
+        config.num_clients,
+        config.run_config(),
+        backend=engine.backend,
+        backend_config=engine.backend_config(),
+    )
+    weights = load_file(folder_of(config) / "model.safetensors")
+    rows = (folder_of(config) / "landscape.csv").read_text()
+    return torch.cat([weight.flatten().double() for weight in weights.values()]), rows
+
+
+@pytest.mark.usefixtures("ray")
+@pytest.mark.parametrize("way", WAYS)
+def test_any_number_of_workers_gives_the_same_bits(tmp_path, way):
+    model, rows = run(tmp_path, way)
+    for workers in (1, 2, 4) if way == "cohorts" else (2,):
+        there, rows_there = run(tmp_path, way, workers)
+        assert torch.equal(model, there), workers
+        assert rows == rows_there
+
+
+def test_sums_and_cohorts_are_the_same_within_rounding(tmp_path):
+    exact, _ = run(tmp_path / "exact", "exact")
+    fused, _ = run(tmp_path / "fused", "fused")
+    cohorts, _ = run(tmp_path / "cohorts", "cohorts")
+    again, _ = run(tmp_path / "again", "cohorts")
+    torch.testing.assert_close(fused, exact, rtol=0, atol=1e-6)
+    torch.testing.assert_close(cohorts, exact, rtol=0, atol=1e-5)
+    assert torch.equal(cohorts, again)

@@ -1,8 +1,10 @@
 """What a message costs on each engine, when the client does nothing but send the model back.
 
     python benchmarks/messages.py
-    python benchmarks/messages.py --engines ray flower --parameters 11000000 --clients 10
+    python benchmarks/messages.py --engines ray ray+sums flower --parameters 11000000 --clients 10
+    python benchmarks/messages.py --engines ray --nodes 100000
 
+`+sums`: the models are summed where the clients run, as for FedAvg, and only sums come back.
 Engines take turns (A B A B), each in a fresh process; a figure is the median over all rounds after
 the first of all repeats. Give the machine nothing else to do.
 """
@@ -20,9 +22,21 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
+
+from fedalign.cohorts import Wanted, clients_in
+from fedalign.rounds import MOST_SUMS
 
 client = ClientApp()
 server = ServerApp()
@@ -31,7 +45,8 @@ server = ServerApp()
 @client.train()
 def echo(message: Message, _: Context) -> Message:
     """Return the model as it came."""
-    return Message(RecordDict({"arrays": message.content["arrays"]}), reply_to=message)
+    content = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
+    return Message(RecordDict(content), reply_to=message)
 
 
 @server.main()
@@ -45,15 +60,22 @@ def main(grid: Grid, context: Context) -> None:
     for _ in range(int(config["rounds"]) + 1):
         started = time.perf_counter()
         content = RecordDict({"arrays": arrays, "config": ConfigRecord({})})
-        messages = [Message(content, n, MessageType.TRAIN) for n in nodes[: config["clients"]]]
-        replies = list(grid.send_and_receive(messages))
-        assert sum(reply.has_content() for reply in replies) == config["clients"]
+        drawn = nodes[:: max(1, len(nodes) // config["clients"])][: config["clients"]]
+        messages = [Message(content, n, MessageType.TRAIN) for n in drawn]
+        if config["sums"]:
+            group = -(-len(messages) // MOST_SUMS)
+            replies = grid.exchange(messages, Wanted(fuse=True), group, None).replies
+        else:
+            replies = list(grid.send_and_receive(messages))
+        assert sum(clients_in(reply) for reply in replies) == config["clients"]
         seconds.append(time.perf_counter() - started)
     print(json.dumps(seconds), file=sys.__stderr__)
 
 
-def measure(engine: str, settings: dict[str, int]) -> list[float]:
+def measure(engine: str, given: dict[str, int]) -> list[float]:
     """Return the seconds of each round on one engine, in a process of its own."""
+    engine, _, sums = engine.partition("+")
+    settings = {**given, "sums": bool(sums)}
     here = str(Path(__file__).parent)
     code = (
         "from pathlib import Path; from fedalign.simulation import FlowerApp, simulate; "
@@ -73,7 +95,9 @@ def measure(engine: str, settings: dict[str, int]) -> list[float]:
 def report() -> None:
     """Measure the engines in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--engines", nargs="+", default=["inline", "ray", "flower"])
+    parser.add_argument(
+        "--engines", nargs="+", default=["inline", "inline+sums", "ray", "ray+sums", "flower"]
+    )
     parser.add_argument("--parameters", type=int, default=60_000)
     parser.add_argument("--clients", type=int, default=100, help="messages a round")
     parser.add_argument("--nodes", type=int, default=100, help="registered nodes")

@@ -8,12 +8,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
-from flwr.serverapp.exception import InconsistentMessageReplies
 from flwr.serverapp.strategy import (
     FedAdagrad,
     FedAdam,
@@ -23,12 +31,13 @@ from flwr.serverapp.strategy import (
     FedYogi,
     Strategy,
 )
-from flwr.serverapp.strategy.strategy_utils import (
-    aggregate_metricrecords,
-    validate_message_reply_consistency,
-)
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
+
+from fedalign.arrays import view_of
 
 WEIGHT = "num-examples"
+BLOCK = 1 << 13  # numbers summed at a time, which stay in the cache
+Pairs = Sequence[tuple[ArrayRecord, MetricRecord]]
 RunConfig = Mapping[str, bool | int | float | str]
 _AVERAGING = (FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam, FedYogi)
 _KEY = "fused"
@@ -122,28 +131,41 @@ def fuse(replies: Sequence[Message], wanted: Wanted) -> Answers:
     Models are summed in float64, in the order of `replies`.
     """
     good = [reply for reply in replies if reply.has_content()]
-    if not wanted.fuse or not good:
+    pairs = [_pair(reply) for reply in good] if wanted.fuse else []
+    if not pairs or not _alike(pairs):  # if replies differ, the strategy will say so
         return Answers(list(replies))
-    try:
-        contents = [reply.content for reply in good]
-        validate_message_reply_consistency(contents, WEIGHT, check_arrayrecord=True)
-    except InconsistentMessageReplies:  # the strategy will say so
-        return Answers(list(replies))
-    models = [next(iter(content.array_records.values())) for content in contents]
-    weights = [_weight(content.metric_records) for content in contents]
-    metrics = aggregate_metricrecords(contents, WEIGHT)
-    metrics[WEIGHT] = sum(weights)
-    first = good[0]
-    first.content[next(iter(first.content.array_records))] = _mean(models, weights)
-    first.content[next(iter(first.content.metric_records))] = metrics
-    sent = sum(len(array.data) for model in models for array in model.values())
-    mark(first, len(good), sent)
+    models, metrics = [model for model, _ in pairs], [own for _, own in pairs]
+    weights = [cast(float, own[WEIGHT]) for own in metrics]
+    mean = aggregate_metricrecords([RecordDict({"m": own}) for own in metrics], WEIGHT)
+    mean[WEIGHT] = sum(weights)
     kept = {
         reply.metadata.src_node_id: model
         for reply, model in zip(good, models, strict=True)
         if reply.metadata.src_node_id in wanted.keep
     }
+    first = good[0]
+    values: dict[int, Any] = {id(models[0]): _mean(models, weights), id(metrics[0]): mean}
+    for key, record in list(first.content.items()):
+        if id(record) in values:
+            first.content[key] = values[id(record)]
+    mark(first, len(good), sum(len(array.data) for model in models for array in model.values()))
     return Answers([first, *(reply for reply in replies if reply.has_error())], kept)
+
+
+def _pair(reply: Message) -> tuple[ArrayRecord, MetricRecord] | None:
+    """Return the model and the metrics of a reply that has one of each."""
+    records = list(reply.content.values())
+    models = [record for record in records if isinstance(record, ArrayRecord)]
+    metrics = [record for record in records if isinstance(record, MetricRecord)]
+    return (models[0], metrics[0]) if len(models) == len(metrics) == 1 else None
+
+
+def _alike(pairs: Sequence[tuple[ArrayRecord, MetricRecord] | None]) -> TypeGuard[Pairs]:
+    """Return whether replies can be averaged, by the rules of Flower's FedAvg."""
+    if pairs[0] is None or not isinstance(pairs[0][1].get(WEIGHT), int | float):
+        return False
+    keys = [record.keys() for record in pairs[0]]
+    return all(pair and [record.keys() for record in pair] == keys for pair in pairs)
 
 
 def mark(reply: Message, clients: int, sent: int) -> None:
@@ -182,20 +204,25 @@ def train_together(
         return None
 
 
-def _weight(records: Any) -> float:
-    record: MetricRecord = next(iter(records.values()))
-    return record[WEIGHT]  # type: ignore[return-value]
-
-
 def _mean(models: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:
     if len(models) == 1:
         return models[0]
-    means = {}
-    for name in models[0]:
-        total: Any = 0.0
-        for model, weight in zip(models, weights, strict=True):
-            total = total + model[name].numpy().astype(np.float64) * weight
-        dtype = np.dtype(models[0][name].dtype)
-        kind = dtype if np.issubdtype(dtype, np.floating) else np.float64
-        means[name] = Array(np.asarray(total / sum(weights), kind))
-    return ArrayRecord(means)
+    return ArrayRecord(
+        {name: Array(_weighted([m[name] for m in models], weights)) for name in models[0]}
+    )
+
+
+def _weighted(arrays: Sequence[Array], weights: Sequence[float]) -> np.ndarray:
+    """Return the weighted mean, of the arrays' type, or float64 for integers."""
+    views = [view_of(array) for array in arrays]
+    kind = views[0].dtype if np.issubdtype(views[0].dtype, np.floating) else np.dtype(np.float64)
+    mean, flat, total = np.empty(views[0].size, kind), [v.ravel() for v in views], sum(weights)
+    summed, term = np.empty(BLOCK), np.empty(BLOCK)
+    for start in range(0, mean.size, BLOCK):
+        count = min(BLOCK, mean.size - start)
+        part, a, b = slice(start, start + count), summed[:count], term[:count]
+        np.multiply(flat[0][part], weights[0], out=a, dtype=np.float64)
+        for vector, weight in zip(flat[1:], weights[1:], strict=True):
+            a += np.multiply(vector[part], weight, out=b, dtype=np.float64)
+        np.divide(a, total, out=mean[part], casting="same_kind")
+    return mean.reshape(views[0].shape)

@@ -79,6 +79,17 @@ def validate(config: ConfigFile, overrides: Overrides = None) -> None:
             print(summary(planned))
 
 
+@app.command()
+def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Say what this machine gives a configuration: workers, cohort, the cost of a message."""
+    with _guarded():
+        from fedalign.report.doctor import doctor
+
+        for planned in _grid(config, overrides or [], None):
+            for heading, text in doctor(planned).items():
+                print(f"{heading:10}{text}")
+
+
 @app.command(name="list")
 def list_parts() -> None:
     """List strategies, client algorithms, partitioners, models and data sets."""
@@ -119,7 +130,10 @@ def simulation_command(
     run_config: Annotated[
         list[str] | None, typer.Option(help="'key=value key2=\"text\"' or a TOML file; repeatable")
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="inline, ray or flower")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="ray, inline or flower; ray if nobody says otherwise")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="a running Ray cluster's")] = None,
     backend_config: Annotated[
         str, typer.Option(metavar="JSON", help='such as {"client_resources": {"num_cpus": 1}}')
     ] = "{}",
@@ -132,13 +146,16 @@ def simulation_command(
         from fedalign.simulation.app import find_app, parse_run_config
 
         found, given = find_app(app), parse_run_config(run_config or [])
-        engine = _json(backend_config)
+        engine = ({"init_args": {"address": address}} if address else {}) | _json(backend_config)
         if found.server == "fedalign.server_app:app":
             from fedalign.config import from_run_config
 
             more = {"num_clients": num_supernodes, "simulation.backend": backend}
             given |= {key: value for key, value in more.items() if value is not None}
             config = from_run_config(found.defaults | given)
+            if "backend" not in config.simulation.model_fields_set:
+                given["simulation.backend"] = "ray"
+                config = from_run_config(found.defaults | given)
             num_supernodes, given = config.num_clients, config.run_config()
             backend = config.simulation.backend
             engine = config.simulation.backend_config() | engine
@@ -155,7 +172,7 @@ def simulation_command(
             found,
             num_supernodes,
             given,
-            backend=backend or "inline",
+            backend=backend or "ray",
             backend_config=engine,
             run_id=run_id,
         )

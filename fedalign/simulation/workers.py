@@ -8,6 +8,8 @@ message, so it does not matter which worker serves it next.
 from __future__ import annotations
 
 import heapq
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +28,10 @@ from fedalign.errors import InputError
 from fedalign.simulation.app import FlowerApp, Scalar, load_component
 from fedalign.simulation.grid import LocalGrid, error_reply, serve, with_content
 from fedalign.simulation.stock import full_backend_config, surroundings
+
+PASSED_ON = (
+    "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,11 @@ class RayGrid(LocalGrid):
             self._shared = ray.put(client_app.share(self._run_config))
             for worker in self._workers:
                 self._introduce(worker)
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers there are."""
+        return len(self._workers)
 
     def close(self) -> None:
         """Stop the workers."""
@@ -221,7 +232,7 @@ def run(
     with surroundings(app):
         own = not ray.is_initialized()
         if own:
-            ray.init(**config["init_args"])
+            connect(config["init_args"])
         grid = None
         try:
             grid = RayGrid(app, num_supernodes, run_config, run_id, config["client_resources"])
@@ -233,6 +244,26 @@ def run(
                 ray.shutdown()
             elif grid is not None:
                 grid.close()
+
+
+def connect(init_args: dict[str, Any]) -> None:
+    """Start Ray here, or join a cluster, whose processes do not inherit our environment."""
+    if "address" in init_args:
+        _check_reachable(init_args["address"])
+        passed = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+        init_args = {"runtime_env": {"env_vars": passed}, **init_args}
+    ray.init(**init_args)
+
+
+def _check_reachable(address: str) -> None:
+    """Raise for a `host:port` where nobody listens, for which Ray would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "://" in address:
+        return  # such as `auto`, which Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise InputError(f"simulation.address: no Ray cluster answers at {address!r}") from error
 
 
 def ship_arrays_out_of_band() -> None:

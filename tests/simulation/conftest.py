@@ -1,4 +1,4 @@
-"""Three Flower apps, written the way Flower's own quickstarts are, and a process to run them in."""
+"""Flower apps, written the way Flower's own quickstarts are, and a process to run them in."""
 
 from __future__ import annotations
 
@@ -172,6 +172,107 @@ def who(msg: Message, context: Context) -> Message:
     return Message(RecordDict({"me": me(context)}), reply_to=msg)
 """
 
+# With two clients a float sum is the same in any order.
+TORCH_TASK = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(8, 16)
+        self.bn = nn.BatchNorm1d(16)
+        self.fc2 = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.fc2(torch.relu(self.bn(self.fc1(x))))
+
+
+def load_data(partition_id, batch_size):
+    generator = torch.Generator().manual_seed(partition_id)
+    x = torch.randn(64, 8, generator=generator)
+    data = TensorDataset(x, (x[:, :3] + 0.1 * partition_id).argmax(1))
+    return DataLoader(data, batch_size=batch_size, shuffle=True, generator=generator)
+
+
+def train(net, loader, epochs, lr):
+    torch.set_num_threads(1)
+    net.train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9)
+    running = 0.0
+    for _ in range(epochs):
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(net(x), y)
+            loss.backward()
+            optimizer.step()
+            running += loss.item()
+    return running / len(loader)
+"""
+
+TORCH_SERVER = """
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+
+from quicktorch.task import Net
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    torch.manual_seed(0)
+    arrays = ArrayRecord(Net().state_dict())
+    strategy = FedAvg(fraction_train=1.0)
+    result = strategy.start(
+        grid=grid,
+        initial_arrays=arrays,
+        train_config=ConfigRecord({"lr": 0.05}),
+        num_rounds=context.run_config["num-server-rounds"],
+    )
+    state_dict = result.arrays.to_torch_state_dict()
+    np.savez(context.run_config["out"], **{k: v.numpy() for k, v in state_dict.items()})
+"""
+
+TORCH_CLIENT = """
+import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from quicktorch.task import Net, load_data
+from quicktorch.task import train as train_fn
+
+app = ClientApp()
+
+
+@app.train()
+def train(msg: Message, context: Context) -> Message:
+    model = Net()
+    model.load_state_dict(msg.content["arrays"].to_torch_state_dict())
+    loader = load_data(context.node_config["partition-id"], 16)
+    train_loss = train_fn(model, loader, 1, msg.content["config"]["lr"])
+    metrics = MetricRecord({"train_loss": train_loss, "num-examples": len(loader.dataset)})
+    content = {"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}
+    return Message(content=RecordDict(content), reply_to=msg)
+
+
+@app.evaluate()
+def evaluate(msg: Message, context: Context) -> Message:
+    model = Net()
+    model.load_state_dict(msg.content["arrays"].to_torch_state_dict())
+    model.eval()
+    loader = load_data(context.node_config["partition-id"], 16)
+    with torch.no_grad():
+        hits = sum((model(x).argmax(1) == y).sum().item() for x, y in loader)
+    metrics = MetricRecord({"eval_acc": hits / 64, "num-examples": 64})
+    return Message(content=RecordDict({"metrics": metrics}), reply_to=msg)
+"""
+
 # The client has nothing to answer a query with, and the server gives up with its words.
 RAISING_SERVER = """
 import time
@@ -196,6 +297,7 @@ SOURCES = {
     "quicknumpy": (NUMPY_SERVER, NUMPY_CLIENT),
     "quickstate": (STATE_SERVER, STATE_CLIENT),
     "quickhand": (HAND_SERVER, HAND_CLIENT),
+    "quicktorch": (TORCH_SERVER, TORCH_CLIENT),
     "quickraise": (RAISING_SERVER, NUMPY_CLIENT),
 }
 
@@ -226,6 +328,7 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("apps")
     for name, (server, client) in SOURCES.items():
         _write_app(home / name, name, server, client)
+    (home / "quicktorch" / "quicktorch" / "task.py").write_text(TORCH_TASK)
     return home
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 
 from fedalign.errors import InputError
+from fedalign.registry import HOME
 from fedalign.simulation import FlowerApp, find_app, simulate
 from fedalign.simulation.stock import full_backend_config
 
 LAST_WORDS = (
     "InputError: the client says: ValueError: No query function registered with name 'default'"
 )
-NAMES = ("quicknumpy", "quickstate", "quickhand")
+NAMES = ("quicknumpy", "quickstate", "quickhand", "quicktorch")
 
 
 def job(apps, name, backend, **more):
@@ -23,7 +25,7 @@ def job(apps, name, backend, **more):
     settings = {"out": out, "client.step": 0.25}
     return {
         "app": str(apps / name),
-        "num_supernodes": 4,
+        "num_supernodes": 2 if name == "quicktorch" else 4,
         "run_config": settings,
         "backend": backend,
         **more,
@@ -39,7 +41,7 @@ def inline(apps, run_jobs, tmp_path_factory):
 
 def test_apps_run_to_their_end_inline(inline):
     _, outcomes, left, _ = inline
-    assert outcomes[:3] == ["ok"] * 3
+    assert outcomes[:4] == ["ok"] * 4
     assert left == {"ray": False, "path": left["path"]}
 
 
@@ -57,7 +59,34 @@ def test_state_is_kept_between_rounds(inline):
 
 
 def test_errors_come_out_as_themselves_inline(inline):
-    assert inline[1][3] == LAST_WORDS
+    assert inline[1][4] == LAST_WORDS
+
+
+def test_our_workers_give_the_same_arrays(apps, run_jobs, inline, sha, tmp_path):
+    jobs = [job(apps, name, "ray", run_id=7) for name in (*NAMES, "quickraise")]
+    outcomes, left, said = run_jobs(tmp_path, *jobs)
+    assert outcomes == [*["ok"] * 4, LAST_WORDS], said
+    for name in NAMES:
+        assert sha(tmp_path / f"{name}-ray.npz") == sha(inline[0] / f"{name}-inline.npz"), name
+    assert left["path"] == inline[2]["path"]
+
+
+def test_the_command_runs_any_app_on_our_workers(apps, inline, sha, tmp_path):
+    settings = 'out="quickstate.npz" client.step=0.25'
+    done = subprocess.run(
+        [
+            sys.executable, "-c", "from fedalign.cli import flower_simulation as go; go()",
+            "--app", str(apps / "quickstate"), "--num-supernodes", "4", "--run-config", settings,
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HOME)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sha(tmp_path / "quickstate.npz") == sha(inline[0] / "quickstate-inline.npz")
 
 
 def test_flowers_engine_gives_the_same_arrays(apps, run_jobs, inline, sha, tmp_path):
@@ -74,9 +103,9 @@ def test_flowers_engine_gives_the_same_arrays(apps, run_jobs, inline, sha, tmp_p
 
 @pytest.mark.slow
 def test_flowers_engine_gives_the_same_arrays_again(apps, run_jobs, inline, sha, tmp_path):
-    names = ("quicknumpy", "quickhand")
+    names = ("quicknumpy", "quickhand", "quicktorch")
     outcomes, _, said = run_jobs(tmp_path, *(job(apps, name, "flower", run_id=7) for name in names))
-    assert outcomes == ["ok", "ok"], said
+    assert outcomes == ["ok"] * 3, said
     for name in names:
         ours = sha(inline[0] / f"{name}-inline.npz")
         assert sha(tmp_path / f"{name}-flower.npz") == ours, name

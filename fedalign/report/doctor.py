@@ -1,0 +1,102 @@
+"""What this machine gives a configuration: workers, cohort, and what a message costs."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+
+from fedalign.cohorts import Wanted, averages
+from fedalign.config import Config
+from fedalign.federation import Federation
+from fedalign.registry import HOME
+from fedalign.rounds import MOST_SUMS
+from fedalign.simulation.app import FlowerApp
+from fedalign.simulation.echo import client, message_seconds
+from fedalign.simulation.inline import InlineGrid
+
+ECHO = FlowerApp(HOME, "", "fedalign.simulation.echo:client", {})
+
+
+def doctor(config: Config) -> dict[str, str]:
+    """Return what to print, under its headings."""
+    federation = Federation(config)
+    clients = min(config.clients_per_round or config.num_clients, config.num_clients)
+    engine, messages = _engine(config, clients, federation.network.layout.size)
+    return {
+        "machine": _machine(),
+        "engine": engine,
+        "threads": f"{getattr(federation.client, 'threads', 1)} torch thread(s) a client; "
+        f"{config.evaluation.threads} share the server's measuring where it is heavy",
+        "cohort": _cohort(federation, clients),
+        "sums": _sums(federation, clients),
+        "messages": messages,
+    }
+
+
+def _machine() -> str:
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    load = os.getloadavg()[0]
+    busy = f"; busy: load {load:.1f}, so figures below are too high" if load > 1 else ""
+    return (
+        f"{os.cpu_count()} cores, {gib:.0f} GiB, {', '.join(names) or 'no GPU'}; "
+        f"Python {platform.python_version()}, torch {torch.__version__}{busy}"
+    )
+
+
+def _engine(config: Config, clients: int, size: int) -> tuple[str, str]:
+    """Return what is said of the engine, and of its messages."""
+    settings, count = config.simulation, min(clients, 100)
+    if settings.backend == "flower":
+        return "flower: Flower's own, on Ray", "not measured; 10 to 20 ms a client are usual"
+    if settings.backend == "inline":
+        grid, what = InlineGrid(client, count), "inline: all clients in this process"
+        return what, _cost(message_seconds(grid, size, count, Wanted()), count, size)
+    import ray
+
+    from fedalign.simulation.stock import full_backend_config, surroundings
+    from fedalign.simulation.workers import RayGrid, connect
+
+    backend = full_backend_config(settings.backend_config())
+    with surroundings(ECHO):
+        connect(backend["init_args"])
+        try:
+            workers = RayGrid(ECHO, count, resources=backend["client_resources"])
+            seconds = message_seconds(workers, size, count, Wanted())
+        finally:
+            ray.shutdown()
+    what = (
+        f"ray: {workers.num_workers} workers, with {settings.client_cpus:g} CPUs and "
+        f"{settings.client_gpus:g} GPUs each (simulation.client_cpus, client_gpus)"
+    )
+    return what, _cost(seconds, count, size)
+
+
+def _cost(seconds: float, clients: int, size: int) -> str:
+    return f"{1000 * seconds:.2f} ms a client, for {clients} of {size} numbers"
+
+
+def _cohort(federation: Federation, clients: int) -> str:
+    wanted, most = federation.config.simulation.cohort, -(-clients // 8)
+    if wanted != "auto":
+        return f"{wanted}, as simulation.cohort says"
+    if most == 1:
+        return f"1: {clients} clients a round are too few to be trained together"
+    if federation.network.stacked is None:
+        return "1: the model has a layer that cannot be stacked, so clients train one by one"
+    times = federation.cohort_times(most)
+    best = min(times, key=lambda size: times[size])
+    tried = ", ".join(f"{1000 * taken:.2f} in {size}" for size, taken in times.items())
+    return f"{best} of {clients} clients together; ms a client for a short stretch: {tried}"
+
+
+def _sums(federation: Federation, clients: int) -> str:
+    if not federation.config.simulation.fuse:
+        return "none, as simulation.fuse says: every model reaches the server"
+    if not averages(federation.strategy()):
+        return "none: the strategy wants every model"
+    if clients <= MOST_SUMS:
+        return f"none needed: the models of {clients} clients reach the server"
+    return f"at most {MOST_SUMS}, of the models of {clients} clients, reach the server"

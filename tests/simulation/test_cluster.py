@@ -1,0 +1,90 @@
+"""A Ray cluster of two nodes, both on this machine: the same bits as in one process."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from safetensors.numpy import load_file
+
+from fedalign.registry import HOME
+
+SCRIPT = """
+import sys
+
+import ray
+from ray.cluster_utils import Cluster
+
+from fedalign.config import read
+from fedalign.registry import HOME
+from fedalign.runs.folder import folder_of
+from fedalign.simulation import FlowerApp, simulate
+from fedalign.simulation.workers import RayGrid
+
+SETTINGS = {"num_clients": 6, "rounds": 2, "model.width": 16, "data.max_examples": 300,
+            "partition": "iid", "evaluation.alphas": 0}
+
+
+def run(**more):
+    config = read(None, SETTINGS | {key.replace("__", "."): value for key, value in more.items()})
+    engine = config.simulation
+    app = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
+    simulate(app, config.num_clients, config.run_config(), backend=engine.backend,
+             backend_config=engine.backend_config())
+    print("folder", folder_of(config))
+
+
+def tell(grid, client_app):
+    prepare(grid, client_app)
+    for worker in grid._workers:
+        node = worker.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
+        print("node", ray.get(node))
+
+
+prepare, RayGrid.prepare = RayGrid.prepare, tell
+# Ray replaces 127.0.0.1 by an address that other machines can reach.
+head = {"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.2"}
+cluster = Cluster(initialize_head=True, head_node_args=head)
+cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2")
+try:
+    run(out="there", simulation__backend="ray", simulation__address=cluster.address)
+    run(out="here")
+finally:
+    cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_two_nodes_give_the_same_bits(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HOME)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip()]
+    nodes = [line[1] for line in lines if line[0] == "node"]
+    assert len(nodes) == len(set(nodes)) == 2
+    folders = [tmp_path / line[1] for line in lines if line[0] == "folder"]
+    there, here = (load_file(folder / "model.safetensors") for folder in folders)
+    assert all((there[name] == here[name]).all() for name in here)
+
+
+def test_a_cluster_that_is_not_there_is_named(tmp_path):
+    words = ["run", "quickstart", "simulation.backend=ray", "simulation.address=127.0.0.1:9"]
+    done = subprocess.run(
+        [sys.executable, "-c", "from fedalign.cli import main; main()", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HOME)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "no Ray cluster answers at '127.0.0.1:9'" in done.stderr
+    assert "Traceback" not in done.stderr

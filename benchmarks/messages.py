@@ -36,7 +36,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedalign.cohorts import Wanted, clients_in
-from fedalign.rounds import MOST_SUMS
+from fedalign.rounds import group_size
 
 client = ClientApp()
 server = ServerApp()
@@ -63,8 +63,9 @@ def main(grid: Grid, context: Context) -> None:
         drawn = nodes[:: max(1, len(nodes) // config["clients"])][: config["clients"]]
         messages = [Message(content, n, MessageType.TRAIN) for n in drawn]
         if config["sums"]:
-            group = -(-len(messages) // MOST_SUMS)
-            replies = grid.exchange(messages, Wanted(fuse=True), group, None).replies
+            wanted = Wanted(fuse=True)
+            group = group_size(messages, wanted)
+            replies = grid.exchange(messages, wanted, group, None).replies
         else:
             replies = list(grid.send_and_receive(messages))
         assert sum(clients_in(reply) for reply in replies) == config["clients"]

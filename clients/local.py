@@ -58,7 +58,7 @@ class Local:
         batches = Batches(rows, streams, self.epochs, self.batch_size, block.device)
         planned = [phases(plan, network.layout, steps) for steps in batches.steps]
         optimizer, freezer = self._optimizer(weights), Freezer(weights, planned)
-        losses = torch.zeros(batches.sizes.shape)
+        losses = torch.zeros(batches.sizes.shape, device=block.device)
         with torch_threads(self.threads):
             for step in range(batches.steps[0]):
                 index, sizes = batches.at(step)
@@ -71,7 +71,7 @@ class Local:
                 )
                 optimizer.step(weights[:k])
                 freezer.put_back(weights[:k])
-        return (losses * batches.sizes).sum(0) / batches.sizes.sum(0)
+        return (losses.cpu() * batches.sizes).sum(0) / batches.sizes.sum(0)
 
     def _optimizer(self, weights: Tensor) -> Optimizer:
         if self.optimizer == "adam":

@@ -91,7 +91,7 @@ class Client:
     rows: np.ndarray
 
 
-Trained = tuple[Client, Tensor, float]  # model (F,) on the CPU, and mean training loss
+Trained = tuple[Client, Tensor, float]  # model (F,), and mean training loss
 
 
 def _train(
@@ -106,7 +106,7 @@ def _train(
     for start in range(0, len(clients), cohort):
         together = clients[start : start + cohort]
         block, losses = _train_cohort(federation, task, arrays, together)
-        yield from zip(together, block.cpu(), losses.tolist(), strict=True)
+        yield from zip(together, block, losses.tolist(), strict=True)
 
 
 def _train_cohort(
@@ -151,7 +151,8 @@ def _mean(
 ) -> Answers:
     """Return one reply for all clients: their mean, summed in float64 in a fixed order."""
     layout, counters = network.layout, network.layout.counters_of(arrays_of(messages[0]))
-    total, total_loss, count = torch.zeros(layout.size, dtype=torch.float64), 0.0, 0
+    total = torch.zeros(layout.size, dtype=torch.float64, device=network.device)
+    total_loss, count = 0.0, 0
     models: dict[int, ArrayRecord] = {}
     for client, vector, loss in trained:
         examples, node = len(client.rows), messages[client.place].metadata.dst_node_id

@@ -53,7 +53,9 @@ class Network:
         """
         data = [array.data for array in arrays.values()]
         if self._received is None or any(map(is_not, data, self._received[0])):
-            self._received = data, self.layout.to_vector(arrays).to(self.device)
+            vector = self.layout.to_vector(arrays)
+            vector = vector.pin_memory() if self.device.type == "cuda" else vector
+            self._received = data, vector.to(self.device, non_blocking=True)
         return self._received[1]
 
     @cached_property

@@ -26,7 +26,10 @@ from fedalign.wire import arrays_of
 
 log = logging.getLogger("fedalign")
 
-MOST_SUMS = 32  # so many models at most come back where sums will do, however many clients
+# So many models come back at most where sums will do, however many clients and workers there are;
+MOST_SUMS = 32
+MOST_BYTES = 1 << 28  # fewer of large ones,
+FEWEST_SUMS = 8  # but enough for the workers of a machine.
 PLAIN = Wanted()
 
 
@@ -216,8 +219,7 @@ def _exchange(
         return partition_of[reply.metadata.src_node_id]
 
     if isinstance(grid, CohortGrid):
-        group = max(wanted.cohort, -(-len(messages) // MOST_SUMS) if wanted.fuse else 1)
-        answers = grid.exchange(messages, wanted, group, timeout)
+        answers = grid.exchange(messages, wanted, group_size(messages, wanted), timeout)
     else:
         answers = Answers(list(grid.send_and_receive(messages, timeout=timeout)))
     failed = [reply for reply in answers.replies if reply.has_error()]
@@ -228,6 +230,19 @@ def _exchange(
         if reply.metadata.src_node_id in wanted.keep and place(reply) not in models:
             models[place(reply)] = ArrayRecord(dict(arrays_of(reply)))
     return good, dict(sorted(models.items()))
+
+
+def group_size(messages: Sequence[Message], wanted: Wanted) -> int:
+    """Return how many clients are dealt out, and summed, together."""
+    if not wanted.fuse:
+        return wanted.cohort
+    sums = most_sums(num_bytes(arrays_of(messages[0])))
+    return max(wanted.cohort, -(-len(messages) // sums))
+
+
+def most_sums(size: int) -> int:
+    """Return how many sums of models of `size` bytes may come back in a round."""
+    return min(MOST_SUMS, max(FEWEST_SUMS, MOST_BYTES // max(size, 1)))
 
 
 def _report_missing(

@@ -248,3 +248,51 @@ def test_only_training_is_done_together():
         message.metadata.__dict__["_message_id"] = str(index)
     contexts = [grid.context(node) for node in grid.get_node_ids()]
     assert not any(r.has_error() for r in serve(app, messages, contexts, Wanted(2)).replies)
+
+
+def test_a_worker_takes_the_data_that_is_shared(monkeypatch):
+    from fedalign.federation import Federation
+
+    config = read(None, SETTINGS)
+    shared = Federation(config).shared()
+    assert isinstance(shared["images"], np.ndarray)
+    shared["images"].flags.writeable = False  # as Ray's are
+    worker = Federation(config)
+    monkeypatch.setattr(Federation, "_load", lambda *_: pytest.fail("read from disk"))
+    worker.adopt(shared)
+    assert torch.equal(worker.train.images, torch.tensor(shared["images"]))
+    assert len(worker.shards(12)) == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "clients", "expected"),
+    [
+        ({"simulation.cohort": 7}, 100, 7),
+        ({}, 8, 1),  # an eighth of them is one
+    ],
+)
+def test_how_many_train_together(settings, clients, expected):
+    from fedalign.federation import Federation
+
+    assert Federation(read(None, SETTINGS | settings)).cohort(clients) == expected
+
+
+def test_the_fastest_cohort_is_taken_if_it_is_much_faster(monkeypatch):
+    from fedalign.federation import Federation
+
+    def choose(times, clients=1000):
+        monkeypatch.setattr(Federation, "_seconds", lambda _, size: times[size])
+        return Federation(read(None, SETTINGS)).cohort(clients)
+
+    assert choose({1: 1.0, 4: 0.95}) == 1
+    assert choose({1: 1.0, 4: 0.5, 16: 0.2, 64: 0.19}) == 16
+    assert choose({1: 1.0, 4: 0.5, 16: 0.2, 64: 0.1}) == 64
+    assert choose({1: 1.0, 4: 0.5, 13: 0.3}, clients=100) == 13
+
+
+def test_layers_that_cannot_be_stacked_are_not_tried(monkeypatch):
+    from fedalign.federation import Federation
+    from fedalign.network import Network
+
+    monkeypatch.setattr(Network, "stacked", None)
+    assert Federation(read(None, SETTINGS)).cohort(1000) == 1

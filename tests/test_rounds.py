@@ -6,9 +6,10 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
+from fedalign.cohorts import Wanted
 from fedalign.errors import FedalignError
 from fedalign.registry import FLOWER_SAMPLING
-from fedalign.rounds import RoundFailedError, discover, run_rounds
+from fedalign.rounds import RoundFailedError, discover, group_size, run_rounds
 from fedalign.simulation.inline import InlineGrid
 from fedalign.wire import train_reply
 
@@ -104,6 +105,28 @@ def test_models_are_kept_only_if_somebody_looks_at_them(grid, fused):
     _, rounds = go(grid(client(), 100), rounds=2, fused=fused, keep=keep)
     assert [list(outcome.clients) for outcome in rounds] == [[1, 2], [2, 3]]
     assert rounds[0].clients[2]["w"].numpy().tolist() == [3.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("clients", "parameters", "wanted", "size"),
+    [
+        (100, 10, Wanted(), 1),
+        (100, 10, Wanted(cohort=5), 5),
+        (32, 10, Wanted(fuse=True), 1),
+        (100, 10, Wanted(fuse=True), 4),
+        (100, 10, Wanted(cohort=13, fuse=True), 13),
+        (1000, 10, Wanted(fuse=True), 32),
+        (10, 11_000_000, Wanted(fuse=True), 2),  # 44 MB each
+        (100, 11_000_000, Wanted(fuse=True), 13),
+    ],
+)
+def test_groups_keep_what_comes_back_small(clients, parameters, wanted, size):
+    InlineGrid(client(), 1)  # Flower wants to know whose messages they are
+    arrays = ArrayRecord(
+        {"w": Array("float32", (parameters,), "numpy.ndarray", bytes(4 * parameters))}
+    )
+    messages = [Message(RecordDict({"arrays": arrays}), node, "train") for node in range(clients)]
+    assert group_size(messages, wanted) == size
 
 
 def test_sums_in_groups_are_the_same_average():

@@ -11,7 +11,7 @@ from fedalign.cohorts import Wanted, averages
 from fedalign.config import Config
 from fedalign.federation import Federation
 from fedalign.registry import HOME
-from fedalign.rounds import MOST_SUMS
+from fedalign.rounds import most_sums
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.echo import client, message_seconds
 from fedalign.simulation.inline import InlineGrid
@@ -56,7 +56,7 @@ def _engine(config: Config, clients: int, size: int) -> tuple[str, str]:
         return what, _cost(message_seconds(grid, size, count, Wanted()), count, size)
     import ray
 
-    from fedalign.simulation.stock import full_backend_config, surroundings
+    from fedalign.simulation.ray_setup import full_backend_config, surroundings
     from fedalign.simulation.workers import RayGrid, connect
 
     backend = full_backend_config(settings.backend_config())
@@ -71,6 +71,8 @@ def _engine(config: Config, clients: int, size: int) -> tuple[str, str]:
         f"ray: {workers.num_workers} workers, with {settings.client_cpus:g} CPUs and "
         f"{settings.client_gpus:g} GPUs each (simulation.client_cpus, client_gpus)"
     )
+    if torch.cuda.is_available() and not settings.client_gpus:
+        what += "; they see no GPU: simulation.client_gpus=0.5 puts two on each"
     return what, _cost(seconds, count, size)
 
 
@@ -97,6 +99,7 @@ def _sums(federation: Federation, clients: int) -> str:
         return "none, as simulation.fuse says: every model reaches the server"
     if not averages(federation.strategy()):
         return "none: the strategy wants every model"
-    if clients <= MOST_SUMS:
+    most = most_sums(4 * federation.network.layout.size)
+    if clients <= most:
         return f"none needed: the models of {clients} clients reach the server"
-    return f"at most {MOST_SUMS}, of the models of {clients} clients, reach the server"
+    return f"at most {most}, of the models of {clients} clients, reach the server"

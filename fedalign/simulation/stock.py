@@ -10,10 +10,7 @@ by themselves; and it shuts *that* Ray down at its end.
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from flwr.app import Context, Message
@@ -23,8 +20,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedalign.errors import FedalignError
 from fedalign.simulation.app import FlowerApp, Scalar, load_component
 from fedalign.simulation.grid import call
-
-_BANNER = "`run_simulation` function is deprecated"
+from fedalign.simulation.ray_setup import full_backend_config, surroundings
 
 
 def run(
@@ -58,20 +54,6 @@ def run(
             server_app.stop()
     if server_app.error is not None:
         raise server_app.error
-
-
-def full_backend_config(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``given`` over our defaults, every key with ``_`` for ``-`` as the engine wants it.
-
-    Defaults: one CPU and no GPU a client, all CPUs of this machine, loopback only, no dashboard,
-    errors only in Ray's log. A Ray that is elsewhere (``init_args.address``) keeps its own.
-    """
-    config = _underscored(given)
-    init_args: dict[str, Any] = {"include_dashboard": False, "logging_level": "ERROR"}
-    if "address" not in config.get("init_args", {}):
-        init_args |= {"num_cpus": os.cpu_count() or 1, "_node_ip_address": "127.0.0.1"}
-    defaults = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": init_args}
-    return {**config, **{key: table | config.get(key, {}) for key, table in defaults.items()}}
 
 
 class _Server(ServerApp):
@@ -128,28 +110,6 @@ class _Client(ClientApp):
         return reply
 
 
-@contextmanager
-def surroundings(app: FlowerApp) -> Iterator[None]:
-    """Yield while Ray's workers can import ``app`` and nobody prints what we know already."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    logger, path = logging.getLogger("flwr"), os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(app.root), path]))
-    logger.addFilter(_is_news)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_is_news)
-        os.environ.pop("PYTHONPATH")
-        if path is not None:
-            os.environ["PYTHONPATH"] = path
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether a log record says anything but that ``run_simulation`` will go some day."""
-    return _BANNER not in record.getMessage()
-
-
 def _refuse(*_: object) -> NoReturn:
     """Raise, in place of a Grid's method, once the engine is gone."""
     raise FedalignError("Flower's engine has stopped")
@@ -160,11 +120,3 @@ def _innermost(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
-
-
-def _underscored(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``config`` with ``_`` for ``-`` in its keys, at every depth."""
-    return {
-        key.replace("-", "_"): _underscored(value) if isinstance(value, Mapping) else value
-        for key, value in config.items()
-    }

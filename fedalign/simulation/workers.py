@@ -27,7 +27,7 @@ from fedalign.cohorts import Answers, CohortApp, RunConfig, Wanted
 from fedalign.errors import InputError
 from fedalign.simulation.app import FlowerApp, Scalar, load_component
 from fedalign.simulation.grid import LocalGrid, error_reply, serve, with_content
-from fedalign.simulation.stock import full_backend_config, surroundings
+from fedalign.simulation.ray_setup import full_backend_config, surroundings
 
 PASSED_ON = (
     "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",

@@ -12,7 +12,7 @@ import pytest
 from fedalign.errors import InputError
 from fedalign.registry import HOME
 from fedalign.simulation import FlowerApp, find_app, simulate
-from fedalign.simulation.stock import full_backend_config
+from fedalign.simulation.ray_setup import full_backend_config
 
 LAST_WORDS = (
     "InputError: the client says: ValueError: No query function registered with name 'default'"

@@ -1,0 +1,70 @@
+"""Whether memory stays flat over a long run, on each engine.
+
+    python benchmarks/memory.py --rounds 1000
+
+The quickstart's data and model, 100 clients, 20 a round. Prints the proportional set size of all
+processes of the run after each tenth of the rounds, in MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from workloads import HERE, _family, _memory, _metrics
+
+SETTINGS = [
+    "num_clients=100",
+    "clients_per_round=20",
+    "partition.min_size=2",
+    "evaluation.alphas=3",
+]
+
+
+def watch(engine: str, rounds: int) -> list[float]:
+    """Return the MB that a run holds after each tenth of its rounds."""
+    with tempfile.TemporaryDirectory() as out:
+        words = [*SETTINGS, f"rounds={rounds}", f"simulation.backend={engine}", "--out", out]
+        process = psutil.Popen(
+            [
+                sys.executable,
+                "-c",
+                "from fedalign.cli import main; main()",
+                "run",
+                "quickstart",
+                *words,
+            ],
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        )
+        held: list[float] = []
+        while process.poll() is None:
+            time.sleep(0.2)
+            if len(_metrics(Path(out))) >= (len(held) + 1) * rounds // 10:
+                held.append(sum(map(_memory, _family(process))))
+        if process.returncode:
+            raise SystemExit("the run failed")
+        return held
+
+
+def report() -> None:
+    """Print a row for each engine."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--engines", nargs="+", default=["inline", "ray"])
+    parser.add_argument("--rounds", type=int, default=1000)
+    given = parser.parse_args()
+    print("| engine | " + " | ".join(f"{10 * tenth} %" for tenth in range(1, 11)) + " |")
+    print("|---" * 11 + "|")
+    for engine in given.engines:
+        cells = [f"{held:.0f}" for held in watch(engine, given.rounds)]
+        print(f"| {engine} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    report()

@@ -1,0 +1,57 @@
+"""What Ray and its workers find when they start, for our engine and for Flower's."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from fedalign.simulation.app import FlowerApp
+
+_BANNER = "`run_simulation` function is deprecated"
+
+
+def full_backend_config(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``given`` over our defaults, every key with ``_`` for ``-`` as the engine wants it.
+
+    Defaults: one CPU and no GPU a client, all CPUs of this machine, loopback only, no dashboard,
+    errors only in Ray's log. A Ray that is elsewhere (``init_args.address``) keeps its own.
+    """
+    config = _underscored(given)
+    init_args: dict[str, Any] = {"include_dashboard": False, "logging_level": "ERROR"}
+    if "address" not in config.get("init_args", {}):
+        init_args |= {"num_cpus": os.cpu_count() or 1, "_node_ip_address": "127.0.0.1"}
+    defaults = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": init_args}
+    return {**config, **{key: table | config.get(key, {}) for key, table in defaults.items()}}
+
+
+@contextmanager
+def surroundings(app: FlowerApp) -> Iterator[None]:
+    """Yield while Ray's workers can import ``app`` and nobody prints what we know already."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logger, path = logging.getLogger("flwr"), os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(app.root), path]))
+    logger.addFilter(_is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_news)
+        os.environ.pop("PYTHONPATH")
+        if path is not None:
+            os.environ["PYTHONPATH"] = path
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether a log record says anything but that ``run_simulation`` will go some day."""
+    return _BANNER not in record.getMessage()
+
+
+def _underscored(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``config`` with ``_`` for ``-`` in its keys, at every depth."""
+    return {
+        key.replace("-", "_"): _underscored(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+    }

@@ -22,31 +22,13 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from flwr.app import (
-    Array,
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Message,
-    MessageType,
-    MetricRecord,
-    RecordDict,
-)
-from flwr.clientapp import ClientApp
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from fedalign.cohorts import Wanted, clients_in
 from fedalign.rounds import group_size
 
-client = ClientApp()
 server = ServerApp()
-
-
-@client.train()
-def echo(message: Message, _: Context) -> Message:
-    """Return the model as it came."""
-    content = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
-    return Message(RecordDict(content), reply_to=message)
 
 
 @server.main()
@@ -78,9 +60,10 @@ def measure(engine: str, given: dict[str, int]) -> list[float]:
     engine, _, sums = engine.partition("+")
     settings = {**given, "sums": bool(sums)}
     here = str(Path(__file__).parent)
+    parts = "messages:server", "fedalign.simulation.echo:client"
     code = (
         "from pathlib import Path; from fedalign.simulation import FlowerApp, simulate; "
-        f"app = FlowerApp(Path({here!r}), 'messages:server', 'messages:client', {{}}); "
+        f"app = FlowerApp(Path({here!r}), *{parts!r}, {{}}); "
         f"simulate(app, {settings['nodes']}, {settings!r}, backend={engine!r})"
     )
     done = subprocess.run(

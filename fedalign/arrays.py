@@ -1,11 +1,11 @@
-"""Flower's arrays, which are the bytes of a NumPy file, without a copy."""
+"""Flower's arrays, which are the bytes of a NumPy file."""
 
 from __future__ import annotations
 
 from io import BytesIO
 
 import numpy as np
-from flwr.app import Array
+from flwr.app import Array, ArrayRecord
 from numpy.lib import format as npy
 
 HEADER = 256  # more bytes than the header of any array with few dimensions
@@ -24,3 +24,8 @@ def view_of(array: Array) -> np.ndarray:
     if fortran or dtype.hasobject:
         return array.numpy()
     return np.frombuffer(array.data, dtype, offset=header.tell()).reshape(shape)
+
+
+def num_bytes(record: ArrayRecord) -> int:
+    """Return the serialised size of a record's arrays, in bytes."""
+    return sum(len(array.data) for array in record.values())

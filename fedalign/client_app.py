@@ -12,10 +12,10 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedalign.arrays import num_bytes
 from fedalign.cohorts import Answers, CohortApp, RunConfig, Wanted, mark
 from fedalign.federation import Federation, federation_of
 from fedalign.network import Network, torch_threads
-from fedalign.parameters import num_bytes
 from fedalign.rng import rng
 from fedalign.wire import TrainTask, arrays_of, evaluate_reply, train_reply
 

@@ -33,12 +33,13 @@ from flwr.serverapp.strategy import (
 )
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
-from fedalign.arrays import view_of
+from fedalign.arrays import num_bytes, view_of
+from fedalign.simulation.app import Scalar
 
 WEIGHT = "num-examples"
 BLOCK = 1 << 13  # numbers summed at a time, which stay in the cache
 Pairs = Sequence[tuple[ArrayRecord, MetricRecord]]
-RunConfig = Mapping[str, bool | int | float | str]
+RunConfig = Mapping[str, Scalar]
 _AVERAGING = (FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam, FedYogi)
 _KEY = "fused"
 
@@ -148,7 +149,7 @@ def fuse(replies: Sequence[Message], wanted: Wanted) -> Answers:
     for key, record in list(first.content.items()):
         if id(record) in values:
             first.content[key] = values[id(record)]
-    mark(first, len(good), sum(len(array.data) for model in models for array in model.values()))
+    mark(first, len(good), sum(map(num_bytes, models)))
     return Answers([first, *(reply for reply in replies if reply.has_error())], kept)
 
 

@@ -57,23 +57,27 @@ class Federation:
     def cohort(self, clients: int) -> int:
         """Return how many of a round's `clients` to train as one.
 
-        At most an eighth of them, however many workers there are, so that eight may share them.
+        By default whatever is fastest, see `cohort_times`.
         """
-        wanted, most = self.config.simulation.cohort, -(-clients // 8)
+        wanted = self.config.simulation.cohort
         if wanted != "auto":
             return wanted
-        times = self.cohort_times(most) if most > 1 else {1: 0.0}
-        return min(times, key=lambda size: times[size])
+        times = self.cohort_times(clients)
+        return min(times, key=lambda size: times[size], default=1)
 
-    def cohort_times(self, most: int) -> dict[int, float]:
+    def cohort_times(self, clients: int) -> dict[int, float]:
         """Return the seconds that a client takes in cohorts of 1, 4, 16, …, as long as they fall.
 
         Measured with a short stretch of local training. A cohort must win by a tenth: so the same
-        machine comes to the same choice.
+        machine comes to the same choice. It has at most an eighth of a round's `clients`, however
+        many workers there are, so that eight may share them. Empty where there is no choice.
         """
+        most = -(-clients // 8)
+        if most == 1 or self.network.stacked is None:
+            return {}
         times = {1: self._seconds(1)}
         for size in (min(size, most) for size in (4, 16, 64)):
-            if size <= max(times) or self.network.stacked is None:
+            if size <= max(times):
                 break
             try:
                 taken = self._seconds(size)

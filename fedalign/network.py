@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from operator import is_not
 
 import torch
@@ -86,9 +86,8 @@ class Network:
             out: `(K, P)`, becomes `keep * out` plus the gradients; so momentum costs nothing.
             keep: 0 overwrites what is in `out`, whatever it is.
         """
-        if len(block) == 1 or self.stacked is None:
-            return self._one_by_one(block, images, labels, sizes, out, keep)
-        return self._at_once(self.stacked, block, images, labels, sizes, out, keep)
+        stacked = self.stacked if len(block) > 1 else None
+        return self._gradients(stacked, block, images, labels, sizes, out, keep)
 
     def evaluate(
         self, vector: Tensor, data: Dataset, batch_size: int, threads: int = 1
@@ -144,8 +143,9 @@ class Network:
             norm.momentum = momentum
         return vector
 
-    def _one_by_one(
+    def _gradients(
         self,
+        stacked: Stacked | None,
         block: Tensor,
         images: Tensor,
         labels: Tensor,
@@ -153,6 +153,11 @@ class Network:
         out: Tensor,
         keep: float = 0.0,
     ) -> Tensor:
+        """Return what `gradients` does, by the stacked network or one model after the other."""
+        if stacked is not None:
+            floats, counts = self._normalise(images.flatten(0, 1)), torch.tensor(sizes)
+            with self._casting():
+                return stacked.gradients(block, floats, labels, counts.to(self.device), out, keep)
         if not self._module.training:  # walking through all modules costs as much as a small layer
             self._module.train()
         out.mul_(keep) if keep else out.zero_()
@@ -165,20 +170,6 @@ class Network:
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         return torch.stack(losses)
-
-    def _at_once(
-        self,
-        stacked: Stacked,
-        block: Tensor,
-        images: Tensor,
-        labels: Tensor,
-        sizes: Sequence[int],
-        out: Tensor,
-        keep: float = 0.0,
-    ) -> Tensor:
-        floats, counts = self._normalise(images.flatten(0, 1)), torch.tensor(sizes)
-        with self._casting():
-            return stacked.gradients(block, floats, labels, counts.to(self.device), out, keep)
 
     def _agrees(self, stacked: Stacked) -> bool:
         """Return whether the stacked network computes what the module does, on random models.
@@ -193,10 +184,10 @@ class Network:
         labels = torch.tensor([[0, 0, 0, 0], [0, 0, 0, -1]], device=self.device)
         autocast, self._autocast = self._autocast, False  # its rounding would hide a difference
         found = []
-        for run in (self._one_by_one, partial(self._at_once, stacked)):
+        for way in (None, stacked):
             block = start.to(self.device, copy=True)
             gradient = torch.zeros_like(block[:, :count])
-            loss = run(block, images, labels, sizes, gradient)
+            loss = self._gradients(way, block, images, labels, sizes, gradient)
             found.append(torch.cat([loss, gradient.flatten(), block.flatten()]))
         self._autocast = autocast
         return bool((found[0] - found[1]).norm() <= 1e-2 * found[0].norm())

@@ -148,11 +148,6 @@ def like(record: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
     return ArrayRecord(kept)
 
 
-def num_bytes(record: ArrayRecord) -> int:
-    """Return the serialised size of a record's arrays, in bytes."""
-    return sum(len(array.data) for array in record.values())
-
-
 def _place(named: Iterable[tuple[str, Tensor]], start: int) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     for name, tensor in named:

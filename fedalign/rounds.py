@@ -18,9 +18,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedalign.arrays import num_bytes
 from fedalign.cohorts import Answers, CohortGrid, Wanted, averages, clients_in, unmark
 from fedalign.errors import FedalignError
-from fedalign.parameters import like, num_bytes
+from fedalign.parameters import like
 from fedalign.rng import rng
 from fedalign.wire import arrays_of
 

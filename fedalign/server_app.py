@@ -7,6 +7,7 @@ import logging
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedalign.cohorts import CohortGrid
 from fedalign.federation import federation_of
 from fedalign.landscape.measure import Measure
 from fedalign.network import torch_threads
@@ -30,7 +31,7 @@ def main(grid: Grid, context: Context) -> None:
         log.warning("the engine has %d nodes: so many clients take part, not %d", *count)
         config = config.model_copy(update={"num_clients": len(nodes)})
     taking_part = min(config.clients_per_round or len(nodes), len(nodes))
-    cohort = federation.cohort(taking_part)
+    cohort = federation.cohort(taking_part) if isinstance(grid, CohortGrid) else 1
     facts = manifest(federation, len(nodes), type(grid).__name__, cohort)
 
     strategy = federation.strategy()

@@ -25,6 +25,10 @@ class Target(NamedTuple):
     place: Tensor
     keep: float
 
+    def row(self, k: int) -> Target:
+        """Return where the gradient of one model goes."""
+        return Target(self.place[k], self.keep)
+
     def receive(self, gradient: Tensor) -> None:
         """Take in a gradient of the same shape."""
         if self.keep:
@@ -254,9 +258,9 @@ class _LoopedConv(torch.autograd.Function):
         parts = zip(grads[0].chunk(len(weight)), x.chunk(len(weight)), weight, strict=True)
         for k, (dy, a, w) in enumerate(parts):
             dx, dw, db = _conv_backward(dy, a, w, how, 1, (wanted, True, to_bias is not None))
-            Target(to_weight.place[k], to_weight.keep).receive(dw.float())
+            to_weight.row(k).receive(dw.float())
             if to_bias is not None:
-                Target(to_bias.place[k], to_bias.keep).receive(db.float())
+                to_bias.row(k).receive(db.float())
             back.append(dx)
         return (torch.cat(back) if wanted else None), None, None, None, None, None
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import (
     DifferentialPrivacyServerSideFixedClipping,
     FedAdagrad,
@@ -18,10 +18,14 @@ from flwr.serverapp.strategy import (
     QFedAvg,
 )
 
+from clients.local import Local
+from fedalign.client_app import app as own_app
 from fedalign.cohorts import CohortApp, Wanted, averages, clients_in, fuse, unmark
 from fedalign.config import read
-from fedalign.federation import federation_of
-from fedalign.simulation.grid import serve
+from fedalign.federation import Federation, federation_of
+from fedalign.network import Network
+from fedalign.rounds import _by_partition, _draw, _shown
+from fedalign.simulation.grid import _groups, serve
 from fedalign.simulation.inline import InlineGrid
 from fedalign.wire import train_reply
 
@@ -109,15 +113,10 @@ SETTINGS = {
 
 
 def ask(strategy, wanted, group, **more):
-    from fedalign.client_app import app
-    from fedalign.rounds import _by_partition, _draw, _shown
-
     config = read(None, SETTINGS | {"strategy": strategy} | more)
     federation = federation_of(config.run_config())
-    grid = InlineGrid(app, 12, config.run_config())
+    grid = InlineGrid(own_app, 12, config.run_config())
     drawn = _draw(grid.partitions(), None, 0, "sample", 1)
-    from flwr.app import ConfigRecord
-
     messages = federation.strategy().configure_train(
         1, federation.network.initial, ConfigRecord(), _shown(grid, drawn)
     )
@@ -198,8 +197,6 @@ def test_who_fails_in_a_group_fails_alone(fused):
 
 def test_a_full_gpu_halves_the_cohort(monkeypatch, caplog):
     """Training more than three at once runs out of memory."""
-    from clients.local import Local
-
     train, seen = Local.train, []
 
     def scarce(self, network, block, *rest):
@@ -226,8 +223,6 @@ def test_grouping_does_not_touch_what_differs():
         Message(content, node, "train")
         for content, node in zip(contents, grid.get_node_ids(), strict=True)
     ]
-    from fedalign.simulation.grid import _groups
-
     sizes = [[m.metadata.dst_node_id - 1000 for m in group] for group in _groups(messages, 2)]
     assert sizes == [[0, 1], [2], [3], [4, 5]]
     twice = [Message(one, 1000, "train") for _ in range(3)]
@@ -251,8 +246,6 @@ def test_only_training_is_done_together():
 
 
 def test_a_worker_takes_the_data_that_is_shared(monkeypatch):
-    from fedalign.federation import Federation
-
     config = read(None, SETTINGS)
     shared = Federation(config).shared()
     assert isinstance(shared["images"], np.ndarray)
@@ -272,14 +265,10 @@ def test_a_worker_takes_the_data_that_is_shared(monkeypatch):
     ],
 )
 def test_how_many_train_together(settings, clients, expected):
-    from fedalign.federation import Federation
-
     assert Federation(read(None, SETTINGS | settings)).cohort(clients) == expected
 
 
 def test_the_fastest_cohort_is_taken_if_it_is_much_faster(monkeypatch):
-    from fedalign.federation import Federation
-
     def choose(times, clients=1000):
         monkeypatch.setattr(Federation, "_seconds", lambda _, size: times[size])
         return Federation(read(None, SETTINGS)).cohort(clients)
@@ -291,8 +280,5 @@ def test_the_fastest_cohort_is_taken_if_it_is_much_faster(monkeypatch):
 
 
 def test_layers_that_cannot_be_stacked_are_not_tried(monkeypatch):
-    from fedalign.federation import Federation
-    from fedalign.network import Network
-
     monkeypatch.setattr(Network, "stacked", None)
     assert Federation(read(None, SETTINGS)).cohort(1000) == 1

@@ -4,7 +4,8 @@ import torch
 from flwr.app import Array, ArrayRecord
 from torch import nn
 
-from fedalign.parameters import Layout, like, num_bytes
+from fedalign.arrays import num_bytes
+from fedalign.parameters import Layout, like
 
 
 class Tied(nn.Module):

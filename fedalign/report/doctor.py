@@ -7,7 +7,7 @@ import platform
 
 import torch
 
-from fedalign.cohorts import Wanted, averages
+from fedalign.cohorts import averages
 from fedalign.config import Config
 from fedalign.federation import Federation
 from fedalign.registry import HOME
@@ -52,23 +52,14 @@ def _engine(config: Config, clients: int, size: int) -> tuple[str, str]:
     if settings.backend == "flower":
         return "flower: Flower's own, on Ray", "not measured; 10 to 20 ms a client are usual"
     if settings.backend == "inline":
-        grid, what = InlineGrid(client, count), "inline: all clients in this process"
-        return what, _cost(message_seconds(grid, size, count, Wanted()), count, size)
-    import ray
+        seconds = message_seconds(InlineGrid(client, count), size, count)
+        return "inline: all clients in this process", _cost(seconds, count, size)
+    from fedalign.simulation.workers import open_grid
 
-    from fedalign.simulation.ray_setup import full_backend_config, surroundings
-    from fedalign.simulation.workers import RayGrid, connect
-
-    backend = full_backend_config(settings.backend_config())
-    with surroundings(ECHO):
-        connect(backend["init_args"])
-        try:
-            workers = RayGrid(ECHO, count, resources=backend["client_resources"])
-            seconds = message_seconds(workers, size, count, Wanted())
-        finally:
-            ray.shutdown()
+    with open_grid(ECHO, count, {}, settings.backend_config(), None) as grid:
+        seconds, workers = message_seconds(grid, size, count), grid.num_workers
     what = (
-        f"ray: {workers.num_workers} workers, with {settings.client_cpus:g} CPUs and "
+        f"ray: {workers} workers, with {settings.client_cpus:g} CPUs and "
         f"{settings.client_gpus:g} GPUs each (simulation.client_cpus, client_gpus)"
     )
     if torch.cuda.is_available() and not settings.client_gpus:
@@ -81,14 +72,14 @@ def _cost(seconds: float, clients: int, size: int) -> str:
 
 
 def _cohort(federation: Federation, clients: int) -> str:
-    wanted, most = federation.config.simulation.cohort, -(-clients // 8)
+    wanted = federation.config.simulation.cohort
     if wanted != "auto":
         return f"{wanted}, as simulation.cohort says"
-    if most == 1:
-        return f"1: {clients} clients a round are too few to be trained together"
-    if federation.network.stacked is None:
+    times = federation.cohort_times(clients)
+    if not times and federation.network.stacked is None:
         return "1: the model has a layer that cannot be stacked, so clients train one by one"
-    times = federation.cohort_times(most)
+    if not times:
+        return f"1: {clients} clients a round are too few to be trained together"
     best = min(times, key=lambda size: times[size])
     tried = ", ".join(f"{1000 * taken:.2f} in {size}" for size, taken in times.items())
     return f"{best} of {clients} clients together; ms a client for a short stretch: {tried}"

@@ -9,7 +9,6 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedalign.cohorts import Wanted
 from fedalign.simulation.grid import LocalGrid
 
 client = ClientApp()
@@ -22,13 +21,13 @@ def echo(message: Message, _: Context) -> Message:
     return Message(RecordDict(content), reply_to=message)
 
 
-def message_seconds(grid: LocalGrid, parameters: int, clients: int, wanted: Wanted) -> float:
+def message_seconds(grid: LocalGrid, parameters: int, clients: int) -> float:
     """Return the seconds that a message to and from a client costs, median of five rounds."""
     arrays = ArrayRecord({"w": Array(np.zeros(parameters, np.float32))})
     nodes, taken = grid.get_node_ids()[:clients], []
     for _ in range(7):
         content = RecordDict({"arrays": arrays, "config": ConfigRecord({})})
         began = time.perf_counter()
-        grid.exchange([Message(content, node, "train") for node in nodes], wanted, 1, None)
+        grid.send_and_receive([Message(content, node, "train") for node in nodes])
         taken.append(time.perf_counter() - began)
     return median(taken[2:]) / clients

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -228,17 +228,30 @@ def run(
     run_id: int | None,
 ) -> None:
     """Return when the ServerApp of ``app`` has come to its end; what it raises comes out as is."""
+    with open_grid(app, num_supernodes, run_config, backend_config, run_id) as grid:
+        server_app, client_app = app.load()  # while the workers load theirs
+        grid.prepare(client_app)
+        grid.serve(server_app)
+
+
+@contextmanager
+def open_grid(
+    app: FlowerApp,
+    num_nodes: int,
+    run_config: dict[str, Scalar],
+    backend_config: Mapping[str, Any],
+    run_id: int | None,
+) -> Iterator[RayGrid]:
+    """Yield a grid on the Ray that is there, or on one that is started and stopped with it."""
     config = full_backend_config(backend_config)
     with surroundings(app):
         own = not ray.is_initialized()
         if own:
-            connect(config["init_args"])
+            _connect(config["init_args"])
         grid = None
         try:
-            grid = RayGrid(app, num_supernodes, run_config, run_id, config["client_resources"])
-            server_app, client_app = app.load()  # while the workers load theirs
-            grid.prepare(client_app)
-            grid.serve(server_app)
+            grid = RayGrid(app, num_nodes, run_config, run_id, config["client_resources"])
+            yield grid
         finally:
             if own:
                 ray.shutdown()
@@ -246,7 +259,7 @@ def run(
                 grid.close()
 
 
-def connect(init_args: dict[str, Any]) -> None:
+def _connect(init_args: dict[str, Any]) -> None:
     """Start Ray here, or join a cluster, whose processes do not inherit our environment."""
     if "address" in init_args:
         _check_reachable(init_args["address"])

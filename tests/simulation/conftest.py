@@ -384,6 +384,24 @@ def _run_jobs(cwd: Path, *jobs: dict[str, Any]) -> tuple[list[str], dict[str, An
     return outcomes, left, said
 
 
+@pytest.fixture
+def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs code in a process of its own, in an empty folder."""
+
+    def run(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *words],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(fedalign.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def sha() -> Callable[[Path], str]:
     """Return a function that gives the SHA-256 of the arrays in an ``.npz`` file."""

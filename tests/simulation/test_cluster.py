@@ -1,13 +1,7 @@
 """A Ray cluster of two nodes, both on this machine: the same bits as in one process."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 from safetensors.numpy import load_file
-
-from fedalign.registry import HOME
 
 SCRIPT = """
 import sys
@@ -55,16 +49,8 @@ finally:
 
 
 @pytest.mark.slow
-def test_two_nodes_give_the_same_bits(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(HOME)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+def test_two_nodes_give_the_same_bits(python, tmp_path):
+    done = python(SCRIPT)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip()]
     nodes = [line[1] for line in lines if line[0] == "node"]
@@ -74,17 +60,9 @@ def test_two_nodes_give_the_same_bits(tmp_path):
     assert all((there[name] == here[name]).all() for name in here)
 
 
-def test_a_cluster_that_is_not_there_is_named(tmp_path):
+def test_a_cluster_that_is_not_there_is_named(python):
     words = ["run", "quickstart", "simulation.backend=ray", "simulation.address=127.0.0.1:9"]
-    done = subprocess.run(
-        [sys.executable, "-c", "from fedalign.cli import main; main()", *words],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(HOME)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = python("from fedalign.cli import main; main()", *words)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "no Ray cluster answers at '127.0.0.1:9'" in done.stderr
     assert "Traceback" not in done.stderr

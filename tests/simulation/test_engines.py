@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 from fedalign.errors import InputError
-from fedalign.registry import HOME
 from fedalign.simulation import FlowerApp, find_app, simulate
 from fedalign.simulation.ray_setup import full_backend_config
 
@@ -71,19 +69,11 @@ def test_our_workers_give_the_same_arrays(apps, run_jobs, inline, sha, tmp_path)
     assert left["path"] == inline[2]["path"]
 
 
-def test_the_command_runs_any_app_on_our_workers(apps, inline, sha, tmp_path):
-    settings = 'out="quickstate.npz" client.step=0.25'
-    done = subprocess.run(
-        [
-            sys.executable, "-c", "from fedalign.cli import flower_simulation as go; go()",
-            "--app", str(apps / "quickstate"), "--num-supernodes", "4", "--run-config", settings,
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(HOME)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
+def test_the_command_runs_any_app_on_our_workers(apps, python, inline, sha, tmp_path):
+    done = python(
+        "from fedalign.cli import flower_simulation as go; go()",
+        "--app", str(apps / "quickstate"), "--num-supernodes", "4",
+        "--run-config", 'out="quickstate.npz" client.step=0.25',
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert sha(tmp_path / "quickstate.npz") == sha(inline[0] / "quickstate-inline.npz")

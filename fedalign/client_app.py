@@ -15,9 +15,10 @@ from torch import Tensor
 from fedalign.arrays import num_bytes
 from fedalign.cohorts import Answers, CohortApp, RunConfig, Wanted, mark
 from fedalign.federation import Federation, federation_of
+from fedalign.masks import MaskPlan
 from fedalign.network import Network, torch_threads
 from fedalign.rng import rng
-from fedalign.wire import TrainTask, arrays_of, evaluate_reply, train_reply
+from fedalign.wire import TrainTask, arrays_of, evaluate_reply, round_of, train_reply
 
 log = logging.getLogger("fedalign")
 
@@ -61,16 +62,25 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Return the loss and accuracy of the global model on the client's own examples."""
+    """Return how the global model does on what the client keeps back, or else trains on.
+
+    With `evaluation.finetune_epochs` also how it does after local fine-tuning (`tuned_…`).
+    """
     federation = federation_of(context.run_config)
+    count, partition = (int(context.node_config[k]) for k in ("num-partitions", "partition-id"))
     network, data, settings = federation.network, federation.train, federation.config.evaluation
-    shards = federation.shards(int(context.node_config["num-partitions"]))
-    rows = shards[int(context.node_config["partition-id"])]
+    rows = federation.tested_on(count)[partition]
     own = replace(data, images=data.images[rows], labels=data.labels[rows])
-    vector = network.receive(arrays_of(message))
+    models = {"": network.receive(arrays_of(message))}
+    if settings.finetune_epochs:
+        mine = federation.shards(count)[partition]
+        models["tuned_"] = _tuned(federation, models[""], mine, round_of(message), partition)
+    measured: dict[str, float] = {}
     with torch_threads(1):
-        loss, accuracy = network.evaluate(vector, own, settings.batch_size)
-    return evaluate_reply(message, len(rows), loss, accuracy)
+        for kind, model in models.items():
+            loss, accuracy = network.evaluate(model, own, settings.batch_size)
+            measured |= {f"{kind}loss": loss, f"{kind}accuracy": accuracy}
+    return evaluate_reply(message, len(rows), measured)
 
 
 @app.query("whoami")
@@ -80,6 +90,16 @@ def whoami(message: Message, context: Context) -> Message:
     for key in ("partition-id", "num-partitions"):
         ids[key] = int(context.node_config[key])
     return Message(RecordDict({"whoami": ids}), reply_to=message)
+
+
+def _tuned(
+    federation: Federation, model: Tensor, rows: np.ndarray, server_round: int, partition: int
+) -> Tensor:
+    """Return a copy of the model `(F,)` after training on `rows`, in which all weights train."""
+    network, data, block = federation.network, federation.train, model.repeat(1, 1)
+    stream = rng(federation.config.seed, "finetune", server_round, partition)
+    federation.tuner.train(network, block, data, [rows], MaskPlan(), [stream])
+    return block[0]
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,15 @@ class Evaluation(Section):
     client_fraction: float = Field(
         0.0, ge=0, le=1, description="share of the clients that evaluate the new model themselves"
     )
+    client_every: int = Field(
+        1, gt=0, description="rounds from one evaluation by clients to the next; the last has one"
+    )
+    holdout: float = Field(
+        0.0, ge=0, lt=1, description="share of its examples that a client only tests on; 0: none"
+    )
+    finetune_epochs: int = Field(
+        0, ge=0, description="epochs of local fine-tuning before clients evaluate a second time"
+    )
     batch_size: int = Field(200, gt=0, description="examples in one forward pass")
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
@@ -88,6 +97,13 @@ class Evaluation(Section):
         if alphas in (1, 2):
             raise ValueError("a path has 3 points or more; 0 measures none")
         return alphas
+
+    @field_validator("finetune_epochs")
+    @classmethod
+    def _only_to_evaluate(cls, epochs: int, info: ValidationInfo) -> int:
+        if epochs and not info.data.get("client_fraction", 1):
+            raise ValueError("clients fine-tune to evaluate; give evaluation.client_fraction too")
+        return epochs
 
 
 class Simulation(Section):

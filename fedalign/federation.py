@@ -16,8 +16,10 @@ from flwr.serverapp.strategy import Strategy
 
 from fedalign.config import Config, Scalar, from_run_config
 from fedalign.data import Dataset
+from fedalign.errors import InputError
 from fedalign.masks import MaskPlan
 from fedalign.network import Network, pick_device
+from fedalign.personal import hold_out
 from fedalign.registry import FLOWER_SAMPLING
 from fedalign.rng import rng
 
@@ -28,7 +30,7 @@ class Federation:
     def __init__(self, config: Config):
         self.config = config
         self.room = math.inf  # the largest cohort that the GPU is not known to have no room for
-        self._shards: dict[int, list[np.ndarray]] = {}
+        self._dealt: dict[int, tuple[list[np.ndarray], list[np.ndarray]]] = {}
 
     @cached_property
     def train(self) -> Dataset:
@@ -53,6 +55,16 @@ class Federation:
     def client(self) -> Any:
         """The client algorithm."""
         return self.config.client.build()
+
+    @cached_property
+    def tuner(self) -> Any:
+        """The client algorithm as it fine-tunes: with epochs of its own."""
+        part, epochs = self.config.client, self.config.evaluation.finetune_epochs
+        if "epochs" not in part.options:
+            raise InputError(
+                f"evaluation.finetune_epochs: client algorithm {part.name!r} has no option 'epochs'"
+            )
+        return replace(part, options={**part.options, "epochs": epochs}).build()
 
     def cohort(self, clients: int) -> int:
         """Return how many of a round's `clients` to train as one.
@@ -107,12 +119,49 @@ class Federation:
         return built
 
     def shards(self, num_clients: int) -> list[np.ndarray]:
-        """Return who owns which examples: the same on every machine, from the seed."""
-        if num_clients not in self._shards:
-            labels, stream = self.train.labels.cpu().numpy(), rng(self.config.seed, "partition")
-            partitioner = self.config.partition.build()
-            self._shards[num_clients] = partitioner.split(labels, num_clients, stream)
-        return self._shards[num_clients]
+        """Return who trains on which examples: the same on every machine, from the seed."""
+        return self._deal(num_clients)[0]
+
+    def holdouts(self, num_clients: int) -> list[np.ndarray]:
+        """Return which examples each client keeps back to test on; with `shards`, all it owns."""
+        return self._deal(num_clients)[1]
+
+    def tested_on(self, num_clients: int) -> list[np.ndarray]:
+        """Return which examples each client evaluates a model on; some may have none.
+
+        Those it keeps back, or, where nobody is to keep any back, those it trains on.
+        """
+        held_out = self.config.evaluation.holdout > 0
+        return self.holdouts(num_clients) if held_out else self.shards(num_clients)
+
+    def testers(self, num_clients: int) -> list[int]:
+        """Return the partitions that can be asked to evaluate; none where no client is to.
+
+        Raises:
+            InputError: they are to, but keep back too little, or cannot fine-tune.
+        """
+        settings = self.config.evaluation
+        if not settings.client_fraction:
+            return []
+        if settings.finetune_epochs:
+            self.tuner  # noqa: B018
+        able = [i for i, rows in enumerate(self.tested_on(num_clients)) if len(rows)]
+        if not able:
+            raise InputError(
+                f"evaluation.holdout: {settings.holdout:g} of the examples of a client is less "
+                "than one for every client, so nobody could evaluate"
+            )
+        return able
+
+    def _deal(self, num_clients: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        if num_clients not in self._dealt:
+            labels, seed = self.train.labels.cpu().numpy(), self.config.seed
+            owned = self.config.partition.build().split(labels, num_clients, rng(seed, "partition"))
+            share, kept = self.config.evaluation.holdout, [rows[:0] for rows in owned]
+            for i, rows in enumerate(owned) if share else ():
+                owned[i], kept[i] = hold_out(rows, share, rng(seed, "holdout", i))
+            self._dealt[num_clients] = owned, kept
+        return self._dealt[num_clients]
 
     def shared(self) -> dict[str, Any]:
         """Return the training set with NumPy arrays, which processes of a machine can share."""

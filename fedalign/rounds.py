@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Protocol, cast
@@ -22,6 +22,7 @@ from fedalign.arrays import num_bytes
 from fedalign.cohorts import Answers, CohortGrid, Wanted, averages, clients_in, unmark
 from fedalign.errors import FedalignError
 from fedalign.parameters import like
+from fedalign.personal import spread
 from fedalign.rng import rng
 from fedalign.wire import arrays_of
 
@@ -47,6 +48,7 @@ class Round:
         before: the global model that was sent.
         after: the global model that came of it.
         clients: those client models that were asked for, by partition id.
+        evaluations: by partition id, the numbers of those clients that evaluated `after`.
         metrics: numbers for `metrics.csv`; callbacks add theirs.
     """
 
@@ -55,6 +57,7 @@ class Round:
     after: ArrayRecord
     clients: Mapping[int, ArrayRecord]
     metrics: dict[str, float] = field(default_factory=dict)
+    evaluations: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
 
 Keep = Callable[[int, Sequence[int]], Iterable[int]]
@@ -78,6 +81,8 @@ def run_rounds(
     seed: int,
     clients_per_round: int | None = None,
     evaluate_fraction: float = 0.0,
+    evaluate_every: int = 1,
+    testers: Collection[int] | None = None,
     timeout: float = 3600.0,
     cohort: int = 1,
     fused: bool = False,
@@ -94,7 +99,10 @@ def run_rounds(
         rounds: how many rounds.
         seed: decides which clients take part.
         clients_per_round: how many are drawn; None takes all.
-        evaluate_fraction: share of the clients that evaluate the new model on their own data.
+        evaluate_fraction: share of the testers that evaluate the new model on their own data,
+            drawn anew, whoever trained.
+        evaluate_every: rounds from one such evaluation to the next; the last round has one.
+        testers: partitions that have something to test on; None: all.
         timeout: seconds to wait for the replies of one phase.
         cohort: how many clients are trained as one, where grid and ClientApp can.
         fused: sum client models where they are trained, where grid and strategy allow it.
@@ -131,19 +139,32 @@ def run_rounds(
         arrays = outcome.after
 
         # Measure.
-        if evaluate_fraction:
-            count = max(1, round(evaluate_fraction * len(nodes)))
-            drawn = _draw(nodes, count, seed, "evaluate", number)
-            messages = strategy.configure_evaluate(
-                number, arrays, ConfigRecord(), _shown(grid, drawn)
-            )
-            answers, _ = _exchange(grid, _by_partition(messages, drawn), drawn, timeout, number)
-            numbers = strategy.aggregate_evaluate(number, answers)
-            outcome.metrics |= {f"client_{k}": v for k, v in _scalars(numbers).items()}
+        if evaluate_fraction and (number % evaluate_every == 0 or number == rounds):
+            able = nodes if testers is None else {p: nodes[p] for p in testers}
+            count = max(1, round(evaluate_fraction * len(able)))
+            drawn = _draw(able, count, seed, "evaluate", number)
+            _let_clients_evaluate(strategy, grid, outcome, drawn, timeout)
         for callback in callbacks:
             outcome.metrics["seconds"] = time.perf_counter() - started
             callback.on_round(outcome)
     return arrays
+
+
+def _let_clients_evaluate(
+    strategy: Strategy, grid: Grid, outcome: Round, drawn: Mapping[int, int], timeout: float
+) -> None:
+    """Add to the outcome what clients measure, each, on average, and how far they are apart."""
+    number, partition_of = outcome.number, {node: p for p, node in drawn.items()}
+    shown = _shown(grid, drawn)
+    messages = strategy.configure_evaluate(number, outcome.after, ConfigRecord(), shown)
+    replies, _ = _exchange(grid, _by_partition(messages, drawn), drawn, timeout, number)
+    outcome.evaluations = {
+        partition_of[reply.metadata.src_node_id]: _scalars(*reply.content.metric_records.values())
+        for reply in replies
+    }
+    told = _scalars(strategy.aggregate_evaluate(number, replies))
+    told |= spread(list(outcome.evaluations.values()))
+    outcome.metrics |= {f"client_{key}": value for key, value in told.items()}
 
 
 def discover(grid: Grid, timeout: float) -> dict[int, int]:
@@ -268,5 +289,6 @@ def _why(reply: Message) -> str:
     return (reply.error.reason or "no reason given").partition("\n")[0]
 
 
-def _scalars(metrics: MetricRecord | None) -> dict[str, float]:
-    return {k: v for k, v in (metrics or {}).items() if isinstance(v, int | float)}
+def _scalars(*records: MetricRecord | None) -> dict[str, float]:
+    pairs = (pair for record in records for pair in (record or {}).items())
+    return {key: value for key, value in pairs if isinstance(value, int | float)}

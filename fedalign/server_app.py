@@ -11,6 +11,7 @@ from fedalign.cohorts import CohortGrid
 from fedalign.federation import federation_of
 from fedalign.landscape.measure import Measure
 from fedalign.network import torch_threads
+from fedalign.personal import columns
 from fedalign.rounds import discover, run_rounds
 from fedalign.runs.folder import RunFolder
 from fedalign.runs.manifest import manifest
@@ -34,11 +35,13 @@ def main(grid: Grid, context: Context) -> None:
     cohort = federation.cohort(taking_part) if isinstance(grid, CohortGrid) else 1
     facts = manifest(federation, len(nodes), type(grid).__name__, cohort)
 
-    strategy = federation.strategy()
+    strategy, testers = federation.strategy(), federation.testers(len(nodes))
     measure = Measure(network, federation.test, federation.train, config.evaluation, config.seed)
     folder = RunFolder(config, facts, measure)
     progress = Progress(
-        f"{config.strategy.name} on {config.data.name}: {folder.path}", config.rounds
+        f"{config.strategy.name} on {config.data.name}: {folder.path}",
+        config.rounds,
+        measured=columns(config.evaluation),
     )
     # A second torch thread spins on after each large operation; measuring shares out batches.
     with folder, progress, torch_threads(1):
@@ -51,6 +54,8 @@ def main(grid: Grid, context: Context) -> None:
             seed=config.seed,
             clients_per_round=config.clients_per_round,
             evaluate_fraction=config.evaluation.client_fraction,
+            evaluate_every=config.evaluation.client_every,
+            testers=testers,
             timeout=config.timeout,
             cohort=cohort,
             fused=config.simulation.fuse,

@@ -6,6 +6,7 @@ aggregate them and every mod can look at them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast, get_args
 
@@ -60,7 +61,12 @@ def train_reply(
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
 
-def evaluate_reply(message: Message, num_examples: int, loss: float, accuracy: float) -> Message:
+def round_of(message: Message) -> int:
+    """Return the round that a message from the server belongs to."""
+    return cast(int, cast(ConfigRecord, message.content["config"])["server-round"])
+
+
+def evaluate_reply(message: Message, num_examples: int, measured: Mapping[str, float]) -> Message:
     """Return the reply to an evaluate message."""
-    metrics = MetricRecord({"num-examples": num_examples, "loss": loss, "accuracy": accuracy})
+    metrics = MetricRecord({"num-examples": num_examples, **measured})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)

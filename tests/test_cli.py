@@ -84,6 +84,12 @@ def test_validate_says_what_a_run_would_do(fedalign):
     assert "fedpfn (base fedavg, fixed_ratio 0.4, refresh 1)" in result.output
 
 
+def test_validate_says_what_clients_keep_back(fedalign):
+    told = fedalign("validate", "personalised", "partition=iid", "data.max_examples=100").output
+    assert "7 to 7 examples a client, median 7; 3 to 3 more kept back to test on" in told
+    assert "10 of 10 clients test for themselves (client_every 5, holdout 0.3" in told
+
+
 def test_list_names_every_part(fedalign):
     result = fedalign("list")
     assert result.exit_code == 0, result.output

@@ -29,10 +29,11 @@ def summary(config: Config) -> str:
             f"{len(federation.test):,} test examples, {federation.train.classes} classes",
             f"  partition  {_told(config.partition)}",
             f"             {min(sizes):,} to {max(sizes):,} examples a client, "
-            f"median {int(np.median(sizes)):,}",
+            f"median {int(np.median(sizes)):,}{_kept_back(federation)}",
             f"  model      {_told(config.model)}: {network.layout.num_parameters:,} parameters",
             f"  client     {_told(config.client)}",
             f"  strategy   {_told(config.strategy)}",
+            *_evaluation(federation),
             f"  results    {folder_of(config)}",
         ]
     )
@@ -49,6 +50,26 @@ def print_parts() -> None:
             told = ", ".join(f"{key}={_default(o)}" for key, o in options(kind, name).items())
             if told:
                 console.print(f"  {'':<14} [dim]{told}[/]", soft_wrap=True)
+
+
+def _kept_back(federation: Federation) -> str:
+    """Return what is said of examples that clients keep back; nothing where they keep none."""
+    if not federation.config.evaluation.holdout:
+        return ""
+    sizes = [len(rows) for rows in federation.holdouts(federation.config.num_clients)]
+    return f"; {min(sizes):,} to {max(sizes):,} more kept back to test on"
+
+
+def _evaluation(federation: Federation) -> list[str]:
+    """Return the line on clients that evaluate; none where they do not."""
+    config, settings = federation.config, federation.config.evaluation
+    testers = federation.testers(config.num_clients)
+    if not testers:
+        return []
+    drawn = max(1, round(settings.client_fraction * len(testers)))
+    shown = ("client_every", "holdout", "finetune_epochs")
+    told = ", ".join(f"{key} {getattr(settings, key):g}" for key in shown)
+    return [f"  evaluation {drawn} of {len(testers)} clients test for themselves ({told})"]
 
 
 def _told(part: Part) -> str:

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from fedalign.config import Config
 from fedalign.errors import InputError
 from fedalign.landscape.measure import Measure
+from fedalign.personal import columns
 from fedalign.rounds import Round
 
 METRICS = (
@@ -34,6 +35,9 @@ METRICS = (
     "seconds",
 )
 LANDSCAPE = ("round", "path", "alpha", "loss", "accuracy")
+CLIENTS = (
+    "round", "partition", "examples", "loss", "accuracy", "tuned_loss", "tuned_accuracy",
+)  # fmt: skip
 
 
 def folder_of(config: Config) -> Path:
@@ -72,11 +76,11 @@ class RunFolder:
             yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8"
         )
         self._write_manifest()
-        self._extra = (
-            ["client_loss", "client_accuracy"] if config.evaluation.client_fraction else []
-        )
-        self._append("metrics.csv", [[*METRICS, *self._extra]])
+        self._columns = [*METRICS, *columns(config.evaluation)]
+        self._append("metrics.csv", [self._columns])
         self._append("landscape.csv", [LANDSCAPE])
+        if config.evaluation.client_fraction:
+            self._append("clients.csv", [CLIENTS])
 
     def __enter__(self) -> RunFolder:
         return self
@@ -89,9 +93,16 @@ class RunFolder:
         self._write_manifest()
 
     def on_round(self, outcome: Round) -> None:
-        """Append the round to `metrics.csv` and its curves to `landscape.csv`."""
+        """Append the round to `metrics.csv`, its curves to `landscape.csv`, and to `clients.csv`.
+
+        The last holds what each client measured itself, a row a client, if clients evaluate.
+        """
         row = {"round": outcome.number} | outcome.metrics
-        self._append("metrics.csv", [[row.get(key, "") for key in (*METRICS, *self._extra)]])
+        self._append("metrics.csv", [[row.get(key, "") for key in self._columns]])
+        for partition, own in outcome.evaluations.items():
+            told = {"round": outcome.number, "partition": partition, **own}
+            told["examples"] = own["num-examples"]
+            self._append("clients.csv", [[told.get(key, "") for key in CLIENTS]])
         for curve in self._measure.curves:
             points = zip(curve.alphas, curve.losses, curve.accuracies, strict=True)
             self._append(

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from fedalign.registry import HOME
 def manifest(federation: Federation, num_clients: int, engine: str, cohort: int) -> dict[str, Any]:
     """Return what `manifest.json` says of a run when it starts."""
     config, network = federation.config, federation.network
-    sizes = [len(shard) for shard in federation.shards(num_clients)]
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -52,11 +52,17 @@ def manifest(federation: Federation, num_clients: int, engine: str, cohort: int)
             "source": federation.train.source,
             "train_examples": len(federation.train),
             "test_examples": len(federation.test),
-            "client_examples": {"min": min(sizes), "max": max(sizes)},
+            "client_examples": _sizes(federation.shards(num_clients)),
+            "client_holdout": _sizes(federation.holdouts(num_clients)),
         },
         "model": {"name": config.model.name, "parameters": network.layout.num_parameters},
         "num_clients": num_clients,
     }
+
+
+def _sizes(shards: Sequence[np.ndarray]) -> dict[str, int]:
+    sizes = [len(rows) for rows in shards]
+    return {"min": min(sizes), "max": max(sizes)}
 
 
 def _commit() -> str | None:

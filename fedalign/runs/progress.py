@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from rich import box, progress
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,17 +19,35 @@ COLUMNS = {
     "barrier": ("client_accuracy_barrier", "{:.4f}"),
     "seconds": ("seconds", "{:.2f}"),
 }
+PERSONAL = {
+    "own data": ("client_accuracy_mean", "{:.4f}"),
+    "tuned": ("client_tuned_accuracy_mean", "{:.4f}"),
+}
 SHOWN = 12
 
 
 class Progress:
     """A callback that shows the latest rounds in a live table, or a plain line a round.
 
-    `barrier` is the mean relative accuracy barrier between sampled pairs of client models.
+    `barrier` is the mean relative accuracy barrier between sampled pairs of client models. Where
+    clients evaluate, `own data` is their mean accuracy, and `tuned` that after fine-tuning.
+
+    Args:
+        title: what stands above.
+        rounds: how many there will be.
+        console: where to show it; None: standard output.
+        measured: what this run measures beside what every run does.
     """
 
-    def __init__(self, title: str, rounds: int, console: Console | None = None):
+    def __init__(
+        self,
+        title: str,
+        rounds: int,
+        console: Console | None = None,
+        measured: Collection[str] = (),
+    ):
         self._console = console or Console()
+        self._columns = COLUMNS | {k: v for k, v in PERSONAL.items() if v[0] in measured}
         self._title = title
         self._lines: list[list[str]] = []
         self._bar = progress.Progress(
@@ -44,7 +64,7 @@ class Progress:
             self._live.start()
         else:
             print(self._title, flush=True)
-            print("  ".join(f"{title:>10}" for title in COLUMNS), flush=True)
+            print("  ".join(f"{title:>10}" for title in self._columns), flush=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,7 +74,9 @@ class Progress:
     def on_round(self, outcome: Round) -> None:
         """Show the round."""
         known = {"round": outcome.number} | outcome.metrics
-        line = [form.format(known[key]) if key in known else "-" for key, form in COLUMNS.values()]
+        line = [
+            form.format(known[key]) if key in known else "-" for key, form in self._columns.values()
+        ]
         self._lines.append(line)
         self._bar.advance(self._task)
         if not self._console.is_terminal:
@@ -62,7 +84,7 @@ class Progress:
 
     def _draw(self) -> Group:
         table = Table(title=self._title, title_justify="left", box=box.SIMPLE_HEAD)
-        for title in COLUMNS:
+        for title in self._columns:
             table.add_column(title, justify="right", min_width=9)
         for line in self._lines[-SHOWN:]:
             table.add_row(*line)

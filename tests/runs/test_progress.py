@@ -6,8 +6,8 @@ from fedalign.rounds import Round
 from fedalign.runs.progress import Progress
 
 
-def shown(console, rounds=3):
-    with Progress("fedpfn on digits", rounds, console) as progress:
+def shown(console, rounds=3, **more):
+    with Progress("fedpfn on digits", rounds, console, **more) as progress:
         for number in range(1, rounds + 1):
             metrics = {"train_loss": 2.0 / number, "test_accuracy": 0.25 * number, "seconds": 1.0}
             progress.on_round(Round(number, None, None, {}, metrics))
@@ -44,3 +44,10 @@ def test_a_pipe_gets_a_line_a_round_as_it_happens(capsys):
         "seconds",
     ]
     assert lines[-1].split() == ["3", "0.6667", "-", "0.7500", "-", "1.00"]
+
+
+def test_what_clients_measure_is_shown_where_they_do(capsys):
+    shown(Console(file=io.StringIO()), measured=["client_accuracy_mean"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[-2:] == ["own", "data"]
+    assert lines[-1].split()[-1] == "-"  # not in this round

@@ -32,11 +32,15 @@ class Optimizer(Protocol):
 class SGD:
     """SGD with PyTorch's momentum: `v = momentum v + g; w = w - lr v`; `like` is `(K, P)`.
 
-    Without weight decay the gradient is added to `momentum v` right where it is computed.
+    Without weight decay the gradient is added to `momentum v` right where it is computed, unless
+    somebody has to see it on its own (`raw`).
     """
 
-    def __init__(self, like: Tensor, lr: float, momentum: float, weight_decay: float):
+    def __init__(
+        self, like: Tensor, lr: float, momentum: float, weight_decay: float, raw: bool = False
+    ):
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self._raw = raw
         self.gradient, self.keep = torch.empty_like(like), 0.0
         self._velocity: Tensor | None = None
 
@@ -49,10 +53,11 @@ class SGD:
         """Update the first k models."""
         count = len(weights)
         update = self.gradient[:count]
-        if not self.weight_decay:
+        if not self.weight_decay and not self._raw:
             self.keep = self.momentum
         else:
-            update.add_(weights, alpha=self.weight_decay)
+            if self.weight_decay:
+                update.add_(weights, alpha=self.weight_decay)
             if self.momentum and self._velocity is None:
                 self._velocity = self.gradient.clone()
             elif self._velocity is not None:

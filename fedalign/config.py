@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from fedalign.errors import InputError
@@ -32,6 +33,7 @@ from fedalign.registry import (
     BadValueError,
     Part,
     explain,
+    load,
     nearest,
     options,
     parse,
@@ -173,6 +175,9 @@ class Config(Section):
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="bf16: forward and backward under autocast, updates in float32"
     )
+    wire: Literal["float32", "float16"] = Field(
+        "float32", description="float16: models travel in half precision, replies as changes"
+    )
     data: PartField = _default("data")
     partition: PartField = _default("partition")
     model: PartField = _default("model")
@@ -180,6 +185,20 @@ class Config(Section):
     strategy: PartField = _default("strategy")
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
+
+    @model_validator(mode="after")
+    def _halves_belong_together(self) -> Config:
+        """Refuse one half of an algorithm without the other."""
+        wanted = {needed for part in _chain(self.strategy) if (needed := _other_half(part))}
+        needed = _other_half(self.client)
+        for name in wanted - {self.client.name}:
+            if not _is_a("clients", self.client.name, name):
+                told = f"{self.client.name!r} is not the client of the strategy: it needs {name!r}"
+                raise BadValueError("client.name", told)
+        if needed and not any(_is_a("strategies", p.name, needed) for p in _chain(self.strategy)):
+            told = f"{self.strategy.name!r} is not the strategy of client {self.client.name!r}"
+            raise BadValueError("strategy.name", f"{told}: it needs {needed!r}")
+        return self
 
     def run_config(self) -> dict[str, Scalar]:
         """Return the configuration as Flower carries it: dotted keys, scalars, no nulls."""
@@ -193,6 +212,23 @@ class Config(Section):
             exclude={"name": True, "out": True, "simulation": True, "evaluation": {"threads"}}
         )
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _chain(part: Part) -> list[Part]:
+    """Return a strategy and those that it wraps."""
+    inner = [o for o in part.options.values() if isinstance(o, Part) and o.kind == part.kind]
+    return [part, *(deeper for own in inner for deeper in _chain(own))]
+
+
+def _other_half(part: Part) -> str | None:
+    """Return the name of the part that this one makes no sense without."""
+    found: str | None = getattr(load(part.kind, part.name), "other_half", None)
+    return found
+
+
+def _is_a(kind: str, name: str, other: str) -> bool:
+    own, wanted = load(kind, name), load(kind, other)
+    return own is wanted or (isinstance(own, type) and issubclass(own, wanted))  # type: ignore[arg-type]
 
 
 def read(path: str | None, overrides: Mapping[str, Any]) -> Config:

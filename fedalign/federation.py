@@ -17,11 +17,13 @@ from flwr.serverapp.strategy import Strategy
 from fedalign.config import Config, Scalar, from_run_config
 from fedalign.data import Dataset
 from fedalign.errors import InputError
-from fedalign.masks import MaskPlan
+from fedalign.masks import MaskPlan, phases
 from fedalign.network import Network, pick_device
 from fedalign.personal import hold_out
 from fedalign.registry import FLOWER_SAMPLING
 from fedalign.rng import rng
+from fedalign.training import Cohort
+from fedalign.wire import Codec
 
 
 class Federation:
@@ -106,17 +108,41 @@ class Federation:
         for _ in range(3):
             block, streams = start.repeat(size, 1), [rng(0) for _ in rows]
             began = time.perf_counter()
-            losses = self.client.train(network, block, self.train, rows, MaskPlan(), streams)
-            float(losses.sum())  # a GPU may still be at work
+            cohort = Cohort(network, self.train, block, rows, streams, [MaskPlan()] * size)
+            float(self.client.train(cohort).losses.sum())  # a GPU may still be at work
             taken.append(time.perf_counter() - began)
         return min(taken) / size
 
-    def strategy(self) -> Strategy:
+    @property
+    def codec(self) -> Codec:
+        """How models travel."""
+        return Codec(self.network.layout, self.config.wire == "float16")
+
+    def strategy(self, num_clients: int | None = None) -> Strategy:
         """Return a fresh strategy, for a server that draws the clients itself."""
-        built: Strategy = self.config.strategy.build(
-            layout=self.network.layout, seed=self.config.seed, **FLOWER_SAMPLING
-        )
+        config, network = self.config, self.network
+        num_clients = config.num_clients if num_clients is None else num_clients
+        handed = {
+            "layout": network.layout,
+            "initial": network.initial,
+            "seed": config.seed,
+            "num_clients": num_clients,
+            "num_sampled_clients": min(config.clients_per_round or num_clients, num_clients),
+        }
+        built: Strategy = config.strategy.build(**handed, **FLOWER_SAMPLING)
+        self._check_plan(built)
         return built
+
+    def _check_plan(self, strategy: Any) -> None:
+        """Raise `InputError` for a mask plan that clients could not follow."""
+        while strategy is not None:
+            if hasattr(strategy, "plan"):
+                try:
+                    epochs = getattr(self.client, "epochs", 1)
+                    phases(strategy.plan(1), self.network.layout, epochs, epochs)
+                except ValueError as error:
+                    raise InputError(f"strategy: {error}") from None
+            strategy = getattr(strategy, "base", getattr(strategy, "strategy", None))
 
     def shards(self, num_clients: int) -> list[np.ndarray]:
         """Return who trains on which examples: the same on every machine, from the seed."""

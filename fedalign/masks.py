@@ -6,19 +6,27 @@ True trains, False is fixed (Li et al., arXiv 2402.01342).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Literal
+from itertools import accumulate, pairwise
+from math import ceil
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from fedalign.parameters import Layout
+from fedalign.parameters import Entry, Layout
+from fedalign.registry import parse
 from fedalign.rng import rng
 
-Schedule = Literal["hold", "complement_half"]
+Granularity = Literal["weight", "neuron", "layer"]
+Counts = Literal["bernoulli", "exact"]
+Freeze = Literal["exact", "grad_only"]
 
 
 @dataclass(frozen=True)
@@ -27,16 +35,76 @@ class MaskPlan:
 
     Attributes:
         seed: the run's seed.
-        draw: number of the draw: plans with the same seed, draw and ratio have the same mask.
-        fixed_ratio: probability that a weight is fixed; 0 fixes nothing.
-        schedule: `hold`: the mask holds for all local steps (FedPFN). `complement_half`: for the
-            first half of the steps, then its complement for the rest (FedPNU).
+        turn: how often the mask has been drawn anew: the same turn is the same mask.
+        fixed_ratio: share of the weights that is fixed; 0 fixes nothing.
+        schedule: name of a schedule, or JSON of its name and options, see `fedalign.schedules`.
+        server_round: from 1.
+        granularity: what is fixed as one: a weight, an output unit with its bias and norm terms, or
+            a whole layer.
+        counts: `bernoulli` draws each unit on its own; `exact` fixes the stated share of each
+            tensor's weights, of each layer's neurons, or of the layers.
+        include: patterns of tensor names, separated by spaces; only these are ever fixed.
+        exclude: patterns of those that are not. `head` in either is the last layer.
+        freeze: `exact` puts fixed weights back after each step; `grad_only` zeroes their gradient
+            and no more, so that momentum and weight decay move them.
+        slow: fixed weights make this share of each step; 0 holds them.
+        reset: the optimiser starts fresh where the mask changes within a round.
+        per_client: each client has a mask of its own (federated dropout).
+        client: whose mask this is, if they have their own.
     """
 
     seed: int = 0
-    draw: int = 0
-    fixed_ratio: float = 0.0
-    schedule: Schedule = "hold"
+    turn: int = 0
+    fixed_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    schedule: str = "hold"
+    server_round: int = 1
+    granularity: Granularity = "weight"
+    counts: Counts = "bernoulli"
+    include: str = "*"
+    exclude: str = ""
+    freeze: Freeze = "exact"
+    slow: Annotated[float, Field(ge=0, le=1)] = 0.0
+    reset: bool = True
+    per_client: bool = False
+    client: int | None = None
+
+    def of(self, client: int) -> MaskPlan:
+        """Return the plan as one client has it."""
+        return replace(self, client=client) if self.per_client else self
+
+
+class Draw:
+    """What a schedule makes masks of: every unit lies somewhere between 0 and 1, at random.
+
+    Attributes:
+        plan: the mask plan.
+    """
+
+    def __init__(self, plan: MaskPlan, layout: Layout):
+        self.plan, self._layout = plan, layout
+
+    def between(self, low: float, high: float, turn: int | None = None) -> Tensor:
+        """Return the mask `(P,)` that trains what lies in [low, high), and all that is excluded.
+
+        So `between(fixed_ratio, 1)` fixes the stated share, and `between(0, fixed_ratio)` is its
+        complement; narrower stretches lie within wider ones. `turn` is the plan's, or another.
+        """
+        plan = self.plan if turn is None else replace(self.plan, turn=turn)
+        places = _places(_drawn_alike(plan), self._layout)
+        return ((places >= low) & (places < high)) | (places == ALWAYS)
+
+
+class Schedule(Protocol):
+    """Which weights train when, within a round and from round to round.
+
+    Attributes:
+        by_epochs: the mask may change between two epochs only; else between any two steps.
+    """
+
+    by_epochs: bool
+
+    def stretches(self, draw: Draw) -> Sequence[tuple[Tensor, float]]:
+        """Return the masks of a client's local training, each with its share of the steps."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +116,19 @@ class Phase:
 
 
 class Freezer:
-    """Holds fixed weights at their bits while K models train, each through phases of its own.
+    """Holds fixed weights while K models train, each through phases of its own.
 
-    Exact, whatever momentum or weight decay did: after a step, fixed weights are put back.
+    Exact, whatever momentum or weight decay did, unless the plan says otherwise.
 
     Args:
         weights: `(K, P)`, as they are before the first step.
         planned: the phases of each model.
+        plan: how fixed weights are treated.
     """
 
-    def __init__(self, weights: Tensor, planned: Sequence[Sequence[Phase]]):
+    def __init__(
+        self, weights: Tensor, planned: Sequence[Sequence[Phase]], plan: MaskPlan = MaskPlan()
+    ):
         self._starts: dict[int, list[tuple[int, Tensor | None]]] = {}
         for row, stretch in enumerate(planned):
             step = 0
@@ -65,12 +136,18 @@ class Freezer:
                 self._starts.setdefault(step, []).append((row, phase.trains))
                 step += phase.steps
         masked = any(phase.trains is not None for stretch in planned for phase in stretch)
+        self._plan = plan
         self._anchor = weights.clone() if masked else weights[:0]
         self._trains: list[Tensor | None] = [None] * len(planned)
         self._mask: Tensor | None = None
 
+    @property
+    def filters(self) -> bool:
+        """Whether gradients are masked in place of weights."""
+        return self._plan.freeze == "grad_only" and len(self._anchor) > 0
+
     def enter(self, step: int, weights: Tensor) -> list[int]:
-        """Return which models go from one phase to the next at this step."""
+        """Return whose optimiser starts anew: those who go to their next phase at this step."""
         starting = self._starts.pop(step, [])
         for row, trains in starting:
             self._trains[row] = trains
@@ -78,13 +155,22 @@ class Freezer:
                 self._anchor[row] = weights[row]
         if starting and len(self._anchor):
             self._mask = self._combined(weights)
-        return [row for row, _ in starting if step]
+        return [row for row, _ in starting if step and self._plan.reset]
+
+    def trains(self, count: int) -> Tensor | None:
+        """Return which weights of the first k models train now, `(k, P)`; None: all of them."""
+        return None if self._mask is None else self._mask[:count]
 
     def put_back(self, weights: Tensor) -> None:
         """Undo, in the first k models `(k, P)`, what happened to fixed weights."""
-        if self._mask is not None:
-            mask, anchor = self._mask[: len(weights)], self._anchor[: len(weights)]
+        if self._mask is None or self._plan.freeze == "grad_only":
+            return
+        mask, anchor = self._mask[: len(weights)], self._anchor[: len(weights)]
+        if not self._plan.slow:
             torch.where(mask, weights, anchor, out=weights)
+            return
+        slowed = torch.lerp(anchor, weights, self._plan.slow)
+        anchor.copy_(torch.where(mask, weights, slowed, out=weights))
 
     def _combined(self, weights: Tensor) -> Tensor | None:
         """Return the masks of all models, `(K, P)`; None if everything trains."""
@@ -96,45 +182,136 @@ class Freezer:
         return torch.stack(masks).to(weights.device)
 
 
-@lru_cache(maxsize=4)
-def mask(plan: MaskPlan, layout: Layout) -> Tensor:
-    """Return the plan's mask `(P,)`, bool, True where a weight trains.
+def phases(plan: MaskPlan, layout: Layout, steps: int, epochs: int = 1) -> list[Phase]:
+    """Return the phases that `steps` local steps go through.
 
-    Every entry of every parameter tensor is drawn on its own, from a stream named after the
-    tensor, on the CPU: the mask is the same on any machine and device, whatever else the model
-    holds.
+    A stretch in which nothing would train is dropped and the others get its steps, so that FedPNU
+    with `fixed_ratio` 0 or 1 is FedAvg. `ValueError` if a schedule by epochs has too few of them.
     """
-    draws = [
-        rng(plan.seed, "mask", plan.draw, entry.name).random(entry.stop - entry.start)
-        for entry in layout.parameters
-    ]
-    return torch.from_numpy(np.concatenate(draws) >= plan.fixed_ratio)
-
-
-@lru_cache(maxsize=4)
-def _complement(plan: MaskPlan, layout: Layout) -> Tensor:
-    return ~mask(plan, layout)
-
-
-def phases(plan: MaskPlan, layout: Layout, steps: int) -> list[Phase]:
-    """Return the phases that `steps` local steps go through, disjoint under `complement_half`.
-
-    A phase in which nothing would train is dropped and the other gets its steps, so that FedPNU
-    with `fixed_ratio` 0 or 1 is FedAvg.
-    """
-    if plan.fixed_ratio == 0:
-        return [Phase(None, steps)]
-    first = mask(plan, layout)
-    if plan.schedule == "hold":
-        return [Phase(first, steps)]
-    if first.all() or not first.any():
-        return [Phase(None, steps)]
-    half = (steps + 1) // 2
-    return [Phase(first, half), Phase(_complement(plan, layout), steps - half)]
+    stretches, by_epochs = _stretches(plan, layout)
+    if by_epochs and epochs < len(stretches):
+        raise ValueError(
+            f"the schedule changes the mask between epochs: {len(stretches)} epochs or more are "
+            f"needed, not {epochs}"
+        )
+    units, unit = (epochs, steps // epochs) if by_epochs else (steps, 1)
+    ends = [ceil(units * share - 1e-9) * unit for share in accumulate(s for _, s in stretches)]
+    cuts = pairwise([0, *ends[:-1], steps])
+    pairs = zip(stretches, cuts, strict=True)
+    return [Phase(mask, stop - start) for (mask, _), (start, stop) in pairs]
 
 
 def trained(plan: MaskPlan, layout: Layout) -> Tensor | None:
-    """Return which weights `(P,)` a round under this plan can move; None: all of them."""
-    if plan.fixed_ratio == 0 or plan.schedule == "complement_half":
+    """Return which weights `(P,)` a client of this plan can move; None: all of them.
+
+    Where every client has a mask of its own, the plan says so only once it says whose it is.
+    """
+    if plan.freeze == "grad_only" or plan.slow or (plan.per_client and plan.client is None):
         return None
-    return mask(plan, layout)
+    return _union(plan, layout)
+
+
+def groups(layout: Layout) -> list[list[Entry]]:
+    """Return a model's layers: each a weight matrix or kernel, with its bias and norm terms.
+
+    Those are the vectors behind it, in the order of the module, with as many entries as it has
+    output units.
+    """
+    found: list[list[Entry]] = []
+    for entry in layout.parameters:
+        terms = found and len(entry.shape) == 1 and entry.shape[0] == found[-1][0].shape[0]
+        if terms:
+            found[-1].append(entry)
+        else:
+            found.append([entry])
+    return found
+
+
+ALWAYS = 2.0  # the place of a weight that trains whatever is drawn
+
+
+def _drawn_alike(plan: MaskPlan) -> MaskPlan:
+    """Return the plan without what does not matter to what is drawn."""
+    return replace(
+        plan, fixed_ratio=0.0, schedule="", server_round=0, freeze="exact", slow=0.0, reset=True
+    )
+
+
+@lru_cache(maxsize=8)
+def _places(plan: MaskPlan, layout: Layout) -> Tensor:
+    """Return where each weight lies between 0 and 1, `(P,)` float64; `ALWAYS` if excluded.
+
+    Each tensor, or layer, has a stream of its own, named after it, and is drawn on the CPU: the
+    same on any machine and device, whatever else the model holds.
+    """
+    layers = groups(layout)
+    included = _named(plan.include, layers) - _named(plan.exclude, layers)
+    units = [[entry] for entry in layout.parameters] if plan.granularity == "weight" else layers
+    units = [unit for unit in units if included & {entry.name for entry in unit}]
+    whose = () if plan.client is None else ("client", plan.client)
+    drawn = [
+        rng(plan.seed, "mask", plan.turn, *whose, unit[0].name).random(_count(plan, unit))
+        for unit in units
+    ]
+    if plan.counts == "exact":
+        drawn = _evenly(drawn, together=plan.granularity == "layer")
+    places = torch.full((layout.num_parameters,), ALWAYS, dtype=torch.float64)
+    for unit, own in zip(units, drawn, strict=True):
+        for entry in (entry for entry in unit if entry.name in included):
+            of_each = (entry.stop - entry.start) // len(own)  # the first axis is the outermost
+            places[entry.start : entry.stop] = torch.from_numpy(own).repeat_interleave(of_each)
+    return places
+
+
+def _count(plan: MaskPlan, unit: list[Entry]) -> int:
+    """Return how many things of a tensor, or of a layer, are drawn."""
+    if plan.granularity == "weight":
+        return unit[0].stop - unit[0].start
+    return (unit[0].shape or (1,))[0] if plan.granularity == "neuron" else 1
+
+
+def _evenly(drawn: list[np.ndarray], together: bool) -> list[np.ndarray]:
+    """Return places at even distances in the order of the draws: shares become exact counts."""
+    parts = [np.concatenate(drawn)] if together and drawn else drawn
+    even = [(np.argsort(np.argsort(part)) + 0.5) / len(part) for part in parts]
+    return list(even[0].reshape(-1, 1)) if together and drawn else even
+
+
+def _named(patterns: str, layers: Sequence[Sequence[Entry]]) -> set[str]:
+    """Return the tensors that patterns mean; `ValueError` for one that means none."""
+    names = [entry.name for layer in layers for entry in layer]
+    found: set[str] = set()
+    for pattern in patterns.split():
+        own = {name for name in names if fnmatchcase(name, pattern)}
+        own |= {entry.name for entry in layers[-1]} if pattern == "head" else set()
+        if not own:
+            raise ValueError(f"{pattern!r} is no tensor of the model (head, {', '.join(names)})")
+        found |= own
+    return found
+
+
+@lru_cache(maxsize=8)
+def _stretches(plan: MaskPlan, layout: Layout) -> tuple[list[tuple[Tensor | None, float]], bool]:
+    """Return the masks of a client's round with their shares of the steps; None trains all."""
+    built = schedule_of(plan.schedule)
+    planned = list(built.stretches(Draw(plan, layout)))
+    kept = [(mask, share) for mask, share in planned if mask.any()] or planned[:1]
+    total = sum(share for _, share in kept)
+    return [(None if mask.all() else mask, share / total) for mask, share in kept], built.by_epochs
+
+
+@lru_cache(maxsize=8)
+def _union(plan: MaskPlan, layout: Layout) -> Tensor | None:
+    masks = [mask for mask, _ in _stretches(plan, layout)[0]]
+    if any(mask is None for mask in masks):
+        return None
+    union = torch.stack([mask for mask in masks if mask is not None]).any(0)
+    return None if union.all() else union
+
+
+@lru_cache(maxsize=8)
+def schedule_of(told: str) -> Schedule:
+    """Return the schedule of a mask plan; `InputError` for one that nobody has."""
+    section = json.loads(told) if told.startswith("{") else {"name": told}
+    built: Schedule = parse("schedules", section, "schedule").build()
+    return built

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, cached_property
@@ -17,9 +17,14 @@ from torch.nn import functional
 from fedalign.data import Dataset
 from fedalign.errors import InputError
 from fedalign.parameters import Layout
-from fedalign.stacked import Stacked
+from fedalign.stacked import Stacked, Tap
 
 WORTH_A_THREAD = 0.003  # seconds
+
+Loss = Callable[[Tensor, Tensor, Tensor, slice], Tensor]
+"""Of logits `(k, B, classes)`, labels `(k, B)` with -1 for what does not count, the features
+`(k, B, D)` that `Network.features` means, and which of the clients these are: the loss of each
+example `(k, B)`, 0 for what does not count."""
 
 
 class Network:
@@ -59,6 +64,10 @@ class Network:
         return self._received[1]
 
     @cached_property
+    def _tap(self) -> Tap:
+        return Tap(self._module)
+
+    @cached_property
     def stacked(self) -> Stacked | None:
         """The network for many models at once; None if it cannot be had, or is not the same."""
         try:
@@ -75,8 +84,9 @@ class Network:
         sizes: Sequence[int],
         out: Tensor,
         keep: float = 0.0,
+        loss: Loss | None = None,
     ) -> Tensor:
-        """Return the mean cross-entropy of each model on its own batch, `(K,)`.
+        """Return the mean loss of each model on its own batch, `(K,)`.
 
         Args:
             block: `(K, F)` models; their BatchNorm statistics are updated in place.
@@ -85,9 +95,25 @@ class Network:
             sizes: how many examples of each batch count.
             out: `(K, P)`, becomes `keep * out` plus the gradients; so momentum costs nothing.
             keep: 0 overwrites what is in `out`, whatever it is.
+            loss: None is cross-entropy.
         """
         stacked = self.stacked if len(block) > 1 else None
-        return self._gradients(stacked, block, images, labels, sizes, out, keep)
+        return self._gradients(stacked, block, images, labels, sizes, out, keep, loss)
+
+    @torch.no_grad()
+    def features(self, block: Tensor, images: Tensor) -> Tensor:
+        """Return what the last linear layer of each model `(K, F)` sees, `(K, B, D)`.
+
+        Of images `(K, B, C, H, W)`, without dropout and with BatchNorm's running statistics.
+        """
+        self._module.eval()
+        tap, found = self._tap, []
+        for vector, own in zip(block, images, strict=True):
+            self._bind(vector)
+            with self._casting():
+                self._module(self._normalise(own))
+            found.append(tap.seen.float())
+        return torch.stack(found)
 
     def evaluate(
         self, vector: Tensor, data: Dataset, batch_size: int, threads: int = 1
@@ -152,23 +178,31 @@ class Network:
         sizes: Sequence[int],
         out: Tensor,
         keep: float = 0.0,
+        loss: Loss | None = None,
     ) -> Tensor:
         """Return what `gradients` does, by the stacked network or one model after the other."""
         if stacked is not None:
             floats, counts = self._normalise(images.flatten(0, 1)), torch.tensor(sizes)
             with self._casting():
-                return stacked.gradients(block, floats, labels, counts.to(self.device), out, keep)
+                counts = counts.to(self.device)
+                return stacked.gradients(block, floats, labels, counts, out, keep, loss)
         if not self._module.training:  # walking through all modules costs as much as a small layer
             self._module.train()
         out.mul_(keep) if keep else out.zero_()
+        tap = self._tap if loss is not None else None  # from the first forward pass on
         losses = []
         for k, size in enumerate(sizes):
             self._bind(block[k], out[k])
             with self._casting():
-                logits = self._module(self._normalise(images[k, :size]))
-            loss = functional.cross_entropy(logits.float(), labels[k, :size])
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+                logits = self._module(self._normalise(images[k, :size])).float()
+            own = labels[k, :size]
+            if loss is None or tap is None:
+                mean = functional.cross_entropy(logits, own)
+            else:
+                seen = tap.seen.float()[None]
+                mean = loss(logits[None], own[None], seen, slice(k, k + 1)).mean()
+            mean.backward()  # type: ignore[no-untyped-call]
+            losses.append(mean.detach())
         return torch.stack(losses)
 
     def _agrees(self, stacked: Stacked) -> bool:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from flwr.serverapp.strategy import Strategy
 from pydantic import TypeAdapter, ValidationError
@@ -24,19 +24,51 @@ from fedalign.errors import FedalignError, InputError
 HOME = Path(__file__).resolve().parent.parent
 FOLDERS = ("strategies", "clients", "partitions")
 
+DP = "flwr.serverapp.strategy:DifferentialPrivacy"
 BUILTIN: dict[str, dict[str, str]] = {
     "strategies": {
         "fedavg": "strategies.fedavg:FedAvg",
         "fedpfn": "strategies.fedpfn:FedPFN",
         "fedpnu": "strategies.fedpnu:FedPNU",
+        "fedbabu": "strategies.fedbabu:FedBABU",
+        "scaffold": "strategies.scaffold:Scaffold",
+        "feddyn": "strategies.feddyn:FedDyn",
+        "fednova": "strategies.fednova:FedNova",
+        "fedexp": "strategies.fedexp:FedExP",
         "fedavgm": "flwr.serverapp.strategy:FedAvgM",
         "fedadagrad": "flwr.serverapp.strategy:FedAdagrad",
         "fedadam": "flwr.serverapp.strategy:FedAdam",
         "fedyogi": "flwr.serverapp.strategy:FedYogi",
+        "qfedavg": "flwr.serverapp.strategy:QFedAvg",
         "fedmedian": "flwr.serverapp.strategy:FedMedian",
         "fedtrimmedavg": "flwr.serverapp.strategy:FedTrimmedAvg",
+        "krum": "flwr.serverapp.strategy:Krum",
+        "multikrum": "flwr.serverapp.strategy:MultiKrum",
+        "bulyan": "flwr.serverapp.strategy:Bulyan",
+        "dp-server-fixed": f"{DP}ServerSideFixedClipping",
+        "dp-server-adaptive": f"{DP}ServerSideAdaptiveClipping",
+        "dp-client-fixed": f"{DP}ClientSideFixedClipping",
+        "dp-client-adaptive": f"{DP}ClientSideAdaptiveClipping",
     },
-    "clients": {"local": "clients.local:Local"},
+    "clients": {
+        "local": "clients.local:Local",
+        "fedprox": "clients.fedprox:FedProx",
+        "scaffold": "clients.scaffold:Scaffold",
+        "feddyn": "clients.feddyn:FedDyn",
+        "moon": "clients.moon:MOON",
+        "fedsam": "clients.fedsam:FedSAM",
+        "fedlc": "clients.calibrated:FedLC",
+        "balanced-softmax": "clients.calibrated:BalancedSoftmax",
+    },
+    "schedules": {
+        "hold": "fedalign.schedules:Hold",
+        "complement_half": "fedalign.schedules:ComplementHalf",
+        "complement_epochs": "fedalign.schedules:ComplementEpochs",
+        "alternate_rounds": "fedalign.schedules:AlternateRounds",
+        "k_way": "fedalign.schedules:KWay",
+        "growing": "fedalign.schedules:Growing",
+        "frozen_then_full": "fedalign.schedules:FrozenThenFull",
+    },
     "partitioners": {"iid": "partitions.iid:IID", "dirichlet": "partitions.dirichlet:Dirichlet"},
     "models": {
         "mlp": "fedalign.models.mlp:mlp",
@@ -55,6 +87,7 @@ BUILTIN: dict[str, dict[str, str]] = {
 SINGULAR = {
     "strategies": "strategy",
     "clients": "client algorithm",
+    "schedules": "schedule",
     "partitioners": "partitioner",
     "models": "model",
     "datasets": "data set",
@@ -69,7 +102,8 @@ FLOWER_SAMPLING: dict[str, float] = {
     "min_available_nodes": 1,
 }
 RECORD_KEYS = {"weighted_by_key", "arrayrecord_key", "configrecord_key"}
-HANDED = {"shape", "classes", "layout", "seed", *FLOWER_SAMPLING, *RECORD_KEYS}
+OWN = {"shape", "classes", "layout", "initial", "seed", "num_clients", "num_sampled_clients"}
+HANDED = {*OWN, "accountant", *FLOWER_SAMPLING, *RECORD_KEYS}
 
 
 class ShadowedFolderError(FedalignError):
@@ -90,7 +124,8 @@ class Option:
 
     annotation: Any
     default: Any
-    nested: str | None = None  # the kind of part this option holds, such as a wrapped strategy
+    nested: str | None = None  # the kind of part this option holds: a wrapped strategy is built,
+    # and what is annotated `Annotated[Part | str, kind]` handed over by its name and options
 
 
 @dataclass(frozen=True)
@@ -104,9 +139,9 @@ class Part:
     def build(self, **handed: Any) -> Any:
         """Return the built part; of `handed` it gets the arguments that it asks for by name."""
         target = load(self.kind, self.name)
-        asked = inspect.signature(target).parameters
+        asked, known = inspect.signature(target).parameters, options(self.kind, self.name)
         given = {
-            key: value.build(**handed) if isinstance(value, Part) else value
+            key: value.build(**handed) if known[key].annotation is Strategy else value
             for key, value in self.options.items()
         }
         return target(**given, **{key: value for key, value in handed.items() if key in asked})
@@ -196,9 +231,8 @@ def _value(option: Option, raw: Mapping[str, Any], key: str, place: str) -> Any:
 
 
 def _options(target: Callable[..., Any]) -> dict[str, Option]:
-    hints = get_type_hints(
-        target.__init__ if inspect.isclass(target) else target, include_extras=True
-    )
+    from_init = inspect.isclass(target) and not is_dataclass(target)
+    hints = get_type_hints(target.__init__ if from_init else target, include_extras=True)
     found = {}
     for key, parameter in inspect.signature(target).parameters.items():
         default = ... if parameter.default is parameter.empty else parameter.default
@@ -206,9 +240,17 @@ def _options(target: Callable[..., Any]) -> dict[str, Option]:
             continue
         if hints.get(key) is Strategy:
             found[key] = Option(Strategy, "fedavg", nested="strategies")
+        elif (kind := _told_kind(hints.get(key))) is not None:
+            found[key] = Option(Part, default, nested=kind)
         else:
             found[key] = Option(hints.get(key, Any), default)
     return found
+
+
+def _told_kind(annotation: Any) -> str | None:
+    """Return the kind in an annotation `Annotated[..., kind]`."""
+    told = get_args(annotation)[1] if get_origin(annotation) is Annotated else None
+    return told if isinstance(told, str) and told in BUILTIN else None
 
 
 def _is_callback(annotation: Any) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Protocol, cast
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -24,7 +25,7 @@ from fedalign.errors import FedalignError
 from fedalign.parameters import like
 from fedalign.personal import spread
 from fedalign.rng import rng
-from fedalign.wire import arrays_of
+from fedalign.wire import Codec, Outbox, arrays_of, size_of
 
 log = logging.getLogger("fedalign")
 
@@ -86,6 +87,7 @@ def run_rounds(
     timeout: float = 3600.0,
     cohort: int = 1,
     fused: bool = False,
+    codec: Codec | None = None,
     keep: Keep = lambda _number, _partitions: (),
     callbacks: Sequence[Callback] = (),
 ) -> ArrayRecord:
@@ -106,6 +108,7 @@ def run_rounds(
         timeout: seconds to wait for the replies of one phase.
         cohort: how many clients are trained as one, where grid and ClientApp can.
         fused: sum client models where they are trained, where grid and strategy allow it.
+        codec: how models travel; None: as they are.
         keep: of a round's partitions, those whose models the callbacks look at.
         callbacks: called after each round, in this order.
 
@@ -124,17 +127,22 @@ def run_rounds(
         # Train locally.
         messages = strategy.configure_train(number, arrays, ConfigRecord(), _shown(grid, drawn))
         ordered = _by_partition(messages, drawn)
-        replies, models = _exchange(grid, ordered, drawn, timeout, number, wanted)
+        outbox = Outbox(codec, ordered) if codec else None
+        answers = _exchange(grid, ordered, drawn, timeout, number, wanted)
+        replies = answers.replies
+        sizes = [unmark(m) or (1, size_of(m)) for m in replies]
+        models = _opened(answers, outbox, drawn, wanted)
 
-        # Fuse. Some strategies empty the replies as they go, so they come last.
-        sizes = [unmark(m) or (1, num_bytes(arrays_of(m))) for m in replies]
+        # Fuse. Some strategies empty the replies as they go, so they come last. And Flower's
+        # differential privacy draws its noise from NumPy's global state.
+        np.random.seed(rng(seed, "flower", number).integers(1 << 32))
         result, numbers = strategy.aggregate_train(number, replies)
         if result is None:
             raise RoundFailedError(f"round {number}: the strategy made no model of the replies")
         outcome = Round(number, arrays, like(result, arrays), models)
         outcome.metrics |= _scalars(numbers)
         outcome.metrics["clients"] = sum(clients for clients, _ in sizes)
-        outcome.metrics["bytes_down"] = sum(num_bytes(arrays_of(m)) for m in ordered)
+        outcome.metrics["bytes_down"] = sum(map(size_of, ordered))
         outcome.metrics["bytes_up"] = sum(sent for _, sent in sizes)
         arrays = outcome.after
 
@@ -157,7 +165,7 @@ def _let_clients_evaluate(
     number, partition_of = outcome.number, {node: p for p, node in drawn.items()}
     shown = _shown(grid, drawn)
     messages = strategy.configure_evaluate(number, outcome.after, ConfigRecord(), shown)
-    replies, _ = _exchange(grid, _by_partition(messages, drawn), drawn, timeout, number)
+    replies = _exchange(grid, _by_partition(messages, drawn), drawn, timeout, number).replies
     outcome.evaluations = {
         partition_of[reply.metadata.src_node_id]: _scalars(*reply.content.metric_records.values())
         for reply in replies
@@ -233,25 +241,39 @@ def _exchange(
     timeout: float,
     number: int,
     wanted: Wanted = PLAIN,
-) -> tuple[list[Message], dict[int, ArrayRecord]]:
-    """Return the usable replies in partition order, and the models wanted by partition."""
-    partition_of = {node: partition for partition, node in drawn.items()}
-
-    def place(reply: Message) -> int:
-        return partition_of[reply.metadata.src_node_id]
-
+) -> Answers:
+    """Return the usable replies in partition order, and models that came beside them."""
     if isinstance(grid, CohortGrid):
         answers = grid.exchange(messages, wanted, group_size(messages, wanted), timeout)
     else:
         answers = Answers(list(grid.send_and_receive(messages, timeout=timeout)))
+    place = _placing(drawn)
     failed = [reply for reply in answers.replies if reply.has_error()]
     good = sorted((reply for reply in answers.replies if reply.has_content()), key=place)
     _report_missing(messages, good, failed, place, number)
-    models = {partition_of[node]: model for node, model in answers.models.items()}
-    for reply in good:
+    return Answers(good, answers.models)
+
+
+def _opened(
+    answers: Answers, outbox: Outbox | None, drawn: Mapping[int, int], wanted: Wanted
+) -> dict[int, ArrayRecord]:
+    """Return the models wanted by partition; unpacks the replies."""
+    place, partition_of = _placing(drawn), {node: p for p, node in drawn.items()}
+    models: dict[int, ArrayRecord] = {}
+    for node, arrays in answers.models.items():
+        partition = partition_of[node]
+        models[partition] = outbox.unpack(arrays, node, partition) if outbox else arrays
+    for reply in answers.replies:
+        if outbox:
+            outbox.open(reply, place(reply))
         if reply.metadata.src_node_id in wanted.keep and place(reply) not in models:
             models[place(reply)] = ArrayRecord(dict(arrays_of(reply)))
-    return good, dict(sorted(models.items()))
+    return dict(sorted(models.items()))
+
+
+def _placing(drawn: Mapping[int, int]) -> Callable[[Message], int]:
+    partition_of = {node: partition for partition, node in drawn.items()}
+    return lambda reply: partition_of[reply.metadata.src_node_id]
 
 
 def group_size(messages: Sequence[Message], wanted: Wanted) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 
 from flwr.app import Context
@@ -35,7 +36,9 @@ def main(grid: Grid, context: Context) -> None:
     cohort = federation.cohort(taking_part) if isinstance(grid, CohortGrid) else 1
     facts = manifest(federation, len(nodes), type(grid).__name__, cohort)
 
-    strategy, testers = federation.strategy(), federation.testers(len(nodes))
+    gc.freeze()  # some Flower strategies collect garbage reply by reply; none of this is any
+    strategy = federation.strategy(len(nodes))
+    testers = federation.testers(len(nodes))
     measure = Measure(network, federation.test, federation.train, config.evaluation, config.seed)
     folder = RunFolder(config, facts, measure)
     progress = Progress(
@@ -58,7 +61,8 @@ def main(grid: Grid, context: Context) -> None:
             testers=testers,
             timeout=config.timeout,
             cohort=cohort,
-            fused=config.simulation.fuse,
+            fused=config.simulation.fuse and not federation.codec.half,
+            codec=federation.codec,
             keep=measure.wants,
             callbacks=[measure, folder, progress],
         )

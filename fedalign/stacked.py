@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -35,6 +36,23 @@ class Target(NamedTuple):
             torch.add(gradient, self.place, alpha=self.keep, out=self.place)
         else:
             self.place.copy_(gradient)
+
+
+class Tap:
+    """Sees what comes into the last linear layer of a module, if it has one.
+
+    Attributes:
+        seen: `(B, D)`, of the latest forward pass.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.seen = torch.empty(0)
+        linear = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+        if linear:
+            linear[-1].register_forward_pre_hook(self._see)
+
+    def _see(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+        self.seen = given[0]
 
 
 class Stacked:
@@ -71,8 +89,9 @@ class Stacked:
         sizes: Tensor,
         out: Tensor,
         keep: float = 0.0,
+        loss: Callable[[Tensor, Tensor, Tensor, slice], Tensor] | None = None,
     ) -> Tensor:
-        """Return the mean cross-entropy of each model on its own batch, `(K,)`.
+        """Return the mean loss of each model on its own batch, `(K,)`.
 
         Args:
             block: `(K, F)` models; their BatchNorm statistics are updated in place.
@@ -81,16 +100,26 @@ class Stacked:
             sizes: `(K,)`, how many examples of each batch count.
             out: `(K, P)`, becomes `keep * out` plus the gradients.
             keep: 0 overwrites what is in `out`, whatever it is.
+            loss: see `fedalign.network.Loss`; None is cross-entropy.
         """
         self._bind(block, out)
         self.examples, self.keep = labels >= 0, keep
-        logits = self._twin(images)
-        losses = functional.cross_entropy(
-            logits.float(), labels.flatten(), reduction="none", ignore_index=-1
-        )
-        mean = losses.view(labels.shape).sum(1) / sizes
+        tap = self._tap if loss is not None else None
+        logits = self._twin(images).float()
+        if loss is None or tap is None:
+            losses = functional.cross_entropy(
+                logits, labels.flatten(), reduction="none", ignore_index=-1
+            ).view(labels.shape)
+        else:
+            seen = tap.seen.float().view(*labels.shape, -1)
+            losses = loss(logits.view(*labels.shape, -1), labels, seen, slice(0, len(labels)))
+        mean = losses.sum(1) / sizes
         mean.sum().backward()  # type: ignore[no-untyped-call]
         return mean.detach()
+
+    @cached_property
+    def _tap(self) -> Tap:
+        return Tap(self._twin)
 
     def weight(self, name: str) -> tuple[Tensor, Target]:
         """Return a parameter's `(K, …)` view, which asks for a gradient, and where that goes."""

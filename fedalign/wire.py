@@ -1,51 +1,67 @@
 """The message down (global model and `TrainTask`) and the message up (`TrainReply`).
 
 Both are plain Flower records under Flower's default keys, so that every Flower strategy can
-aggregate them and every mod can look at them.
+aggregate them and every mod can look at them. What algorithms send beside the model, such as
+control variates, is a record of its own under `EXTRA`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import cast, get_args
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
-from fedalign.masks import MaskPlan, Schedule
+from fedalign.arrays import num_bytes, view_of
+from fedalign.masks import MaskPlan, trained
+from fedalign.parameters import Layout
+
+EXTRA = "extra"
+_PREFIX = "mask-"
+_PLAN = TypeAdapter(MaskPlan)
 
 
 @dataclass(frozen=True)
 class TrainTask:
-    """What a client is told, beside the global arrays and the run's configuration."""
+    """What a client is told, beside the global arrays and the run's configuration.
+
+    Attributes:
+        server_round: from 1.
+        plan: the round's mask plan.
+        clipped: Flower's DP mod looks at the reply, and wants a whole model.
+    """
 
     server_round: int
     plan: MaskPlan
+    clipped: bool = False
 
     @classmethod
     def read(cls, message: Message) -> TrainTask:
         """Return the task in a message; `ValueError` for a mask plan that cannot be."""
         config = cast(ConfigRecord, message.content["config"])
-        server_round = cast(int, config["server-round"])
-        if "mask-fixed-ratio" not in config:
-            return cls(server_round, MaskPlan())
-        plan = MaskPlan(
-            seed=cast(int, config["mask-seed"]),
-            draw=cast(int, config["mask-draw"]),
-            fixed_ratio=cast(float, config["mask-fixed-ratio"]),
-            schedule=cast(Schedule, config["mask-schedule"]),
-        )
-        if not 0 <= plan.fixed_ratio <= 1 or plan.schedule not in get_args(Schedule):
-            raise ValueError(f"not a mask plan this client knows: {plan}")
-        return cls(server_round, plan)
+        told = {key.removeprefix(_PREFIX): config[key] for key in config if key.startswith(_PREFIX)}
+        try:
+            plan = _PLAN.validate_python(told)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(
+                f"not a mask plan this client knows: {place} {first['input']!r}"
+            ) from None
+        return cls(cast(int, config["server-round"]), plan, KEY_CLIPPING_NORM in config)
 
 
 def write_plan(plan: MaskPlan, config: ConfigRecord) -> None:
-    """Put a mask plan on the wire."""
-    config["mask-seed"] = plan.seed
-    config["mask-draw"] = plan.draw
-    config["mask-fixed-ratio"] = plan.fixed_ratio
-    config["mask-schedule"] = plan.schedule
+    """Put a mask plan on the wire, but for what is as by default."""
+    for field in fields(plan):
+        value = getattr(plan, field.name)
+        if value != field.default:
+            config[_PREFIX + field.name] = value
 
 
 def arrays_of(message: Message) -> ArrayRecord:
@@ -53,12 +69,141 @@ def arrays_of(message: Message) -> ArrayRecord:
     return cast(ArrayRecord, message.content["arrays"])
 
 
+@dataclass(frozen=True)
+class Codec:
+    """How models travel: of a reply, the trained weights only; in half precision, if wanted.
+
+    A server that sends float16 keeps its own float32 weights, and what comes back is the change,
+    which it adds to those: rounding does not swallow small steps.
+
+    Attributes:
+        layout: the model's.
+        half: parameters and extras as float16; buffers stay float32.
+    """
+
+    layout: Layout
+    half: bool = False
+
+    def shrink(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the global model as it is sent down."""
+        if not self.half:
+            return arrays
+        names = {entry.name for entry in self.layout.parameters}
+        return ArrayRecord(
+            {
+                name: Array(array.numpy().astype(np.float16)) if name in names else array
+                for name, array in arrays.items()
+            }
+        )
+
+    def pack(
+        self, vector: Tensor, start: Tensor, mask: Tensor | None, counters: Mapping[str, Array]
+    ) -> ArrayRecord:
+        """Return the record of a model `(F,)` that was trained from `start` `(F,)`.
+
+        With a mask `(P,)` each parameter tensor becomes the vector of its trained entries.
+        """
+        full = self.layout.to_record(vector, dict(counters))
+        if mask is None and not self.half:
+            return full
+        before = self.layout.to_record(start, dict(counters)) if self.half else full
+        packed: dict[str, Array] = dict(full)
+        for entry in self.layout.parameters:
+            values = full[entry.name].numpy()
+            if self.half:
+                values = (values - before[entry.name].numpy()).astype(np.float16)
+            packed[entry.name] = Array(values if mask is None else values[entry.view(mask).numpy()])
+        return ArrayRecord(packed)
+
+    def pack_extra(self, vector: Tensor, mask: Tensor | None) -> Array:
+        """Return what an algorithm sends about each parameter `(P,)`, the trained ones only."""
+        values = (vector if mask is None else vector[mask.to(vector.device)]).cpu().numpy()
+        return Array(values.astype(np.float16) if self.half else values)
+
+    def unpack_extra(self, array: Array, mask: Tensor | None) -> Array:
+        """Return it `(P,)`, float32, zeros for the fixed ones; `ValueError` if it cannot be."""
+        came = array.numpy().astype(np.float32, copy=False)
+        zeros = np.zeros(self.layout.num_parameters, np.float32)
+        return Array(_placed(came, zeros, None if mask is None else mask.numpy(), EXTRA, False))
+
+    def unpack(self, arrays: ArrayRecord, sent: ArrayRecord, mask: Tensor | None) -> ArrayRecord:
+        """Return the model that a reply means; `ValueError` names a tensor of a wrong size.
+
+        Args:
+            arrays: what came, packed or whole.
+            sent: the global model as the server has it.
+            mask: which weights `(P,)` the client may have trained.
+        """
+        whole: dict[str, Array] = {}
+        for entry in self.layout.parameters:
+            came, before = view_of(arrays[entry.name]), view_of(sent[entry.name])
+            free = None if mask is None else entry.view(mask).numpy()
+            values = _placed(came, before, free, entry.name, change=came.dtype == np.float16)
+            whole[entry.name] = Array(values)
+        return ArrayRecord({name: whole.get(name, array) for name, array in arrays.items()})
+
+
+class Outbox:
+    """What was sent in a round, which tells what the replies mean.
+
+    Sends it as the codec does: messages that were told the same share a content, and still do.
+    """
+
+    def __init__(self, codec: Codec, messages: Iterable[Message]):
+        self._codec = codec
+        self._sent: dict[int, tuple[ArrayRecord, MaskPlan]] = {}
+        told: dict[int, tuple[ArrayRecord, MaskPlan]] = {}
+        for message in messages:
+            if id(message.content) not in told:
+                arrays = arrays_of(message)
+                told[id(message.content)] = arrays, TrainTask.read(message).plan
+                message.content["arrays"] = codec.shrink(arrays)
+            self._sent[message.metadata.dst_node_id] = told[id(message.content)]
+
+    def unpack(self, arrays: ArrayRecord, node: int, partition: int) -> ArrayRecord:
+        """Return the model that came from a node."""
+        sent, plan = self._sent[node]
+        mask = trained(plan.of(partition), self._codec.layout)
+        return self._codec.unpack(arrays, sent, mask)
+
+    def open(self, reply: Message, partition: int) -> None:
+        """Replace what came packed in a reply by what it means."""
+        node = reply.metadata.src_node_id
+        reply.content["arrays"] = self.unpack(arrays_of(reply), node, partition)
+        if EXTRA in reply.content:
+            mask = trained(self._sent[node][1].of(partition), self._codec.layout)
+            extras = reply.content.array_records[EXTRA]
+            for key, array in list(extras.items()):
+                extras[key] = self._codec.unpack_extra(array, mask)
+
+
+def _placed(
+    came: np.ndarray, before: np.ndarray, free: np.ndarray | None, name: str, change: bool
+) -> np.ndarray:
+    """Return a tensor whose trained entries came, as values or as their change."""
+    if free is not None and came.ndim == 1 and came.size == int(free.sum()) < before.size:
+        values = before.copy()
+        values[free] = values[free] + came if change else came
+        return values
+    if came.size != before.size:
+        raise ValueError(f"{name!r} came as {came.shape}, and is {before.shape}")
+    came = came.reshape(before.shape)
+    return before + came if change else came
+
+
 def train_reply(
-    message: Message, arrays: ArrayRecord, num_examples: int, train_loss: float
+    message: Message,
+    arrays: ArrayRecord,
+    num_examples: int,
+    metrics: Mapping[str, float],
+    extras: Mapping[str, Array] | None = None,
 ) -> Message:
     """Return the reply to a train message: the client's model and what it weighs."""
-    metrics = MetricRecord({"num-examples": num_examples, "train_loss": train_loss})
-    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+    told = MetricRecord({"num-examples": num_examples, **metrics})
+    content = RecordDict({"arrays": arrays, "metrics": told})
+    if extras:
+        content[EXTRA] = ArrayRecord(dict(extras))
+    return Message(content, reply_to=message)
 
 
 def round_of(message: Message) -> int:
@@ -70,3 +215,8 @@ def evaluate_reply(message: Message, num_examples: int, measured: Mapping[str, f
     """Return the reply to an evaluate message."""
     metrics = MetricRecord({"num-examples": num_examples, **measured})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+def size_of(message: Message) -> int:
+    """Return the bytes of all arrays in a message."""
+    return sum(num_bytes(record) for record in message.content.array_records.values())

@@ -1,57 +1,95 @@
-"""What FedPFN and FedPNU share: a mask plan for each round, around any Flower strategy."""
+"""What FedPFN, FedPNU and FedBABU share: a mask plan a round, around any Flower strategy."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 from pydantic import Field
 
 from fedalign.cohorts import averages
-from fedalign.masks import MaskPlan, trained
-from fedalign.parameters import Layout
+from fedalign.masks import Counts, Freeze, Granularity, MaskPlan, trained
+from fedalign.registry import Part
 from fedalign.wire import write_plan
+from strategies.wrapper import Wrapper
 
-FixedRatio = Annotated[float, Field(ge=0, le=1, description="share of the weights with mask 0")]
+SchedulePart = Annotated[Part | str, "schedules"]
 
 
-class Masked(Strategy):
-    """A Flower strategy that trains under `plan(server_round)` and aggregates as `base` does.
+@dataclass
+class Masked(Wrapper):
+    """A Flower strategy whose clients train under a mask plan, and that aggregates as `base` does.
 
     Args:
-        base: any Flower strategy.
-        layout: the model's.
+        initial: the model that the run starts with.
         seed: the run's; masks are drawn from it.
-        fixed_ratio: share of the weights to which the mask gives 0.
     """
 
-    def __init__(
-        self, base: Strategy, layout: Layout, seed: int, fixed_ratio: FixedRatio = 0.4
-    ) -> None:
-        self.base, self.layout = base, layout
-        self.seed, self.fixed_ratio = seed, fixed_ratio
-        self._sent = ArrayRecord()
+    initial: ArrayRecord
+    seed: int
+    fixed_ratio: Annotated[float, Field(ge=0, le=1, description="share of the weights fixed")] = 0.4
+    refresh: Annotated[
+        int, Field(ge=0, description="rounds a mask is kept; 0: one mask for the run (TNA-PFN)")
+    ] = 1
+    granularity: Annotated[Granularity, Field(description="what is fixed as one")] = "weight"
+    counts: Annotated[Counts, Field(description="exact: the share holds to the weight")] = (
+        "bernoulli"
+    )
+    include: Annotated[str, Field(description="tensors that may be fixed; head: last layer")] = "*"
+    exclude: Annotated[str, Field(description="tensors that may not")] = ""
+    value: Annotated[
+        Literal["global", "init", "zero"],
+        Field(description="of fixed weights: the global model's, the first model's, 0 (pruning)"),
+    ] = "global"
+    freeze: Annotated[Freeze, Field(description="grad_only: zero the gradient, no more")] = "exact"
+    slow: Annotated[float, Field(ge=0, le=1, description="share of a step of fixed weights")] = 0.0
+    reset: Annotated[bool, Field(description="fresh optimiser where the mask changes")] = True
+    per_client: Annotated[bool, Field(description="a mask each (federated dropout)")] = False
+    mask_server_step: Annotated[
+        bool, Field(description="the server holds weights that were fixed in the round")
+    ] = True
+
+    schedule: SchedulePart = "hold"
 
     @property
-    def averages(self) -> bool:
+    def averages(self) -> bool:  # type: ignore[override]
         """Whether the base starts from the weighted mean of the replies."""
         return averages(self.base)
 
     def plan(self, server_round: int) -> MaskPlan:
         """Return the round's mask plan."""
-        raise NotImplementedError
+        told = self.schedule if isinstance(self.schedule, str) else json.dumps(self.schedule.dump())
+        return MaskPlan(
+            seed=self.seed,
+            turn=(server_round - 1) // self.refresh if self.refresh else 0,
+            fixed_ratio=self.fixed_ratio,
+            schedule=told,
+            server_round=server_round,
+            granularity=self.granularity,
+            counts=self.counts,
+            include=self.include,
+            exclude=self.exclude,
+            freeze=self.freeze,
+            slow=self.slow,
+            reset=self.reset,
+            per_client=self.per_client,
+        )
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return the base's messages, with the mask plan in their configuration."""
-        self._sent = arrays
-        write_plan(self.plan(server_round), config)
-        return self.base.configure_train(server_round, arrays, config, grid)
+        plan = self.plan(server_round)
+        write_plan(plan, config)
+        if self.value != "global":
+            start = {name: self._anchor(name, array) for name, array in arrays.items()}
+            arrays = self._merged(plan, arrays, ArrayRecord(start))
+        return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -61,27 +99,25 @@ class Masked(Strategy):
         The float32 average of equal numbers is not always that number, and a server optimiser
         with momentum moves weights that nobody trained.
         """
-        arrays, metrics = self.base.aggregate_train(server_round, replies)
-        moved = trained(self.plan(server_round), self.layout)
-        if arrays is not None and moved is not None:
-            for entry in self.layout.parameters:
-                free = entry.view(moved).numpy()
-                before, after = self._sent[entry.name].numpy(), arrays[entry.name].numpy()
-                arrays[entry.name] = Array(np.where(free, after, before))
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        if arrays is not None and self.mask_server_step:
+            arrays = self._merged(self.plan(server_round), arrays, self._sent)
         return arrays, metrics
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Return the base's messages."""
-        return self.base.configure_evaluate(server_round, arrays, config, grid)
+    def _anchor(self, name: str, array: Array) -> Array:
+        if self.value == "init":
+            return self.initial[name]
+        return Array(np.zeros_like(array.numpy()))
 
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Return the base's metrics."""
-        return self.base.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        """Log the base's summary."""
-        self.base.summary()
+    def _merged(self, plan: MaskPlan, moved: ArrayRecord, fixed: ArrayRecord) -> ArrayRecord:
+        """Return the weights that train of one model, and the others of another."""
+        mask = trained(plan, self.layout)
+        if mask is None:
+            return moved
+        merged = ArrayRecord(dict(moved))
+        for entry in self.layout.parameters:
+            free = entry.view(mask).numpy()
+            merged[entry.name] = Array(
+                np.where(free, moved[entry.name].numpy(), fixed[entry.name].numpy())
+            )
+        return merged

@@ -81,7 +81,7 @@ def test_validate_says_what_a_run_would_do(fedalign):
     result = fedalign("validate", "quickstart", "clients_per_round=4")
     assert result.exit_code == 0, result.output
     assert "4 of 10 clients" in result.output
-    assert "fedpfn (base fedavg, fixed_ratio 0.4, refresh 1)" in result.output
+    assert "fedpfn (base fedavg, fixed_ratio 0.4, refresh 1, granularity weight, " in result.output
 
 
 def test_validate_says_what_clients_keep_back(fedalign):

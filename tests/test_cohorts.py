@@ -27,7 +27,7 @@ from fedalign.network import Network
 from fedalign.rounds import _by_partition, _draw, _shown
 from fedalign.simulation.grid import _groups, serve
 from fedalign.simulation.inline import InlineGrid
-from fedalign.wire import train_reply
+from fedalign.wire import Outbox, train_reply
 
 
 def reply(node, w, weight, n=5):
@@ -35,7 +35,7 @@ def reply(node, w, weight, n=5):
     asked = Message(RecordDict(), node, "train")
     asked.metadata.__dict__["_message_id"] = str(node)
     arrays = ArrayRecord({"w": Array(np.array(w, np.float32)), "n": Array(np.array(n))})
-    return train_reply(asked, arrays, weight, float(node))
+    return train_reply(asked, arrays, weight, {"train_loss": float(node)})
 
 
 def test_mean_by_hand():
@@ -120,8 +120,12 @@ def ask(strategy, wanted, group, **more):
     messages = federation.strategy().configure_train(
         1, federation.network.initial, ConfigRecord(), _shown(grid, drawn)
     )
-    answers = grid.exchange(_by_partition(messages, drawn), wanted, group, None)
+    ordered = _by_partition(messages, drawn)
+    outbox = Outbox(federation.codec, ordered)
+    answers = grid.exchange(ordered, wanted, group, None)
     assert not any(r.has_error() for r in answers.replies)
+    for reply in answers.replies:
+        outbox.open(reply, reply.metadata.src_node_id - ordered[0].metadata.dst_node_id)
     return federation.network.layout, answers
 
 
@@ -176,7 +180,7 @@ def failing_app():
         if partition == 2:
             raise ValueError("client 2 is ill")
         arrays = ArrayRecord({"w": Array(np.full(2, partition, np.float32))})
-        return train_reply(message, arrays, 1, 0.0)
+        return train_reply(message, arrays, 1, {"train_loss": 0.0})
 
     return app
 
@@ -199,11 +203,11 @@ def test_a_full_gpu_halves_the_cohort(monkeypatch, caplog):
     """Training more than three at once runs out of memory."""
     train, seen = Local.train, []
 
-    def scarce(self, network, block, *rest):
-        seen.append(len(block))
-        if len(block) > 3:
+    def scarce(self, cohort):
+        seen.append(len(cohort.block))
+        if len(cohort.block) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return train(self, network, block, *rest)
+        return train(self, cohort)
 
     layout, whole = ask("fedavg", Wanted(12, True), 12, seed=5)
     monkeypatch.setattr(Local, "train", scarce)

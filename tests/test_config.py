@@ -99,7 +99,7 @@ def test_another_part_drops_the_options_it_does_not_have(write):
     assert read(path, {"strategy": "fedpnu"}).strategy.options["fixed_ratio"] == 0.7
     other = {"strategy": "flwr.serverapp.strategy:FedAvgM"}
     assert set(read(path, other).strategy.options) == {"server_learning_rate", "server_momentum"}
-    assert "refresh" in refused(path, {"strategy": "fedpnu", "strategy.refresh": 1})
+    assert "refresh" in refused(path, {"strategy": "fedbabu", "strategy.refresh": 1})
 
 
 def test_a_whole_configuration_travels_in_flowers_run_config():

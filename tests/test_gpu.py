@@ -11,6 +11,7 @@ from fedalign.models.cnn import cnn
 from fedalign.models.resnet import resnet20
 from fedalign.network import Network
 from fedalign.rng import rng
+from fedalign.training import Cohort
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,7 +30,8 @@ def train(name, device, count, precision="float32"):
     block = network.receive(network.initial).repeat(count, 1)
     rows = [np.arange(40 - k) for k in range(count)]
     plan, streams = MaskPlan(0, 0, 0.4, "complement_half"), [rng(0, "b", k) for k in range(count)]
-    losses = Local(lr=0.01).train(network, block, data, rows, plan, streams)
+    cohort = Cohort(network, data, block, rows, streams, [plan] * count)
+    losses = Local(lr=0.01).train(cohort).losses
     return block.cpu(), losses, network.stacked is not None
 
 

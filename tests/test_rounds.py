@@ -29,7 +29,7 @@ def client():
         partition = int(context.node_config["partition-id"])
         w = message.content["arrays"]["w"].numpy() + np.float32(partition)
         arrays = ArrayRecord({"w": Array(w), "n": Array(np.array(6))})
-        return train_reply(message, arrays, partition + 1, 0.5)
+        return train_reply(message, arrays, partition + 1, {"train_loss": 0.5})
 
     return app
 

@@ -76,7 +76,7 @@ def _told(part: Part) -> str:
     values = ", ".join(
         f"{key} {_told(value) if isinstance(value, Part) else value}"
         for key, value in part.options.items()
-        if value is not None
+        if value not in (None, "", False)
     )
     return f"{part.name} ({values})" if values else part.name
 

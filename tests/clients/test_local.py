@@ -4,8 +4,9 @@ import torch
 from torch.nn import functional
 
 from clients.local import Local
-from fedalign.masks import MaskPlan, mask
+from fedalign.masks import MaskPlan, phases, trained
 from fedalign.rng import rng
+from fedalign.training import Cohort
 
 OPTIMIZERS = [
     {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0},
@@ -18,17 +19,15 @@ def train(network, data, plan, **options):
     start = network.layout.to_vector(network.initial)
     block = start.clone()[None]
     rows = np.arange(0, 60, 2)
-    loss = Local(batch_size=8, **options).train(
-        network, block, data, [rows], plan, [rng(0, "batches", 1, 0)]
-    )
-    return start, block[0], float(loss[0])
+    cohort = Cohort(network, data, block, [rows], [rng(0, "batches", 1, 0)], [plan])
+    return start, block[0], float(Local(batch_size=8, **options).train(cohort).losses[0])
 
 
 @pytest.mark.parametrize("options", OPTIMIZERS)
 def test_fixed_weights_keep_their_bits(network, data, options):
     plan = MaskPlan(0, 0, 0.4)
     before, after, _ = train(network, data, plan, epochs=3, **options)
-    trains = mask(plan, network.layout)
+    trains = trained(plan, network.layout)
     weights = slice(0, network.layout.num_parameters)
     assert torch.equal(before[weights][~trains], after[weights][~trains])
     assert (before[weights][trains] != after[weights][trains]).float().mean() > 0.9
@@ -54,7 +53,7 @@ def test_complement_half_holds_each_half_in_turn(network, data, options, monkeyp
 
     monkeypatch.setattr(network, "gradients", spy)
     _, end, _ = train(network, data, plan, epochs=2, **options)  # 8 steps: 4 and 4
-    count, first = network.layout.num_parameters, mask(plan, network.layout)
+    count, first = network.layout.num_parameters, phases(plan, network.layout, 8)[0].trains
     start, middle, end = (vector[:count] for vector in (seen[0], seen[4], end))
     assert torch.equal(start[~first], middle[~first])
     assert torch.equal(middle[first], end[first])

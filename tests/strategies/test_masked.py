@@ -4,7 +4,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
-from fedalign.masks import mask
+from fedalign.masks import phases, trained
 from fedalign.parameters import Entry, Layout
 from fedalign.registry import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
@@ -28,7 +28,7 @@ def sent_and_replies(strategy, server_round=3, clients=7):
     grid, sent = InlineGrid(ClientApp(), clients), model()
     messages = list(strategy.configure_train(server_round, sent, ConfigRecord(), grid))
     plan = TrainTask.read(messages[0]).plan
-    trains = mask(plan, LAYOUT).numpy()
+    trains = phases(plan, LAYOUT, 2)[0].trains.numpy()
     replies = []
     for number, message in enumerate(messages):
         arrays = ArrayRecord(dict(sent))
@@ -43,7 +43,7 @@ def sent_and_replies(strategy, server_round=3, clients=7):
 
 
 def fedpfn(base, **options):
-    return FedPFN(base(**FLOWER_SAMPLING), LAYOUT, seed=1, **options)
+    return FedPFN(base(**FLOWER_SAMPLING), LAYOUT, ArrayRecord(), seed=1, **options)
 
 
 @pytest.mark.parametrize("base", [FedAvg, FedAdam, FedMedian])
@@ -82,7 +82,7 @@ def test_all_clients_of_a_round_get_one_plan_and_rounds_differ():
         return {TrainTask.read(message).plan for message in sent}
 
     (first,), (second,) = plans(1), plans(2)
-    assert not np.array_equal(mask(first, LAYOUT), mask(second, LAYOUT))
+    assert not np.array_equal(trained(first, LAYOUT), trained(second, LAYOUT))
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_all_clients_of_a_round_get_one_plan_and_rounds_differ():
 )
 def test_refresh_is_how_long_a_mask_is_kept(refresh, draws):
     strategy = fedpfn(FedAvg, refresh=refresh)
-    assert [strategy.plan(t).draw for t in range(1, 6)] == draws
+    assert [strategy.plan(t).turn for t in range(1, 6)] == draws
 
 
 def test_fedpnu_averages_everything():
-    strategy = FedPNU(FedAvg(**FLOWER_SAMPLING), LAYOUT, seed=1)
+    strategy = FedPNU(FedAvg(**FLOWER_SAMPLING), LAYOUT, ArrayRecord(), seed=1)
     sent, _, replies = sent_and_replies(strategy)
     expected, _ = FedAvg(**FLOWER_SAMPLING).aggregate_train(3, replies)
     arrays, _ = strategy.aggregate_train(3, replies)

@@ -1,0 +1,63 @@
+"""Losses that know how rare a client's classes are: FedLC and balanced softmax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from clients.local import Local, Training
+from fedalign.network import Loss
+
+
+@dataclass(frozen=True)
+class Calibrated(Local):
+    """Cross-entropy of logits that are shifted class by class; absent classes are left out."""
+
+    def shift(self, counts: Tensor) -> Tensor:
+        """Return what is added to logits, of how many examples of each class a client has."""
+        raise NotImplementedError
+
+    def begin(self, training: Training) -> None:
+        """Count each client's labels."""
+        data = training.cohort.data
+        counts = [
+            torch.bincount(data.labels[torch.from_numpy(rows)], minlength=data.classes)
+            for rows in training.cohort.rows
+        ]
+        training.own["shift"] = self.shift(torch.stack(counts).to(training.block.dtype))
+
+    def loss(self, training: Training) -> Loss:
+        """Return cross-entropy of the shifted logits."""
+        shift = training.own["shift"]
+
+        def shifted(logits: Tensor, labels: Tensor, _: Tensor, clients: slice) -> Tensor:
+            calibrated = logits + shift[clients, None]
+            return torch.nn.functional.cross_entropy(
+                calibrated.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-1
+            ).view(labels.shape)
+
+        return shifted
+
+
+@dataclass(frozen=True)
+class FedLC(Calibrated):
+    """Logits calibrated by -tau n_c^(-1/4) (FedLC, Zhang et al. 2022, ICML, eq. 7)."""
+
+    tau: Annotated[float, Field(ge=0, description="strength of the calibration")] = 1.0
+
+    def shift(self, counts: Tensor) -> Tensor:
+        """Return -tau n_c^(-1/4)."""
+        return torch.where(counts > 0, -self.tau * counts.clamp(min=1) ** -0.25, -torch.inf)
+
+
+@dataclass(frozen=True)
+class BalancedSoftmax(Calibrated):
+    """Logits plus log n_c (balanced softmax, Ren et al. 2020, NeurIPS, eq. 4)."""
+
+    def shift(self, counts: Tensor) -> Tensor:
+        """Return log n_c."""
+        return counts.log()

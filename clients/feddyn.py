@@ -1,0 +1,45 @@
+"""FedDyn's client: a dynamic regulariser (Acar et al. 2021, ICLR)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from clients.fedprox import pull_towards_start
+from clients.local import Local, Training
+from fedalign.training import Trained
+
+
+@dataclass(frozen=True)
+class FedDyn(Local):
+    """Local loss minus <g_i, w> plus alpha/2 ||w - w_t||^2 (FedDyn, Acar et al. 2021, algorithm 1).
+
+    After a round g_i becomes `g_i - alpha (w_i - w_t)`, the gradient of the client's loss where its
+    training came to rest. The strategy `feddyn` has an alpha too, which must be the same.
+    """
+
+    other_half = "feddyn"
+
+    alpha: Annotated[float, Field(gt=0, description="weight of the regulariser")] = 0.01
+
+    def begin(self, training: Training) -> None:
+        """Look up the g_i, which are 0 at first."""
+        training.own["g"] = training.kept("gradient", torch.zeros_like(training.weights[0]))
+
+    def correct(self, training: Training, gradient: Tensor) -> None:
+        """Add alpha (w - w_t) - g_i."""
+        pull_towards_start(training, gradient, self.alpha)
+        gradient.sub_(training.own["g"][: len(gradient)])
+
+    def pull(self) -> float:
+        """Return alpha."""
+        return self.alpha
+
+    def finish(self, training: Training, result: Trained) -> None:
+        """Keep the new g_i."""
+        start = training.start[: training.weights.shape[1]]
+        result.keeps["gradient"] = training.own["g"] - self.alpha * (training.weights - start)

@@ -1,0 +1,41 @@
+"""FedSAM: clients look for flat minima (Qu et al. 2022, ICML; Caldarola et al. 2022, ECCV)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from clients.local import Local, Training
+
+
+@dataclass(frozen=True)
+class FedSAM(Local):
+    """Gradients at w + rho g/||g||, the worst point nearby (FedSAM, Qu et al. 2022, algorithm 1).
+
+    Twice the work of FedAvg. Fixed weights are left out of the ascent. BatchNorm statistics are
+    those of the first pass.
+    """
+
+    rho: Annotated[float, Field(gt=0, description="radius of the ascent step")] = 0.05
+
+    def gradients(
+        self, training: Training, images: Tensor, labels: Tensor, sizes: list[int]
+    ) -> Tensor:
+        """Return the losses at w; the gradients are those at the perturbed weights."""
+        network, block = training.cohort.network, training.block[: len(sizes)]
+        weights = training.weights[: len(sizes)]
+        ascent = torch.empty_like(weights)
+        losses = network.gradients(block, images, labels, sizes, ascent)
+        before = block.clone()
+        trains = training.freezer.trains(len(sizes))
+        if trains is not None:
+            ascent.mul_(trains)
+        norms = torch.linalg.vector_norm(ascent, dim=1, keepdim=True)
+        weights.add_(ascent.mul_(self.rho / norms.clamp(min=1e-12)))
+        super().gradients(training, images, labels, sizes)
+        block.copy_(before)
+        return losses

@@ -1,0 +1,56 @@
+"""MOON: model-contrastive federated learning (Li, He and Song 2021, CVPR)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from clients.local import Local, Training
+from fedalign.network import Loss
+from fedalign.training import Trained
+
+
+@dataclass(frozen=True)
+class MOON(Local):
+    """Features near the global model's, far from the client's last (MOON, Li et al. 2021, eq. 3).
+
+    Features z are what the last linear layer sees; z_glob and z_prev are those of the global model
+    and of the client's own model of the round in which it last took part (in its first round that
+    is the global one). The term is `-log(e^(cos(z, z_glob)/T) / (e^(cos(z, z_glob)/T) +
+    e^(cos(z, z_prev)/T)))`. The paper adds a projection head, which models here do not have.
+    """
+
+    mu: Annotated[float, Field(ge=0, description="weight of the contrastive term")] = 1.0
+    temperature: Annotated[float, Field(gt=0, description="T, of the contrastive term")] = 0.5
+
+    def begin(self, training: Training) -> None:
+        """Look up the clients' last models."""
+        training.own["previous"] = training.kept("model", training.start)
+
+    def loss(self, training: Training) -> Loss:
+        """Return cross-entropy plus mu times the contrastive term."""
+        network, images = training.cohort.network, training.images
+        glob = network.features(training.start[None], images.flatten(0, 1)[None])
+        glob = glob.view(*images.shape[:2], -1)
+        prev = network.features(training.own["previous"][: len(images)], images)
+
+        def contrastive(logits: Tensor, labels: Tensor, z: Tensor, clients: slice) -> Tensor:
+            supervised = functional.cross_entropy(
+                logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-1
+            ).view(labels.shape)
+            count = z.shape[1]
+            near = functional.cosine_similarity(z, glob[clients, :count], dim=-1)
+            far = functional.cosine_similarity(z, prev[clients, :count], dim=-1)
+            term = functional.softplus((far - near) / self.temperature)
+            return supervised + self.mu * torch.where(labels >= 0, term, 0)
+
+        return contrastive
+
+    def finish(self, training: Training, result: Trained) -> None:
+        """Keep the models."""
+        result.keeps["model"] = training.block.clone()

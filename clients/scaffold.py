@@ -1,0 +1,41 @@
+"""SCAFFOLD's client: control variates against client drift (Karimireddy et al. 2020, ICML)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clients.local import Local, Training
+from fedalign.training import Trained
+
+
+@dataclass(frozen=True)
+class Scaffold(Local):
+    """Gradients corrected by c - c_i (SCAFFOLD, Karimireddy et al. 2020, algorithm 1).
+
+    A client's c_i becomes option II of the paper, `c_i - c + (w_t - w_i) / (lr a_i)`, where a_i is
+    the number of its steps, or with momentum what those are worth (see `Training.efforts`). It
+    stays what it was for weights that were fixed. The paper's optimiser is SGD without momentum.
+    """
+
+    other_half = "scaffold"
+
+    def begin(self, training: Training) -> None:
+        """Look up c and the c_i, which are 0 at first."""
+        zeros = torch.zeros_like(training.weights[0])
+        training.own["c"] = training.cohort.received.get("control", zeros)
+        training.own["c_i"] = training.kept("control", zeros)
+
+    def correct(self, training: Training, gradient: Tensor) -> None:
+        """Add c - c_i."""
+        gradient.add_(training.own["c"]).sub_(training.own["c_i"][: len(gradient)])
+
+    def finish(self, training: Training, result: Trained) -> None:
+        """Keep the new c_i, and send how they changed."""
+        c, effort = training.own["c"], training.effort_of_weights()
+        gone = training.start[: len(c)] - training.weights
+        change = torch.where(effort > 0, gone / (training.lr * effort) - c, 0)
+        result.sends["control"] = change
+        result.keeps["control"] = training.own["c_i"] + change

@@ -1,0 +1,20 @@
+"""FedBABU: body aggregation and body update (Oh, Kim and Yun 2022, ICLR)."""
+
+from __future__ import annotations
+
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
+
+from fedalign.parameters import Layout
+from strategies.masked import Masked
+
+
+class FedBABU(Masked):
+    """The head stays at its random start, the body trains (FedBABU, Oh et al. 2022, ICLR).
+
+    A layer mask that holds for the run. The paper judges the model after fine-tuning on each
+    client: `evaluation.finetune_epochs`.
+    """
+
+    def __init__(self, base: Strategy, layout: Layout, initial: ArrayRecord, seed: int):
+        super().__init__(base, layout, initial, seed, 1.0, refresh=0, include="head")

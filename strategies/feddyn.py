@@ -1,0 +1,44 @@
+"""FedDyn's server: the dynamic regulariser's other half (Acar et al. 2021, ICLR)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord
+from pydantic import Field
+
+from strategies.wrapper import Weighting, Wrapper, uniform
+
+
+@dataclass
+class FedDyn(Wrapper):
+    """Client optima made to agree with the global one (FedDyn, Acar et al. 2021, algorithm 1).
+
+    With m clients, of which S take part: `h -= alpha |S|/m (mean_i w_i - w_t)`, and the new model
+    is `mean_i w_i - h / alpha`. The client `feddyn` has the other half, with the same alpha.
+    """
+
+    other_half = "feddyn"
+
+    num_clients: int
+    alpha: Annotated[float, Field(gt=0, description="weight of the regulariser")] = 0.01
+    weighting: Weighting = "uniform"
+    h: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.h = np.zeros(self.layout.num_parameters)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the mean model, corrected by h; moves h."""
+        listed = uniform(replies) if self.weighting == "uniform" else list(replies)
+        arrays, metrics = super().aggregate_train(server_round, listed)
+        if arrays is not None:
+            mean, share = self.vector(arrays), len(listed) / self.num_clients
+            self.h -= self.alpha * share * (mean - self.vector(self._sent))
+            self.put(mean - self.h / self.alpha, arrays)
+        return arrays, metrics

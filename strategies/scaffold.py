@@ -1,0 +1,61 @@
+"""SCAFFOLD's server: control variates (Karimireddy et al. 2020, ICML)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from pydantic import Field
+
+from fedalign.wire import EXTRA
+from strategies.wrapper import Weighting, Wrapper, uniform
+
+
+@dataclass
+class Scaffold(Wrapper):
+    """Clients corrected for their drift (SCAFFOLD, Karimireddy et al. 2020, algorithm 1).
+
+    The server sends its control variate c beside the model; c moves by |S|/N times the mean change
+    of the clients' own. The model moves by `server_lr` times the mean change.
+    """
+
+    other_half = "scaffold"
+
+    num_clients: int
+    server_lr: Annotated[float, Field(gt=0, description="eta_g, of the server's step")] = 1.0
+    weighting: Weighting = "uniform"
+    control: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.control = np.zeros(self.layout.num_parameters, np.float32)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return the base's messages, with c in them."""
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        record = ArrayRecord({"control": Array(self.control)})
+        for content in {id(message.content): message.content for message in messages}.values():
+            content[EXTRA] = record
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the model after the server's step; moves c."""
+        listed = list(replies)
+        changes = [reply.content.array_records[EXTRA]["control"].numpy() for reply in listed]
+        for reply in listed:
+            del reply.content[EXTRA]
+        listed = uniform(listed) if self.weighting == "uniform" else listed
+        arrays, metrics = super().aggregate_train(server_round, listed)
+        if arrays is not None:
+            share = len(listed) / self.num_clients
+            self.control = (self.control + share * np.mean(changes, 0)).astype(np.float32)
+            start = self.vector(self._sent)
+            self.put(start + self.server_lr * (self.vector(arrays) - start), arrays)
+        return arrays, metrics

@@ -1,0 +1,95 @@
+"""A strategy around a strategy, which does what that one does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from pydantic import Field
+
+from fedalign.cohorts import WEIGHT
+from fedalign.parameters import Layout
+
+Weighting = Annotated[
+    Literal["uniform", "examples"],
+    Field(description="uniform: clients weigh the same, as in the paper"),
+]
+
+
+@dataclass
+class Wrapper(Strategy):
+    """Sends and aggregates as `base` does; subclasses change what they change.
+
+    Args:
+        base: any Flower strategy.
+        layout: the model's; what is not a parameter, such as BatchNorm's statistics, is the base's.
+    """
+
+    averages = False
+
+    base: Strategy
+    layout: Layout
+    _sent: ArrayRecord = field(init=False, default_factory=ArrayRecord, repr=False)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return the base's messages."""
+        self._sent = arrays
+        return self.base.configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the base's aggregate."""
+        return self.base.aggregate_train(server_round, replies)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return the base's messages."""
+        return self.base.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Return the base's metrics."""
+        return self.base.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        """Log the base's summary."""
+        self.base.summary()
+
+    def vector(self, arrays: ArrayRecord) -> np.ndarray:
+        """Return the parameters in a record, `(P,)` float64."""
+        flat = [arrays[entry.name].numpy().ravel() for entry in self.layout.parameters]
+        return np.concatenate(flat).astype(np.float64)
+
+    def put(self, vector: np.ndarray, arrays: ArrayRecord) -> None:
+        """Replace the parameters in a record by `(P,)` numbers in the order of `vector`."""
+        for entry in self.layout.parameters:
+            values = vector[entry.start : entry.stop].reshape(entry.shape)
+            arrays[entry.name] = Array(values.astype(arrays[entry.name].dtype))
+
+
+def metrics_of(reply: Message) -> MetricRecord:
+    """Return the metrics of a train reply."""
+    return next(iter(reply.content.metric_records.values()))
+
+
+def examples_of(reply: Message) -> float:
+    """Return how many examples a reply weighs."""
+    return cast(float, metrics_of(reply)[WEIGHT])
+
+
+def uniform(replies: Iterable[Message]) -> list[Message]:
+    """Return replies that all weigh the same: the plain mean over clients."""
+    listed = list(replies)
+    for reply in listed:
+        metrics_of(reply)[WEIGHT] = 1
+    return listed

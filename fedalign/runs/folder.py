@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from flwr.app import ArrayRecord
@@ -18,6 +19,9 @@ from fedalign.config import Config
 from fedalign.errors import InputError
 from fedalign.landscape.measure import Measure
 from fedalign.rounds import Round
+
+if TYPE_CHECKING:
+    from fedalign.runs.checkpoint import Checkpoint
 
 METRICS = (
     "round",
@@ -34,6 +38,8 @@ METRICS = (
     "seconds",
 )
 LANDSCAPE = ("round", "path", "alpha", "loss", "accuracy")
+TABLES = ("metrics.csv", "landscape.csv")
+CHECKPOINT = "checkpoint.safetensors"
 
 
 def folder_of(config: Config) -> Path:
@@ -47,6 +53,11 @@ def is_finished(folder: Path) -> bool:
     return manifest.is_file() and json.loads(manifest.read_text())["status"] == "finished"
 
 
+def forget(config: Config) -> None:
+    """Remove the checkpoint of an unfinished run, which then starts from nothing."""
+    (folder_of(config) / CHECKPOINT).unlink(missing_ok=True)
+
+
 class RunFolder:
     """A callback that writes each round down as soon as it is over.
 
@@ -54,16 +65,28 @@ class RunFolder:
         config: the resolved configuration.
         manifest: facts about the run: versions, hardware, data source.
         measure: whose curves go into `landscape.csv`.
+        resumed: the checkpoint from which the run goes on; None: it begins, in an empty folder.
     """
 
-    def __init__(self, config: Config, manifest: Mapping[str, Any], measure: Measure):
+    def __init__(
+        self,
+        config: Config,
+        manifest: Mapping[str, Any],
+        measure: Measure,
+        resumed: Checkpoint | None = None,
+    ):
         self.path = folder_of(config)
         self._measure = measure
-        self._manifest = dict(manifest) | {"status": "running"}
         self._started = time.perf_counter()
+        self._extra = (
+            ["client_loss", "client_accuracy"] if config.evaluation.client_fraction else []
+        )
+        self._manifest = dict(manifest) | {"status": "running", "resumed_after": []}
         try:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.path.mkdir(parents=True)
+            if resumed is None:
+                self._begin()
+            else:
+                self._go_on(resumed)
         except OSError as error:
             raise InputError(
                 f"out: {config.out!r} cannot be written to: {error.strerror}"
@@ -72,21 +95,18 @@ class RunFolder:
             yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8"
         )
         self._write_manifest()
-        self._extra = (
-            ["client_loss", "client_accuracy"] if config.evaluation.client_fraction else []
-        )
-        self._append("metrics.csv", [[*METRICS, *self._extra]])
-        self._append("landscape.csv", [LANDSCAPE])
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Close the manifest: finished, or failed and why."""
+        """Close the manifest: finished, or failed and why; a finished run needs no checkpoint."""
         status = "finished" if error is None else f"failed: {str(error) or type(error).__name__}"
         seconds = round(time.perf_counter() - self._started, 3)
         self._manifest |= {"status": status, "seconds": seconds}
         self._write_manifest()
+        if error is None:
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def on_round(self, outcome: Round) -> None:
         """Append the round to `metrics.csv` and its curves to `landscape.csv`."""
@@ -103,6 +123,20 @@ class RunFolder:
         """Write the final model."""
         tensors = {name: array.numpy() for name, array in model.items()}
         save_file(tensors, self.path / "model.safetensors")
+
+    def _begin(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        self._append("metrics.csv", [[*METRICS, *self._extra]])
+        self._append("landscape.csv", [LANDSCAPE])
+
+    def _go_on(self, resumed: Checkpoint) -> None:
+        """Cut off what was written after the checkpoint, and take note in the manifest."""
+        for name, size in resumed.sizes.items():
+            os.truncate(self.path / name, size)
+        manifest = self.path / "manifest.json"
+        earlier = json.loads(manifest.read_text()) if manifest.is_file() else {}
+        self._manifest["resumed_after"] = [*earlier.get("resumed_after", []), resumed.number]
 
     def _append(self, name: str, rows: Any) -> None:
         with (self.path / name).open("a", newline="", encoding="utf-8") as file:

@@ -26,9 +26,9 @@ class Progress:
     `barrier` is the mean relative accuracy barrier between sampled pairs of client models.
     """
 
-    def __init__(self, title: str, rounds: int, console: Console | None = None):
+    def __init__(self, title: str, rounds: int, console: Console | None = None, done: int = 0):
         self._console = console or Console()
-        self._title = title
+        self._title = f"{title} (resumed after round {done})" if done else title
         self._lines: list[list[str]] = []
         self._bar = progress.Progress(
             progress.BarColumn(44),
@@ -36,7 +36,7 @@ class Progress:
             progress.TextColumn("rounds, left"),
             progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         )
-        self._task = self._bar.add_task("", total=rounds)
+        self._task = self._bar.add_task("", total=rounds, completed=done)
         self._live = Live(get_renderable=self._draw, console=self._console)
 
     def __enter__(self) -> Progress:

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import Strategy
 from fedalign.cohorts import CohortGrid
 from fedalign.config import Config
 from fedalign.rounds import Round
-from fedalign.runs.folder import CHECKPOINT, TABLES, folder_of, is_finished
+from fedalign.runs.folder import CHECKPOINT, folder_of, is_finished
 from fedalign.runs.trees import DamagedError, is_known, read, write
 
 log = logging.getLogger("fedalign")
@@ -32,7 +32,7 @@ class Checkpoint:
         settings: `Config.digest()`.
         number: the round's.
         cohort: how many clients are trained as one; measured anew, it could come out otherwise.
-        sizes: bytes of each table that belong to rounds up to this one.
+        sizes: bytes of each table (`*.csv`) that belong to rounds up to this one.
         model: the global model.
         strategy: see `state_of`.
         clients: the clients' states, by node id.
@@ -76,7 +76,7 @@ class Checkpoints:
             settings=self._settings,
             number=outcome.number,
             cohort=self._cohort,
-            sizes={name: (self._folder / name).stat().st_size for name in TABLES},
+            sizes={file.name: file.stat().st_size for file in self._folder.glob("*.csv")},
             model=outcome.after,
             strategy=state_of(self._strategy),
             clients=self._grid.states(),

@@ -38,7 +38,6 @@ METRICS = (
     "seconds",
 )
 LANDSCAPE = ("round", "path", "alpha", "loss", "accuracy")
-TABLES = ("metrics.csv", "landscape.csv")
 CHECKPOINT = "checkpoint.safetensors"
 
 

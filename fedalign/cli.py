@@ -42,16 +42,17 @@ def run(
     config: ConfigFile,
     overrides: Overrides = None,
     out: Annotated[str | None, typer.Option(help="folder that holds the run folders")] = None,
-    again: Annotated[bool, typer.Option("--again", help="repeat a run that is finished")] = False,
+    again: Annotated[bool, typer.Option("--again", help="start from nothing")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Run a federation, or several: `partition.alpha=0.1,0.5 seed=0,1,2` is six.
 
-    A run whose folder says that it is finished is not run again.
+    A run whose folder says that it is finished is not run again; one that was stopped goes on
+    from its last checkpoint.
     """
     with _guarded(verbose):
         from fedalign import registry
-        from fedalign.runs.folder import folder_of, is_finished
+        from fedalign.runs.folder import folder_of, forget, is_finished
         from fedalign.simulation import simulate
         from fedalign.simulation.app import FlowerApp
 
@@ -60,6 +61,8 @@ def run(
             if is_finished(folder_of(planned)) and not again:
                 print(f"{folder_of(planned)} is finished already; --again repeats it")
                 continue
+            if again:
+                forget(planned)
             simulate(
                 own,
                 planned.num_clients,

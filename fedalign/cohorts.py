@@ -97,7 +97,7 @@ class CohortApp(ClientApp):
 
 @runtime_checkable
 class CohortGrid(Protocol):
-    """A grid that takes whole groups of clients."""
+    """A grid that takes whole groups of clients, and holds their states itself."""
 
     def partitions(self) -> dict[int, int]:
         """Return node id by partition id."""
@@ -107,6 +107,14 @@ class CohortGrid(Protocol):
         self, messages: Sequence[Message], wanted: Wanted, group: int, timeout: float | None
     ) -> Answers:
         """Return the answers to messages, taken in groups of so many."""
+        ...
+
+    def states(self) -> dict[int, RecordDict]:
+        """Return the states that clients have left, by node id."""
+        ...
+
+    def keep_state(self, node_id: int, state: RecordDict) -> None:
+        """Let a node find a state when it is next asked."""
         ...
 
 

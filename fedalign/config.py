@@ -168,6 +168,7 @@ class Config(Section):
         None, gt=0, description="clients drawn for each round; null: all of them"
     )
     timeout: float = Field(3600.0, gt=0, description="seconds to wait for the replies of a round")
+    checkpoint_every: int = Field(10, ge=0, description="rounds between checkpoints; 0: none")
     out: str = Field("runs", description="folder that holds the run folders")
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU if there is one"
@@ -208,9 +209,8 @@ class Config(Section):
 
     def digest(self) -> str:
         """Return 8 hex digits that name these settings; where and how it is run do not count."""
-        told = self.model_dump(
-            exclude={"name": True, "out": True, "simulation": True, "evaluation": {"threads"}}
-        )
+        aside = ("name", "out", "checkpoint_every", "simulation")
+        told = self.model_dump(exclude={"evaluation": {"threads"}} | dict.fromkeys(aside, True))
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -80,6 +80,7 @@ def run_rounds(
     *,
     rounds: int,
     seed: int,
+    first: int = 1,
     clients_per_round: int | None = None,
     evaluate_fraction: float = 0.0,
     evaluate_every: int = 1,
@@ -100,6 +101,7 @@ def run_rounds(
         arrays: the global model to begin with.
         rounds: how many rounds.
         seed: decides which clients take part.
+        first: the round to begin with, if `arrays` and `strategy` come from the round before it.
         clients_per_round: how many are drawn; None takes all.
         evaluate_fraction: share of the testers that evaluate the new model on their own data,
             drawn anew, whoever trained.
@@ -116,7 +118,7 @@ def run_rounds(
         RoundFailedError: if no client of a round answered with a model.
     """
     fused = fused and averages(strategy)
-    for number in range(1, rounds + 1):
+    for number in range(first, rounds + 1):
         started = time.perf_counter()
 
         # Draw who takes part.

@@ -9,11 +9,12 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedalign.cohorts import CohortGrid
-from fedalign.federation import federation_of
+from fedalign.federation import Federation, federation_of
 from fedalign.landscape.measure import Measure
 from fedalign.network import torch_threads
 from fedalign.personal import columns
 from fedalign.rounds import discover, run_rounds
+from fedalign.runs.checkpoint import Checkpoint, Checkpoints, resume
 from fedalign.runs.folder import RunFolder
 from fedalign.runs.manifest import manifest
 from fedalign.runs.progress import Progress
@@ -33,26 +34,27 @@ def main(grid: Grid, context: Context) -> None:
         log.warning("the engine has %d nodes: so many clients take part, not %d", *count)
         config = config.model_copy(update={"num_clients": len(nodes)})
     taking_part = min(config.clients_per_round or len(nodes), len(nodes))
-    cohort = federation.cohort(taking_part) if isinstance(grid, CohortGrid) else 1
+    strategy = federation.strategy(len(nodes))
+    resumed = resume(config, strategy, grid)
+    cohort = _cohort(federation, grid, taking_part, resumed)
     facts = manifest(federation, len(nodes), type(grid).__name__, cohort)
 
     gc.freeze()  # some Flower strategies collect garbage reply by reply; none of this is any
-    strategy = federation.strategy(len(nodes))
     testers = federation.testers(len(nodes))
     measure = Measure(network, federation.test, federation.train, config.evaluation, config.seed)
-    folder = RunFolder(config, facts, measure)
-    progress = Progress(
-        f"{config.strategy.name} on {config.data.name}: {folder.path}",
-        config.rounds,
-        measured=columns(config.evaluation),
-    )
+    folder = RunFolder(config, facts, measure, resumed)
+    done, start = (resumed.number, resumed.model) if resumed else (0, network.initial)
+    title = f"{config.strategy.name} on {config.data.name}: {folder.path}"
+    progress = Progress(title, config.rounds, measured=columns(config.evaluation), done=done)
+    checkpoints = Checkpoints(config, strategy, grid, cohort)
     # A second torch thread spins on after each large operation; measuring shares out batches.
     with folder, progress, torch_threads(1):
         model = run_rounds(
             strategy,
             grid,
             nodes,
-            network.initial,
+            start,
+            first=done + 1,
             rounds=config.rounds,
             seed=config.seed,
             clients_per_round=config.clients_per_round,
@@ -64,7 +66,16 @@ def main(grid: Grid, context: Context) -> None:
             fused=config.simulation.fuse and not federation.codec.half,
             codec=federation.codec,
             keep=measure.wants,
-            callbacks=[measure, folder, progress],
+            callbacks=[measure, folder, progress, checkpoints],
         )
         folder.save(model)
     print(f"results in {folder.path}", flush=True)
+
+
+def _cohort(federation: Federation, grid: Grid, clients: int, resumed: Checkpoint | None) -> int:
+    """Return how many clients to train as one; a run that goes on keeps what it once measured."""
+    if not isinstance(grid, CohortGrid):
+        return 1
+    if resumed is not None and federation.config.simulation.cohort == "auto":
+        return resumed.cohort
+    return federation.cohort(clients)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from flwr.app import ArrayRecord
@@ -19,6 +20,9 @@ from fedalign.errors import InputError
 from fedalign.landscape.measure import Measure
 from fedalign.personal import columns
 from fedalign.rounds import Round
+
+if TYPE_CHECKING:
+    from fedalign.runs.checkpoint import Checkpoint
 
 METRICS = (
     "round",
@@ -38,6 +42,7 @@ LANDSCAPE = ("round", "path", "alpha", "loss", "accuracy")
 CLIENTS = (
     "round", "partition", "examples", "loss", "accuracy", "tuned_loss", "tuned_accuracy",
 )  # fmt: skip
+CHECKPOINT = "checkpoint.safetensors"
 
 
 def folder_of(config: Config) -> Path:
@@ -51,6 +56,11 @@ def is_finished(folder: Path) -> bool:
     return manifest.is_file() and json.loads(manifest.read_text())["status"] == "finished"
 
 
+def forget(config: Config) -> None:
+    """Remove the checkpoint of an unfinished run, which then starts from nothing."""
+    (folder_of(config) / CHECKPOINT).unlink(missing_ok=True)
+
+
 class RunFolder:
     """A callback that writes each round down as soon as it is over.
 
@@ -58,16 +68,27 @@ class RunFolder:
         config: the resolved configuration.
         manifest: facts about the run: versions, hardware, data source.
         measure: whose curves go into `landscape.csv`.
+        resumed: the checkpoint from which the run goes on; None: it begins, in an empty folder.
     """
 
-    def __init__(self, config: Config, manifest: Mapping[str, Any], measure: Measure):
+    def __init__(
+        self,
+        config: Config,
+        manifest: Mapping[str, Any],
+        measure: Measure,
+        resumed: Checkpoint | None = None,
+    ):
         self.path = folder_of(config)
         self._measure = measure
-        self._manifest = dict(manifest) | {"status": "running"}
         self._started = time.perf_counter()
+        self._columns = [*METRICS, *columns(config.evaluation)]
+        self._clients_tell = config.evaluation.client_fraction > 0
+        self._manifest = dict(manifest) | {"status": "running", "resumed_after": []}
         try:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.path.mkdir(parents=True)
+            if resumed is None:
+                self._begin()
+            else:
+                self._go_on(resumed)
         except OSError as error:
             raise InputError(
                 f"out: {config.out!r} cannot be written to: {error.strerror}"
@@ -76,21 +97,18 @@ class RunFolder:
             yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8"
         )
         self._write_manifest()
-        self._columns = [*METRICS, *columns(config.evaluation)]
-        self._append("metrics.csv", [self._columns])
-        self._append("landscape.csv", [LANDSCAPE])
-        if config.evaluation.client_fraction:
-            self._append("clients.csv", [CLIENTS])
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Close the manifest: finished, or failed and why."""
+        """Close the manifest: finished, or failed and why; a finished run needs no checkpoint."""
         status = "finished" if error is None else f"failed: {str(error) or type(error).__name__}"
         seconds = round(time.perf_counter() - self._started, 3)
         self._manifest |= {"status": status, "seconds": seconds}
         self._write_manifest()
+        if error is None:
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def on_round(self, outcome: Round) -> None:
         """Append the round to `metrics.csv`, its curves to `landscape.csv`, and to `clients.csv`.
@@ -114,6 +132,22 @@ class RunFolder:
         """Write the final model."""
         tensors = {name: array.numpy() for name, array in model.items()}
         save_file(tensors, self.path / "model.safetensors")
+
+    def _begin(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        self._append("metrics.csv", [self._columns])
+        self._append("landscape.csv", [LANDSCAPE])
+        if self._clients_tell:
+            self._append("clients.csv", [CLIENTS])
+
+    def _go_on(self, resumed: Checkpoint) -> None:
+        """Cut off what was written after the checkpoint, and take note in the manifest."""
+        for name, size in resumed.sizes.items():
+            os.truncate(self.path / name, size)
+        manifest = self.path / "manifest.json"
+        earlier = json.loads(manifest.read_text()) if manifest.is_file() else {}
+        self._manifest["resumed_after"] = [*earlier.get("resumed_after", []), resumed.number]
 
     def _append(self, name: str, rows: Any) -> None:
         with (self.path / name).open("a", newline="", encoding="utf-8") as file:

@@ -45,10 +45,11 @@ class Progress:
         rounds: int,
         console: Console | None = None,
         measured: Collection[str] = (),
+        done: int = 0,
     ):
         self._console = console or Console()
         self._columns = COLUMNS | {k: v for k, v in PERSONAL.items() if v[0] in measured}
-        self._title = title
+        self._title = f"{title} (resumed after round {done})" if done else title
         self._lines: list[list[str]] = []
         self._bar = progress.Progress(
             progress.BarColumn(44),
@@ -56,7 +57,7 @@ class Progress:
             progress.TextColumn("rounds, left"),
             progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         )
-        self._task = self._bar.add_task("", total=rounds)
+        self._task = self._bar.add_task("", total=rounds, completed=done)
         self._live = Live(get_renderable=self._draw, console=self._console)
 
     def __enter__(self) -> Progress:

@@ -159,6 +159,10 @@ class LocalGrid(Grid):
         else:
             self._states.pop(node_id, None)
 
+    def states(self) -> dict[int, RecordDict]:
+        """Return the states that clients have left, by node id."""
+        return dict(self._states)
+
     @abstractmethod
     def _run_all(
         self, groups: list[list[Message]], wanted: Wanted, deadline: float | None

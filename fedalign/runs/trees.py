@@ -1,0 +1,117 @@
+"""Trees of plain values, arrays and Flower's records ⇄ one safetensors file, without pickle.
+
+Arrays are kept as the bytes of Flower's `Array`, a NumPy file each, so that dtype, shape, order of
+axes and serialisation come back as they were. The tree around them is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+PLAIN = (type(None), bool, int, float, str)
+TABLES = (dict, ArrayRecord, MetricRecord, ConfigRecord, RecordDict)
+ROWS = (list, tuple)
+KINDS: dict[str, Callable[[Any], Any]] = {kind.__name__: kind for kind in (*TABLES, *ROWS)}
+TREE = "tree"  # the name of the JSON among the numbered arrays
+
+
+class DamagedError(ValueError):
+    """A file that does not hold what was written into it."""
+
+
+def is_known(value: object) -> bool:
+    """Return whether a value can be written, and comes back as it was."""
+    kind = type(value)
+    if isinstance(value, TABLES) and kind in TABLES:
+        return all(is_known(key) and is_known(inner) for key, inner in value.items())
+    if isinstance(value, ROWS) and kind in ROWS:
+        return all(map(is_known, value))
+    if isinstance(value, np.generic) or kind is np.ndarray:
+        return not value.dtype.hasobject  # type: ignore[attr-defined]
+    return kind in (*PLAIN, bytes, Array)
+
+
+def write(path: Path, tree: object) -> None:
+    """Write a tree; whatever happens meanwhile, `path` holds the old one or the new one."""
+    blobs: list[bytes] = []
+    text = json.dumps(_pack(tree, blobs)).encode()
+    named = {TREE: text} | {str(place): blob for place, blob in enumerate(blobs)}
+    tensors = {name: np.frombuffer(blob, np.uint8) for name, blob in named.items()}
+    beside = path.with_name(f"{path.name}.tmp")
+    save_file(tensors, beside, {"crc32": str(_crc32(named.__getitem__, len(blobs)))})
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def read(path: Path) -> Any:
+    """Return the tree in a file; `DamagedError` if it is not what was written."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+
+            def blob(name: str) -> bytes:
+                return bytes(file.get_tensor(name).tobytes())
+
+            told = (file.metadata() or {}).get("crc32")
+            if told != str(_crc32(blob, len(file.keys()) - 1)):
+                raise DamagedError("its bytes are not those that were written")
+            return _unpack(json.loads(blob(TREE)), blob)
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+        raise DamagedError(f"cannot be read: {error}") from error
+
+
+def _crc32(blob: Callable[[str], bytes], count: int) -> int:
+    crc = zlib.crc32(blob(TREE))
+    for place in range(count):
+        crc = zlib.crc32(blob(str(place)), crc)
+    return crc
+
+
+def _pack(value: Any, blobs: list[bytes]) -> Any:
+    """Return a value as JSON has it: plain, or under the name of its type; add its bytes."""
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    if kind in TABLES:
+        pairs = [[_pack(key, blobs), _pack(inner, blobs)] for key, inner in value.items()]
+        return {kind.__name__: pairs}
+    if kind in ROWS:
+        return {kind.__name__: [_pack(inner, blobs) for inner in value]}
+    if kind is np.ndarray:
+        return {"ndarray": _pack(Array(value), blobs)}
+    if isinstance(value, np.generic):
+        return {"scalar": _pack(Array(np.asarray(value)), blobs)}
+    blobs.append(value.data if kind is Array else value)
+    place = str(len(blobs) - 1)
+    if kind is Array:
+        return {"Array": [value.dtype, list(value.shape), value.stype, place]}
+    return {"bytes": place}
+
+
+def _unpack(packed: Any, blob: Callable[[str], bytes]) -> Any:
+    """Return the value that was packed."""
+    if not isinstance(packed, dict):
+        return packed
+    ((kind, inside),) = packed.items()
+    if kind == "bytes":
+        return blob(inside)
+    if kind == "Array":
+        dtype, shape, stype, place = inside
+        return Array(dtype, tuple(shape), stype, blob(place))
+    if kind == "ndarray":
+        return _unpack(inside, blob).numpy()
+    if kind == "scalar":
+        return _unpack(inside, blob).numpy()[()]
+    if kind in ("list", "tuple"):
+        return KINDS[kind](_unpack(inner, blob) for inner in inside)
+    return KINDS[kind]({_unpack(key, blob): _unpack(inner, blob) for key, inner in inside})

@@ -1,0 +1,352 @@
+"""A run that was stopped and goes on ends with the bits of one that was not."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from flwr.app import Array, ArrayRecord, MetricRecord
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedYogi,
+    QFedAvg,
+)
+from typer.testing import CliRunner
+
+from fedalign.cli import app
+from fedalign.config import read
+from fedalign.federation import Federation
+from fedalign.registry import FLOWER_SAMPLING
+from fedalign.rounds import run_rounds
+from fedalign.runs.checkpoint import Checkpoints, lost_of, resume, state_of
+from fedalign.runs.folder import CHECKPOINT, RunFolder
+from fedalign.runs.progress import Progress
+from fedalign.runs.trees import read as read_tree
+from fedalign.runs.trees import write as write_tree
+from fedalign.simulation.inline import InlineGrid
+from fedalign.wire import train_reply
+
+BRIEF = {"rounds": 6, "checkpoint_every": 2}
+START = ArrayRecord({"w": Array(np.linspace(0, 1, 5, dtype=np.float32))})
+
+
+@pytest.fixture
+def interrupt(run, monkeypatch):
+    """Start a run, and interrupt it in the round of this number, when its rows are written."""
+    show = Progress.on_round
+
+    def interrupt(number, start=run, **settings):
+        def on_round(self, outcome):
+            show(self, outcome)
+            if outcome.number == number:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Progress, "on_round", on_round)
+            with pytest.raises(KeyboardInterrupt):
+                start(**settings)
+
+    return interrupt
+
+
+def results(folder):
+    """All that a run ends with, but for the seconds that it took."""
+    metrics = pd.read_csv(folder / "metrics.csv", dtype=str).drop(columns="seconds")
+    landscape = (folder / "landscape.csv").read_text()
+    return metrics.to_csv(), landscape, (folder / "model.safetensors").read_bytes()
+
+
+def manifest(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"strategy": "fedavg", "client__momentum": 0.9},
+        {"strategy": "fedavgm", "strategy__server_momentum": 0.9},
+        {"strategy": "fedadam"},
+        {"strategy": "fedpfn", "strategy__base": "fedyogi"},
+        {"strategy": "fedpnu", "clients_per_round": 2, "evaluation__client_fraction": 0.5},
+        {"strategy": "scaffold", "client": "scaffold", "clients_per_round": 2},
+        {"strategy": "feddyn", "client": "feddyn", "clients_per_round": 2},
+        {"strategy": "fedavg", "client": "moon", "clients_per_round": 2},
+    ],
+    ids=lambda settings: settings.get("client", settings["strategy"]),
+)
+def test_stopped_and_resumed_is_never_stopped(run, interrupt, settings):
+    settings = BRIEF | settings
+    folder = run(**settings)
+    whole = results(folder)
+    interrupt(3, **settings)
+    interrupt(6, **settings)
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("7,0.12")  # a row that was being written
+    run(**settings)
+    assert results(folder) == whole
+    assert manifest(folder)["status"] == "finished"
+    assert manifest(folder)["resumed_after"] == [2, 4]
+    assert not list(folder.glob("checkpoint*"))
+
+
+def test_a_resumed_run_says_so(run, interrupt, capsys):
+    interrupt(3, **BRIEF)
+    assert "resumed after" not in capsys.readouterr().out
+    run(**BRIEF)
+    title, _, *lines = capsys.readouterr().out.splitlines()
+    assert title.endswith("(resumed after round 2)")
+    assert [line.split()[0] for line in lines[:-1]] == ["3", "4", "5", "6"]
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_anew(run, interrupt):
+    folder = run(**BRIEF)
+    whole = results(folder)
+    interrupt(1, **BRIEF)
+    run(**BRIEF)
+    assert results(folder) == whole
+    assert manifest(folder)["resumed_after"] == []
+
+
+def test_checkpoint_every_0_is_never_and_does_not_name_a_run(interrupt, tmp_path):
+    interrupt(3, **(BRIEF | {"checkpoint_every": 0}))
+    (folder,) = tmp_path.iterdir()
+    assert not (folder / CHECKPOINT).exists()
+    interrupt(3, **BRIEF)
+    assert (folder / CHECKPOINT).is_file()
+
+
+def test_a_crash_while_writing_a_checkpoint_leaves_the_one_before(run, monkeypatch):
+    folder = run(**BRIEF)
+    whole = results(folder)
+
+    def fall(path, tree):
+        if tree["number"] == 4:
+            path.with_name(f"{path.name}.tmp").write_bytes(b"half")
+            raise KeyboardInterrupt
+        write_tree(path, tree)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedalign.runs.checkpoint.write", fall)
+        with pytest.raises(KeyboardInterrupt):
+            run(**BRIEF)
+    run(**BRIEF)
+    assert results(folder) == whole
+    assert manifest(folder)["resumed_after"] == [2]
+    assert not list(folder.glob("checkpoint*"))
+
+
+def damage(folder):
+    path = folder / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def change(**fields):
+    def change(folder):
+        write_tree(folder / CHECKPOINT, read_tree(folder / CHECKPOINT) | fields)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (damage, "cannot be read"),
+        (change(settings="12345678"), "of other settings"),
+        (change(strategy={"own": {}, "inner": {}}), "of another strategy"),
+        (change(later="field"), "another version"),
+        (lambda folder: (folder / "landscape.csv").write_text(""), "landscape.csv beside it lacks"),
+        (lambda folder: (folder / "metrics.csv").unlink(), "metrics.csv beside it lacks"),
+    ],
+)
+def test_a_checkpoint_that_is_of_no_use_is_named(run, interrupt, caplog, spoil, told):
+    settings = BRIEF | {"strategy": "fedpfn"}
+    folder = run(**settings)
+    whole = results(folder)
+    interrupt(3, **settings)
+    spoil(folder)
+    run(**settings)
+    assert results(folder) == whole
+    assert manifest(folder)["resumed_after"] == []
+    (warning,) = (line.getMessage() for line in caplog.records if line.name == "fedalign")
+    assert warning.startswith(f"{folder / CHECKPOINT}: ")
+    assert told in warning
+    assert warning.endswith("; the run starts anew")
+
+
+def test_the_same_command_goes_on_and_again_starts_from_nothing(interrupt, tmp_path):
+    words = ["run", "quickstart", "rounds=3", "checkpoint_every=1", "evaluation.pairs=0"]
+    words += ["model.width=8", "num_clients=3", "--out", str(tmp_path)]
+
+    def fedalign(*more):
+        result = CliRunner().invoke(app, [*words, *more])
+        if result.exit_code == 130:
+            raise KeyboardInterrupt
+        return result.stdout.splitlines()[0]
+
+    interrupt(2, fedalign)
+    assert "resumed after round 1" in fedalign()
+    assert "is finished already" in fedalign()
+    assert "resumed after" not in fedalign("--again")
+    (folder,) = tmp_path.iterdir()
+    (folder / "manifest.json").unlink()
+    interrupt(2, fedalign)
+    assert "resumed after" not in fedalign("--again")
+    assert manifest(folder)["resumed_after"] == []
+
+
+def test_a_measured_cohort_is_kept(run, interrupt, monkeypatch, tmp_path):
+    settings = BRIEF | {"num_clients": 24}
+    with monkeypatch.context() as patch:
+        patch.setattr(Federation, "cohort_times", lambda *_: {1: 2.0, 3: 1.0})
+        interrupt(3, **settings)
+    (folder,) = tmp_path.iterdir()
+    assert manifest(folder)["cohort"] == 3
+    monkeypatch.setattr(Federation, "cohort_times", lambda *_: {1: 1.0, 3: 2.0})
+    run(**settings)
+    assert manifest(folder)["cohort"] == 3
+
+
+# Any Flower strategy, and clients with a state of their own.
+
+
+class Halting(FedAvg):
+    """A wrapper as somebody else would write it: state of every kind, in names of its own."""
+
+    def __init__(self, around, notify):
+        super().__init__(**FLOWER_SAMPLING)
+        self.around, self.notify = around, notify
+        self.seen, self.scale, self.history, self.last = {}, np.float32(1), [], None
+
+    def configure_train(self, server_round, arrays, config, grid):
+        config["scale"] = float(self.scale)
+        return self.around.configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(self, server_round, replies):
+        replies = list(replies)
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            self.seen[node] = self.seen.get(node, 0) + 1
+        arrays, metrics = self.around.aggregate_train(server_round, replies)
+        self.history.append((server_round, arrays["w"].numpy()))
+        self.scale *= np.float32(0.9)
+        drift = np.float32(sum(past.sum() for _, past in self.history))
+        arrays["w"] = Array(arrays["w"].numpy() + self.scale / drift)
+        self.last = arrays.copy()
+        return arrays, metrics
+
+
+def visited():
+    """A ClientApp whose clients count their visits and remember where they have been."""
+    client = ClientApp()
+
+    @client.train()
+    def train(message, context):
+        sent, state = message.content["arrays"]["w"].numpy(), context.state
+        visits = state["me"]["visits"] + 1 if "me" in state else 1
+        past = state["past"]["control"].numpy() if "past" in state else np.zeros_like(sent)
+        moved = sent + np.float32(0.1) * (visits + int(context.node_config["partition-id"])) + past
+        state["me"] = MetricRecord({"visits": visits})
+        state["past"] = ArrayRecord({"control": Array(np.sin(moved))})
+        return train_reply(
+            message, ArrayRecord({"w": Array(moved)}), visits, {"train_loss": float(moved.mean())}
+        )
+
+    return client
+
+
+class Stop:
+    def __init__(self, number):
+        self.number = number
+
+    def on_round(self, outcome):
+        if outcome.number == self.number:
+            raise KeyboardInterrupt
+
+
+def go(out, strategy, stop=None, grid=None):
+    """Run 7 rounds with a checkpoint every 3; return the model, the strategy and the states."""
+    config = read(None, {"out": str(out), "rounds": 7, "checkpoint_every": 3})
+    grid = grid or InlineGrid(visited(), 4)
+    resumed = resume(config, strategy, grid)
+    done, model = (resumed.number, resumed.model) if resumed else (0, START)
+    folder = RunFolder(config, {}, SimpleNamespace(curves=[]), resumed)
+    callbacks = [folder, Stop(stop), Checkpoints(config, strategy, grid, 1)]
+    options = {"rounds": 7, "first": done + 1, "seed": 0, "clients_per_round": 3}
+    with folder:
+        nodes = grid.partitions() if hasattr(grid, "partitions") else dict(enumerate(grid.nodes))
+        model = run_rounds(strategy, grid, nodes, model, **options, callbacks=callbacks)
+    return model, state_of(strategy), grid.states()
+
+
+STRATEGIES = {
+    "fedavg": lambda: FedAvg(**FLOWER_SAMPLING),
+    "fedavgm": lambda: FedAvgM(**FLOWER_SAMPLING, server_momentum=0.9),
+    "fedadam": lambda: FedAdam(**FLOWER_SAMPLING),
+    "fedyogi": lambda: FedYogi(**FLOWER_SAMPLING),
+    "fedadagrad": lambda: FedAdagrad(**FLOWER_SAMPLING),
+    "qfedavg": lambda: QFedAvg(**FLOWER_SAMPLING, client_learning_rate=0.1),
+    "clipping": lambda: DifferentialPrivacyServerSideAdaptiveClipping(
+        FedAdam(**FLOWER_SAMPLING), noise_multiplier=0, num_sampled_clients=3
+    ),
+    "somebody's": lambda: Halting(FedAvgM(**FLOWER_SAMPLING, server_momentum=0.9), print),
+}
+
+
+@pytest.mark.parametrize("build", STRATEGIES.values(), ids=STRATEGIES)
+def test_strategies_and_clients_go_on_where_they_stood(tmp_path, build):
+    whole = go(tmp_path / "whole", build())
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "stopped", build(), stop=5)
+    resumed = go(tmp_path / "stopped", build())
+    assert resumed[0] == whole[0]
+    np.testing.assert_equal(resumed[1], whole[1])
+    assert list(resumed[2]) == list(whole[2])
+    assert resumed[2] == whole[2]
+    fresh = state_of(build())
+    assert build is STRATEGIES["fedavg"] or str(fresh) != str(whole[1])  # there was a state to keep
+
+
+@pytest.mark.parametrize(("name", "forgotten"), [("somebody's", "around"), ("fedadam", "m_t")])
+def test_what_is_forgotten_makes_a_difference(tmp_path, name, forgotten):
+    """The comparison above can fail."""
+    whole = go(tmp_path / "whole", STRATEGIES[name]())
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "stopped", STRATEGIES[name](), stop=5)
+    (path,) = tmp_path.glob(f"stopped/*/{CHECKPOINT}")
+    tree = read_tree(path)
+    if forgotten in tree["strategy"]["inner"]:
+        tree["strategy"]["inner"][forgotten]["own"]["momentum_vector"] = None
+    else:
+        tree["strategy"]["own"][forgotten] = None
+    write_tree(path, tree)
+    assert go(tmp_path / "stopped", STRATEGIES[name]())[0] != whole[0]
+
+
+def test_what_a_strategy_holds_and_cannot_keep_is_said_once(tmp_path, caplog):
+    strategy = STRATEGIES["somebody's"]()
+    strategy.around.generator = np.random.default_rng(0)
+    assert list(lost_of(strategy)) == ["FedAvgM.generator"]
+    go(tmp_path, strategy)
+    assert caplog.text.count("do not keep FedAvgM.generator of the strategy") == 1
+    assert not list(lost_of(Federation(read(None, {"strategy": "fedpfn"})).strategy()))
+
+
+def test_no_checkpoint_where_the_engine_does_not_hold_the_clients_states(tmp_path):
+    class Stock:
+        """A grid that knows nothing of groups, as Flower's own."""
+
+        def __init__(self):
+            self.inside = InlineGrid(visited(), 4)
+            self.nodes, self.states = self.inside.get_node_ids(), dict
+            self.get_node_ids = self.inside.get_node_ids
+            self.send_and_receive = self.inside.send_and_receive
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, FedAvg(**FLOWER_SAMPLING), stop=5, grid=Stock())
+    assert not list(tmp_path.glob("*/checkpoint*"))

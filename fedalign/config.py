@@ -66,6 +66,12 @@ class Evaluation(Section):
 
     pairs: int = Field(3, ge=0, description="pairs of client models to interpolate between")
     alphas: int = Field(11, ge=0, description="points on each path, ends included; 0: no paths")
+    every: int = Field(
+        1, ge=1, description="paths and fusion gap in every n-th round, and in the last one"
+    )
+    fusion_gap: bool = Field(
+        False, description="compare the new model with the clients' models; evaluates each of them"
+    )
     examples: int | None = Field(
         1000, gt=0, description="test examples a path is measured on; null: all of them"
     )

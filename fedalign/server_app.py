@@ -35,7 +35,15 @@ def main(grid: Grid, context: Context) -> None:
     facts = manifest(federation, len(nodes), type(grid).__name__, cohort)
 
     strategy = federation.strategy()
-    measure = Measure(network, federation.test, federation.train, config.evaluation, config.seed)
+    measure = Measure(
+        network,
+        federation.test,
+        federation.train,
+        config.evaluation,
+        config.seed,
+        config.rounds,
+        sizes=[len(shard) for shard in federation.shards(len(nodes))],
+    )
     folder = RunFolder(config, facts, measure)
     progress = Progress(
         f"{config.strategy.name} on {config.data.name}: {folder.path}", config.rounds

@@ -33,6 +33,8 @@ METRICS = (
     "bytes_up",
     "seconds",
 )
+FUSION = ("fusion_gap", "fusion_gap_accuracy")  # where `evaluation.fusion_gap` asks for them,
+CLIENTS = ("client_loss", "client_accuracy")  # and `evaluation.client_fraction` for these
 LANDSCAPE = ("round", "path", "alpha", "loss", "accuracy")
 
 
@@ -72,10 +74,10 @@ class RunFolder:
             yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8"
         )
         self._write_manifest()
-        self._extra = (
-            ["client_loss", "client_accuracy"] if config.evaluation.client_fraction else []
-        )
-        self._append("metrics.csv", [[*METRICS, *self._extra]])
+        self._columns = [*METRICS]
+        self._columns += FUSION if config.evaluation.fusion_gap else ()
+        self._columns += CLIENTS if config.evaluation.client_fraction else ()
+        self._append("metrics.csv", [self._columns])
         self._append("landscape.csv", [LANDSCAPE])
 
     def __enter__(self) -> RunFolder:
@@ -89,9 +91,12 @@ class RunFolder:
         self._write_manifest()
 
     def on_round(self, outcome: Round) -> None:
-        """Append the round to `metrics.csv` and its curves to `landscape.csv`."""
+        """Append the round to `metrics.csv` and its curves to `landscape.csv`.
+
+        What was not measured in this round is an empty cell.
+        """
         row = {"round": outcome.number} | outcome.metrics
-        self._append("metrics.csv", [[row.get(key, "") for key in (*METRICS, *self._extra)]])
+        self._append("metrics.csv", [[row.get(key, "") for key in self._columns]])
         for curve in self._measure.curves:
             points = zip(curve.alphas, curve.losses, curve.accuracies, strict=True)
             self._append(

@@ -190,18 +190,11 @@ def flower_simulation() -> None:
 
 def _grid(config: str, overrides: list[str], out: str | None) -> list[Config]:
     """Return a configuration for each combination of the overrides' comma-separated values."""
-    from itertools import product
+    from fedalign.config import read
+    from fedalign.settings import combinations, parse_choices
 
-    from fedalign.config import parse_overrides, read
-
-    choices = [
-        [f"{word.partition('=')[0]}={value}" for value in word.partition("=")[2].split(",")]
-        if "=" in word
-        else [word]
-        for word in overrides
-    ]
     fixed = {} if out is None else {"out": out}
-    return [read(config, parse_overrides(words) | fixed) for words in product(*choices)]
+    return [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
 
 
 def _json(text: str) -> dict[str, Any]:

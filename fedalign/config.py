@@ -267,16 +267,20 @@ def _options_or_none(kind: str, name: str) -> Mapping[str, Any] | None:
 
 
 def validate(model: type[M], tree: Mapping[str, Any]) -> M:
-    """Return the tree as a model; `BadValueError` with the place of the first thing wrong."""
+    """Return the tree as a model; `BadValueError` with the place of the first thing wrong.
+
+    A key that nobody knows is told before what is missing: it may be meant for that.
+    """
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
-        if first["type"] != "extra_forbidden":
-            raise BadValueError(place, explain(error)) from None
-        *above, leaf = map(str, first["loc"])
+        unknown = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
+        place = unknown[0] if unknown else error.errors()[0]["loc"]
+        dotted = ".".join(map(str, place))
+        if not unknown:
+            raise BadValueError(dotted, explain(error)) from None
         fields = model.model_fields
-        for step in above:
-            fields = fields[step].annotation.model_fields  # type: ignore[union-attr]
-        raise BadValueError(place, f"no such setting{nearest(leaf, fields)}") from None
+        for step in place[:-1]:
+            fields = fields[str(step)].annotation.model_fields  # type: ignore[union-attr]
+        told = f"no such setting{nearest(str(place[-1]), fields)}"
+        raise BadValueError(dotted, told) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from fedalign.config import Config
@@ -64,10 +65,11 @@ def _run(planned: Sequence[Planned], jobs: int) -> int:
     todo = [config for folder, config in configs.items() if not is_finished(folder)]
     done, failed = len(configs) - len(todo), 0
     print(f"{len(configs)} runs, {done} of them finished already; {jobs} at a time", flush=True)
-    for number, (config, error) in enumerate(run_all(todo, jobs), done + 1):
-        failed += error is not None
-        told = f"failed: {error}" if error else _result(folder_of(config))
-        print(f"[{number}/{len(configs)}] {names[folder_of(config)]}: {told}", flush=True)
+    with closing(run_all(todo, jobs)) as outcomes:
+        for number, (config, error) in enumerate(outcomes, done + 1):
+            failed += error is not None
+            told = f"failed: {error}" if error else _result(folder_of(config))
+            print(f"[{number}/{len(configs)}] {names[folder_of(config)]}: {told}", flush=True)
     return failed
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from fedalign.report.statistics import Difference, deviation
-from fedalign.report.tables import COLUMNS, Row, Run, differences, label, measured, short
+from fedalign.report.tables import Row, Run, differences, label, measured, short
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -110,16 +111,14 @@ def beside_baseline(rows: Sequence[Row], baseline: str) -> Figure:
     found = list(zip(rows, differences(rows, baseline), strict=True))
     combinations = list(dict.fromkeys(label(row.varied) for row in rows))
     height = 1.1 + 0.27 * len(_looks(rows, baseline))
-    figure = Figure(figsize=(1.2 + 4.6 * len(combinations), height), layout="constrained")
+    figure = Figure(figsize=(1.2 + 4.6 * len(combinations), height), layout=_layout())
     panels = figure.subplots(1, len(combinations), squeeze=False, sharex=True)[0]
     for told, panel in zip(combinations, panels, strict=True):
-        _plot_differences(
-            panel, [pair for pair in found if label(pair[0].varied) == told], baseline
-        )
-        panel.set_title(told, loc="left")
-    figure.supxlabel(
-        f"test accuracy minus {baseline}'s, mean over seeds and 95 % interval", fontsize=9
-    )
+        here = [(row, difference) for row, difference in found if label(row.varied) == told]
+        _plot_differences(panel, here, baseline)
+        panel.set_title(told, loc="left", fontweight="bold")
+    told = f"test accuracy minus {baseline}'s: mean and 95 % interval; filled: significant"
+    figure.supxlabel(told, fontsize=9)
     return figure
 
 
@@ -140,8 +139,8 @@ def _strips(
     for row in rows:
         told = label({key: value for key, value in row.varied.items() if key not in inside})
         groups.setdefault(told, []).append(row)
-    size = (1.9 + 3.3 * columns, 0.2 + 3.0 * len(groups))
-    figure = Figure(figsize=size, layout="constrained")
+    height = max(3.2 * len(groups), 0.3 + 0.19 * len({row.arm for row in rows}))  # of the legend
+    figure = Figure(figsize=(1.9 + 3.4 * columns, height), layout=_layout())
     strips = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for told, strip in zip(groups, strips, strict=True):
         if told:
@@ -177,7 +176,7 @@ def _plot_sweep(
     """Draw one arm: its mean and deviation at each value of x."""
     values = [list(row.by_seed(column).values()) for row in rows]
     means, spreads = [float(np.mean(v)) for v in values], [deviation(v) for v in values]
-    if len(rows) > 1 and all(row.runs == rows[0].runs for row in rows):
+    if len(rows) > 1 and len({tuple(run.path for run in row.runs) for row in rows}) == 1:
         panel.axhline(means[0], **look | {"linewidth": 1.2})
         if len(values[0]) > 1:
             band = means[0] - spreads[0], means[0] + spreads[0]
@@ -206,10 +205,14 @@ def _plot_differences(
     panel.set_ylim(-0.7, len(pairs) - 0.3)
     panel.grid(visible=False, axis="y")
     right = panel.secondary_yaxis("right")
-    accuracies = [COLUMNS["accuracy"].cell(row.runs) for row, _ in pairs]
-    right.set_yticks(range(len(pairs)), [cell.partition(" ")[0][:5] for cell in accuracies])
+    accuracies = [np.mean(list(row.by_seed("accuracy").values())) for row, _ in pairs]
+    right.set_yticks(range(len(pairs)), [f"{accuracy:.3f}" for accuracy in accuracies])
     right.tick_params(length=0, labelcolor="#555555")
     right.spines["right"].set_visible(False)
+
+
+def _layout() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)  # inches
 
 
 def _legend(figure: Figure, looks: Looks) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,10 +21,13 @@ from fedalign.runs.folder import folder_of, is_finished
 
 RUN = (sys.executable, "-c", "from fedalign.cli import main; main()", "run", "--again")
 GRACE = 10.0  # seconds to stop in
+Outcome = tuple[Config, str | None]
 Child = subprocess.Popen[bytes]
 
 
-def run_all(configs: Sequence[Config], jobs: int) -> Iterator[tuple[Config, str | None]]:
+def run_all(
+    configs: Sequence[Config], jobs: int
+) -> Generator[tuple[Config, str | None], None, None]:
     """Yield each configuration as soon as its run is over, and why it failed if it did.
 
     Each run is what `fedalign run` does, in a process group of its own. An exception in here, such

@@ -109,14 +109,35 @@ def report(
 ) -> None:
     """Print a table of runs, seeds taken together, and draw their curves."""
     with _guarded():
-        from fedalign.report.figures import draw
-        from fedalign.report.tables import read_runs, table
+        from fedalign.report.figures import over_rounds, save
+        from fedalign.report.tables import groups, read_runs, table
 
-        found = read_runs(runs)
-        print(table(found))
+        rows = groups(read_runs(runs))
+        print(table(rows))
         if figure is not None:
-            draw(found, figure)
+            save(over_rounds(rows), figure)
             print(f"figure in {figure}")
+
+
+@app.command()
+def reproduce(
+    study: Annotated[
+        str, typer.Argument(metavar="NAME", help="YAML file, or its name in configs/studies/")
+    ],
+    overrides: Overrides = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="runs at a time; half the cores if not given")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="folder that holds the run folders")] = None,
+) -> None:
+    """Run all runs of a study that are not finished, then write its table and its figure.
+
+    Settings hold for all runs; `seed=0,1` takes the place of the study's own seeds.
+    """
+    with _guarded():
+        from fedalign.reproduce import reproduce
+
+        reproduce(study, overrides or [], jobs, out)
 
 
 simulation = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -193,18 +214,11 @@ def flower_simulation() -> None:
 
 def _grid(config: str, overrides: list[str], out: str | None) -> list[Config]:
     """Return a configuration for each combination of the overrides' comma-separated values."""
-    from itertools import product
+    from fedalign.config import read
+    from fedalign.settings import combinations, parse_choices
 
-    from fedalign.config import parse_overrides, read
-
-    choices = [
-        [f"{word.partition('=')[0]}={value}" for value in word.partition("=")[2].split(",")]
-        if "=" in word
-        else [word]
-        for word in overrides
-    ]
     fixed = {} if out is None else {"out": out}
-    return [read(config, parse_overrides(words) | fixed) for words in product(*choices)]
+    return [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
 
 
 def _json(text: str) -> dict[str, Any]:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -29,7 +27,6 @@ from pydantic import (
 from fedalign.errors import InputError
 from fedalign.registry import (
     BUILTIN,
-    HOME,
     BadValueError,
     Part,
     explain,
@@ -38,8 +35,10 @@ from fedalign.registry import (
     options,
     parse,
 )
+from fedalign.settings import find, parse_overrides, read_yaml
 
 Scalar = bool | int | float | str
+M = TypeVar("M", bound=BaseModel)
 
 KINDS = {
     "data": "datasets",
@@ -68,6 +67,12 @@ class Evaluation(Section):
 
     pairs: int = Field(3, ge=0, description="pairs of client models to interpolate between")
     alphas: int = Field(11, ge=0, description="points on each path, ends included; 0: no paths")
+    every: int = Field(
+        1, ge=1, description="paths and fusion gap in every n-th round, and in the last one"
+    )
+    fusion_gap: bool = Field(
+        False, description="compare the new model with the clients' models; evaluates each of them"
+    )
     examples: int | None = Field(
         1000, gt=0, description="test examples a path is measured on; null: all of them"
     )
@@ -234,22 +239,37 @@ def _is_a(kind: str, name: str, other: str) -> bool:
 def read(path: str | None, overrides: Mapping[str, Any]) -> Config:
     """Return the configuration in a YAML file (`None`: the defaults) with dotted overrides.
 
-    An override that names another part drops the options of the file's part which the new one
-    does not have. Raises `InputError` naming the file or the command line, the dotted place, the
-    value and what is allowed there.
+    Raises `InputError` naming the file or the command line, the dotted place, the value and what
+    is allowed there.
     """
-    tree = _read_yaml(path) if path else {}
+    try:
+        return resolve(path, overrides)
+    except BadValueError as error:
+        at_fault = path if path and not holds(overrides, error.place) else "command line"
+        raise InputError(f"{at_fault}: {error}") from None
+
+
+def resolve(path: str | None, *layers: Mapping[str, Any]) -> Config:
+    """Return the configuration in a YAML file with layers of dotted settings on top.
+
+    A layer that names another part drops the options of the part before which the new one does not
+    have; the names in a layer come first, whatever its order. Raises `BadValueError`.
+    """
+    tree = read_yaml(find(path), path) if path else {}
     for place in KINDS:
         if isinstance(tree.get(place), str):
             tree[place] = {"name": tree[place]}
-    try:
-        for key, value in overrides.items():
-            _override(tree, f"{key}.name" if key in KINDS else key, value)
-        return _validate(tree)
-    except BadValueError as error:
-        given = any(f"{key}.".startswith(f"{error.place}.") for key in overrides)
-        given = given or error.place.removesuffix(".name") in overrides
-        raise InputError(f"{'command line' if given or not path else path}: {error}") from None
+    for layer in layers:
+        named = {f"{key}.name" if key in KINDS else key: value for key, value in layer.items()}
+        for key in sorted(named, key=lambda key: (not key.endswith(".name"), key.count("."))):
+            _override(tree, key, named[key])
+    return validate(Config, tree)
+
+
+def holds(layer: Mapping[str, Any], place: str) -> bool:
+    """Return whether what stands at a dotted place comes from this layer of settings."""
+    given = any(f"{key}.".startswith(f"{place}.") for key in layer)
+    return given or place.removesuffix(".name") in layer
 
 
 def from_run_config(run_config: Mapping[str, Scalar]) -> Config:
@@ -263,33 +283,6 @@ def from_run_config(run_config: Mapping[str, Scalar]) -> Config:
     return read(None if path is None else str(path), given | parse_overrides(more.split()))
 
 
-def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
-    """Return dotted keys and values from words such as `partition.alpha=0.1`, read as YAML."""
-    found = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise InputError(
-                f"command line: {word!r} is not key=value, such as partition.alpha=0.1"
-            )
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"command line: {key}: {value!r} is not a YAML value") from None
-    return found
-
-
-def find(path: str) -> Path:
-    """Return the YAML file that is meant: a path, or the name of one of fedalign's own configs."""
-    folders = (Path(), HOME, HOME / "configs", HOME / "fedalign", HOME / "fedalign" / "configs")
-    for folder in folders:
-        for candidate in (folder / path, folder / f"{path}.yaml"):
-            if candidate.is_file():
-                return candidate
-    own = sorted(file.stem for folder in folders[2::2] for file in folder.glob("*.yaml"))
-    raise InputError(f"{path}: no such configuration file{nearest(path, own)}")
-
-
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the leaves of nested tables under dotted keys."""
     leaves: dict[str, Any] = {}
@@ -299,20 +292,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[f"{prefix}{key}"] = value
     return leaves
-
-
-def _read_yaml(path: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(find(path).read_text("utf-8"))
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}" if where else ""
-        raise InputError(f"{path}:{line} is not YAML: {getattr(error, 'problem', error)}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: holds {type(tree).__name__}, not a table of settings")
-    return tree
 
 
 def _override(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -339,16 +318,21 @@ def _options_or_none(kind: str, name: str) -> Mapping[str, Any] | None:
         return None
 
 
-def _validate(tree: dict[str, Any]) -> Config:
+def validate(model: type[M], tree: Mapping[str, Any]) -> M:
+    """Return the tree as a model; `BadValueError` with the place of the first thing wrong.
+
+    A key that nobody knows is told before what is missing: it may be meant for that.
+    """
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        *above, leaf = (str(step) for step in error.errors()[0]["loc"])
-        if error.errors()[0]["type"] == "extra_forbidden":
-            fields = Config.model_fields
-            for step in above:
-                fields = fields[step].annotation.model_fields  # type: ignore[union-attr]
-            raise BadValueError(
-                ".".join([*above, leaf]), f"no such setting{nearest(leaf, fields)}"
-            ) from None
-        raise BadValueError(".".join([*above, leaf]), explain(error)) from None
+        unknown = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
+        place = unknown[0] if unknown else error.errors()[0]["loc"]
+        dotted = ".".join(map(str, place))
+        if not unknown:
+            raise BadValueError(dotted, explain(error)) from None
+        fields = model.model_fields
+        for step in place[:-1]:
+            fields = fields[str(step)].annotation.model_fields  # type: ignore[union-attr]
+        told = f"no such setting{nearest(str(place[-1]), fields)}"
+        raise BadValueError(dotted, told) from None

@@ -41,7 +41,15 @@ def main(grid: Grid, context: Context) -> None:
 
     gc.freeze()  # some Flower strategies collect garbage reply by reply; none of this is any
     testers = federation.testers(len(nodes))
-    measure = Measure(network, federation.test, federation.train, config.evaluation, config.seed)
+    measure = Measure(
+        network,
+        federation.test,
+        federation.train,
+        config.evaluation,
+        config.seed,
+        config.rounds,
+        sizes=[len(shard) for shard in federation.shards(len(nodes))],
+    )
     folder = RunFolder(config, facts, measure, resumed)
     done, start = (resumed.number, resumed.model) if resumed else (0, network.initial)
     title = f"{config.strategy.name} on {config.data.name}: {folder.path}"

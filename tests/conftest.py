@@ -43,14 +43,14 @@ def network(data: Dataset) -> Network:
 @pytest.fixture
 def run(tmp_path):
     """Run the app in this process with dotted settings; returns the run folder."""
-    from fedalign.config import read
+    from fedalign.config import resolve
     from fedalign.registry import HOME
     from fedalign.runs.folder import folder_of
     from fedalign.simulation import FlowerApp, simulate
 
     def run(**settings):
-        dotted = {key.replace("__", "."): value for key, value in (BRIEF | settings).items()}
-        config = read(None, dotted | {"out": str(tmp_path)})
+        dotted = {key.replace("__", "."): value for key, value in settings.items()}
+        config = resolve(None, BRIEF, dotted | {"out": str(tmp_path)})
         app = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
         simulate(app, config.num_clients, config.run_config(), backend=config.simulation.backend)
         return folder_of(config)
@@ -61,10 +61,10 @@ def run(tmp_path):
 BRIEF = {
     "rounds": 3,
     "num_clients": 4,
-    "model__width": 16,
-    "data__max_examples": 300,
+    "model.width": 16,
+    "data.max_examples": 300,
     "partition": "iid",
-    "evaluation__examples": 100,
-    "evaluation__alphas": 3,
-    "evaluation__pairs": 2,
+    "evaluation.examples": 100,
+    "evaluation.alphas": 3,
+    "evaluation.pairs": 2,
 }

@@ -145,6 +145,16 @@ def test_partial_participation_and_client_evaluation(run):
     assert metrics["client_accuracy"].between(0, 1).all()
 
 
+@pytest.mark.parametrize("fuse", [False, True])
+def test_what_is_measured_now_and_then_is_an_empty_cell_otherwise(run, fuse):
+    folder = run(evaluation__every=2, evaluation__fusion_gap=True, simulation__fuse=fuse)
+    metrics = pd.read_csv(folder / "metrics.csv", index_col="round")
+    for column in ("fusion_gap", "fusion_gap_accuracy", "client_loss_barrier"):
+        assert metrics[column].isna().tolist() == [True, False, False]  # 2, and the last one
+    assert metrics["test_accuracy"].notna().all()
+    assert set(pd.read_csv(folder / "landscape.csv")["round"]) == {2, 3}
+
+
 def test_integer_buffers_survive_resnet(run):
     folder = run(
         model="resnet20", rounds=1, num_clients=2, strategy="fedpfn", data__max_examples=64

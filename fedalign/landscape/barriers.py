@@ -1,10 +1,13 @@
-"""How much worse the models on a path are than its ends."""
+"""How much worse models between models are than those models."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+Point = tuple[float, float]  # mean cross-entropy and accuracy of one model
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,21 @@ def accuracy_barrier(curve: Curve) -> float:
     if line[worst] == 0:
         return 0.0
     return float((line[worst] - curve.accuracies[worst]) / line[worst])
+
+
+def fusion_gap(fused: Point, apart: Sequence[Point], weights: Sequence[float]) -> dict[str, float]:
+    """Return how much worse the aggregate is than the models that it was made of, for metrics.
+
+    `fusion_gap` is `L(aggregate) - sum_i w_i L(theta_i)` in nats, `fusion_gap_accuracy` is
+    `sum_i w_i A(theta_i) - A(aggregate)`, and `w_i` client i's share of the examples. It is the
+    group barrier of FedGuCci (Li et al., arXiv 2402.18949), where all weights are 1/K, for the
+    weights of federated averaging. Negative where the aggregate is better than its parts.
+    """
+    loss, accuracy = np.average(apart, axis=0, weights=weights)
+    return {
+        "fusion_gap": float(fused[0] - loss),
+        "fusion_gap_accuracy": float(accuracy - fused[1]),
+    }
 
 
 def _line(alphas: np.ndarray, values: np.ndarray) -> np.ndarray:

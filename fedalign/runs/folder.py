@@ -38,6 +38,7 @@ METRICS = (
     "bytes_up",
     "seconds",
 )
+FUSION = ("fusion_gap", "fusion_gap_accuracy")  # where `evaluation.fusion_gap` asks for them
 LANDSCAPE = ("round", "path", "alpha", "loss", "accuracy")
 CLIENTS = (
     "round", "partition", "examples", "loss", "accuracy", "tuned_loss", "tuned_accuracy",
@@ -81,7 +82,8 @@ class RunFolder:
         self.path = folder_of(config)
         self._measure = measure
         self._started = time.perf_counter()
-        self._columns = [*METRICS, *columns(config.evaluation)]
+        fusion = FUSION if config.evaluation.fusion_gap else ()
+        self._columns = [*METRICS, *fusion, *columns(config.evaluation)]
         self._clients_tell = config.evaluation.client_fraction > 0
         self._manifest = dict(manifest) | {"status": "running", "resumed_after": []}
         try:
@@ -113,7 +115,8 @@ class RunFolder:
     def on_round(self, outcome: Round) -> None:
         """Append the round to `metrics.csv`, its curves to `landscape.csv`, and to `clients.csv`.
 
-        The last holds what each client measured itself, a row a client, if clients evaluate.
+        The last holds what each client measured itself, a row a client, if clients evaluate. What
+        was not measured in this round is an empty cell.
         """
         row = {"round": outcome.number} | outcome.metrics
         self._append("metrics.csv", [[row.get(key, "") for key in self._columns]])

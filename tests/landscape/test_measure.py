@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from fedalign.config import Evaluation
 from fedalign.landscape.barriers import accuracy_barrier, loss_barrier
 from fedalign.landscape.measure import Measure
 from fedalign.network import Network
 from fedalign.rounds import Round
+
+SIZES = [30, 10, 20, 5, 5, 15, 20, 40, 5, 10]
 
 
 @pytest.fixture
@@ -20,7 +23,8 @@ def plain(data):
 
 
 def measure(network, data, **settings):
-    return Measure(network, data, data, Evaluation(**{"alphas": 5} | settings), seed=0)
+    evaluation = Evaluation(**{"alphas": 5} | settings)
+    return Measure(network, data, data, evaluation, seed=0, rounds=10, sizes=SIZES)
 
 
 def vectors(network, count):
@@ -133,3 +137,60 @@ def test_one_client_has_no_pairs(plain, data):
     measure(plain, data).on_round(outcome)
     assert "client_loss_barrier" not in outcome.metrics
     assert outcome.metrics["global_loss_barrier"] == 0
+
+
+def test_the_fusion_gap_by_another_way(plain, data):
+    """On a model without BatchNorm, with torch's own loss: sum over all examples and clients."""
+    models = vectors(plain, 4)
+    records = {p: plain.layout.to_record(v, {}) for p, v in zip((0, 2, 3), models[1:], strict=True)}
+    outcome = Round(1, plain.initial, plain.layout.to_record(models[0], {}), records)
+    measure(plain, data, fusion_gap=True, alphas=0).on_round(outcome)
+
+    def judged(vector):
+        plain.layout.bind(plain._module, vector.clone())
+        with torch.no_grad():
+            logits = plain._module((data.images.float() - 0.3 * 255) / (0.2 * 255))
+        right = (logits.argmax(1) == data.labels).float().mean()
+        return float(functional.cross_entropy(logits, data.labels)), float(right)
+
+    (loss, accuracy), *apart = map(judged, models)
+    shares = [30 / 55, 20 / 55, 5 / 55]  # examples of partitions 0, 2 and 3
+    losses = sum(share * each for share, (each, _) in zip(shares, apart, strict=True))
+    accuracies = sum(share * each for share, (_, each) in zip(shares, apart, strict=True))
+    assert outcome.metrics["fusion_gap"] == pytest.approx(loss - losses, abs=1e-5)
+    assert outcome.metrics["fusion_gap_accuracy"] == pytest.approx(accuracies - accuracy, abs=1e-6)
+
+
+def test_equal_models_have_no_fusion_gap_with_batchnorm_too(network, data):
+    (vector,) = vectors(network, 1)
+    model = network.layout.to_record(vector, {})
+    outcome = Round(1, network.initial, model, {0: model, 1: model})
+    measure(network, data, fusion_gap=True, alphas=0).on_round(outcome)
+    assert outcome.metrics["fusion_gap"] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_fusion_gap_asks_for_every_model_and_measures_each_once(plain, data, monkeypatch):
+    observer = measure(plain, data, fusion_gap=True, pairs=3, alphas=3)
+    assert observer.wants(1, range(4)) == {0, 1, 2, 3}
+    models = [plain.layout.to_record(v, {}) for v in vectors(plain, 5)]
+    calls = []
+    evaluate = plain.evaluate
+    monkeypatch.setattr(plain, "evaluate", lambda *a: calls.append(a) or evaluate(*a))
+    observer.on_round(Round(1, plain.initial, models[4], dict(enumerate(models[:4]))))
+    # the whole test set; five models; the old one, and the middles of one and three lines
+    assert len(calls) == 1 + 5 + 1 + 1 + 3
+
+
+def test_every_so_many_rounds_and_in_the_last_one(plain, data):
+    observer = measure(plain, data, every=4, fusion_gap=True)
+    full = {"global_loss_barrier", "client_loss_barrier", "fusion_gap"}
+    for number in range(1, 11):
+        due = number in (4, 8, 10)
+        assert observer.wants(number, range(3)) == (set(range(3)) if due else set())
+        outcome = Round(
+            number, plain.initial, plain.initial, dict.fromkeys(range(3), plain.initial)
+        )
+        observer.on_round(outcome)
+        assert "test_accuracy" in outcome.metrics
+        assert bool(full & outcome.metrics.keys()) == bool(observer.curves) == due
+        assert not due or full <= outcome.metrics.keys()

@@ -2,8 +2,8 @@ import pytest
 import yaml
 
 from fedalign.errors import InputError
-from fedalign.report.figures import draw
-from fedalign.report.tables import groups, read_runs, table
+from fedalign.report.figures import beside_baseline, over_rounds, save, sweep
+from fedalign.report.tables import Row, differences, groups, read_runs, table
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def test_seeds_are_taken_together_by_hand(folder):
             folder("c", 0.9, seed=0, strategy={"name": "fedpfn", "fixed_ratio": 0.4}),
         ]
     )
-    assert list(groups(runs)) == ["fedavg", "fedpfn"]
-    rows = table(runs).splitlines()
+    assert [row.arm for row in groups(runs)] == ["fedavg", "fedpfn"]
+    rows = table(groups(runs)).splitlines()
     # the last five of seven rounds; the sample deviation of 0.5 and 0.7 is 0.1414
     assert rows[2].startswith("| fedavg | 2 | 0.6000 ± 0.1414 | 0.1000 ± 0.0000 |")
     assert rows[3].startswith("| fedpfn | 1 | 0.9000 |")
@@ -39,7 +39,7 @@ def test_seeds_are_taken_together_by_hand(folder):
 
 def test_what_differs_is_the_label(folder):
     runs = read_runs([folder(str(a), 0.5, seed=0, partition={"alpha": a}) for a in (0.1, 0.5)])
-    assert list(groups(runs)) == ["alpha 0.1", "alpha 0.5"]
+    assert [row.arm for row in groups(runs)] == ["alpha 0.1", "alpha 0.5"]
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
@@ -47,7 +47,77 @@ def test_a_folder_without_a_run_is_named(tmp_path):
         read_runs([tmp_path])
 
 
+@pytest.fixture
+def rows(folder):
+    """Two arms under two alphas; seeds 0 to 2 pair up, but one of fedpfn's is missing at 0.5."""
+    accuracies = {
+        ("fedavg", 0.1): [0.70, 0.72, 0.74],
+        ("fedpfn", 0.1): [0.73, 0.74, 0.75],
+        ("fedavg", 0.5): [0.80, 0.81, 0.82],
+        ("fedpfn", 0.5): [0.90],
+    }
+    return [
+        Row(
+            arm,
+            read_runs([folder(f"{arm}-{alpha}-{s}", v, seed=s) for s, v in enumerate(values)]),
+            {"partition.alpha": alpha},
+        )
+        for (arm, alpha), values in accuracies.items()
+    ]
+
+
+def test_differences_are_paired_by_seed_and_combination_by_hand(rows):
+    # 0.03, 0.02, 0.01: mean 0.02, deviation 0.01; 4.3027 * 0.01 / sqrt(3) = 0.02484
+    one, three = differences(rows, "fedavg")[1::2]
+    assert (one.mean, one.half_width, one.pairs) == pytest.approx((0.02, 0.02484, 3), abs=1e-5)
+    assert str(three) == "+0.1000 ± –"  # noqa: RUF001
+    assert differences(rows, "fedavg")[::2] == [None, None]
+
+
+def test_the_table_of_a_study(rows):
+    lines = table(rows, ["accuracy"], "fedavg").splitlines()
+    assert lines[0] == "| alpha | run | seeds | test accuracy, last 5 rounds | minus fedavg's |"
+    assert lines[2] == "| 0.1 | fedavg | 3 | 0.7200 ± 0.0200 | – |"  # noqa: RUF001
+    assert lines[3] == "| 0.1 | fedpfn | 3 | 0.7400 ± 0.0100 | +0.0200 ± 0.0248 (n.s.) |"
+    assert lines[5] == "| 0.5 | fedpfn | 1 | 0.9000 | +0.1000 ± – |"  # noqa: RUF001
+
+
+def test_rounds_that_were_not_measured_do_not_count(folder):
+    path = folder("a", 0.5, seed=0)
+    lines = ["round,test_accuracy,client_loss_barrier,fusion_gap,bytes_up", "1,0.5,,,1500000"]
+    (path / "metrics.csv").write_text("\n".join([*lines, "2,0.5,0.2,,1500000", "3,0.5,0.4,,0"]))
+    head, _, row = (line.split(" | ") for line in table(groups(read_runs([path]))).splitlines())
+    cells = dict(zip(head, row, strict=True))
+    assert cells["client loss barrier, all rounds"] == "0.3000"
+    assert cells["MB up |"] == "3.0 |"
+    assert not any("fusion" in heading for heading in head)  # nobody measured it
+
+
 @pytest.mark.parametrize("kind", ["png", "pdf"])
-def test_the_figure_is_drawn(folder, tmp_path, kind):
-    draw(read_runs([folder("a", 0.5, seed=0)]), tmp_path / f"x.{kind}")
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rows: over_rounds(rows, "fedavg"),
+        lambda rows: sweep(rows, "partition.alpha", "fedavg"),
+        lambda rows: beside_baseline(rows, "fedavg"),
+    ],
+    ids=["rounds", "sweep", "differences"],
+)
+def test_figures_are_drawn(rows, tmp_path, kind, draw):
+    save(draw(rows), tmp_path / f"x.{kind}")
     assert (tmp_path / f"x.{kind}").stat().st_size > 5_000
+
+
+def test_a_figure_of_runs_without_paths(folder):
+    path = folder("a", 0.5, seed=0)
+    (path / "metrics.csv").write_text("round,test_accuracy,client_accuracy_barrier\n1,0.5,")
+    (path / "landscape.csv").write_text("round,path,alpha,loss,accuracy\n")
+    figure = over_rounds(groups(read_runs([path])))
+    assert [axes.get_title() for axes in figure.axes] == ["Global model"]
+
+
+def test_a_reference_is_one_level_line_in_a_sweep(rows):
+    flat = [Row("level", rows[0].runs, {"partition.alpha": alpha}) for alpha in (0.1, 0.5)]
+    figure = sweep([*rows, *flat], "partition.alpha", "fedavg")
+    heights = [line.get_ydata() for line in figure.axes[0].lines]
+    assert [h for h in heights if len(h) == 2 and h[0] == h[1] == pytest.approx(0.72)]

@@ -1,0 +1,102 @@
+"""Runs in processes of their own, several at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+
+from fedalign.config import Config
+from fedalign.registry import HOME
+
+RUN = (sys.executable, "-c", "from fedalign.cli import main; main()", "run")
+GRACE = 10.0  # seconds to stop in
+Outcome = tuple[Config, str | None]
+Child = subprocess.Popen[bytes]
+
+
+def run_all(
+    configs: Sequence[Config], jobs: int
+) -> Generator[tuple[Config, str | None], None, None]:
+    """Yield each configuration as soon as its run is over, and why it failed if it did.
+
+    Each run is what `fedalign run` does, in a process group of its own. An exception in here, such
+    as Ctrl-C, or SIGTERM, stops all of them.
+    """
+    waiting = list(configs)[::-1]
+    running: dict[Child, tuple[Config, Path]] = {}
+    with TemporaryDirectory(prefix="fedalign-") as folder, _interruptible(), _stopping(running):
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                config, log = waiting.pop(), Path(folder) / f"{len(waiting)}.log"
+                running[_start(config, log)] = config, log
+            for child in [child for child in running if child.poll() is not None]:
+                config, log = running.pop(child)
+                yield config, None if child.returncode == 0 else _why(child, log)
+            time.sleep(0.05)
+
+
+def _start(config: Config, log: Path) -> Child:
+    file = log.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8")
+    paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
+    threads = {"OMP_NUM_THREADS": str(config.evaluation.threads)}
+    with log.open("wb") as errors:
+        return subprocess.Popen(
+            [*RUN, str(file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(paths)},
+            start_new_session=True,
+        )
+
+
+def _why(child: Child, log: Path) -> str:
+    if child.returncode < 0:
+        return f"killed by {signal.Signals(-child.returncode).name}"
+    lines = log.read_text("utf-8", "replace").split("\n")
+    told = [line.removeprefix("error: ") for line in lines if line.strip()]
+    return told[-1] if told else f"exit code {child.returncode}"
+
+
+@contextmanager
+def _stopping(running: Collection[Child]) -> Iterator[None]:
+    """Leave no process behind; what a run had reached stays, to be gone on with."""
+    try:
+        yield
+    finally:
+        for child in running:
+            _signal(child, signal.SIGINT)
+        deadline = time.monotonic() + GRACE
+        for child in running:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.0, deadline - time.monotonic()))
+            _signal(child, signal.SIGKILL)  # and what it may have started
+            child.wait()
+
+
+def _signal(child: Child, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, number)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM, and the terminal's end, do what Ctrl-C does: children have other groups."""
+    names = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    try:
+        for name in names:
+            signal.signal(name, signal.default_int_handler)
+        yield
+    finally:
+        for name in names:
+            signal.signal(name, signal.SIG_DFL)

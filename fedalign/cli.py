@@ -94,12 +94,14 @@ def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command(name="list")
-def list_parts() -> None:
-    """List strategies, client algorithms, partitioners, models and data sets."""
+def list_parts(
+    name: Annotated[str | None, typer.Argument(help="tell all about the part of this name")] = None,
+) -> None:
+    """List strategies, client algorithms, mask schedules, partitioners, models and data sets."""
     with _guarded():
-        from fedalign.report.summary import print_parts
+        from fedalign.report.parts import print_part, print_parts
 
-        print_parts()
+        print_parts() if name is None else print_part(name)
 
 
 @app.command()

@@ -103,17 +103,19 @@ class Codec:
 
         With a mask `(P,)` each parameter tensor becomes the vector of its trained entries.
         """
-        full = self.layout.to_record(vector, dict(counters))
         if mask is None and not self.half:
-            return full
-        before = self.layout.to_record(start, dict(counters)) if self.half else full
-        packed: dict[str, Array] = dict(full)
+            return self.layout.to_record(vector, dict(counters))
+        vector, start = vector.detach().cpu(), start.cpu()
+        packed: dict[str, Array] = {}
         for entry in self.layout.parameters:
-            values = full[entry.name].numpy()
+            values = entry.view(vector)
             if self.half:
-                values = (values - before[entry.name].numpy()).astype(np.float16)
-            packed[entry.name] = Array(values if mask is None else values[entry.view(mask).numpy()])
-        return ArrayRecord(packed)
+                values = (values - entry.view(start)).half()
+            values = values if mask is None else values[entry.view(mask)]
+            packed[entry.name] = Array(values.contiguous().numpy())
+        for entry in self.layout.buffers:
+            packed[entry.name] = Array(entry.view(vector).numpy())
+        return ArrayRecord({**packed, **counters})
 
     def pack_extra(self, vector: Tensor, mask: Tensor | None) -> Array:
         """Return what an algorithm sends about each parameter `(P,)`, the trained ones only."""

@@ -98,6 +98,18 @@ def test_list_names_every_part(fedalign):
     assert "fixed_ratio=0.4" in result.output
 
 
+def test_list_tells_all_about_a_part(fedalign):
+    told = fedalign("list", "growing").output
+    assert "schedules: growing" in told
+    assert "length = 4  int > 0\n      rounds, or equal stretches of steps" in told
+    told = fedalign("list", "scaffold").output
+    assert "strategies: scaffold" in told
+    assert "clients: scaffold" in told
+    result = fedalign("list", "fedpfm")
+    assert result.exit_code == 2
+    assert "'fedpfm' is no part of fedalign; did you mean 'fedpfn'?" in result.output
+
+
 def test_flower_simulation_runs_our_app(flower_simulation, tmp_path):
     brief = f'rounds=1 out="{tmp_path}" model.width=8 evaluation.pairs=0'
     result = flower_simulation(

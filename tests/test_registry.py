@@ -1,11 +1,16 @@
 import sys
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 import pytest
 from pydantic import Field
 
+from fedalign.masks import phases
+from fedalign.parameters import Entry, Layout
 from fedalign.registry import BUILTIN, BadValueError, ShadowedFolderError, load, options, parse
+
+LAYOUT = Layout((Entry("w", (1000,), 0),), (), ())
 
 
 class Halves:
@@ -29,6 +34,31 @@ def test_every_built_in_part_loads_and_says_what_it_is(kind, name):
     assert load(kind, name).__doc__
     if not name.startswith(("dp-", "qfed")):  # Flower's, whose users must choose
         assert all(option.default is not ... for option in options(kind, name).values())
+
+
+@dataclass(frozen=True)
+class Thirds:
+    """The mask for a third of the steps, then everything."""
+
+    high: Annotated[float, Field(gt=0, le=1)] = 0.5
+    by_epochs = False
+
+    def stretches(self, draw):
+        return [(draw.between(0, self.high), 1), (draw.between(0, 1), 2)]
+
+
+def test_a_schedule_of_ones_own(monkeypatch):
+    monkeypatch.setitem(sys.modules, "my_parts", sys.modules[__name__])
+    section = {"name": "fedpnu", "schedule": {"name": "my_parts:Thirds", "high": 0.25}}
+    strategy = parse("strategies", section, "strategy").build(layout=LAYOUT, initial=None, seed=0)
+    first, rest = phases(strategy.plan(1), LAYOUT, 9)
+    assert (first.steps, rest.steps) == (3, 6)
+    assert 0.2 < first.trains.float().mean() < 0.3
+    assert rest.trains is None
+    with pytest.raises(BadValueError, match=r"strategy.schedule.high: 2 is not allowed"):
+        parse(
+            "strategies", section | {"schedule": {"name": "my_parts:Thirds", "high": 2}}, "strategy"
+        )
 
 
 def test_a_part_of_ones_own_is_checked_like_a_built_in(plugin):

@@ -1,16 +1,12 @@
-"""What a configuration will do, and what there is to choose from."""
+"""What a configuration will do."""
 
 from __future__ import annotations
 
-import inspect
-import json
-
 import numpy as np
-from rich.console import Console
 
 from fedalign.config import Config
 from fedalign.federation import Federation
-from fedalign.registry import BUILTIN, Option, Part, load, names, options
+from fedalign.registry import Part
 from fedalign.runs.folder import folder_of
 
 
@@ -37,19 +33,6 @@ def summary(config: Config) -> str:
             f"  results    {folder_of(config)}",
         ]
     )
-
-
-def print_parts() -> None:
-    """Print every part that can be named in a configuration, with a line each and its options."""
-    console = Console(highlight=False)
-    for kind in BUILTIN:
-        console.print(f"[bold]{kind}[/]")
-        for name in names(kind):
-            first = (inspect.getdoc(load(kind, name)) or "").partition("\n")[0]
-            console.print(f"  [cyan]{name:<14}[/] {first}", soft_wrap=True)
-            told = ", ".join(f"{key}={_default(o)}" for key, o in options(kind, name).items())
-            if told:
-                console.print(f"  {'':<14} [dim]{told}[/]", soft_wrap=True)
 
 
 def _kept_back(federation: Federation) -> str:
@@ -79,7 +62,3 @@ def _told(part: Part) -> str:
         if value not in (None, "", False)
     )
     return f"{part.name} ({values})" if values else part.name
-
-
-def _default(option: Option) -> str:
-    return "required" if option.default is ... else json.dumps(option.default)

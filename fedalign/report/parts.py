@@ -1,0 +1,102 @@
+"""What there is to choose from."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any, Literal, get_args, get_origin
+
+from rich.console import Console
+
+from fedalign.errors import InputError
+from fedalign.registry import BUILTIN, Option, load, names, nearest, options
+
+# Flower's own strategies mostly do not say whose they are.
+PAPERS = {
+    "fedavg": "McMahan et al. 2017",
+    "fedavgm": "Hsu et al. 2019",
+    "fedadagrad": "Reddi et al. 2021",
+    "fedadam": "Reddi et al. 2021",
+    "fedyogi": "Reddi et al. 2021",
+    "qfedavg": "Li et al. 2020, ICLR",
+    "fedmedian": "Yin et al. 2018",
+    "fedtrimmedavg": "Yin et al. 2018",
+    "krum": "Blanchard et al. 2017",
+    "multikrum": "Blanchard et al. 2017",
+    "bulyan": "El Mhamdi et al. 2018",
+    "dp-server-fixed": "McMahan et al. 2018",
+    "dp-server-adaptive": "Andrew et al. 2021",
+    "dp-client-fixed": "McMahan et al. 2018",
+    "dp-client-adaptive": "Andrew et al. 2021",
+}
+SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+def print_parts() -> None:
+    """Print every part that can be named in a configuration: a line each, then its options.
+
+    What all client algorithms have in common stands at `local` only.
+    """
+    console = Console(highlight=False)
+    usual = options("clients", "local")
+    for kind in BUILTIN:
+        console.print(f"[bold]{kind}[/]")
+        width = max(map(len, names(kind)))
+        for name in names(kind):
+            console.print(f"  [cyan]{name:<{width}}[/]  {_headline(kind, name)}", soft_wrap=True)
+            shared = usual if kind == "clients" and name != "local" else {}
+            own = {k: o for k, o in options(kind, name).items() if k not in shared}
+            told = ", ".join(f"{key}={_default(option)}" for key, option in own.items())
+            if told:
+                console.print(f"  {'':<{width}}  [dim]{told}[/]", soft_wrap=True)
+
+
+def print_part(wanted: str) -> None:
+    """Print what a part says of itself, and its options; `InputError` if nobody has that name."""
+    console = Console(highlight=False, markup=False)
+    kinds = [kind for kind in BUILTIN if wanted in names(kind)]
+    if not kinds:
+        every = [name for kind in BUILTIN for name in names(kind)]
+        raise InputError(f"{wanted!r} is no part of fedalign{nearest(wanted, every)}")
+    for kind in kinds:
+        console.print(f"{kind}: {wanted}", style="bold")
+        told = _headline(kind, wanted)
+        body = (inspect.getdoc(load(kind, wanted)) or "").partition("\n")[2]
+        console.print(f"{told}\n{'' if wanted in PAPERS else body}".rstrip(), soft_wrap=True)
+        for key, option in options(kind, wanted).items():
+            described, allowed = _described(option)
+            console.print(f"  {key} = {_default(option)}  {allowed}", soft_wrap=True)
+            if described:
+                console.print(f"      {described}", style="dim", soft_wrap=True)
+
+
+def _headline(kind: str, name: str) -> str:
+    first = (inspect.getdoc(load(kind, name)) or "").partition("\n")[0]
+    paper = PAPERS.get(name) if kind == "strategies" else None
+    return f"{first} ({paper})" if paper else first
+
+
+def _described(option: Option) -> tuple[str, str]:
+    """Return what an option's annotation says of it, and what it allows."""
+    if option.nested:
+        return "", f"one of the {option.nested}"
+    kind, *more = get_args(option.annotation) if _is_annotated(option) else (option.annotation,)
+    told = next((m.description for m in more if getattr(m, "description", None)), "")
+    if get_origin(kind) is Literal:
+        return told, " | ".join(map(str, get_args(kind)))
+    found = [
+        f"{sign} {getattr(bound, key):g}"
+        for m in more
+        for bound in getattr(m, "metadata", ())
+        for key, sign in SIGNS.items()
+        if hasattr(bound, key)
+    ]
+    return told, " ".join([getattr(kind, "__name__", str(kind)), *found])
+
+
+def _is_annotated(option: Option) -> bool:
+    return hasattr(option.annotation, "__metadata__")
+
+
+def _default(option: Option) -> Any:
+    return "required" if option.default is ... else json.dumps(option.default)

@@ -55,11 +55,13 @@ def print_part(wanted: str) -> None:
     """Print what a part says of itself, and its options; `InputError` if nobody has that name."""
     console = Console(highlight=False, markup=False)
     kinds = [kind for kind in BUILTIN if wanted in names(kind)]
+    if ":" in wanted:
+        kinds = ["models"]  # of whatever kind it is
     if not kinds:
         every = [name for kind in BUILTIN for name in names(kind)]
         raise InputError(f"{wanted!r} is no part of fedalign{nearest(wanted, every)}")
     for kind in kinds:
-        console.print(f"{kind}: {wanted}", style="bold")
+        console.print(wanted if ":" in wanted else f"{kind}: {wanted}", style="bold")
         told = _headline(kind, wanted)
         body = (inspect.getdoc(load(kind, wanted)) or "").partition("\n")[2]
         console.print(f"{told}\n{'' if wanted in PAPERS else body}".rstrip(), soft_wrap=True)

@@ -112,7 +112,8 @@ class Codec:
             values = full[entry.name].numpy()
             if self.half:
                 values = (values - before[entry.name].numpy()).astype(np.float16)
-            packed[entry.name] = Array(values if mask is None else values[entry.view(mask).numpy()])
+            kept = values if mask is None else values[entry.view(mask).numpy()]
+            packed[entry.name] = Array(np.asarray(kept))
         return ArrayRecord(packed)
 
     def pack_extra(self, vector: Tensor, mask: Tensor | None) -> Array:
@@ -188,7 +189,7 @@ def _placed(
     if came.size != before.size:
         raise ValueError(f"{name!r} came as {came.shape}, and is {before.shape}")
     came = came.reshape(before.shape)
-    return before + came if change else came
+    return np.asarray(before + came) if change else came
 
 
 def train_reply(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord
+from hypothesis import settings
 from torch import nn
 
 from fedalign.client_app import app as client_app
@@ -18,6 +19,9 @@ from fedalign.parameters import Entry, Layout
 from fedalign.rounds import run_rounds
 from fedalign.simulation.inline import InlineGrid
 from fedalign.wire import Codec
+
+settings.register_profile("fedalign", deadline=None)  # the machine may be busy
+settings.load_profile("fedalign")
 
 
 class Small(nn.Module):

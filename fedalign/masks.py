@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from math import ceil
 from typing import Annotated, Literal, Protocol
 
@@ -296,8 +296,11 @@ def _stretches(plan: MaskPlan, layout: Layout) -> tuple[list[tuple[Tensor | None
     built = schedule_of(plan.schedule)
     planned = list(built.stretches(Draw(plan, layout)))
     kept = [(mask, share) for mask, share in planned if mask.any()] or planned[:1]
-    total = sum(share for _, share in kept)
-    return [(None if mask.all() else mask, share / total) for mask, share in kept], built.by_epochs
+    total, merged = sum(share for _, share in kept), list[tuple[Tensor | None, float]]()
+    for _, alike in groupby(kept, key=lambda stretch: stretch[0].numpy().tobytes()):
+        masks, shares = zip(*alike, strict=True)  # one mask goes on, and so does the optimiser
+        merged.append((None if masks[0].all() else masks[0], sum(shares) / total))
+    return merged, built.by_epochs
 
 
 @lru_cache(maxsize=8)

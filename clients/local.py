@@ -141,14 +141,15 @@ class Training:
         self.batches = Batches(cohort.rows, cohort.streams, epochs, algorithm.batch_size, device)
         pairs = zip(cohort.plans, self.batches.steps, strict=True)
         self._planned = [phases(plan, layout, steps, epochs) for plan, steps in pairs]
-        self.freezer = Freezer(self.weights, self._planned, cohort.plans[0])
+        clipped = bool(algorithm.clip_norm)
+        self.freezer = Freezer(self.weights, self._planned, cohort.plans[0], clipped)
         self.optimizer: Optimizer
         if algorithm.optimizer == "adam":
             self.optimizer = Adam(self.weights, self.lr, algorithm.weight_decay)
             self._momentum, self._pull = 0.0, 0.0
         else:
             self._momentum, self._pull = algorithm.momentum, algorithm.pull()
-            raw = bool(algorithm.clip_norm) or self.freezer.filters
+            raw = clipped or self.freezer.filters
             self.optimizer = SGD(
                 self.weights, self.lr, algorithm.momentum, algorithm.weight_decay, raw
             )

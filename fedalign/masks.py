@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from math import ceil
 from typing import Annotated, Literal, Protocol
 
@@ -120,14 +120,22 @@ class Freezer:
 
     Exact, whatever momentum or weight decay did, unless the plan says otherwise.
 
+    Attributes:
+        filters: gradients are to be masked, in place of weights or beside them.
+
     Args:
         weights: `(K, P)`, as they are before the first step.
         planned: the phases of each model.
         plan: how fixed weights are treated.
+        clipped: gradients are clipped, by the norm of what trains.
     """
 
     def __init__(
-        self, weights: Tensor, planned: Sequence[Sequence[Phase]], plan: MaskPlan = MaskPlan()
+        self,
+        weights: Tensor,
+        planned: Sequence[Sequence[Phase]],
+        plan: MaskPlan = MaskPlan(),
+        clipped: bool = False,
     ):
         self._starts: dict[int, list[tuple[int, Tensor | None]]] = {}
         for row, stretch in enumerate(planned):
@@ -137,14 +145,12 @@ class Freezer:
                 step += phase.steps
         masked = any(phase.trains is not None for stretch in planned for phase in stretch)
         self._plan = plan
+        # Momentum of fixed weights must not pile up where it outlives their mask.
+        filters = plan.freeze == "grad_only" or ((clipped or not plan.reset) and not plan.slow)
+        self.filters = masked and filters
         self._anchor = weights.clone() if masked else weights[:0]
         self._trains: list[Tensor | None] = [None] * len(planned)
         self._mask: Tensor | None = None
-
-    @property
-    def filters(self) -> bool:
-        """Whether gradients are masked in place of weights."""
-        return self._plan.freeze == "grad_only" and len(self._anchor) > 0
 
     def enter(self, step: int, weights: Tensor) -> list[int]:
         """Return whose optimiser starts anew: those who go to their next phase at this step."""
@@ -296,8 +302,11 @@ def _stretches(plan: MaskPlan, layout: Layout) -> tuple[list[tuple[Tensor | None
     built = schedule_of(plan.schedule)
     planned = list(built.stretches(Draw(plan, layout)))
     kept = [(mask, share) for mask, share in planned if mask.any()] or planned[:1]
-    total = sum(share for _, share in kept)
-    return [(None if mask.all() else mask, share / total) for mask, share in kept], built.by_epochs
+    total, merged = sum(share for _, share in kept), list[tuple[Tensor | None, float]]()
+    for _, alike in groupby(kept, key=lambda stretch: stretch[0].numpy().tobytes()):
+        masks, shares = zip(*alike, strict=True)  # one mask goes on, and so does the optimiser
+        merged.append((None if masks[0].all() else masks[0], sum(shares) / total))
+    return merged, built.by_epochs
 
 
 @lru_cache(maxsize=8)

@@ -38,7 +38,7 @@ class Entry:
         """
         part, stack = vector[..., self.start : self.stop], vector.shape[:-1]
         if len(self.shape) != 4:
-            return part.view(*stack, *self.shape)
+            return part.view((*stack, *self.shape))
         out, channels, height, width = self.shape
         return part.view(*stack, out, height, width, channels).movedim(-1, -3)
 

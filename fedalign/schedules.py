@@ -63,8 +63,10 @@ class AlternateRounds:
     by_epochs = False
 
     def stretches(self, draw: Draw) -> Stretches:
-        """Return the mask of the round."""
+        """Return the mask of the round; all of it where one of the two is empty."""
         plan = draw.plan
+        if plan.fixed_ratio in (0, 1):
+            return [(draw.between(0, 1), 1)]
         odd, ratio = (plan.server_round - 1) % 2, plan.fixed_ratio
         low, high = (ratio, 1.0) if odd == (self.first == "complement") else (0.0, ratio)
         return [(draw.between(low, high, plan.turn // 2), 1)]

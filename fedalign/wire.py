@@ -190,7 +190,7 @@ def _placed(
     if came.size != before.size:
         raise ValueError(f"{name!r} came as {came.shape}, and is {before.shape}")
     came = came.reshape(before.shape)
-    return before + came if change else came
+    return np.asarray(before + came) if change else came
 
 
 def train_reply(

@@ -3,12 +3,25 @@ import os
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before anything imports flwr
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from flwr.app import Array, ArrayRecord
+from hypothesis import settings
 from torch import nn
 
+from fedalign.client_app import app as client_app
 from fedalign.data import Dataset
 from fedalign.network import Network
+from fedalign.parameters import Entry, Layout
+from fedalign.rounds import run_rounds
+from fedalign.simulation.inline import InlineGrid
+from fedalign.wire import Codec
+
+settings.register_profile("fedalign", deadline=None)  # the machine may be busy
+settings.load_profile("fedalign")
 
 
 class Small(nn.Module):
@@ -56,6 +69,89 @@ def run(tmp_path):
         return folder_of(config)
 
     return run
+
+
+class Quadratic:
+    """A network double in float64, whose examples are (a, b): `sum_p a_p/2 (w_p - b_p)^2`."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, size):
+        self.layout = Layout((Entry("w", (size,), 0),), (), ())
+
+    def receive(self, arrays):
+        return torch.from_numpy(arrays["w"].numpy()).double()
+
+    def gradients(self, block, images, labels, sizes, out, keep=0.0, loss=None):  # noqa: ARG002
+        a, b = images[..., 0, :], images[..., 1, :]
+        counts = (torch.arange(a.shape[1]) < torch.tensor(sizes)[:, None])[..., None]
+        far = block[:, None] - b
+        mean = (counts * a * far).sum(1) / torch.tensor(sizes)[:, None]
+        out.copy_(keep * out + mean if keep else mean)
+        return (counts * a / 2 * far**2).sum((1, 2)) / torch.tensor(sizes)
+
+
+class Rounds:
+    """What became of a small federation: its global model `(P,)` after each round."""
+
+    def __init__(self, strategy, grid, layout):
+        self.strategy, self.grid, self.layout = strategy, grid, layout
+        self.models, self.metrics = [], []
+
+    def on_round(self, outcome):
+        arrays = [outcome.after[entry.name].numpy() for entry in self.layout.parameters]
+        self.models.append(np.concatenate([array.ravel() for array in arrays]))
+        self.metrics.append(outcome.metrics)
+
+    def kept(self, partition):
+        """What a client keeps, as the grid has it; nothing for one that never took part."""
+        record = self.grid.context(1000 + partition).state.array_records.get("fedalign", {})
+        return {key: array.numpy() for key, array in record.items()}
+
+
+@pytest.fixture
+def federate(monkeypatch):
+    """Run fedalign's own app and rounds with a network double, and so in float64.
+
+    The strategy is made of the network's layout; `shards` says whose the rows of `data` are.
+    """
+
+    def federate(strategy, client, network, data, shards, start, rounds=1, **settings):
+        layout, codec, built = network.layout, Codec(network.layout), strategy(network.layout)
+        twin = SimpleNamespace(
+            config=SimpleNamespace(seed=0, rounds=rounds),
+            network=network,
+            train=data,
+            client=client,
+            codec=codec,
+            shards=lambda _: [np.array(rows) for rows in shards],
+            room=np.inf,
+        )
+        monkeypatch.setattr("fedalign.client_app.federation_of", lambda _: twin)
+        grid, vector = InlineGrid(client_app, len(shards)), np.array(start, float)
+        first = {e.name: Array(vector[e.start : e.stop].reshape(e.shape)) for e in layout.entries}
+        seen = Rounds(built, grid, layout)
+        settings = {"rounds": rounds, "seed": 0, "codec": codec, "callbacks": [seen]} | settings
+        run_rounds(built, grid, grid.partitions(), ArrayRecord(first), **settings)
+        return seen
+
+    return federate
+
+
+@pytest.fixture
+def quadratics(federate):
+    """Run clients with a quadratic loss each, `(a, b)`: so many copies of it are its examples."""
+
+    def quadratics(strategy, client, losses, start=(0.0,), copies=(1, 1), **settings):
+        network = Quadratic(len(start))
+        rows = [np.stack(np.broadcast_arrays(*np.array(ab, float), start)[:2]) for ab in losses]
+        images = torch.from_numpy(np.repeat(np.stack(rows), copies, axis=0))
+        data = SimpleNamespace(images=images, labels=torch.zeros(len(images), dtype=torch.int64))
+        ends = np.cumsum(copies)
+        shards = [range(end - count, end) for end, count in zip(ends, copies, strict=True)]
+        return federate(strategy, client, network, data, shards, start, **settings)
+
+    return quadratics
 
 
 BRIEF = {

@@ -165,6 +165,37 @@ def test_alternate_rounds_keeps_a_mask_for_two_rounds():
     assert not torch.equal(masks[0], masks[2])
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "hold",
+        "complement_half",
+        "complement_epochs",
+        "alternate_rounds",
+        "growing",
+        "frozen_then_full",
+    ],
+)
+@pytest.mark.parametrize("server_round", [1, 2, 11])
+def test_fixing_nothing_is_one_stretch_of_everything(schedule, server_round):
+    """And so FedAvg, whose optimiser does not start anew within a round."""
+    plan = MaskPlan(0, 0, 0.0, schedule, server_round)
+    assert phases(plan, LAYOUT, 12, epochs=2) == [Phase(None, 12)]
+
+
+@pytest.mark.parametrize("server_round", [1, 2])
+def test_alternating_with_nothing_trains_everything(server_round):
+    assert phases(MaskPlan(0, 0, 1.0, "alternate_rounds", server_round), LAYOUT, 4) == [
+        Phase(None, 4)
+    ]
+
+
+def test_a_mask_that_goes_on_is_one_phase():
+    """Of two layers 0.9, 0.6, 0.3 and 0 leave none, one, one, and both: the first has no weight."""
+    plan = MaskPlan(0, 0, 0.9, "growing", granularity="layer", counts="exact")
+    assert [phase.steps for phase in phases(plan, LAYOUT, 9)] == [6, 3]
+
+
 def test_k_way_takes_disjoint_parts_in_turn():
     schedule = json.dumps({"name": "k_way", "parts": 4})
     planned = phases(MaskPlan(0, 0, 0.4, schedule, counts="exact"), LAYOUT, 10)

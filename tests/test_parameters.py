@@ -40,6 +40,16 @@ def test_record_and_back_is_exact():
     assert num_bytes(record) > 4 * layout.size
 
 
+def test_a_number_is_a_tensor_too():
+    """Such as a learnt temperature, which has no axes."""
+    model = nn.Linear(2, 1)
+    model.temperature = nn.Parameter(torch.tensor(3.0))
+    layout = Layout.of(model)
+    record = layout.initial_record(model)
+    assert record["temperature"].numpy() == 3
+    assert torch.equal(layout.to_vector(record), layout.flatten(model))
+
+
 def test_bound_tensors_are_views():
     model = Tied()
     layout = Layout.of(model)

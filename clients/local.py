@@ -12,7 +12,8 @@ from torch import Tensor
 
 from clients.batches import Batches
 from clients.optimizers import SGD, Adam, Optimizer
-from fedalign.masks import Freezer, phases
+from fedalign.freezer import Freezer
+from fedalign.masks import phases
 from fedalign.network import Loss, torch_threads
 from fedalign.training import Cohort, Trained
 

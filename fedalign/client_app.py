@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.mod import adaptiveclipping_mod
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
 from torch import Tensor
 
-from fedalign.arrays import num_bytes
-from fedalign.cohorts import Answers, CohortApp, RunConfig, Wanted, mark
+from fedalign import trainer
+from fedalign.cohorts import Answers, CohortApp, RunConfig, Wanted
 from fedalign.federation import Federation, federation_of
-from fedalign.masks import MaskPlan, trained
-from fedalign.network import Network, torch_threads
+from fedalign.masks import MaskPlan
+from fedalign.network import torch_threads
+from fedalign.replies import Sender, each, mean
 from fedalign.rng import rng
-from fedalign.training import Cohort, Trained
-from fedalign.wire import EXTRA, Codec, TrainTask, arrays_of, evaluate_reply, round_of, train_reply
-
-STATE = "fedalign"  # what a client keeps between rounds, in its Context
-log = logging.getLogger("fedalign")
+from fedalign.training import Cohort
+from fedalign.wire import TrainTask, arrays_of, evaluate_reply, round_of
 
 
 class App(CohortApp):
@@ -38,11 +34,11 @@ class App(CohortApp):
         federation = federation_of(contexts[0].run_config)
         if TrainTask.read(messages[0]).clipped and len(messages) > 1:
             raise NotImplementedError("Flower clips the updates of one client after the other")
-        models = _train(federation, messages, contexts, wanted.cohort)
+        models = trainer.train(federation, messages, contexts, wanted.cohort)
         sender = Sender.of(federation, messages[0])
         if wanted.fuse:
-            return _mean(sender, messages, models, wanted.keep)
-        return _each(sender, messages, models)
+            return mean(sender, messages, models, wanted.keep)
+        return each(sender, messages, models)
 
     def sizes(self, run_config: RunConfig, num_partitions: int) -> list[float]:
         """Return how many examples each client has."""
@@ -125,174 +121,3 @@ def _tuned(
     )
     federation.tuner.train(cohort)
     return cohort.block[0]
-
-
-@dataclass(frozen=True)
-class Client:
-    """One of the clients that are trained in one call: its place there, and what it has."""
-
-    place: int
-    partition: int
-    rows: np.ndarray
-    context: Context
-
-
-@dataclass(frozen=True)
-class Model:
-    """What comes of a client: its model `(F,)` and what it tells of it."""
-
-    client: Client
-    vector: Tensor
-    metrics: dict[str, float]
-    sends: dict[str, Tensor]
-
-
-def _train(
-    federation: Federation, messages: Sequence[Message], contexts: Sequence[Context], cohort: int
-) -> Iterator[Model]:
-    """Yield every client's model, those with most examples first."""
-    task, shards = TrainTask.read(messages[0]), _shards(federation, contexts[0])
-    clients = []
-    for place, context in enumerate(contexts):
-        partition = int(context.node_config["partition-id"])
-        clients.append(Client(place, partition, shards[partition], context))
-    clients.sort(key=lambda client: -len(client.rows))
-    for start in range(0, len(clients), cohort):
-        yield from _train_cohort(federation, task, messages[0], clients[start : start + cohort])
-
-
-def _shards(federation: Federation, context: Context) -> list[np.ndarray]:
-    return federation.shards(int(context.node_config["num-partitions"]))
-
-
-def _train_cohort(
-    federation: Federation, task: TrainTask, message: Message, clients: Sequence[Client]
-) -> list[Model]:
-    """Return the trained models of a cohort; in halves if the GPU has no room."""
-    count = len(clients)
-    if count <= federation.room:
-        try:
-            cohort = _cohort(federation, task, message, clients)
-            return _models(clients, cohort.block, federation.client.train(cohort))
-        except torch.OutOfMemoryError:
-            if count == 1:
-                raise
-        federation.room = count // 2
-        log.warning("the GPU has no room for a cohort of %d; next try: %d", count, count // 2)
-        torch.cuda.empty_cache()
-    halves = clients[: -(-count // 2)], clients[-(-count // 2) :]
-    return [m for half in halves for m in _train_cohort(federation, task, message, half)]
-
-
-def _cohort(
-    federation: Federation, task: TrainTask, message: Message, clients: Sequence[Client]
-) -> Cohort:
-    """Return what clients need to train as one."""
-    network, config = federation.network, federation.config
-    number = task.server_round
-    extras: dict[str, Array] = dict(message.content.array_records.get(EXTRA) or {})
-    return Cohort(
-        network=network,
-        data=federation.train,
-        block=network.receive(arrays_of(message)).repeat(len(clients), 1),
-        rows=[client.rows for client in clients],
-        streams=[rng(config.seed, "batches", number, client.partition) for client in clients],
-        plans=[task.plan.of(client.partition) for client in clients],
-        server_round=number,
-        rounds=config.rounds,
-        received={key: _tensor(network, array) for key, array in extras.items()},
-        kept=[
-            {key: _tensor(network, array) for key, array in _kept(client.context).items()}
-            for client in clients
-        ],
-    )
-
-
-def _kept(context: Context) -> ArrayRecord:
-    """Return what a client kept of earlier rounds."""
-    return context.state.array_records.get(STATE) or ArrayRecord()
-
-
-def _tensor(network: Network, array: Array) -> Tensor:
-    return torch.from_numpy(array.numpy()).to(network.device)
-
-
-def _models(clients: Sequence[Client], block: Tensor, result: Trained) -> list[Model]:
-    """Return each client's part of what was trained; what it keeps goes into its context."""
-    models = []
-    told = {"train_loss": result.losses} | result.metrics
-    for k, client in enumerate(clients):
-        if result.keeps:
-            kept = {key: Array(value[k].cpu().numpy()) for key, value in result.keeps.items()}
-            client.context.state[STATE] = ArrayRecord(kept)
-        metrics = {key: float(value[k]) for key, value in told.items()}
-        sends = {key: value[k] for key, value in result.sends.items()}
-        models.append(Model(client, block[k], metrics, sends))
-    return models
-
-
-@dataclass(frozen=True)
-class Sender:
-    """Puts the clients' models into replies."""
-
-    codec: Codec
-    plan: MaskPlan
-    start: Tensor
-    counters: dict[str, Array]
-    clipped: bool
-
-    @classmethod
-    def of(cls, federation: Federation, message: Message) -> Sender:
-        """Return what the replies to a message need."""
-        arrays, task = arrays_of(message), TrainTask.read(message)
-        counters = federation.network.layout.counters_of(arrays)
-        start = federation.network.receive(arrays)
-        return cls(federation.codec, task.plan, start, counters, task.clipped)
-
-    def pack(self, vector: Tensor, partition: int | None = None) -> ArrayRecord:
-        """Return a client's model as it is sent, or the mean of several clients'."""
-        if self.clipped:
-            return self.codec.layout.to_record(vector, self.counters)
-        return self.codec.pack(vector, self.start, self.mask(partition), self.counters)
-
-    def mask(self, partition: int | None) -> Tensor | None:
-        """Return what a client may have trained."""
-        plan = self.plan if partition is None else self.plan.of(partition)
-        return None if self.clipped else trained(plan, self.codec.layout)
-
-
-def _each(sender: Sender, messages: Sequence[Message], models: Iterable[Model]) -> Answers:
-    """Return a reply for each client."""
-    replies: dict[int, Message] = {}
-    for model in models:
-        client = model.client
-        mask = sender.mask(client.partition)
-        extras = {key: sender.codec.pack_extra(v, mask) for key, v in model.sends.items()}
-        packed = sender.pack(model.vector, client.partition)
-        replies[client.place] = train_reply(
-            messages[client.place], packed, len(client.rows), model.metrics, extras
-        )
-    return Answers([replies[place] for place in range(len(messages))])
-
-
-def _mean(
-    sender: Sender, messages: Sequence[Message], models: Iterable[Model], keep: frozenset[int]
-) -> Answers:
-    """Return one reply for all clients: their mean, summed in float64 in a fixed order."""
-    layout = sender.codec.layout
-    total = torch.zeros(layout.size, dtype=torch.float64, device=sender.start.device)
-    total_loss, count, sent = 0.0, 0, 0
-    kept: dict[int, ArrayRecord] = {}
-    for model in models:
-        client = model.client
-        examples, node = len(client.rows), messages[client.place].metadata.dst_node_id
-        total.add_(model.vector, alpha=examples)
-        total_loss, count = total_loss + model.metrics["train_loss"] * examples, count + examples
-        if node in keep:
-            kept[node] = sender.pack(model.vector, client.partition)
-        if sender.plan.per_client:
-            sent += num_bytes(sender.pack(model.vector, client.partition))
-    mean = sender.pack((total / count).float())
-    reply = train_reply(messages[0], mean, count, {"train_loss": total_loss / count})
-    mark(reply, len(messages), sent or len(messages) * num_bytes(mean))
-    return Answers([reply], kept)

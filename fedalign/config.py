@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
     ValidationInfo,
-    field_validator,
     model_validator,
 )
 
@@ -35,6 +32,7 @@ from fedalign.registry import (
     options,
     parse,
 )
+from fedalign.sections import Evaluation, Section, Simulation
 from fedalign.settings import find, parse_overrides, read_yaml
 
 Scalar = bool | int | float | str
@@ -54,92 +52,6 @@ DEFAULT_PARTS = {
     "client": "local",
     "strategy": "fedavg",
 }
-
-
-class Section(BaseModel):
-    """Settings that refuse a key they do not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class Evaluation(Section):
-    """What the server measures after each round."""
-
-    pairs: int = Field(3, ge=0, description="pairs of client models to interpolate between")
-    alphas: int = Field(11, ge=0, description="points on each path, ends included; 0: no paths")
-    every: int = Field(
-        1, ge=1, description="paths and fusion gap in every n-th round, and in the last one"
-    )
-    fusion_gap: bool = Field(
-        False, description="compare the new model with the clients' models; evaluates each of them"
-    )
-    examples: int | None = Field(
-        1000, gt=0, description="test examples a path is measured on; null: all of them"
-    )
-    bn_examples: int = Field(
-        1000, gt=1, description="training examples for re-estimating BatchNorm statistics"
-    )
-    client_fraction: float = Field(
-        0.0, ge=0, le=1, description="share of the clients that evaluate the new model themselves"
-    )
-    client_every: int = Field(
-        1, gt=0, description="rounds from one evaluation by clients to the next; the last has one"
-    )
-    holdout: float = Field(
-        0.0, ge=0, lt=1, description="share of its examples that a client only tests on; 0: none"
-    )
-    finetune_epochs: int = Field(
-        0, ge=0, description="epochs of local fine-tuning before clients evaluate a second time"
-    )
-    batch_size: int = Field(200, gt=0, description="examples in one forward pass")
-    threads: int = Field(
-        default_factory=lambda: os.cpu_count() or 1,
-        gt=0,
-        description="threads that share the server's measuring; default: one a core",
-    )
-
-    @field_validator("alphas")
-    @classmethod
-    def _ends_and_a_middle(cls, alphas: int) -> int:
-        if alphas in (1, 2):
-            raise ValueError("a path has 3 points or more; 0 measures none")
-        return alphas
-
-    @field_validator("finetune_epochs")
-    @classmethod
-    def _only_to_evaluate(cls, epochs: int, info: ValidationInfo) -> int:
-        if epochs and not info.data.get("client_fraction", 1):
-            raise ValueError("clients fine-tune to evaluate; give evaluation.client_fraction too")
-        return epochs
-
-
-class Simulation(Section):
-    """How virtual clients are run; `cohort: 1` and `fuse: false` give the same bits everywhere.
-
-    Otherwise sums are taken in another order, which changes a result in its last bits.
-    """
-
-    backend: Literal["inline", "ray", "flower"] = Field(
-        "inline",
-        description="inline: in this process; ray: Ray workers; flower: Flower's own Ray engine",
-    )
-    client_cpus: float = Field(1, gt=0, description="CPUs that Ray reserves for a client")
-    client_gpus: float = Field(0, ge=0, description="GPUs, or a fraction, that Ray reserves")
-    address: str | None = Field(None, description="a running Ray cluster's; null: this machine")
-    cohort: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
-        "auto", description="clients trained as one stacked block; auto: what is fastest here"
-    )
-    fuse: bool = Field(
-        True, description="sum client models where they are trained, if the strategy averages them"
-    )
-
-    def backend_config(self) -> dict[str, Any]:
-        """Return these settings as the engine takes them."""
-        if self.backend == "inline":
-            return {}
-        resources = {"num_cpus": self.client_cpus, "num_gpus": self.client_gpus}
-        config: dict[str, Any] = {"client_resources": resources}
-        return config | ({"init_args": {"address": self.address}} if self.address else {})
 
 
 def _part(section: Any, info: ValidationInfo) -> Part:

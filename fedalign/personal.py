@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedalign.config import Evaluation
+from fedalign.sections import Evaluation
 
 SPREAD = ("mean", "std", "worst10")
 

@@ -11,17 +11,17 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedalign.arrays import num_bytes
 from fedalign.cohorts import Answers, CohortGrid, Wanted, averages, clients_in, unmark
 from fedalign.errors import FedalignError
+from fedalign.nodes import by_partition, draw, shown, why_not
 from fedalign.parameters import like
 from fedalign.personal import spread
 from fedalign.rng import rng
@@ -97,7 +97,7 @@ def run_rounds(
     Args:
         strategy: any Flower strategy; it is shown only the nodes drawn for the round.
         grid: any Flower grid.
-        nodes: node id by partition id, see `discover`.
+        nodes: node id by partition id, see `fedalign.nodes.discover`.
         arrays: the global model to begin with.
         rounds: how many rounds.
         seed: decides which clients take part.
@@ -122,13 +122,13 @@ def run_rounds(
         started = time.perf_counter()
 
         # Draw who takes part.
-        drawn = _draw(nodes, clients_per_round, seed, "sample", number)
+        drawn = draw(nodes, clients_per_round, seed, "sample", number)
         looked_at = [drawn[partition] for partition in keep(number, list(drawn))]
         wanted = Wanted(cohort, fused, frozenset(looked_at))
 
         # Train locally.
-        messages = strategy.configure_train(number, arrays, ConfigRecord(), _shown(grid, drawn))
-        ordered = _by_partition(messages, drawn)
+        messages = strategy.configure_train(number, arrays, ConfigRecord(), shown(grid, drawn))
+        ordered = by_partition(messages, drawn)
         outbox = Outbox(codec, ordered) if codec else None
         answers = _exchange(grid, ordered, drawn, timeout, number, wanted)
         replies = answers.replies
@@ -152,7 +152,7 @@ def run_rounds(
         if evaluate_fraction and (number % evaluate_every == 0 or number == rounds):
             able = nodes if testers is None else {p: nodes[p] for p in testers}
             count = max(1, round(evaluate_fraction * len(able)))
-            drawn = _draw(able, count, seed, "evaluate", number)
+            drawn = draw(able, count, seed, "evaluate", number)
             _let_clients_evaluate(strategy, grid, outcome, drawn, timeout)
         for callback in callbacks:
             outcome.metrics["seconds"] = time.perf_counter() - started
@@ -165,9 +165,10 @@ def _let_clients_evaluate(
 ) -> None:
     """Add to the outcome what clients measure, each, on average, and how far they are apart."""
     number, partition_of = outcome.number, {node: p for p, node in drawn.items()}
-    shown = _shown(grid, drawn)
-    messages = strategy.configure_evaluate(number, outcome.after, ConfigRecord(), shown)
-    replies = _exchange(grid, _by_partition(messages, drawn), drawn, timeout, number).replies
+    messages = strategy.configure_evaluate(
+        number, outcome.after, ConfigRecord(), shown(grid, drawn)
+    )
+    replies = _exchange(grid, by_partition(messages, drawn), drawn, timeout, number).replies
     outcome.evaluations = {
         partition_of[reply.metadata.src_node_id]: _scalars(*reply.content.metric_records.values())
         for reply in replies
@@ -175,65 +176,6 @@ def _let_clients_evaluate(
     told = _scalars(strategy.aggregate_evaluate(number, replies))
     told |= spread(list(outcome.evaluations.values()))
     outcome.metrics |= {f"client_{key}": value for key, value in told.items()}
-
-
-def discover(grid: Grid, timeout: float) -> dict[int, int]:
-    """Return node id by partition id, once every node of the federation has registered.
-
-    Flower's node ids are random; everything reproducible goes by partition id. Flower's stock
-    engine starts the server before its nodes are there. Our own engines know without asking.
-    """
-    if isinstance(grid, CohortGrid):
-        return grid.partitions()
-    partition_of: dict[int, int] = {}
-    expected, deadline = 1, time.monotonic() + timeout
-    while len(partition_of) < expected:
-        fresh = [node for node in grid.get_node_ids() if node not in partition_of]
-        asks = [Message(RecordDict(), node, "query.whoami") for node in fresh]
-        for reply in grid.send_and_receive(asks, timeout=timeout) if asks else ():
-            if reply.has_error():
-                raise FedalignError(f"a node cannot say which partition it holds: {_why(reply)}")
-            told = cast(MetricRecord, reply.content["whoami"])
-            partition_of[reply.metadata.src_node_id] = cast(int, told["partition-id"])
-            expected = cast(int, told["num-partitions"])
-        if time.monotonic() > deadline:
-            come = len(partition_of)
-            raise FedalignError(f"{come} of {expected} nodes came within {timeout:.0f} s")
-        if not fresh:
-            time.sleep(0.05)
-    return {partition: node for node, partition in sorted(partition_of.items(), key=itemgetter(1))}
-
-
-def _shown(grid: Grid, drawn: Mapping[int, int]) -> Grid:
-    return cast(Grid, _Shown(grid, drawn))  # strategies ask a grid for nothing but its nodes
-
-
-class _Shown:
-    """A grid on which only the nodes drawn for this round can be seen."""
-
-    def __init__(self, grid: Grid, drawn: Mapping[int, int]):
-        self._grid, self._drawn = grid, drawn
-
-    def get_node_ids(self) -> Iterable[int]:
-        return list(self._drawn.values())
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._grid, name)
-
-
-def _draw(
-    nodes: Mapping[int, int], count: int | None, seed: int, stream: str, number: int
-) -> dict[int, int]:
-    partitions = list(nodes)
-    if count is not None and count < len(partitions):
-        chosen = rng(seed, stream, number).choice(len(partitions), count, replace=False)
-        partitions = [partitions[place] for place in sorted(chosen)]
-    return {partition: nodes[partition] for partition in partitions}
-
-
-def _by_partition(messages: Iterable[Message], drawn: Mapping[int, int]) -> list[Message]:
-    order = {node: place for place, node in enumerate(drawn.values())}
-    return sorted(messages, key=lambda message: order[message.metadata.dst_node_id])
 
 
 def _exchange(
@@ -303,14 +245,10 @@ def _report_missing(
     if failed or missing:
         lost = f"{len(failed)} of {len(messages)} clients failed, {missing} did not answer"
         if failed:
-            lost += f"; client {place(failed[0])}: {_why(failed[0])}"
+            lost += f"; client {place(failed[0])}: {why_not(failed[0])}"
         if not good:
             raise RoundFailedError(f"round {number}: {lost}")
         log.warning("round %d: %s", number, lost)
-
-
-def _why(reply: Message) -> str:
-    return (reply.error.reason or "no reason given").partition("\n")[0]
 
 
 def _scalars(*records: MetricRecord | None) -> dict[str, float]:

@@ -12,8 +12,9 @@ from fedalign.cohorts import CohortGrid
 from fedalign.federation import Federation, federation_of
 from fedalign.landscape.measure import Measure
 from fedalign.network import torch_threads
+from fedalign.nodes import discover
 from fedalign.personal import columns
-from fedalign.rounds import discover, run_rounds
+from fedalign.rounds import run_rounds
 from fedalign.runs.checkpoint import Checkpoint, Checkpoints, resume
 from fedalign.runs.folder import RunFolder
 from fedalign.runs.manifest import manifest

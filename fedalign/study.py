@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from fedalign.config import KINDS, Config, Scalar, Section, flatten, holds, resolve, validate
+from fedalign.config import KINDS, Config, Scalar, flatten, holds, resolve, validate
 from fedalign.errors import InputError
 from fedalign.registry import BadValueError, nearest
 from fedalign.report.tables import COLUMNS
+from fedalign.sections import Section
 from fedalign.settings import combinations, find, parse_choices, read_yaml
 
 Axes = dict[str, Annotated[list[Scalar | None], Field(min_length=1)]]  # values by dotted key

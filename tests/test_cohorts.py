@@ -24,7 +24,7 @@ from fedalign.cohorts import CohortApp, Wanted, averages, clients_in, fuse, unma
 from fedalign.config import read
 from fedalign.federation import Federation, federation_of
 from fedalign.network import Network
-from fedalign.rounds import _by_partition, _draw, _shown
+from fedalign.nodes import by_partition, draw, shown
 from fedalign.simulation.grid import _groups, serve
 from fedalign.simulation.inline import InlineGrid
 from fedalign.wire import Outbox, train_reply
@@ -116,11 +116,11 @@ def ask(strategy, wanted, group, **more):
     config = read(None, SETTINGS | {"strategy": strategy} | more)
     federation = federation_of(config.run_config())
     grid = InlineGrid(own_app, 12, config.run_config())
-    drawn = _draw(grid.partitions(), None, 0, "sample", 1)
+    drawn = draw(grid.partitions(), None, 0, "sample", 1)
     messages = federation.strategy().configure_train(
-        1, federation.network.initial, ConfigRecord(), _shown(grid, drawn)
+        1, federation.network.initial, ConfigRecord(), shown(grid, drawn)
     )
-    ordered = _by_partition(messages, drawn)
+    ordered = by_partition(messages, drawn)
     outbox = Outbox(federation.codec, ordered)
     answers = grid.exchange(ordered, wanted, group, None)
     assert not any(r.has_error() for r in answers.replies)

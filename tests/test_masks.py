@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedalign.errors import InputError
-from fedalign.masks import Draw, Freezer, MaskPlan, Phase, groups, phases, trained
+from fedalign.freezer import Freezer
+from fedalign.masks import Draw, MaskPlan, Phase, groups, phases, trained
 from fedalign.parameters import Entry, Layout
 
 LAYOUT = Layout(

@@ -12,12 +12,13 @@ from safetensors.torch import load_file as load_tensors
 from torch.nn import functional
 
 from fedalign import client_app
-from fedalign.config import Evaluation, read
+from fedalign.config import read
 from fedalign.errors import InputError
 from fedalign.federation import Federation, federation_of
 from fedalign.parameters import Layout
 from fedalign.personal import columns, hold_out, spread
 from fedalign.rng import rng
+from fedalign.sections import Evaluation
 from fedalign.simulation.inline import InlineGrid
 
 ALL_CLIENTS = {

@@ -1,8 +1,9 @@
 import tomllib
 
 import fedalign
-from fedalign.config import KINDS, Config, Evaluation, flatten
+from fedalign.config import KINDS, Config, flatten
 from fedalign.registry import BUILTIN, HOME, options
+from fedalign.sections import Evaluation
 
 MANIFEST = tomllib.loads((HOME / "pyproject.toml").read_text())
 

@@ -8,8 +8,9 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
 from fedalign.cohorts import Wanted
 from fedalign.errors import FedalignError
+from fedalign.nodes import discover
 from fedalign.registry import FLOWER_SAMPLING
-from fedalign.rounds import RoundFailedError, discover, group_size, run_rounds
+from fedalign.rounds import RoundFailedError, group_size, run_rounds
 from fedalign.simulation.inline import InlineGrid
 from fedalign.wire import train_reply
 

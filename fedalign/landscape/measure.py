@@ -11,12 +11,12 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
-from fedalign.config import Evaluation
 from fedalign.data import Dataset
 from fedalign.landscape.barriers import Curve, Point, accuracy_barrier, fusion_gap, loss_barrier
 from fedalign.network import Network
 from fedalign.rng import rng
 from fedalign.rounds import Round
+from fedalign.sections import Evaluation
 
 
 @dataclass

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedalign.config import Evaluation
 from fedalign.landscape.barriers import accuracy_barrier, loss_barrier
 from fedalign.landscape.measure import Measure
 from fedalign.network import Network
 from fedalign.rounds import Round
+from fedalign.sections import Evaluation
 
 SIZES = [30, 10, 20, 5, 5, 15, 20, 40, 5, 10]
 

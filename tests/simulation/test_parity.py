@@ -28,11 +28,21 @@ WAYS = {
 }
 
 
-def run(out, way, workers=None):
+STATEFUL = {
+    "scaffold": {"strategy": "scaffold", "client": "scaffold"},
+    "feddyn": {"strategy": "feddyn", "client": "feddyn"},
+    "moon": {"strategy": "fedavg", "client": "moon"},
+    "dropout": {"strategy": "fedpfn", "strategy.per_client": True, "wire": "float16"},
+}
+
+
+def run(out, way, workers=None, **more):
     """Return the final model and the client barriers, in this process or with so many workers."""
     backend = {} if workers is None else {"simulation.backend": "ray"}
     cpus = {} if workers is None else {"simulation.client_cpus": 2 / workers}
-    config = read(None, SETTINGS | WAYS[way] | backend | cpus | {"out": str(out / f"{workers}")})
+    config = read(
+        None, SETTINGS | WAYS[way] | backend | cpus | more | {"out": str(out / f"{workers}")}
+    )
     engine = config.simulation
     simulate(
         APP,
@@ -54,6 +64,16 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path, way):
         there, rows_there = run(tmp_path, way, workers)
         assert torch.equal(model, there), workers
         assert rows == rows_there
+
+
+@pytest.mark.usefixtures("ray")
+@pytest.mark.parametrize("name", STATEFUL)
+def test_what_clients_keep_follows_them_to_any_worker(tmp_path, name):
+    more = STATEFUL[name] | {"num_clients": 20, "clients_per_round": 8, "partition.min_size": 5}
+    model, rows = run(tmp_path, "cohorts", **more)
+    there, rows_there = run(tmp_path, "cohorts", 2, **more)
+    assert torch.equal(model, there)
+    assert rows == rows_there
 
 
 def test_sums_and_cohorts_are_the_same_within_rounding(tmp_path):

@@ -1,0 +1,125 @@
+"""A round of clients at work: what they are told and own becomes cohorts, and those are trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, Context, Message
+from torch import Tensor
+
+from fedalign.federation import Federation
+from fedalign.network import Network
+from fedalign.rng import rng
+from fedalign.training import Cohort, Trained
+from fedalign.wire import EXTRA, TrainTask, arrays_of
+
+STATE = "fedalign"  # what a client keeps between rounds, in its Context
+log = logging.getLogger("fedalign")
+
+
+@dataclass(frozen=True)
+class Client:
+    """One of the clients that are trained in one call: its place there, and what it has."""
+
+    place: int
+    partition: int
+    rows: np.ndarray
+    context: Context
+
+
+@dataclass(frozen=True)
+class Model:
+    """What comes of a client: its model `(F,)` and what it tells of it."""
+
+    client: Client
+    vector: Tensor
+    metrics: dict[str, float]
+    sends: dict[str, Tensor]
+
+
+def train(
+    federation: Federation, messages: Sequence[Message], contexts: Sequence[Context], cohort: int
+) -> Iterator[Model]:
+    """Yield every client's model, those with most examples first."""
+    task, shards = TrainTask.read(messages[0]), _shards(federation, contexts[0])
+    clients = []
+    for place, context in enumerate(contexts):
+        partition = int(context.node_config["partition-id"])
+        clients.append(Client(place, partition, shards[partition], context))
+    clients.sort(key=lambda client: -len(client.rows))
+    for start in range(0, len(clients), cohort):
+        yield from _train_cohort(federation, task, messages[0], clients[start : start + cohort])
+
+
+def _shards(federation: Federation, context: Context) -> list[np.ndarray]:
+    return federation.shards(int(context.node_config["num-partitions"]))
+
+
+def _train_cohort(
+    federation: Federation, task: TrainTask, message: Message, clients: Sequence[Client]
+) -> list[Model]:
+    """Return the trained models of a cohort; in halves if the GPU has no room."""
+    count = len(clients)
+    if count <= federation.room:
+        try:
+            cohort = _cohort(federation, task, message, clients)
+            return _models(clients, cohort.block, federation.client.train(cohort))
+        except torch.OutOfMemoryError:
+            if count == 1:
+                raise
+        federation.room = count // 2
+        log.warning("the GPU has no room for a cohort of %d; next try: %d", count, count // 2)
+        torch.cuda.empty_cache()
+    halves = clients[: -(-count // 2)], clients[-(-count // 2) :]
+    return [m for half in halves for m in _train_cohort(federation, task, message, half)]
+
+
+def _cohort(
+    federation: Federation, task: TrainTask, message: Message, clients: Sequence[Client]
+) -> Cohort:
+    """Return what clients need to train as one."""
+    network, config = federation.network, federation.config
+    number = task.server_round
+    extras: dict[str, Array] = dict(message.content.array_records.get(EXTRA) or {})
+    return Cohort(
+        network=network,
+        data=federation.train,
+        block=network.receive(arrays_of(message)).repeat(len(clients), 1),
+        rows=[client.rows for client in clients],
+        streams=[rng(config.seed, "batches", number, client.partition) for client in clients],
+        plans=[task.plan.of(client.partition) for client in clients],
+        server_round=number,
+        rounds=config.rounds,
+        received={key: _tensor(network, array) for key, array in extras.items()},
+        kept=[
+            {key: _tensor(network, array) for key, array in _kept(client.context).items()}
+            for client in clients
+        ],
+    )
+
+
+def _kept(context: Context) -> ArrayRecord:
+    """Return what a client kept of earlier rounds."""
+    return context.state.array_records.get(STATE) or ArrayRecord()
+
+
+def _tensor(network: Network, array: Array) -> Tensor:
+    return torch.from_numpy(array.numpy()).to(network.device)
+
+
+def _models(clients: Sequence[Client], block: Tensor, result: Trained) -> list[Model]:
+    """Return each client's part of what was trained; what it keeps goes into its context."""
+    models = []
+    told = {"train_loss": result.losses} | result.metrics
+    for k, client in enumerate(clients):
+        if result.keeps:
+            kept = {key: Array(value[k].cpu().numpy()) for key, value in result.keeps.items()}
+            client.context.state[STATE] = ArrayRecord(kept)
+        metrics = {key: float(value[k]) for key, value in told.items()}
+        sends = {key: value[k] for key, value in result.sends.items()}
+        models.append(Model(client, block[k], metrics, sends))
+    return models

@@ -15,6 +15,8 @@ BRIEF = ["rounds=3", "num_clients=5", "clients_per_round=4", "model.width=16", "
 BRIEF += [
     f"evaluation.{word}" for word in ("client_fraction=0.5", "holdout=0.3", "finetune_epochs=1")
 ]
+# A schedule of masks, and states that clients keep.
+ALGORITHM = ["strategy=fedpnu", "strategy.base=scaffold", "client=scaffold"]
 EXACT = ["simulation.cohort=1", "simulation.fuse=false"]
 
 
@@ -32,12 +34,12 @@ def run(out, *words):
 
 @pytest.fixture(scope="module")
 def inline(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("here") / "inline", "strategy=fedpnu")
+    return run(tmp_path_factory.mktemp("here") / "inline", *ALGORITHM)
 
 
 @pytest.mark.parametrize("backend", ["ray", "flower"])
 def test_every_engine_gives_the_same_bits(inline, tmp_path, backend):
-    here, there = inline, run(tmp_path / "out", "strategy=fedpnu", f"simulation.backend={backend}")
+    here, there = inline, run(tmp_path / "out", *ALGORITHM, f"simulation.backend={backend}")
     assert here.name == there.name
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (here, there))
     assert all((ours[name] == theirs[name]).all() for name in ours)

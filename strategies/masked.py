@@ -58,8 +58,11 @@ class Masked(Wrapper):
 
     @property
     def averages(self) -> bool:  # type: ignore[override]
-        """Whether the base starts from the weighted mean of the replies."""
-        return averages(self.base)
+        """Whether the base starts from the weighted mean of the replies, and those can be summed.
+
+        Packed by masks that differ, they cannot.
+        """
+        return averages(self.base) and not self.per_client
 
     def plan(self, server_round: int) -> MaskPlan:
         """Return the round's mask plan."""

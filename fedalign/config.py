@@ -105,8 +105,17 @@ class Config(Section):
     simulation: Simulation = Simulation()
 
     @model_validator(mode="after")
+    def _one_mask_plan(self) -> Config:
+        """Refuse a masked strategy around another: a client would follow some of both plans."""
+        masked = [p.name for p in _chain(self.strategy) if hasattr(load(p.kind, p.name), "plan")]
+        if len(masked) > 1:
+            told = f"{masked[0]!r} and {masked[1]!r} both plan masks, and clients can follow one"
+            raise BadValueError("strategy", told)
+        return self
+
+    @model_validator(mode="after")
     def _halves_belong_together(self) -> Config:
-        """Refuse one half of an algorithm without the other."""
+        """Refuse one half of an algorithm without the other, and halves that disagree."""
         wanted = {needed for part in _chain(self.strategy) if (needed := _other_half(part))}
         needed = _other_half(self.client)
         for name in wanted - {self.client.name}:
@@ -116,6 +125,14 @@ class Config(Section):
         if needed and not any(_is_a("strategies", p.name, needed) for p in _chain(self.strategy)):
             told = f"{self.strategy.name!r} is not the strategy of client {self.client.name!r}"
             raise BadValueError("strategy.name", f"{told}: it needs {needed!r}")
+        own = self.client.options
+        for half in filter(_other_half, _chain(self.strategy)):
+            for key in half.options.keys() & own.keys():
+                if half.options[key] != own[key]:
+                    told = (
+                        f"{own[key]!r} is not the {half.options[key]!r} of strategy {half.name!r}"
+                    )
+                    raise BadValueError(f"client.{key}", told)
         return self
 
     def run_config(self) -> dict[str, Scalar]:

@@ -203,6 +203,8 @@ class Network:
                 mean = loss(logits[None], own[None], seen, slice(k, k + 1)).mean()
             mean.backward()  # type: ignore[no-untyped-call]
             losses.append(mean.detach())
+        if tap is not None:
+            tap.seen = torch.empty(0)  # part of a graph, with which no module can be copied
         return torch.stack(losses)
 
     def _agrees(self, stacked: Stacked) -> bool:
@@ -220,7 +222,7 @@ class Network:
         found = []
         for way in (None, stacked):
             block = start.to(self.device, copy=True)
-            gradient = torch.zeros_like(block[:, :count])
+            gradient = torch.full_like(block[:, :count], torch.nan)  # all must be overwritten
             loss = self._gradients(way, block, images, labels, sizes, gradient)
             found.append(torch.cat([loss, gradient.flatten(), block.flatten()]))
         self._autocast = autocast

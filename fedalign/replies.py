@@ -67,7 +67,7 @@ def mean(
     """Return one reply for all clients: their mean, summed in float64 in a fixed order."""
     layout = sender.codec.layout
     total = torch.zeros(layout.size, dtype=torch.float64, device=sender.start.device)
-    total_loss, count, sent = 0.0, 0, 0
+    total_loss, count = 0.0, 0
     kept: dict[int, ArrayRecord] = {}
     for model in models:
         client = model.client
@@ -76,9 +76,7 @@ def mean(
         total_loss, count = total_loss + model.metrics["train_loss"] * examples, count + examples
         if node in keep:
             kept[node] = sender.pack(model.vector, client.partition)
-        if sender.plan.per_client:
-            sent += num_bytes(sender.pack(model.vector, client.partition))
     mean = sender.pack((total / count).float())
     reply = train_reply(messages[0], mean, count, {"train_loss": total_loss / count})
-    mark(reply, len(messages), sent or len(messages) * num_bytes(mean))
+    mark(reply, len(messages), len(messages) * num_bytes(mean))
     return Answers([reply], kept)

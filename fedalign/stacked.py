@@ -103,6 +103,9 @@ class Stacked:
             loss: see `fedalign.network.Loss`; None is cross-entropy.
         """
         self._bind(block, out)
+        if loss is not None:  # which may leave some weights alone, that nothing then overwrites
+            out.mul_(keep) if keep else out.zero_()
+            keep = 1.0
         self.examples, self.keep = labels >= 0, keep
         tap = self._tap if loss is not None else None
         logits = self._twin(images).float()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from pydantic import Field
 
 from fedalign.cohorts import averages
+from fedalign.errors import InputError
 from fedalign.masks import Counts, Freeze, Granularity, MaskPlan, trained
 from fedalign.registry import Part
 from fedalign.wire import write_plan
@@ -56,10 +57,21 @@ class Masked(Wrapper):
 
     schedule: SchedulePart = "hold"
 
+    def __post_init__(self) -> None:
+        """Raise `InputError` for options that contradict each other."""
+        if self.per_client and self.value != "global":
+            raise InputError(
+                f"strategy.value: {self.value!r} is sent with the model, which all clients get, "
+                "and so cannot follow masks of their own (per_client: false, or value: global)"
+            )
+
     @property
     def averages(self) -> bool:  # type: ignore[override]
-        """Whether the base starts from the weighted mean of the replies."""
-        return averages(self.base)
+        """Whether the base starts from the weighted mean of the replies, and those can be summed.
+
+        Packed by masks that differ, they cannot.
+        """
+        return averages(self.base) and not self.per_client
 
     def plan(self, server_round: int) -> MaskPlan:
         """Return the round's mask plan."""
@@ -88,7 +100,8 @@ class Masked(Wrapper):
         write_plan(plan, config)
         if self.value != "global":
             start = {name: self._anchor(name, array) for name, array in arrays.items()}
-            arrays = self._merged(plan, arrays, ArrayRecord(start))
+            told = replace(plan, freeze="exact", slow=0.0)  # whatever moves them afterwards
+            arrays = self._merged(told, arrays, ArrayRecord(start))
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(

@@ -144,8 +144,8 @@ def quadratics(federate):
 
     def quadratics(strategy, client, losses, start=(0.0,), copies=(1, 1), **settings):
         network = Quadratic(len(start))
-        rows = [np.stack(np.broadcast_arrays(*np.array(ab, float), start)[:2]) for ab in losses]
-        images = torch.from_numpy(np.repeat(np.stack(rows), copies, axis=0))
+        rows = [np.stack(np.broadcast_arrays(a, b, start)[:2]) for a, b in losses]
+        images = torch.from_numpy(np.repeat(np.stack(rows).astype(float), copies, axis=0))
         data = SimpleNamespace(images=images, labels=torch.zeros(len(images), dtype=torch.int64))
         ends = np.cumsum(copies)
         shards = [range(end - count, end) for end, count in zip(ends, copies, strict=True)]

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from fedalign.config import flatten, from_run_config, read
 from fedalign.errors import InputError
+from fedalign.federation import federation_of
 from fedalign.settings import find, parse_overrides
 
 
@@ -69,6 +70,26 @@ def test_a_name_alone_is_a_part(write):
         ("- 1", "holds list, not a table of settings"),
         ("a: [1", "is not YAML"),
         ("client: {name: 'nosuch.module:Thing'}", "'nosuch.module:Thing' cannot be imported"),
+        (
+            "client: scaffold",
+            "strategy.name: 'fedavg' is not the strategy of client 'scaffold': it needs 'scaffold'",
+        ),
+        (
+            "strategy: {name: fedpfn, base: feddyn}",
+            "client.name: 'local' is not the client of the strategy: it needs 'feddyn'",
+        ),
+        (
+            "client: feddyn\nstrategy: scaffold",
+            "client.name: 'feddyn' is not the client of the strategy: it needs 'scaffold'",
+        ),
+        (
+            "client: feddyn\nstrategy: {name: fedpfn, base: {name: feddyn, alpha: 0.1}}",
+            "client.alpha: 0.01 is not the 0.1 of strategy 'feddyn'",
+        ),
+        (
+            "strategy: {name: fedpfn, base: {name: fednova, base: fedbabu}}",
+            "strategy: 'fedpfn' and 'fedbabu' both plan masks, and clients can follow one",
+        ),
     ],
 )
 def test_the_file_is_refused_with_its_place(write, text, told):
@@ -76,6 +97,21 @@ def test_the_file_is_refused_with_its_place(write, text, told):
     message = refused(path)
     assert message.startswith(path)
     assert told in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "client: scaffold\nstrategy: {name: fedpnu, base: {name: scaffold, base: fedadam}}",
+        "client: {name: feddyn, alpha: 0.1}\nstrategy: {name: feddyn, alpha: 0.1}",
+        "client: {name: 'clients.scaffold:Scaffold'}\nstrategy: scaffold",
+        "client: moon\nstrategy: {name: fedexp, base: {name: fednova, base: fedpfn}}",
+    ],
+)
+def test_halves_that_belong_together(write, text):
+    config = read(write(text), {"data.max_examples": 20, "partition": "iid"})
+    assert from_run_config(config.run_config()) == config
+    assert federation_of(config.run_config()).strategy().base
 
 
 def test_the_command_line_is_named_when_it_is_at_fault(write):

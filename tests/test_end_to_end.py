@@ -177,6 +177,28 @@ def test_a_round_without_replies_is_an_error(run, monkeypatch, tmp_path):
     assert json.loads(manifest.read_text())["status"].startswith("failed: round 1")
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_failure_in_a_cohort_changes_nothing(run, monkeypatch, tmp_path, own):
+    """All are trained one by one then; replies packed by masks that differ stay apart."""
+    from clients.local import Local
+
+    train, failed = Local.train, []
+
+    def fall_once(self, cohort):
+        if not failed and len(cohort.block) > 1:
+            failed.append(1)
+            raise ZeroDivisionError("once")
+        return train(self, cohort)
+
+    settings = {"strategy": "fedpfn", "strategy__per_client": own, "strategy__counts": "exact"}
+    settings |= {"simulation__cohort": 4, "num_clients": 4, "rounds": 1}
+    expected = load_file(run(**settings).rename(tmp_path / "kept") / "model.safetensors")
+    monkeypatch.setattr(Local, "train", fall_once)
+    for name, value in load_file(run(**settings) / "model.safetensors").items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
+    assert failed
+
+
 def test_one_failed_client_is_left_out(run, monkeypatch, caplog):
     from clients.local import Local
 

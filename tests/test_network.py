@@ -64,6 +64,24 @@ def test_a_model_changed_in_place_is_seen(network, data):
     assert network.evaluate(vector, data, 60) != before
 
 
+def test_a_loss_of_its_own_alone_and_then_stacked(network, data):
+    """The first client of a run may be alone in its group."""
+
+    def loss(logits, labels, seen, clients):  # noqa: ARG001
+        assert seen.shape[:2] == labels.shape
+        return seen.square().sum(-1)
+
+    found = []
+    for count in (1, 2):
+        block = torch.stack(vectors(network, count))
+        gradient = torch.empty(count, network.layout.num_parameters)
+        images, labels = data.images[:6].expand(count, -1, -1, -1, -1), data.labels[:6]
+        labels, sizes = labels.expand(count, -1), [6] * count
+        network.gradients(block, images, labels, sizes, gradient, loss=loss)
+        found.append(gradient[0])
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
+
+
 def test_what_is_received_is_never_stale(network):
     first, second = (network.layout.to_record(v, {}) for v in vectors(network, 2))
     assert torch.equal(network.receive(first), network.layout.to_vector(first))

@@ -105,6 +105,26 @@ def test_gradients_are_added_to_what_is_kept(name, alone):
     torch.testing.assert_close(found[0.5], found[0.0] + 0.5 * start, rtol=1e-4, atol=1e-5)
 
 
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.spare = nn.Linear(36, 3), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+
+def test_weights_that_nothing_uses_have_no_gradient(data):
+    """Stacked, what is in place of their gradients would be taken for it."""
+    network = Network(Unused(), data, torch.device("cpu"))
+    block = network.layout.to_vector(network.initial).repeat(2, 1)
+    gradient = torch.full((2, network.layout.num_parameters), 7.0)
+    images, labels = data.images[:4].expand(2, -1, -1, -1, -1), data.labels[:4].expand(2, -1)
+    network.gradients(block, images, labels, [4, 4], gradient)
+    spare = [e for e in network.layout.parameters if e.name.startswith("spare")]
+    assert all((e.view(gradient) == 0).all() for e in spare)
+
+
 class Tied(nn.Module):
     def __init__(self):
         super().__init__()

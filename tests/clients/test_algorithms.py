@@ -25,9 +25,7 @@ def ends(quadratics):
     """Where a client ends whose loss has its least value at b, from w = (0, 0)."""
 
     def ends(client, b, strategy=lambda _: FedAvg(**FLOWER_SAMPLING), **settings):
-        start = [0.0] * len(b)
-        losses = [([1.0] * len(b), b)]
-        return quadratics(strategy, client, losses, start, (1,), **settings).models[-1]
+        return quadratics(strategy, client, [(1, b)], [0.0] * len(b), (1,), **settings).models[-1]
 
     return ends
 

@@ -67,4 +67,6 @@ def fusion_gap(fused: Point, apart: Sequence[Point], weights: Sequence[float]) -
 def _line(alphas: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Mix the end values; exact where they are equal, so that equal models have barrier 0."""
     start, end = float(values[0]), float(values[-1])
-    return start + alphas * (end - start)
+    line = start + alphas * (end - start)
+    line[-1] = end  # to the bit, so that an end is no barrier
+    return line

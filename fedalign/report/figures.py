@@ -44,6 +44,7 @@ OVER_A_SETTING = {
     "client_loss_barrier": ("Between two clients", "loss barrier (nats)"),
     "fusion_gap": ("Aggregate beside its parts", "fusion gap (nats)"),
 }
+SHIFT = 0.012  # of the width, so that the bars of several arms do not hide one another
 Looks = Mapping[str, dict[str, Any]]  # of each arm
 
 
@@ -89,13 +90,16 @@ def sweep(rows: Sequence[Row], x: str, baseline: str | None = None) -> Figure:
     of `x` is a level line with its band.
     """
     shown = [column for column in OVER_A_SETTING if column in measured(rows)]
+    shown = [column for column in shown if not _nothing(rows, column)] or shown
     looks = _looks(rows, baseline)
     figure, strips = _strips(rows, [x], len(shown))
     for strip, group in strips:
         panels = strip.subplots(1, len(shown), squeeze=False)[0]
         for column, panel in zip(shown, panels, strict=True):
             for arm, look in looks.items():
-                _plot_sweep(panel, [row for row in group if row.arm == arm], x, column, look)
+                shift = SHIFT * (list(looks).index(arm) - (len(looks) - 1) / 2)
+                own = [row for row in group if row.arm == arm]
+                _plot_sweep(panel, own, x, column, look, shift)
             title, told = OVER_A_SETTING[column]
             panel.set(title=title, xlabel=short(x, [x]).replace("_", " "), ylabel=told)
     _legend(figure, looks)
@@ -120,6 +124,11 @@ def beside_baseline(rows: Sequence[Row], baseline: str) -> Figure:
     told = f"test accuracy minus {baseline}'s: mean and 95 % interval; filled: significant"
     figure.supxlabel(told, fontsize=9)
     return figure
+
+
+def _nothing(rows: Sequence[Row], column: str) -> bool:
+    """Return whether a column is 0 for all runs, but for rounding."""
+    return all(abs(v) < 1e-9 for row in rows for v in row.by_seed(column).values())
 
 
 def _looks(rows: Sequence[Row], baseline: str | None) -> Looks:
@@ -171,9 +180,9 @@ def _plot_lines(panel: Axes, rows: Sequence[Row], looks: Looks) -> None:
 
 
 def _plot_sweep(
-    panel: Axes, rows: Sequence[Row], x: str, column: str, look: dict[str, Any]
+    panel: Axes, rows: Sequence[Row], x: str, column: str, look: dict[str, Any], shift: float
 ) -> None:
-    """Draw one arm: its mean and deviation at each value of x."""
+    """Draw one arm: its mean and deviation at each value of x, a little beside the other arms'."""
     values = [list(row.by_seed(column).values()) for row in rows]
     means, spreads = [float(np.mean(v)) for v in values], [deviation(v) for v in values]
     if len(rows) > 1 and len({tuple(run.path for run in row.runs) for row in rows}) == 1:
@@ -183,6 +192,7 @@ def _plot_sweep(
             panel.axhspan(*band, color=look["color"], alpha=0.08, linewidth=0)
     elif rows:
         places = [row.varied[x] for row in rows]
+        places = [place + shift * (max(places) - min(places)) for place in places]
         panel.errorbar(places, means, spreads, marker="o", markersize=3.5, capsize=2, **look)
 
 

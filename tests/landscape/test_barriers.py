@@ -42,3 +42,10 @@ def test_identical_models_have_exactly_none(value, points):
 @given(values)
 def test_never_below_zero(losses):
     assert loss_barrier(curve(losses, losses)) >= 0
+
+
+def test_an_end_is_no_barrier_to_the_bit():
+    """0.3 + (0.1 - 0.3) is a little less than 0.1 in floating point."""
+    losses = np.array([0.3, 0.0, 0.1])
+    assert losses[0] + (losses[-1] - losses[0]) < losses[-1]
+    assert loss_barrier(Curve("global", np.linspace(0, 1, 3), losses, 1 - losses)) == 0

@@ -7,7 +7,11 @@ goes 0, 2, 3 and client 1 goes 0, -1, -1.75, by the gradients -4, -2 and 2, 1.5.
 
 import numpy as np
 import pytest
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAvg,
+)
 
 from clients.feddyn import FedDyn as FedDynClient
 from clients.fedprox import FedProx
@@ -17,6 +21,7 @@ from fedalign.registry import FLOWER_SAMPLING
 from strategies.feddyn import FedDyn
 from strategies.fedexp import FedExP
 from strategies.fednova import FedNova
+from strategies.fedpfn import FedPFN
 from strategies.scaffold import Scaffold
 
 LOSSES = [(1, 4), (0.5, -4)]
@@ -150,6 +155,22 @@ def test_fednova(quadratics, client, effort, expected):
     seen = quadratics(around(FedNova), client, LOSSES, copies=(2, 1))
     assert seen.models[0] == pytest.approx(expected)
     assert seen.metrics[0]["effort"] == pytest.approx((2 * effort + 1) / 3)
+
+
+@pytest.mark.parametrize(
+    "clipping",
+    [DifferentialPrivacyClientSideFixedClipping, DifferentialPrivacyServerSideFixedClipping],
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_clipped_changes(run, clipping, masked):
+    """Without noise: 3 is cut to 2, and -1.75 is not, masked strategy or none."""
+    options = {"noise_multiplier": 0.0, "clipping_norm": 2.0, "num_sampled_clients": 2}
+
+    def strategy(layout):
+        private = clipping(fedavg(layout), **options)
+        return FedPFN(private, layout, None, 0, fixed_ratio=0.0) if masked else private
+
+    assert run(strategy, Local(**TWO)).models[0] == pytest.approx((2 - 1.75) / 2)
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.1])

@@ -1,0 +1,209 @@
+"""What holds for every client algorithm, whatever it is told (FedPFN's and FedPNU's promises)."""
+
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from clients.local import Local
+from fedalign.data import Dataset
+from fedalign.masks import MaskPlan, phases, trained
+from fedalign.network import Network
+from fedalign.registry import BUILTIN, load
+from fedalign.rng import rng
+from fedalign.training import Cohort
+
+ALGORITHMS = {name: load("clients", name) for name in BUILTIN["clients"]}
+SCHEDULES = [
+    "hold",
+    "complement_half",
+    "complement_epochs",
+    "alternate_rounds",
+    "growing",
+    "frozen_then_full",
+]
+HEAVY = {"momentum": 0.9, "weight_decay": 0.05, "batch_size": 4}
+RULES = {
+    "sgd": HEAVY,
+    "clipped": HEAVY | {"clip_norm": 0.5},
+    "adam": HEAVY | {"optimizer": "adam", "lr": 0.01},
+}
+SIZES = [11, 9, 9, 6, 3]
+
+
+def train(network, data, algorithm, plan, sizes=SIZES, only=None):
+    """Train clients as one block, or one of them; all have been here before, and so has the server.
+
+    So they know control variates, gradients and models of earlier rounds.
+    """
+    clients = range(len(sizes)) if only is None else [only]
+    count, draw = network.layout.num_parameters, torch.Generator().manual_seed(1)
+    start = network.layout.to_vector(network.initial)
+    known = torch.randn(count, generator=draw) / 100
+    cohort = Cohort(
+        network,
+        data,
+        start.repeat(len(clients), 1),
+        rows=[np.arange(k, k + sizes[k]) for k in clients],
+        streams=[rng(0, "batches", 2, k) for k in clients],
+        plans=[plan.of(k) for k in clients],
+        server_round=2,
+        rounds=3,
+        received={"control": known},
+        kept=[
+            {"control": known * k, "gradient": known * k, "model": start * (1 + k / 10)}
+            for k in clients
+        ],
+    )
+    result = algorithm.train(cohort)
+    return start, cohort.block, result
+
+
+@pytest.mark.parametrize("sizes", [SIZES[:1], SIZES], ids=["alone", "five"])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("own", [False, True], ids=["one mask", "masks of their own"])
+def test_fixed_weights_keep_their_bits(network, data, name, rule, sizes, own):
+    plan = MaskPlan(0, 0, 0.4, per_client=own)
+    start, block, _ = train(network, data, ALGORITHMS[name](**RULES[rule]), plan, sizes)
+    for k, vector in enumerate(block):
+        free = trained(plan.of(k), network.layout)
+        count = len(free)
+        assert torch.equal(vector[:count][~free], start[:count][~free])
+        assert (vector[:count][free] != start[:count][free]).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_all_fixed_moves_nothing_but_batchnorm(network, data, name, rule):
+    start, block, _ = train(network, data, ALGORITHMS[name](**RULES[rule]), MaskPlan(fixed_ratio=1))
+    count = network.layout.num_parameters
+    assert torch.equal(block[:, :count], start[:count].expand(len(SIZES), -1))
+    assert (block[:, count:] != start[count:]).any(1).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_nothing_fixed_is_no_mask_to_the_bit(network, data, name, rule):
+    algorithm = ALGORITHMS[name](**RULES[rule], epochs=2)
+    _, plain, told = train(network, data, algorithm, MaskPlan())
+    for schedule in SCHEDULES:
+        _, block, result = train(network, data, algorithm, MaskPlan(0, 0, 0.0, schedule))
+        assert torch.equal(block, plain)
+        assert torch.equal(result.losses, told.losses)
+        assert result.metrics["effort"].tolist() == told.metrics["effort"].tolist()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_each_half_is_held_in_turn(network, data, name, rule, monkeypatch):
+    """Clients of 6, 6, 6, 4 and 2 steps: 3, 3, 3, 2 and 1 of them belong to the first half."""
+    step, seen = Local._step, []
+
+    def spy(self, training, number):
+        losses = step(self, training, number)
+        seen.append(training.weights.clone())
+        return losses
+
+    monkeypatch.setattr(Local, "_step", spy)
+    plan = MaskPlan(0, 0, 0.5, "complement_half")
+    start, _, _ = train(network, data, ALGORITHMS[name](**RULES[rule], epochs=2), plan)
+    first = phases(plan, network.layout, 6)[0].trains
+    start = start[: len(first)]
+    for k, (half, steps) in enumerate([(3, 6), (3, 6), (3, 6), (2, 4), (1, 2)]):
+        models = [block[k] for block in seen]
+        for model in models[:half]:
+            assert torch.equal(model[~first], start[~first])
+        for model in models[half:]:
+            assert torch.equal(model[first], models[half - 1][first])
+        assert (models[half - 1][first] != start[first]).any()
+        assert (models[steps - 1][~first] != start[~first]).any()
+        assert torch.equal(models[-1], models[steps - 1])
+
+
+class Tied(nn.Module):
+    """A weight used twice, which the stacked network does not know; no norm; and a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(36, 36), nn.Linear(36, 36), nn.Linear(36, 3)
+        self.second.weight = self.first.weight
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(x.flatten(1))))) * self.scale)
+
+
+def norms():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3),
+        nn.GroupNorm(2, 4),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+
+
+def no_norm():
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+@cache
+def networks():
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (30, 1, 6, 6), generator=draw).to(torch.uint8)
+    data = Dataset(images, torch.arange(30) % 3, 3, (0.5,), (0.3,), "made up")
+    torch.manual_seed(0)
+    cpu = torch.device("cpu")
+    return data, [Network(build(), data, cpu) for build in (Tied, norms, no_norm)]
+
+
+@settings(max_examples=40)
+@given(
+    which=st.integers(0, 2),
+    name=st.sampled_from(sorted(ALGORITHMS)),
+    rule=st.sampled_from(["sgd", "clipped"]),
+    sizes=st.lists(st.integers(1, 20), min_size=2, max_size=5),
+    plan=st.builds(
+        MaskPlan,
+        fixed_ratio=st.floats(0, 1),
+        schedule=st.sampled_from([*SCHEDULES, json.dumps({"name": "k_way", "parts": 3})]),
+        granularity=st.sampled_from(["weight", "neuron", "layer"]),
+        counts=st.sampled_from(["bernoulli", "exact"]),
+        exclude=st.sampled_from(["", "head"]),
+        freeze=st.sampled_from(["exact", "grad_only"]),
+        slow=st.sampled_from([0.0, 0.2]),
+        reset=st.booleans(),
+        per_client=st.booleans(),
+    ),
+)
+def test_a_cohort_is_its_clients_one_by_one(which, name, rule, sizes, plan):
+    """Also where a client's batches are smaller, its steps fewer, or its mask another.
+
+    Not with Adam, which divides by the gradient where that is nothing but rounding.
+    """
+    (data, built), sizes = networks(), sorted(sizes, reverse=True)
+    network, algorithm = built[which], ALGORITHMS[name](**RULES[rule] | {"epochs": 3, "lr": 0.02})
+    assert (network.stacked is None) is (which == 0)
+    _, block, together = train(network, data, algorithm, plan, sizes)
+    for k in range(len(sizes)):
+        _, own, alone = train(network, data, algorithm, plan, sizes, only=k)
+        close(block[k], own[0])
+        close(together.losses[k], alone.losses[0])
+        for ours, theirs in [(together.sends, alone.sends), (together.keeps, alone.keeps)]:
+            assert ours.keys() == theirs.keys()
+            for key, value in ours.items():
+                close(value[k], theirs[key][0])
+
+
+def close(one, other):
+    """Alike but for float32, in which sums of another order differ."""
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -45,7 +45,7 @@ def test_never_below_zero(losses):
 
 
 def test_an_end_is_no_barrier_to_the_bit():
-    """0.3 + (0.1 - 0.3) is a little less than 0.1 in floating point."""
-    losses = np.array([0.3, 0.0, 0.1])
+    """0.7 + (0.1 - 0.7) is a little less than 0.1 in floating point."""
+    losses = np.array([0.7, 0.0, 0.1])
     assert losses[0] + (losses[-1] - losses[0]) < losses[-1]
     assert loss_barrier(Curve("global", np.linspace(0, 1, 3), losses, 1 - losses)) == 0

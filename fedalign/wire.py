@@ -136,13 +136,15 @@ class Codec:
             sent: the global model as the server has it.
             mask: which weights `(P,)` the client may have trained.
         """
-        whole: dict[str, Array] = {}
+        whole: dict[str, Array] = dict(arrays)
         for entry in self.layout.parameters:
-            came, before = view_of(arrays[entry.name]), view_of(sent[entry.name])
+            array, half = arrays[entry.name], arrays[entry.name].dtype == "float16"
+            if tuple(array.shape) == entry.shape and not half:
+                continue
             free = None if mask is None else entry.view(mask).numpy()
-            values = _placed(came, before, free, entry.name, change=came.dtype == np.float16)
-            whole[entry.name] = Array(values)
-        return ArrayRecord({name: whole.get(name, array) for name, array in arrays.items()})
+            came, before = view_of(array), view_of(sent[entry.name])
+            whole[entry.name] = Array(_placed(came, before, free, entry.name, change=half))
+        return ArrayRecord(whole)
 
 
 class Outbox:

@@ -126,6 +126,16 @@ def test_each_half_is_held_in_turn(network, data, name, rule, monkeypatch):
         assert torch.equal(models[-1], models[steps - 1])
 
 
+def test_fedsam_counts_a_batch_once(network, data):
+    """BatchNorm's statistics are those at the weights, and not where the gradient is taken."""
+    options = HEAVY | {"batch_size": 20}
+    sizes, count = [20, 20], network.layout.num_parameters
+    _, plain, _ = train(network, data, Local(**options), MaskPlan(), sizes)
+    _, block, _ = train(network, data, ALGORITHMS["fedsam"](**options), MaskPlan(), sizes)
+    assert torch.equal(block[:, count:], plain[:, count:])
+    assert not torch.equal(block[:, :count], plain[:, :count])
+
+
 class Tied(nn.Module):
     """A weight used twice, which the stacked network does not know; no norm; and a number."""
 

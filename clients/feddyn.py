@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clients.fedprox import pull_towards_start
 from clients.local import Local, Training
-from fedalign.training import Trained
+from fedalign.algorithm import Trained
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from clients.local import Local, Training
+from fedalign.algorithm import Trained
 from fedalign.network import Loss
-from fedalign.training import Trained
 
 
 @dataclass(frozen=True)

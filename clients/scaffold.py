@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clients.local import Local, Training
-from fedalign.training import Trained
+from fedalign.algorithm import Trained
 
 
 @dataclass(frozen=True)

@@ -206,13 +206,13 @@ def train_together(
     training = messages[0].metadata.message_type == MessageType.TRAIN
     if not isinstance(app, CohortApp) or not training or len(messages) == 1:
         return None
-    before = [RecordDict(dict(context.state)) for context in contexts]
+    states = [RecordDict(dict(context.state)) for context in contexts]
     try:
         return app.train_many(messages, contexts, wanted)
     except Exception as error:
-        for context, state in zip(contexts, before, strict=True):
-            context.state = state
         log.debug("one by one, since together: %r", error)
+        for context, state in zip(contexts, states, strict=True):
+            context.state = state  # some may have been trained already
         return None
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from flwr.serverapp.strategy import Strategy
 
+from fedalign.algorithm import ClientAlgorithm, Cohort
 from fedalign.config import Config, Scalar, from_run_config
 from fedalign.data import Dataset
 from fedalign.errors import InputError
@@ -22,7 +23,6 @@ from fedalign.network import Network, pick_device
 from fedalign.personal import hold_out
 from fedalign.registry import FLOWER_SAMPLING
 from fedalign.rng import rng
-from fedalign.training import Cohort
 from fedalign.wire import Codec
 
 
@@ -54,9 +54,10 @@ class Federation:
         return Network(module, self.train, pick_device(config.device), config.precision)
 
     @cached_property
-    def client(self) -> Any:
+    def client(self) -> ClientAlgorithm:
         """The client algorithm."""
-        return self.config.client.build()
+        built: ClientAlgorithm = self.config.client.build()
+        return built
 
     @cached_property
     def tuner(self) -> Any:

@@ -11,10 +11,10 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from torch import Tensor
 
+from fedalign.algorithm import Cohort, Trained
 from fedalign.federation import Federation
 from fedalign.network import Network
 from fedalign.rng import rng
-from fedalign.training import Cohort, Trained
 from fedalign.wire import EXTRA, TrainTask, arrays_of
 
 STATE = "fedalign"  # what a client keeps between rounds, in its Context

@@ -78,7 +78,7 @@ class Codec:
 
     Attributes:
         layout: the model's.
-        half: parameters and extras as float16; buffers stay float32.
+        half: parameters as float16, and extras in replies; buffers stay float32.
     """
 
     layout: Layout

@@ -177,26 +177,37 @@ def test_a_round_without_replies_is_an_error(run, monkeypatch, tmp_path):
     assert json.loads(manifest.read_text())["status"].startswith("failed: round 1")
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_a_failure_in_a_cohort_changes_nothing(run, monkeypatch, tmp_path, own):
-    """All are trained one by one then; replies packed by masks that differ stay apart."""
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"strategy": "fedpfn"},
+        {"strategy": "fedpfn", "strategy__per_client": True, "strategy__counts": "exact"},
+        {"client": "moon"},
+    ],
+)
+def test_a_failure_in_a_cohort_changes_nothing(run, monkeypatch, tmp_path, more):
+    """All are trained one by one then, as if nobody had been trained before.
+
+    Replies that are packed by masks that differ stay apart.
+    """
     from clients.local import Local
 
-    train, failed = Local.train, []
+    train, calls = Local.train, []
 
-    def fall_once(self, cohort):
-        if not failed and len(cohort.block) > 1:
-            failed.append(1)
-            raise ZeroDivisionError("once")
+    def fall(self, cohort):
+        calls.append(len(cohort.block))
+        if calls == [2, 2]:
+            raise ZeroDivisionError("somebody in the second cohort")
         return train(self, cohort)
 
-    settings = {"strategy": "fedpfn", "strategy__per_client": own, "strategy__counts": "exact"}
-    settings |= {"simulation__cohort": 4, "num_clients": 4, "rounds": 1}
+    # Groups of two cohorts.
+    settings = {"simulation__cohort": 2, "num_clients": 4, "rounds": 1, **more}
+    monkeypatch.setattr("fedalign.rounds.group_size", lambda *_: 4)
     expected = load_file(run(**settings).rename(tmp_path / "kept") / "model.safetensors")
-    monkeypatch.setattr(Local, "train", fall_once)
+    monkeypatch.setattr(Local, "train", fall)
     for name, value in load_file(run(**settings) / "model.safetensors").items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
-    assert failed
+    assert calls == [2, 2, 1, 1, 1, 1]
 
 
 def test_one_failed_client_is_left_out(run, monkeypatch, caplog):

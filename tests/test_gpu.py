@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from clients.local import Local
+from fedalign.algorithm import Cohort
 from fedalign.data import Dataset
 from fedalign.masks import MaskPlan
 from fedalign.models.cnn import cnn
 from fedalign.models.resnet import resnet20
 from fedalign.network import Network
 from fedalign.rng import rng
-from fedalign.training import Cohort
 
 pytestmark = [
     pytest.mark.gpu,

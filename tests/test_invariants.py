@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from clients.local import Local
+from fedalign.algorithm import Cohort
 from fedalign.data import Dataset
 from fedalign.masks import MaskPlan, phases, trained
 from fedalign.network import Network
 from fedalign.registry import BUILTIN, load
 from fedalign.rng import rng
-from fedalign.training import Cohort
 
 ALGORITHMS = {name: load("clients", name) for name in BUILTIN["clients"]}
 SCHEDULES = [
@@ -124,6 +124,16 @@ def test_each_half_is_held_in_turn(network, data, name, rule, monkeypatch):
         assert (models[half - 1][first] != start[first]).any()
         assert (models[steps - 1][~first] != start[~first]).any()
         assert torch.equal(models[-1], models[steps - 1])
+
+
+def test_fedsam_counts_a_batch_once(network, data):
+    """BatchNorm's statistics are those at the weights, and not where the gradient is taken."""
+    options = HEAVY | {"batch_size": 20}
+    sizes, count = [20, 20], network.layout.num_parameters
+    _, plain, _ = train(network, data, Local(**options), MaskPlan(), sizes)
+    _, block, _ = train(network, data, ALGORITHMS["fedsam"](**options), MaskPlan(), sizes)
+    assert torch.equal(block[:, count:], plain[:, count:])
+    assert not torch.equal(block[:, :count], plain[:, :count])
 
 
 class Tied(nn.Module):

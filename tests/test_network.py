@@ -64,22 +64,45 @@ def test_a_model_changed_in_place_is_seen(network, data):
     assert network.evaluate(vector, data, 60) != before
 
 
-def test_a_loss_of_its_own_alone_and_then_stacked(network, data):
-    """The first client of a run may be alone in its group."""
+def seen_by_the_last_layer(state, images, training):
+    """Of the model in conftest, with batch statistics or those that it has."""
+    x = functional.conv2d(images, state["conv.weight"], state["conv.bias"], padding=1)
+    statistics = [state[f"norm.running_{key}"].detach().clone() for key in ("mean", "var")]
+    scale = state["norm.weight"], state["norm.bias"]
+    return functional.batch_norm(x, *statistics, *scale, training).relu().flatten(1)
+
+
+def test_features_are_what_the_last_layer_sees(network, data):
+    models = vectors(network, 2)
+    images = torch.stack([data.images[:5], data.images[5:10]])
+    found = network.features(torch.stack(models), images)
+    for vector, own, features in zip(models, images, found, strict=True):
+        pixels = (own.float() - 0.3 * 255) / (0.2 * 255)
+        expected = seen_by_the_last_layer(named(network, vector), pixels, training=False)
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_loss_of_its_own_alone_and_then_stacked(network, data, weight):
+    """The first client of a run may be alone in its group; a loss may leave a layer alone."""
 
     def loss(logits, labels, seen, clients):  # noqa: ARG001
-        assert seen.shape[:2] == labels.shape
-        return seen.square().sum(-1)
+        return seen.square().sum(-1) + weight * logits.square().sum(-1)
 
-    found = []
-    for count in (1, 2):
-        block = torch.stack(vectors(network, count))
-        gradient = torch.empty(count, network.layout.num_parameters)
-        images, labels = data.images[:6].expand(count, -1, -1, -1, -1), data.labels[:6]
-        labels, sizes = labels.expand(count, -1), [6] * count
-        network.gradients(block, images, labels, sizes, gradient, loss=loss)
-        found.append(gradient[0])
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
+    models, count = vectors(network, 3), network.layout.num_parameters
+    weights = models[0].clone().requires_grad_()
+    state = named(network, weights)
+    seen = seen_by_the_last_layer(state, normalised(data)[:6], training=True)
+    logits = functional.linear(seen, state["fc.weight"], state["fc.bias"])
+    mean = loss(logits[None], None, seen[None], None).mean()
+    (expected,) = torch.autograd.grad(mean, weights)
+    for k in (1, 3):
+        images, labels = data.images[:6].expand(k, -1, -1, -1, -1), data.labels[:6].expand(k, -1)
+        found = torch.full((k, count), 7.0)
+        block = torch.stack(models[:k])
+        losses = network.gradients(block, images, labels, [6] * k, found, loss=loss)
+        assert losses[0].item() == pytest.approx(mean.item(), rel=1e-4)
+        torch.testing.assert_close(found[0], expected[:count], rtol=1e-3, atol=1e-4)
 
 
 def test_what_is_received_is_never_stale(network):

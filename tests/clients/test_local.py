@@ -4,9 +4,9 @@ import torch
 from torch.nn import functional
 
 from clients.local import Local
+from fedalign.algorithm import Cohort
 from fedalign.masks import MaskPlan, phases, trained
 from fedalign.rng import rng
-from fedalign.training import Cohort
 
 OPTIMIZERS = [
     {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0},

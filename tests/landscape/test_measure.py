@@ -53,9 +53,9 @@ def test_identical_models_have_no_barrier_with_batchnorm_too(network, plain, dat
 
 def test_a_permuted_copy_has_equal_ends_and_a_barrier(plain, data):
     from clients.local import Local
+    from fedalign.algorithm import Cohort
     from fedalign.masks import MaskPlan
     from fedalign.rng import rng
-    from fedalign.training import Cohort
 
     shuffled = torch.randperm(60, generator=torch.Generator().manual_seed(3))
     data = replace(data, labels=data.labels[shuffled])  # to be learnt by heart

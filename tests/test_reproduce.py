@@ -133,4 +133,4 @@ def test_in_processes_of_their_own(go, tmp_path):
     assert len(results(result.output)) == 4
     check(tmp_path / "runs" / "tiny")
     (manifest, *_) = (tmp_path / "runs").glob("*/manifest.json")
-    assert "--again" in json.loads(manifest.read_text())["command"]
+    assert json.loads(manifest.read_text())["command"][1] == "run"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clients.local import Local, Training
 from fedalign.network import Loss
+from fedalign.stacked import losses_of
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,7 @@ class Calibrated(Local):
         shift = training.own["shift"]
 
         def shifted(logits: Tensor, labels: Tensor, _: Tensor, clients: slice) -> Tensor:
-            calibrated = logits + shift[clients, None]
-            return torch.nn.functional.cross_entropy(
-                calibrated.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-1
-            ).view(labels.shape)
+            return losses_of(logits + shift[clients, None], labels)
 
         return shifted
 

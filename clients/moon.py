@@ -13,6 +13,7 @@ from torch.nn import functional
 from clients.local import Local, Training
 from fedalign.algorithm import Trained
 from fedalign.network import Loss
+from fedalign.stacked import losses_of
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,11 @@ class MOON(Local):
         prev = network.features(training.own["previous"][: len(images)], images)
 
         def contrastive(logits: Tensor, labels: Tensor, z: Tensor, clients: slice) -> Tensor:
-            supervised = functional.cross_entropy(
-                logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-1
-            ).view(labels.shape)
             count = z.shape[1]
             near = functional.cosine_similarity(z, glob[clients, :count], dim=-1)
             far = functional.cosine_similarity(z, prev[clients, :count], dim=-1)
             term = functional.softplus((far - near) / self.temperature)
-            return supervised + self.mu * torch.where(labels >= 0, term, 0)
+            return losses_of(logits, labels) + self.mu * torch.where(labels >= 0, term, 0)
 
         return contrastive
 

@@ -32,10 +32,11 @@ class App(CohortApp):
     ) -> Answers:
         """Return the models of several clients, or their mean, after training in cohorts."""
         federation = federation_of(contexts[0].run_config)
-        if TrainTask.read(messages[0]).clipped and len(messages) > 1:
+        task = TrainTask.read(messages[0])
+        if task.clipped and len(messages) > 1:
             raise NotImplementedError("Flower clips the updates of one client after the other")
-        models = trainer.train(federation, messages, contexts, wanted.cohort)
-        sender = Sender.of(federation, messages[0])
+        models = trainer.train(federation, task, messages, contexts, wanted.cohort)
+        sender = Sender.of(federation, task, messages[0])
         if wanted.fuse:
             return mean(sender, messages, models, wanted.keep)
         return each(sender, messages, models)

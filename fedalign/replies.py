@@ -28,9 +28,9 @@ class Sender:
     clipped: bool
 
     @classmethod
-    def of(cls, federation: Federation, message: Message) -> Sender:
+    def of(cls, federation: Federation, task: TrainTask, message: Message) -> Sender:
         """Return what the replies to a message need."""
-        arrays, task = arrays_of(message), TrainTask.read(message)
+        arrays = arrays_of(message)
         counters = federation.network.layout.counters_of(arrays)
         start = federation.network.receive(arrays)
         return cls(federation.codec, task.plan, start, counters, task.clipped)

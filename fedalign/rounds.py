@@ -191,7 +191,11 @@ def _exchange(
         answers = grid.exchange(messages, wanted, group_size(messages, wanted), timeout)
     else:
         answers = Answers(list(grid.send_and_receive(messages, timeout=timeout)))
-    place = _placing(drawn)
+    partition_of = {node: partition for partition, node in drawn.items()}
+
+    def place(reply: Message) -> int:
+        return partition_of[reply.metadata.src_node_id]
+
     failed = [reply for reply in answers.replies if reply.has_error()]
     good = sorted((reply for reply in answers.replies if reply.has_content()), key=place)
     _report_missing(messages, good, failed, place, number)
@@ -202,22 +206,18 @@ def _opened(
     answers: Answers, outbox: Outbox | None, drawn: Mapping[int, int], wanted: Wanted
 ) -> dict[int, ArrayRecord]:
     """Return the models wanted by partition; unpacks the replies."""
-    place, partition_of = _placing(drawn), {node: p for p, node in drawn.items()}
+    partition_of = {node: partition for partition, node in drawn.items()}
     models: dict[int, ArrayRecord] = {}
     for node, arrays in answers.models.items():
         partition = partition_of[node]
         models[partition] = outbox.unpack(arrays, node, partition) if outbox else arrays
     for reply in answers.replies:
+        node = reply.metadata.src_node_id
         if outbox:
-            outbox.open(reply, place(reply))
-        if reply.metadata.src_node_id in wanted.keep and place(reply) not in models:
-            models[place(reply)] = ArrayRecord(dict(arrays_of(reply)))
+            outbox.open(reply, partition_of[node])
+        if node in wanted.keep and partition_of[node] not in models:
+            models[partition_of[node]] = ArrayRecord(dict(arrays_of(reply)))
     return dict(sorted(models.items()))
-
-
-def _placing(drawn: Mapping[int, int]) -> Callable[[Message], int]:
-    partition_of = {node: partition for partition, node in drawn.items()}
-    return lambda reply: partition_of[reply.metadata.src_node_id]
 
 
 def group_size(messages: Sequence[Message], wanted: Wanted) -> int:

@@ -38,6 +38,13 @@ class Target(NamedTuple):
             self.place.copy_(gradient)
 
 
+def losses_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return each example's cross-entropy, in the shape of `labels`; 0 where the label is -1."""
+    flat = logits.reshape(labels.numel(), -1)
+    losses = functional.cross_entropy(flat, labels.flatten(), reduction="none", ignore_index=-1)
+    return losses.view(labels.shape)
+
+
 class Tap:
     """Sees what comes into the last linear layer of a module, if it has one.
 
@@ -110,9 +117,7 @@ class Stacked:
         tap = self._tap if loss is not None else None
         logits = self._twin(images).float()
         if loss is None or tap is None:
-            losses = functional.cross_entropy(
-                logits, labels.flatten(), reduction="none", ignore_index=-1
-            ).view(labels.shape)
+            losses = losses_of(logits, labels)
         else:
             seen = tap.seen.float().view(*labels.shape, -1)
             losses = loss(logits.view(*labels.shape, -1), labels, seen, slice(0, len(labels)))

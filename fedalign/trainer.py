@@ -42,10 +42,14 @@ class Model:
 
 
 def train(
-    federation: Federation, messages: Sequence[Message], contexts: Sequence[Context], cohort: int
+    federation: Federation,
+    task: TrainTask,
+    messages: Sequence[Message],
+    contexts: Sequence[Context],
+    cohort: int,
 ) -> Iterator[Model]:
     """Yield every client's model, those with most examples first."""
-    task, shards = TrainTask.read(messages[0]), _shards(federation, contexts[0])
+    shards = federation.shards(int(contexts[0].node_config["num-partitions"]))
     clients = []
     for place, context in enumerate(contexts):
         partition = int(context.node_config["partition-id"])
@@ -53,10 +57,6 @@ def train(
     clients.sort(key=lambda client: -len(client.rows))
     for start in range(0, len(clients), cohort):
         yield from _train_cohort(federation, task, messages[0], clients[start : start + cohort])
-
-
-def _shards(federation: Federation, context: Context) -> list[np.ndarray]:
-    return federation.shards(int(context.node_config["num-partitions"]))
 
 
 def _train_cohort(

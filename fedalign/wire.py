@@ -166,19 +166,19 @@ class Outbox:
 
     def unpack(self, arrays: ArrayRecord, node: int, partition: int) -> ArrayRecord:
         """Return the model that came from a node."""
-        sent, plan = self._sent[node]
-        mask = trained(plan.of(partition), self._codec.layout)
-        return self._codec.unpack(arrays, sent, mask)
+        return self._codec.unpack(arrays, self._sent[node][0], self._mask(node, partition))
 
     def open(self, reply: Message, partition: int) -> None:
         """Replace what came packed in a reply by what it means."""
         node = reply.metadata.src_node_id
         reply.content["arrays"] = self.unpack(arrays_of(reply), node, partition)
         if EXTRA in reply.content:
-            mask = trained(self._sent[node][1].of(partition), self._codec.layout)
-            extras = reply.content.array_records[EXTRA]
+            mask, extras = self._mask(node, partition), reply.content.array_records[EXTRA]
             for key, array in list(extras.items()):
                 extras[key] = self._codec.unpack_extra(array, mask)
+
+    def _mask(self, node: int, partition: int) -> Tensor | None:
+        return trained(self._sent[node][1].of(partition), self._codec.layout)
 
 
 def _placed(

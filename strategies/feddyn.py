@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 from pydantic import Field
 
-from strategies.wrapper import Weighting, Wrapper, uniform
+from strategies.wrapper import Weighting, Wrapper, weighed
 
 
 @dataclass
@@ -35,7 +35,7 @@ class FedDyn(Wrapper):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the mean model, corrected by h; moves h."""
-        listed = uniform(replies) if self.weighting == "uniform" else list(replies)
+        listed = weighed(replies, self.weighting)
         arrays, metrics = super().aggregate_train(server_round, listed)
         if arrays is not None:
             mean, share = self.vector(arrays), len(listed) / self.num_clients

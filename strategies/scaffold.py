@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from pydantic import Field
 
 from fedalign.wire import EXTRA
-from strategies.wrapper import Weighting, Wrapper, uniform
+from strategies.wrapper import Weighting, Wrapper, weighed
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Scaffold(Wrapper):
         changes = [reply.content.array_records[EXTRA]["control"].numpy() for reply in listed]
         for reply in listed:
             del reply.content[EXTRA]
-        listed = uniform(listed) if self.weighting == "uniform" else listed
+        listed = weighed(listed, self.weighting)
         arrays, metrics = super().aggregate_train(server_round, listed)
         if arrays is not None:
             share = len(listed) / self.num_clients

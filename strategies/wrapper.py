@@ -87,9 +87,9 @@ def examples_of(reply: Message) -> float:
     return cast(float, metrics_of(reply)[WEIGHT])
 
 
-def uniform(replies: Iterable[Message]) -> list[Message]:
-    """Return replies that all weigh the same: the plain mean over clients."""
+def weighed(replies: Iterable[Message], weighting: Weighting) -> list[Message]:
+    """Return replies that weigh what `weighting` says; alike is the plain mean over clients."""
     listed = list(replies)
-    for reply in listed:
+    for reply in listed if weighting == "uniform" else ():
         metrics_of(reply)[WEIGHT] = 1
     return listed

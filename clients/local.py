@@ -135,7 +135,7 @@ class Training:
     def __init__(self, algorithm: Local, cohort: Cohort):
         self.cohort, self.block, layout = cohort, cohort.block, cohort.network.layout
         self.weights = self.block[:, : layout.num_parameters]
-        self.start = self.block[0].clone()
+        self.start = cohort.start
         self.images, self.own = torch.empty(0), dict[str, Tensor]()
         self.lr = algorithm.lr_of(cohort.server_round, cohort.rounds)
         epochs, device = algorithm.epochs, self.block.device

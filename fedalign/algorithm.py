@@ -21,7 +21,8 @@ class Cohort:
     Attributes:
         network: the network that all clients share.
         data: the training set, on the network's device.
-        block: `(K, F)`, every row the global model; becomes the clients' models.
+        start: `(F,)`, the global model; not to be changed.
+        block: `(K, F)`, where clients start, by default at the global model; becomes their models.
         rows: which examples of `data` each client owns. Who has most stands first, so that whoever
             is done stands behind whoever is not, and the block shrinks.
         streams: each client's generator for the order of its examples.
@@ -34,6 +35,7 @@ class Cohort:
 
     network: Network
     data: Dataset
+    start: Tensor
     block: Tensor
     rows: Sequence[np.ndarray]
     streams: Sequence[np.random.Generator]

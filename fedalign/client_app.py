@@ -113,12 +113,13 @@ def _tuned(
     cohort = Cohort(
         federation.network,
         federation.train,
-        model.repeat(1, 1),
-        [rows],
-        [stream],
-        [MaskPlan()],
-        server_round,
-        federation.config.rounds,
+        start=model,
+        block=model.repeat(1, 1),
+        rows=[rows],
+        streams=[stream],
+        plans=[MaskPlan()],
+        server_round=server_round,
+        rounds=federation.config.rounds,
     )
     federation.tuner.train(cohort)
     return cohort.block[0]

@@ -84,6 +84,11 @@ class Config(Section):
     clients_per_round: int | None = Field(
         None, gt=0, description="clients drawn for each round; null: all of them"
     )
+    init: Literal["shared", "own"] = Field(
+        "shared",
+        description="own: a client starts from first weights of its own in round 1, and shares "
+        "with the others only those that are fixed",
+    )
     timeout: float = Field(3600.0, gt=0, description="seconds to wait for the replies of a round")
     checkpoint_every: int = Field(10, ge=0, description="rounds between checkpoints; 0: none")
     out: str = Field("runs", description="folder that holds the run folders")

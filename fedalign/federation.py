@@ -47,11 +47,21 @@ class Federation:
     @cached_property
     def network(self) -> Network:
         """The network, initialised from the run's seed."""
+        config = self.config
+        return Network(self._module(), self.train, pick_device(config.device), config.precision)
+
+    def own_start(self, partition: int) -> torch.Tensor:
+        """Return the first weights `(F,)` of one client, where each has its own."""
+        return self.network.layout.flatten(self._module(partition)).to(self.network.device)
+
+    def _module(self, *whose: int) -> torch.nn.Module:
         config, shape = self.config, self.train.images.shape[1:]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng(config.seed, "init").integers(2**31)))
-            module = config.model.build(shape=tuple(shape), classes=self.train.classes)
-        return Network(module, self.train, pick_device(config.device), config.precision)
+            torch.manual_seed(int(rng(config.seed, "init", *whose).integers(2**31)))
+            built: torch.nn.Module = config.model.build(
+                shape=tuple(shape), classes=self.train.classes
+            )
+        return built
 
     @cached_property
     def client(self) -> ClientAlgorithm:
@@ -109,7 +119,7 @@ class Federation:
         for _ in range(3):
             block, streams = start.repeat(size, 1), [rng(0) for _ in rows]
             began = time.perf_counter()
-            cohort = Cohort(network, self.train, block, rows, streams, [MaskPlan()] * size)
+            cohort = Cohort(network, self.train, start, block, rows, streams, [MaskPlan()] * size)
             float(self.client.train(cohort).losses.sum())  # a GPU may still be at work
             taken.append(time.perf_counter() - began)
         return min(taken) / size

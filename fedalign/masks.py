@@ -141,7 +141,7 @@ def trained(plan: MaskPlan, layout: Layout) -> Tensor | None:
     """
     if plan.freeze == "grad_only" or plan.slow or (plan.per_client and plan.client is None):
         return None
-    return _union(plan, layout)
+    return free(plan, layout)
 
 
 def groups(layout: Layout) -> list[list[Entry]]:
@@ -237,7 +237,8 @@ def _stretches(plan: MaskPlan, layout: Layout) -> tuple[list[tuple[Tensor | None
 
 
 @lru_cache(maxsize=8)
-def _union(plan: MaskPlan, layout: Layout) -> Tensor | None:
+def free(plan: MaskPlan, layout: Layout) -> Tensor | None:
+    """Return which weights `(P,)` the masks of a client's round leave free; None: all of them."""
     masks = [mask for mask, _ in _stretches(plan, layout)[0]]
     if any(mask is None for mask in masks):
         return None

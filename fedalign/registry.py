@@ -69,7 +69,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "growing": "fedalign.schedules:Growing",
         "frozen_then_full": "fedalign.schedules:FrozenThenFull",
     },
-    "partitioners": {"iid": "partitions.iid:IID", "dirichlet": "partitions.dirichlet:Dirichlet"},
+    "partitioners": {
+        "iid": "partitions.iid:IID",
+        "dirichlet": "partitions.dirichlet:Dirichlet",
+        "replicated": "partitions.replicated:Replicated",
+    },
     "models": {
         "mlp": "fedalign.models.mlp:mlp",
         "cnn": "fedalign.models.cnn:cnn",

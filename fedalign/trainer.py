@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedalign.algorithm import Cohort, Trained
 from fedalign.federation import Federation
+from fedalign.masks import free
 from fedalign.network import Network
 from fedalign.rng import rng
 from fedalign.wire import EXTRA, TrainTask, arrays_of
@@ -85,10 +86,12 @@ def _cohort(
     network, config = federation.network, federation.config
     number = task.server_round
     extras: dict[str, Array] = dict(message.content.array_records.get(EXTRA) or {})
+    start = network.receive(arrays_of(message))
     return Cohort(
         network=network,
         data=federation.train,
-        block=network.receive(arrays_of(message)).repeat(len(clients), 1),
+        start=start,
+        block=_starts(federation, task, start, clients),
         rows=[client.rows for client in clients],
         streams=[rng(config.seed, "batches", number, client.partition) for client in clients],
         plans=[task.plan.of(client.partition) for client in clients],
@@ -100,6 +103,22 @@ def _cohort(
             for client in clients
         ],
     )
+
+
+def _starts(
+    federation: Federation, task: TrainTask, start: Tensor, clients: Sequence[Client]
+) -> Tensor:
+    """Return where each client starts, `(K, F)`: with `init: own` they share what is fixed."""
+    block = start.repeat(len(clients), 1)
+    if federation.config.init == "own" and task.server_round == 1:
+        for row, client in zip(block, clients, strict=True):
+            mask = free(task.plan.of(client.partition), federation.network.layout)
+            own = federation.own_start(client.partition)
+            if mask is not None:
+                fixed = ~mask.to(own.device)
+                own[: len(mask)][fixed] = start[: len(mask)][fixed]
+            row.copy_(own)
+    return block
 
 
 def _kept(context: Context) -> ArrayRecord:

@@ -12,7 +12,9 @@ class Partitioner(Protocol):
     """A way to deal examples to clients; its options are the parameters of its constructor."""
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
-        """Return the indices that each client owns, ascending; every index belongs to one client.
+        """Return the indices that each client owns, ascending.
+
+        Every index belongs to one client, unless the partitioner says otherwise.
 
         Args:
             labels: The class of every example, `(N,)`.

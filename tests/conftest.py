@@ -119,7 +119,7 @@ def federate(monkeypatch):
     def federate(strategy, client, network, data, shards, start, rounds=1, **settings):
         layout, codec, built = network.layout, Codec(network.layout), strategy(network.layout)
         twin = SimpleNamespace(
-            config=SimpleNamespace(seed=0, rounds=rounds),
+            config=SimpleNamespace(seed=0, rounds=rounds, init="shared"),
             network=network,
             train=data,
             client=client,

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from flwr.app import Array, ArrayRecord
 from safetensors.numpy import load_file
 from torch.nn import functional
 
@@ -21,6 +22,10 @@ from fedalign.rounds import RoundFailedError
 def same(one, other):
     a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     return list(a) == list(b) and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def load_numpy(path):
+    return {name: Array(array) for name, array in load_file(path).items()}
 
 
 def plain_fedavg(folder):
@@ -233,3 +238,29 @@ def test_bad_input_leaves_a_finished_run_alone(run, tmp_path):
         run(num_clients=301)
     assert (folder / "model.safetensors").is_file()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("freeze", ["exact", "grad_only"])
+def test_own_starts_share_the_anchors_and_nothing_else(run, freeze):
+    """At next to no learning rate the fused model is the mean of what the clients started from."""
+    folder = run(
+        rounds=1, init="own", client__lr=1e-12, num_clients=2,
+        strategy="fedpfn", strategy__freeze=freeze,
+    )  # fmt: skip
+    federation = Federation(read(str(folder / "config.yaml"), {}))
+    layout = federation.network.layout
+    starts = [federation.own_start(client) for client in range(2)]
+    fused = layout.to_vector(ArrayRecord(load_numpy(folder / "model.safetensors")))
+    shared = layout.to_vector(federation.network.initial)
+    mask = trained(MaskPlan(0, 0, 0.4), layout)
+    assert 0.3 < (~mask).float().mean() < 0.5
+    torch.testing.assert_close(fused[~mask], shared[~mask])
+    torch.testing.assert_close(fused[mask], ((starts[0] + starts[1]) / 2)[mask])
+    assert not torch.allclose(starts[0][mask], starts[1][mask])
+
+
+def test_own_starts_are_for_the_first_round(run):
+    settings = {"client__lr": 1e-12, "num_clients": 2, "strategy": "fedpfn", "init": "own"}
+    one, two = (run(rounds=rounds, **settings) for rounds in (1, 2))
+    ends = [load_file(folder / "model.safetensors") for folder in (one, two)]
+    assert all(np.allclose(ends[0][name], ends[1][name], atol=1e-7) for name in ends[0])

@@ -27,10 +27,11 @@ def train(name, device, count, precision="float32"):
     data = Dataset(images.to(place), labels.to(place), 10, (0.5,), (0.5,), "made up")
     torch.manual_seed(0)
     network = Network(MODELS[name](shape=(1, 28, 28), classes=10), data, place, precision)
-    block = network.receive(network.initial).repeat(count, 1)
+    start = network.receive(network.initial)
+    block = start.repeat(count, 1)
     rows = [np.arange(40 - k) for k in range(count)]
     plan, streams = MaskPlan(0, 0, 0.4, "complement_half"), [rng(0, "b", k) for k in range(count)]
-    cohort = Cohort(network, data, block, rows, streams, [plan] * count)
+    cohort = Cohort(network, data, start, block, rows, streams, [plan] * count)
     losses = Local(lr=0.01).train(cohort).losses
     return block.cpu(), losses, network.stacked is not None
 

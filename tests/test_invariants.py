@@ -48,6 +48,7 @@ def train(network, data, algorithm, plan, sizes=SIZES, only=None):
     cohort = Cohort(
         network,
         data,
+        start,
         start.repeat(len(clients), 1),
         rows=[np.arange(k, k + sizes[k]) for k in clients],
         streams=[rng(0, "batches", 2, k) for k in clients],

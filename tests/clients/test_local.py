@@ -19,7 +19,7 @@ def train(network, data, plan, **options):
     start = network.layout.to_vector(network.initial)
     block = start.clone()[None]
     rows = np.arange(0, 60, 2)
-    cohort = Cohort(network, data, block, [rows], [rng(0, "batches", 1, 0)], [plan])
+    cohort = Cohort(network, data, start, block, [rows], [rng(0, "batches", 1, 0)], [plan])
     return start, block[0], float(Local(batch_size=8, **options).train(cohort).losses[0])
 
 

@@ -59,8 +59,9 @@ def test_a_permuted_copy_has_equal_ends_and_a_barrier(plain, data):
 
     shuffled = torch.randperm(60, generator=torch.Generator().manual_seed(3))
     data = replace(data, labels=data.labels[shuffled])  # to be learnt by heart
-    block = plain.layout.to_vector(plain.initial)[None]
-    Local(epochs=200).train(Cohort(plain, data, block, [np.arange(60)], [rng(0)], [MaskPlan()]))
+    start = plain.layout.to_vector(plain.initial)
+    block, rows = start.repeat(1, 1), [np.arange(60)]
+    Local(epochs=200).train(Cohort(plain, data, start, block, rows, [rng(0)], [MaskPlan()]))
     state = {e.name: block[0, e.start : e.stop].view(e.shape) for e in plain.layout.parameters}
     order = torch.tensor([3, 4, 5, 6, 7, 0, 1, 2])
     permuted = torch.cat(

@@ -21,6 +21,7 @@ from flwr.serverapp.strategy import Strategy
 from fedalign.arrays import num_bytes
 from fedalign.cohorts import Answers, CohortGrid, Wanted, averages, clients_in, unmark
 from fedalign.errors import FedalignError
+from fedalign.landscape.barriers import Curve
 from fedalign.nodes import by_partition, draw, shown, why_not
 from fedalign.parameters import like
 from fedalign.personal import spread
@@ -50,6 +51,7 @@ class Round:
         after: the global model that came of it.
         clients: those client models that were asked for, by partition id.
         evaluations: by partition id, the numbers of those clients that evaluated `after`.
+        curves: what lies between the round's models, if it was measured.
         metrics: numbers for `metrics.csv`; callbacks add theirs.
     """
 
@@ -59,6 +61,7 @@ class Round:
     clients: Mapping[int, ArrayRecord]
     metrics: dict[str, float] = field(default_factory=dict)
     evaluations: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    curves: Sequence[Curve] = ()
 
 
 Keep = Callable[[int, Sequence[int]], Iterable[int]]

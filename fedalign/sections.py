@@ -19,6 +19,17 @@ class Evaluation(Section):
 
     pairs: int = Field(3, ge=0, description="pairs of client models to interpolate between")
     alphas: int = Field(11, ge=0, description="points on each path, ends included; 0: no paths")
+    extrapolate: float = Field(
+        1.0, ge=1, description="where the path from the old to the new global model ends; 1: there"
+    )
+    to_global: int = Field(0, ge=0, description="client models with a path to the new global model")
+    match: Literal["none", "weights", "activations"] = Field(
+        "none", description="also align the neurons of each pair, and of all clients, by these"
+    )
+    mixes: int = Field(0, ge=0, description="random convex mixes of the client models")
+    layers: bool = Field(
+        False, description="paths between clients also for each layer alone (Adilova et al. 2024)"
+    )
     every: int = Field(
         1, ge=1, description="paths and fusion gap in every n-th round, and in the last one"
     )

@@ -51,7 +51,7 @@ def main(grid: Grid, context: Context) -> None:
         config.rounds,
         sizes=[len(shard) for shard in federation.shards(len(nodes))],
     )
-    folder = RunFolder(config, facts, measure, resumed)
+    folder = RunFolder(config, facts, resumed)
     done, start = (resumed.number, resumed.model) if resumed else (0, network.initial)
     title = f"{config.strategy.name} on {config.data.name}: {folder.path}"
     progress = Progress(title, config.rounds, measured=columns(config.evaluation), done=done)

@@ -1,4 +1,4 @@
-"""How much worse models between models are than those models."""
+"""How much worse models between models are than those models: every standard barrier."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class Curve:
 
     Attributes:
         path: what lies at the ends, such as `global` or `clients:3-7`.
-        alphas: `(A,)`, from 0, the first model, to 1, the second.
+        alphas: `(A,)`, ascending, from 0, the first model, through 1, the second; what lies beyond
+            is extrapolation and belongs to no barrier.
         losses: `(A,)` mean cross-entropy.
         accuracies: `(A,)`, between 0 and 1.
     """
@@ -26,14 +27,21 @@ class Curve:
     losses: np.ndarray
     accuracies: np.ndarray
 
+    @property
+    def kind(self) -> str:
+        """What kind of path this is: its name up to the colon."""
+        return self.path.partition(":")[0]
+
 
 def loss_barrier(curve: Curve) -> float:
     """Return max over alpha of loss minus the line between the end losses.
 
-    Entezari et al. (2022), with the alpha-weighted mix of the end losses as the line; the authors
-    of arXiv 2402.01342 compute the same. In nats; never negative, since the ends lie on the line.
+    Entezari et al. (2022, section 2), with the alpha-weighted mix of the end losses as the line;
+    the authors of arXiv 2402.01342 compute the same. In nats; never negative, since the ends lie
+    on the line.
     """
-    return float(np.max(curve.losses - _line(curve.alphas, curve.losses)))
+    alphas, losses = _between(curve, curve.losses)
+    return float(np.max(losses - _line(alphas, losses)))
 
 
 def accuracy_barrier(curve: Curve) -> float:
@@ -42,26 +50,81 @@ def accuracy_barrier(curve: Curve) -> float:
     `(line - accuracy) / line` at the alpha that maximises `line - accuracy`, where `line` mixes the
     end accuracies: as in the public code of the authors of arXiv 2402.01342.
     """
-    line = _line(curve.alphas, curve.accuracies)
-    worst = int(np.argmax(line - curve.accuracies))
+    alphas, accuracies = _between(curve, curve.accuracies)
+    line = _line(alphas, accuracies)
+    worst = int(np.argmax(line - accuracies))
     if line[worst] == 0:
         return 0.0
-    return float((line[worst] - curve.accuracies[worst]) / line[worst])
+    return float((line[worst] - accuracies[worst]) / line[worst])
 
 
-def fusion_gap(fused: Point, apart: Sequence[Point], weights: Sequence[float]) -> dict[str, float]:
-    """Return how much worse the aggregate is than the models that it was made of, for metrics.
+def instability(curve: Curve) -> float:
+    """Return max over alpha of the error rate minus the mean of the end error rates.
 
-    `fusion_gap` is `L(aggregate) - sum_i w_i L(theta_i)` in nats, `fusion_gap_accuracy` is
-    `sum_i w_i A(theta_i) - A(aggregate)`, and `w_i` client i's share of the examples. It is the
-    group barrier of FedGuCci (Li et al., arXiv 2402.18949), where all weights are 1/K, for the
-    weights of federated averaging. Negative where the aggregate is better than its parts.
+    Linear interpolation instability (Frankle et al. 2020, section 2), which calls a network stable
+    below 0.02. Where one end is poor, the mean lies far from the line.
+    """
+    _, accuracies = _between(curve, curve.accuracies)
+    return float((accuracies[0] + accuracies[-1]) / 2 - accuracies.min())
+
+
+def rebasin_barrier(curve: Curve) -> float:
+    """Return max over alpha of loss minus the mean of the end losses, in nats.
+
+    Git Re-Basin (Ainsworth et al. 2023, definition 2.2).
+    """
+    _, losses = _between(curve, curve.losses)
+    return float(losses.max() - (losses[0] + losses[-1]) / 2)
+
+
+def midpoint_gap(curve: Curve) -> Point:
+    """Return how much worse the middle is than the mean of the ends, in nats and in accuracy.
+
+    The latter is what the public code of Entezari et al. (2022) reports. A curve without a point
+    at 0.5 is interpolated there.
+    """
+    gaps = []
+    for values, sign in ((curve.losses, 1), (curve.accuracies, -1)):
+        alphas, own = _between(curve, values)
+        middle = float(np.interp(0.5, alphas, own))
+        gaps.append(sign * (middle - float(own[0] + own[-1]) / 2))
+    return gaps[0], gaps[1]
+
+
+def barriers(curve: Curve) -> dict[str, float]:
+    """Return every barrier of a curve, and the means of its ends and its middle, by column."""
+    _, losses = _between(curve, curve.losses)
+    _, accuracies = _between(curve, curve.accuracies)
+    loss_gap, accuracy_gap = midpoint_gap(curve)
+    return {
+        "ends_loss": float(losses[0] + losses[-1]) / 2,
+        "midpoint_loss": float(losses[0] + losses[-1]) / 2 + loss_gap,
+        "ends_accuracy": float(accuracies[0] + accuracies[-1]) / 2,
+        "midpoint_accuracy": float(accuracies[0] + accuracies[-1]) / 2 - accuracy_gap,
+        "loss_barrier": loss_barrier(curve),
+        "accuracy_barrier": accuracy_barrier(curve),
+        "instability": instability(curve),
+        "rebasin_barrier": rebasin_barrier(curve),
+        "midpoint_loss_gap": loss_gap,
+        "midpoint_accuracy_gap": accuracy_gap,
+    }
+
+
+def fusion_gap(fused: Point, apart: Sequence[Point], weights: Sequence[float]) -> Point:
+    """Return how much worse the aggregate is than the models it was made of, in nats and accuracy.
+
+    `L(aggregate) - sum_i w_i L(theta_i)` and `sum_i w_i A(theta_i) - A(aggregate)`, with `w_i` in
+    proportion to `weights`. With weights alike it is the group barrier of FedGuCci (Li et al.,
+    arXiv 2402.18949). Negative where the aggregate is better than its parts.
     """
     loss, accuracy = np.average(apart, axis=0, weights=weights)
-    return {
-        "fusion_gap": float(fused[0] - loss),
-        "fusion_gap_accuracy": float(accuracy - fused[1]),
-    }
+    return float(fused[0] - loss), float(accuracy - fused[1])
+
+
+def _between(curve: Curve, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the part of a curve that lies between its ends."""
+    inside = curve.alphas <= 1
+    return curve.alphas[inside], values[inside]
 
 
 def _line(alphas: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -2,35 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from math import comb
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
 from fedalign.data import Dataset
-from fedalign.landscape.barriers import Curve, Point, accuracy_barrier, fusion_gap, loss_barrier
+from fedalign.landscape.barriers import Curve, Point, barriers, fusion_gap
+from fedalign.landscape.evaluator import Evaluator, curve
+from fedalign.landscape.paths import Mix, Path, grid, hybrids, pairs, simplex, some
 from fedalign.network import Network
-from fedalign.rng import rng
 from fedalign.rounds import Round
 from fedalign.sections import Evaluation
+
+KINDS = {"global": "global", "clients": "client", "to_global": "to_global", "matched": "matched"}
+"""In `metrics.csv` barriers are named after the kind of their path."""
+TOLD = {"client": ("ends_accuracy", "midpoint_accuracy"), "matched": ("midpoint_accuracy",)}
+
+
+def columns(settings: Evaluation) -> list[str]:
+    """Return the columns of `metrics.csv` that a landscape fills."""
+    shown = ["global", "client"]
+    shown += ["to_global"] if settings.to_global else []
+    shown += ["matched"] if settings.match != "none" else []
+    told = [f"{kind}_{name}_barrier" for kind in shown for name in ("loss", "accuracy")]
+    told += [f"{kind}_{name}" for kind in shown for name in TOLD.get(kind, ())]
+    told += ["matching_sweeps"] if "matched" in shown else []
+    gaps = {"mix": settings.mixes > 0, "fusion": settings.fusion_gap}
+    gaps["matched_fusion"] = settings.fusion_gap and "matched" in shown
+    return told + [f"{gap}_gap{end}" for gap, on in gaps.items() if on for end in ("", "_accuracy")]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A mix beside the models that it is made of, for the metric of this name."""
+
+    name: str
+    mix: Mix
+    parts: Sequence[str]
+    weights: Sequence[float]
+
+    def mixes(self) -> list[Mix]:
+        """Return all that is to be measured."""
+        return [self.mix, *({part: 1.0} for part in self.parts)]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Whose models a round's paths lie between."""
+
+    pairs: Sequence[tuple[int, int]] = ()
+    to_global: Sequence[int] = ()
+
+    @property
+    def clients(self) -> set[int]:
+        """All of them."""
+        return {client for pair in self.pairs for client in pair} | set(self.to_global)
 
 
 @dataclass
 class Measure:
-    """A callback that evaluates the new global model and the straight lines of the round.
-
-    Lines go from the previous global model to the new one (`global`), and between sampled pairs
-    of the round's client models (`clients:i-j`). On every point of a line, the ends included,
-    BatchNorm statistics are re-estimated, so that a barrier compares like with like.
+    """A callback that evaluates the new global model and the models between the round's models.
 
     Attributes:
         rounds: how many the run has; the last one is measured, whatever `settings.every` says.
         sizes: how many examples each partition has: its weight in the fusion gap.
-        curves: the lines of the latest round.
     """
 
     network: Network
@@ -40,98 +78,110 @@ class Measure:
     seed: int
     rounds: int
     sizes: Sequence[int]
-    curves: list[Curve] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._probe = self.test.subset(self.settings.examples)
-        self._chosen: list[tuple[int, int]] = []
-        self._bn = self.train.subset(self.settings.bn_examples).images
+        self._evaluator = Evaluator(self.network, self.test, self.train, self.settings)
+        self._chosen: dict[int, Chosen] = {}
 
     def on_round(self, outcome: Round) -> None:
-        """Add the global model's test loss and accuracy, the mean barriers and the fusion gap."""
-        after = self._vector(outcome.after)
-        loss, accuracy = self._evaluate(after, self.test)
+        """Add test loss and accuracy, mean barriers and gaps; the curves go into the outcome."""
+        settings, after = self.settings, self._vector(outcome.after)
+        loss, accuracy = self.network.evaluate(
+            after, self.test, settings.batch_size, settings.threads
+        )
         outcome.metrics |= {"test_loss": loss, "test_accuracy": accuracy}
-        self.curves = []
         if self._is_due(outcome.number):
             self._measure(outcome, after)
 
     def wants(self, number: int, partitions: Sequence[int]) -> set[int]:
         """Return whose models are measured, of all who take part in the round."""
-        due = self._is_due(number)
-        self._chosen = self._pairs(number, partitions) if due and self.settings.alphas else []
-        if due and self.settings.fusion_gap:
-            return set(partitions)
-        return {partition for pair in self._chosen for partition in pair}
-
-    def curve(
-        self, path: str, start: Tensor, end: Tensor, ends: Sequence[Point | None] = (None, None)
-    ) -> Curve:
-        """Return loss and accuracy along the line between two models `(F,)`.
-
-        An end that has been measured already is given in `ends` and not measured again.
-        """
-        alphas = np.linspace(0, 1, self.settings.alphas)
-        inner = [self._point(torch.lerp(start, end, float(alpha))) for alpha in alphas[1:-1]]
-        first, last = ends[0] or self._point(start), ends[1] or self._point(end)
-        losses, accuracies = zip(first, *inner, last, strict=True)
-        return Curve(path, alphas, np.array(losses), np.array(accuracies))
+        if not self._is_due(number):
+            return set()
+        settings, chosen = self.settings, Chosen()
+        if settings.alphas:
+            chosen = Chosen(
+                pairs(partitions, settings.pairs, self.seed, number),
+                some(partitions, settings.to_global, self.seed, "to_global", number),
+            )
+        self._chosen[number] = chosen
+        return set(partitions) if settings.fusion_gap or settings.mixes else chosen.clients
 
     def _is_due(self, number: int) -> bool:
         settings = self.settings
         due = number % settings.every == 0 or number == self.rounds
-        return due and (settings.fusion_gap or settings.alphas > 0)
+        return due and (settings.fusion_gap or settings.mixes > 0 or settings.alphas > 0)
 
     def _measure(self, outcome: Round, after: Tensor) -> None:
-        """Add the fusion gap and the barriers; a model at the end of several lines counts once."""
-        fused = self._point(after)
-        apart = {i: self._point(self._vector(model)) for i, model in outcome.clients.items()}
-        if self.settings.fusion_gap and apart:
-            weights = [self.sizes[partition] for partition in apart]
-            outcome.metrics |= fusion_gap(fused, list(apart.values()), weights)
-        if self.settings.alphas:
-            steps = [self.curve("global", self._vector(outcome.before), after, (None, fused))]
-            pairs = [pair for pair in self._chosen if apart.keys() >= set(pair)]
-            between = [self._between(outcome.clients, pair, apart) for pair in pairs]
-            self.curves = steps + between
-            outcome.metrics |= _barriers("global", steps) | _barriers("client", between)
+        """Ask for all points of the round at once, then make curves and metrics of them."""
+        chosen = self._chosen.pop(outcome.number, Chosen())
+        models = {str(i): self._vector(model) for i, model in outcome.clients.items()}
+        models |= {"before": self._vector(outcome.before), "after": after}
+        paths = self._paths(chosen, models) if self.settings.alphas else []
+        gaps = self._gaps(outcome)
+        asked = [mix for path in paths for mix in path.mixes()]
+        asked += [mix for gap in gaps for mix in gap.mixes()]
+        points = iter(self._evaluator.points(models, asked))
+        outcome.curves = [curve(path, [next(points) for _ in path.alphas]) for path in paths]
+        outcome.metrics |= _of_curves(outcome.curves) | _of_gaps(gaps, points)
 
-    def _between(
-        self,
-        clients: Mapping[int, ArrayRecord],
-        pair: tuple[int, int],
-        points: Mapping[int, Point],
-    ) -> Curve:
-        start, end = (self._vector(clients[partition]) for partition in pair)
-        return self.curve(
-            f"clients:{pair[0]}-{pair[1]}", start, end, [points[partition] for partition in pair]
-        )
+    def _paths(self, chosen: Chosen, models: dict[str, Tensor]) -> list[Path]:
+        """Return the round's paths; models that lie at their ends and nowhere else are added."""
+        settings = self.settings
+        alphas = grid(settings.alphas)
+        paths = [Path("global", "before", "after", grid(settings.alphas, settings.extrapolate))]
+        for i in map(str, chosen.to_global):
+            if i in models:
+                paths.append(Path(f"to_global:{i}", i, "after", alphas))
+        for i, j in (map(str, pair) for pair in chosen.pairs):
+            if {i, j} <= models.keys():
+                paths.append(Path(f"clients:{i}-{j}", i, j, alphas))
+                paths += self._by_layer(i, j, models) if settings.layers else []
+        return paths
+
+    def _by_layer(self, i: str, j: str, models: dict[str, Tensor]) -> list[Path]:
+        found = hybrids(self.network.layout, models[i], models[j])
+        models |= {f"{i}<{j}:{layer}": model for layer, model in found.items()}
+        alphas = grid(self.settings.alphas)
+        return [Path(f"layer:{i}-{j}:{name}", i, f"{i}<{j}:{name}", alphas) for name in found]
+
+    def _gaps(self, outcome: Round) -> list[Gap]:
+        """Return the round's aggregates and random mixes beside what they are made of."""
+        parts = [str(partition) for partition in outcome.clients]
+        if not parts:
+            return []
+        weights, gaps = [float(self.sizes[partition]) for partition in outcome.clients], []
+        if self.settings.fusion_gap:
+            gaps.append(Gap("fusion_gap", {"after": 1.0}, parts, weights))
+        drawn = simplex(len(parts), self.settings.mixes, self.seed, outcome.number)
+        for own in drawn.tolist():
+            gaps.append(Gap("mix_gap", dict(zip(parts, own, strict=True)), parts, own))
+        return gaps
 
     def _vector(self, model: ArrayRecord) -> Tensor:
         return self.network.layout.to_vector(model)
 
-    def _point(self, vector: Tensor) -> Point:
-        vector = self.network.recalibrate(vector, self._bn, self.settings.batch_size)
-        return self._evaluate(vector, self._probe)
 
-    def _evaluate(self, vector: Tensor, data: Dataset) -> Point:
-        settings = self.settings
-        return self.network.evaluate(vector, data, settings.batch_size, settings.threads)
-
-    def _pairs(self, number: int, partitions: Sequence[int]) -> list[tuple[int, int]]:
-        stream = rng(self.seed, "pairs", number)
-        count = min(self.settings.pairs, comb(len(partitions), 2))
-        chosen: set[tuple[int, int]] = set()
-        while len(chosen) < count:
-            first, second = sorted(int(i) for i in stream.choice(partitions, 2, replace=False))
-            chosen.add((first, second))
-        return sorted(chosen)
+def _of_curves(curves: Sequence[Curve]) -> dict[str, float]:
+    """Return the means over the paths of a kind."""
+    told: dict[str, float] = {}
+    for kind, name in KINDS.items():
+        own = [curve for curve in curves if curve.kind == kind]
+        if own:
+            means = {
+                key: float(np.mean([barriers(c)[key] for c in own])) for key in barriers(own[0])
+            }
+            told |= {f"{name}_{key}": means[key] for key in ("loss_barrier", "accuracy_barrier")}
+            told |= {f"{name}_{key}": means[key] for key in TOLD.get(name, ())}
+    return told
 
 
-def _barriers(kind: str, curves: list[Curve]) -> dict[str, float]:
-    if not curves:
-        return {}
-    return {
-        f"{kind}_loss_barrier": float(np.mean([loss_barrier(curve) for curve in curves])),
-        f"{kind}_accuracy_barrier": float(np.mean([accuracy_barrier(curve) for curve in curves])),
-    }
+def _of_gaps(gaps: Sequence[Gap], points: Iterator[Point]) -> dict[str, float]:
+    """Return the means over the gaps of a name."""
+    found: dict[str, list[Point]] = {}
+    for gap in gaps:
+        mixed, *apart = (next(points) for _ in gap.mixes())
+        found.setdefault(gap.name, []).append(fusion_gap(mixed, apart, gap.weights))
+    told: dict[str, float] = {}
+    for name, own in found.items():
+        told[name], told[f"{name}_accuracy"] = np.mean(own, axis=0).tolist()
+    return told

@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 
 from fedalign.config import Config
 from fedalign.errors import InputError
-from fedalign.landscape.measure import Measure
+from fedalign.landscape import measure as landscape
+from fedalign.landscape.barriers import barriers
 from fedalign.personal import columns
 from fedalign.rounds import Round
 
@@ -29,16 +30,16 @@ METRICS = (
     "train_loss",
     "test_loss",
     "test_accuracy",
-    "global_loss_barrier",
-    "global_accuracy_barrier",
-    "client_loss_barrier",
-    "client_accuracy_barrier",
     "clients",
     "bytes_down",
     "bytes_up",
     "seconds",
 )
-FUSION = ("fusion_gap", "fusion_gap_accuracy")  # where `evaluation.fusion_gap` asks for them
+BARRIERS = (
+    "round", "path", "ends_loss", "midpoint_loss", "ends_accuracy", "midpoint_accuracy",
+    "loss_barrier", "accuracy_barrier", "instability", "rebasin_barrier",
+    "midpoint_loss_gap", "midpoint_accuracy_gap",
+)  # fmt: skip
 LANDSCAPE = ("round", "path", "alpha", "loss", "accuracy")
 CLIENTS = (
     "round", "partition", "examples", "loss", "accuracy", "tuned_loss", "tuned_accuracy",
@@ -68,7 +69,6 @@ class RunFolder:
     Args:
         config: the resolved configuration.
         manifest: facts about the run: versions, hardware, data source.
-        measure: whose curves go into `landscape.csv`.
         resumed: the checkpoint from which the run goes on; None: it begins, in an empty folder.
     """
 
@@ -76,14 +76,12 @@ class RunFolder:
         self,
         config: Config,
         manifest: Mapping[str, Any],
-        measure: Measure,
         resumed: Checkpoint | None = None,
     ):
         self.path = folder_of(config)
-        self._measure = measure
         self._started = time.perf_counter()
-        fusion = FUSION if config.evaluation.fusion_gap else ()
-        self._columns = [*METRICS, *fusion, *columns(config.evaluation)]
+        settings = config.evaluation
+        self._columns = [*METRICS, *landscape.columns(settings), *columns(settings)]
         self._clients_tell = config.evaluation.client_fraction > 0
         self._manifest = dict(manifest) | {"status": "running", "resumed_after": []}
         try:
@@ -113,10 +111,11 @@ class RunFolder:
             (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def on_round(self, outcome: Round) -> None:
-        """Append the round to `metrics.csv`, its curves to `landscape.csv`, and to `clients.csv`.
+        """Append the round to the folder's tables.
 
-        The last holds what each client measured itself, a row a client, if clients evaluate. What
-        was not measured in this round is an empty cell.
+        `metrics.csv` has a row, in which a cell is empty that was not measured in this round;
+        `landscape.csv` the points of its curves, `barriers.csv` a row for each of them;
+        `clients.csv` what each client measured itself, a row a client, if clients evaluate.
         """
         row = {"round": outcome.number} | outcome.metrics
         self._append("metrics.csv", [[row.get(key, "") for key in self._columns]])
@@ -124,7 +123,10 @@ class RunFolder:
             told = {"round": outcome.number, "partition": partition, **own}
             told["examples"] = own["num-examples"]
             self._append("clients.csv", [[told.get(key, "") for key in CLIENTS]])
-        for curve in self._measure.curves:
+        for curve in outcome.curves:
+            found = barriers(curve)
+            numbers = [found[key] for key in BARRIERS[2:]]
+            self._append("barriers.csv", [[outcome.number, curve.path, *numbers]])
             points = zip(curve.alphas, curve.losses, curve.accuracies, strict=True)
             self._append(
                 "landscape.csv",
@@ -141,6 +143,7 @@ class RunFolder:
         self.path.mkdir(parents=True)
         self._append("metrics.csv", [self._columns])
         self._append("landscape.csv", [LANDSCAPE])
+        self._append("barriers.csv", [BARRIERS])
         if self._clients_tell:
             self._append("clients.csv", [CLIENTS])
 

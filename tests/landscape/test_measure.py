@@ -7,7 +7,9 @@ from torch import nn
 from torch.nn import functional
 
 from fedalign.landscape.barriers import accuracy_barrier, loss_barrier
-from fedalign.landscape.measure import Measure
+from fedalign.landscape.evaluator import Evaluator
+from fedalign.landscape.measure import Measure, columns
+from fedalign.landscape.paths import Path, grid, simplex
 from fedalign.network import Network
 from fedalign.rounds import Round
 from fedalign.sections import Evaluation
@@ -27,6 +29,11 @@ def measure(network, data, **settings):
     return Measure(network, data, data, evaluation, seed=0, rounds=10, sizes=SIZES)
 
 
+def between(network, data, start, end):
+    look = Evaluator(network, data, data, Evaluation(alphas=5))
+    return look.curves({"a": start, "b": end}, [Path("x", "a", "b", grid(5))])[0]
+
+
 def vectors(network, count):
     start = network.layout.to_vector(network.initial)
     return [
@@ -37,7 +44,7 @@ def vectors(network, count):
 
 def test_curve_ends_are_the_end_models(plain, data):
     a, b = vectors(plain, 2)
-    curve = measure(plain, data).curve("x", a, b)
+    curve = between(plain, data, a, b)
     for place, vector in ((0, a), (-1, b)):
         loss, accuracy = plain.evaluate(vector, data, 500)
         assert (curve.losses[place], curve.accuracies[place]) == (loss, accuracy)
@@ -46,7 +53,7 @@ def test_curve_ends_are_the_end_models(plain, data):
 def test_identical_models_have_no_barrier_with_batchnorm_too(network, plain, data):
     for net in (network, plain):
         (vector,) = vectors(net, 1)
-        curve = measure(net, data).curve("x", vector, vector.clone())
+        curve = between(net, data, vector, vector.clone())
         assert loss_barrier(curve) == 0
         assert accuracy_barrier(curve) == 0
 
@@ -72,7 +79,7 @@ def test_a_permuted_copy_has_equal_ends_and_a_barrier(plain, data):
             state["3.bias"],
         ]
     )
-    curve = measure(plain, data).curve("x", block[0], permuted)
+    curve = between(plain, data, block[0], permuted)
     assert curve.losses[0] == pytest.approx(curve.losses[-1], rel=1e-5)
     assert loss_barrier(curve) > 0.1
 
@@ -81,7 +88,7 @@ def test_a_model_convex_in_its_weights_has_none(data):
     torch.manual_seed(0)
     linear = Network(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), data, torch.device("cpu"))
     a, b = vectors(linear, 2)
-    assert loss_barrier(measure(linear, data).curve("x", a, b)) == pytest.approx(0, abs=1e-6)
+    assert loss_barrier(between(linear, data, a, b)) == pytest.approx(0, abs=1e-6)
 
 
 def test_recalibrated_statistics_are_those_of_the_data(network, data):
@@ -101,13 +108,13 @@ def test_a_round_is_measured(plain, data):
     observer = measure(plain, data, pairs=4)
     assert observer.wants(1, [2, 5, 7, 9]) <= {2, 5, 7, 9}
     observer.on_round(outcome)
-    paths = [curve.path for curve in observer.curves]
+    paths = [curve.path for curve in outcome.curves]
     assert paths[0] == "global"
     assert len(set(paths)) == 5
     loss, accuracy = plain.evaluate(plain.layout.to_vector(models[0]), data, 500)
     assert outcome.metrics["test_loss"] == loss
     assert outcome.metrics["test_accuracy"] == accuracy
-    expected = np.mean([loss_barrier(curve) for curve in observer.curves[1:]])
+    expected = np.mean([loss_barrier(curve) for curve in outcome.curves[1:]])
     assert outcome.metrics["client_loss_barrier"] == expected
 
 
@@ -115,8 +122,9 @@ def test_a_pair_whose_client_failed_is_left_out(plain, data):
     models = {p: plain.layout.to_record(v, {}) for p, v in enumerate(vectors(plain, 3))}
     observer = measure(plain, data, pairs=3)
     assert observer.wants(1, [0, 1, 2]) == {0, 1, 2}
-    observer.on_round(Round(1, plain.initial, models[0], {0: models[0], 2: models[2]}))
-    assert [curve.path for curve in observer.curves] == ["global", "clients:0-2"]
+    outcome = Round(1, plain.initial, models[0], {0: models[0], 2: models[2]})
+    observer.on_round(outcome)
+    assert [curve.path for curve in outcome.curves] == ["global", "clients:0-2"]
 
 
 def test_the_seed_and_the_round_choose_the_pairs(plain, data):
@@ -130,7 +138,7 @@ def test_no_alphas_no_paths(plain, data):
     assert observer.wants(1, [0, 1]) == set()
     observer.on_round(outcome)
     assert set(outcome.metrics) == {"test_loss", "test_accuracy"}
-    assert observer.curves == []
+    assert not outcome.curves
 
 
 def test_one_client_has_no_pairs(plain, data):
@@ -193,5 +201,58 @@ def test_every_so_many_rounds_and_in_the_last_one(plain, data):
         )
         observer.on_round(outcome)
         assert "test_accuracy" in outcome.metrics
-        assert bool(full & outcome.metrics.keys()) == bool(observer.curves) == due
+        assert bool(full & outcome.metrics.keys()) == bool(outcome.curves) == due
         assert not due or full <= outcome.metrics.keys()
+
+
+def test_more_paths_and_mixes(plain, data):
+    models = vectors(plain, 4)
+    records = {p: plain.layout.to_record(v, {}) for p, v in enumerate(models[:3])}
+    observer = measure(
+        plain, data, pairs=1, to_global=2, mixes=4, layers=True, extrapolate=1.5, alphas=5
+    )
+    assert observer.wants(1, [0, 1, 2]) == {0, 1, 2}
+    outcome = Round(1, plain.initial, plain.layout.to_record(models[3], {}), records)
+    observer.on_round(outcome)
+    kinds = [curve.kind for curve in outcome.curves]
+    assert kinds == ["global", "to_global", "to_global", "clients", "layer", "layer"]
+    assert outcome.curves[0].alphas.tolist() == [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5]
+    by_path = {curve.path: curve for curve in outcome.curves}
+    i, j = outcome.curves[3].path.removeprefix("clients:").split("-")
+    start, end = models[int(i)], models[int(j)]
+    layer = [e for e in plain.layout.parameters if e.name.startswith("3.")]
+    hybrid = start.clone()
+    hybrid[layer[0].start : layer[-1].stop] = end[layer[0].start : layer[-1].stop]
+    found = by_path[f"layer:{i}-{j}:3"]
+    assert found.losses[-1] == plain.evaluate(hybrid, data, 500)[0]
+    middle = plain.evaluate(torch.lerp(start, hybrid, 0.5), data, 500)[0]
+    assert found.losses[2] == pytest.approx(middle, rel=1e-5)
+    beyond = plain.layout.to_vector(plain.initial)
+    beyond = beyond + 1.5 * (models[3] - beyond)
+    assert outcome.curves[0].losses[-1] == pytest.approx(plain.evaluate(beyond, data, 500)[0], 1e-4)
+
+
+def test_the_gap_of_random_mixes_by_another_way(plain, data):
+    models = vectors(plain, 3)
+    records = {p: plain.layout.to_record(v, {}) for p, v in enumerate(models)}
+    observer = measure(plain, data, mixes=5, alphas=0)
+    assert observer.wants(2, [0, 1, 2]) == {0, 1, 2}
+    outcome = Round(2, plain.initial, plain.initial, records)
+    observer.on_round(outcome)
+    own = [plain.evaluate(model, data, 500)[0] for model in models]
+    gaps = []
+    for weights in simplex(3, 5, 0, 2):
+        mix = sum(w * m for w, m in zip(weights.tolist(), models, strict=True))
+        gaps.append(plain.evaluate(mix, data, 500)[0] - float(weights @ own))
+    assert outcome.metrics["mix_gap"] == pytest.approx(np.mean(gaps), abs=1e-5)
+    assert outcome.curves == []
+
+
+def test_columns_name_all_that_a_round_tells(plain, data):
+    settings = {"pairs": 1, "to_global": 1, "mixes": 1, "fusion_gap": True}
+    observer = measure(plain, data, **settings)
+    models = {p: plain.layout.to_record(v, {}) for p, v in enumerate(vectors(plain, 3))}
+    observer.wants(1, [0, 1, 2])
+    outcome = Round(1, plain.initial, plain.initial, models)
+    observer.on_round(outcome)
+    assert set(columns(observer.settings)) | {"test_loss", "test_accuracy"} == set(outcome.metrics)

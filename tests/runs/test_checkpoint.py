@@ -1,7 +1,6 @@
 """A run that was stopped and goes on ends with the bits of one that was not."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -275,7 +274,7 @@ def go(out, strategy, stop=None, grid=None):
     grid = grid or InlineGrid(visited(), 4)
     resumed = resume(config, strategy, grid)
     done, model = (resumed.number, resumed.model) if resumed else (0, START)
-    folder = RunFolder(config, {}, SimpleNamespace(curves=[]), resumed)
+    folder = RunFolder(config, {}, resumed)
     callbacks = [folder, Stop(stop), Checkpoints(config, strategy, grid, 1)]
     options = {"rounds": 7, "first": done + 1, "seed": 0, "clients_per_round": 3}
     with folder:

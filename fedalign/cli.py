@@ -122,6 +122,43 @@ def report(
 
 
 @app.command()
+def connect(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="A.safetensors B.safetensors... [KEY=VALUE]...", help="models"),
+    ],
+    config: Annotated[
+        str | None, typer.Option(help="what they were trained with; by default beside the first")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="what they are weights of")] = None,
+    data: Annotated[str | None, typer.Option(help="where they are tested")] = None,
+    out: Annotated[Path, typer.Option(help="folder for curves, barriers and figure")] = Path(
+        "connection"
+    ),
+) -> None:
+    """Measure the lines between models, wherever they were trained.
+
+    Prints every pair's barriers, as they are and after their neurons have been matched.
+    """
+    with _guarded():
+        from fedalign.config import read
+        from fedalign.landscape.connect import connect
+        from fedalign.report.connection import told, write
+        from fedalign.settings import parse_overrides
+
+        models = [Path(word) for word in files if "=" not in word]
+        beside = models[0].parent / "config.yaml" if models else Path()
+        if config is None and model is None and beside.is_file():
+            config = str(beside)
+        given = {"evaluation.match": "weights", "model": model, "data": data}
+        given |= parse_overrides([word for word in files if "=" in word])
+        found = connect(models, read(config, {k: v for k, v in given.items() if v is not None}))
+        print(told(found))
+        write(found, out)
+        print(f"curves, barriers and figure in {out}")
+
+
+@app.command()
 def reproduce(
     study: Annotated[
         str, typer.Argument(metavar="NAME", help="YAML file, or its name in configs/studies/")

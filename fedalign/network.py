@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, cached_property
@@ -13,9 +13,11 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from fedalign.data import Dataset
 from fedalign.errors import InputError
+from fedalign.models.symmetry import Group, symmetry
 from fedalign.parameters import Layout
 from fedalign.stacked import Stacked, Tap
 
@@ -68,6 +70,11 @@ class Network:
         return Tap(self._module)
 
     @cached_property
+    def symmetry(self) -> tuple[Group, ...]:
+        """The groups of neurons that may be exchanged; none where nothing is known of a module."""
+        return symmetry(self._module)
+
+    @cached_property
     def stacked(self) -> Stacked | None:
         """The network for many models at once; None if it cannot be had, or is not the same."""
         try:
@@ -114,6 +121,29 @@ class Network:
                 self._module(self._normalise(own))
             found.append(tap.seen.float())
         return torch.stack(found)
+
+    @torch.no_grad()
+    def watch(self, vector: Tensor, images: Tensor, modules: Iterable[str]) -> dict[str, Tensor]:
+        """Return what each of these modules of the model `(F,)` puts out, by its name.
+
+        For images `(B, C, H, W)`, without dropout and with BatchNorm's running statistics.
+        """
+        seen: dict[str, Tensor] = {}
+
+        def hook(name: str) -> RemovableHandle:
+            def see(_: nn.Module, __: object, out: Tensor) -> None:
+                seen[name] = out.float()
+
+            return self._module.get_submodule(name).register_forward_hook(see)
+
+        hooks = [hook(name) for name in modules]
+        self._bind(vector.to(self.device))
+        self._module.eval()
+        with self._casting():
+            self._module(self._normalise(images.to(self.device)))
+        for handle in hooks:
+            handle.remove()
+        return seen
 
     def evaluate(
         self, vector: Tensor, data: Dataset, batch_size: int, threads: int = 1

@@ -26,6 +26,9 @@ class Evaluation(Section):
     match: Literal["none", "weights", "activations"] = Field(
         "none", description="also align the neurons of each pair, and of all clients, by these"
     )
+    match_start: Literal["identity", "layers"] = Field(
+        "identity", description="of weight matching: as it is, or after a pass from the input on"
+    )
     mixes: int = Field(0, ge=0, description="random convex mixes of the client models")
     layers: bool = Field(
         False, description="paths between clients also for each layer alone (Adilova et al. 2024)"

@@ -37,6 +37,10 @@ class Figure(Section):
         "rounds", description="over rounds, over the key `x`, or differences from the baseline"
     )
     x: str | None = Field(None, description="for a sweep: a key of `vary` with numbers")
+    log: bool = Field(False, description="for a sweep: equal steps of x are equal factors")
+    panels: list[str] | None = Field(
+        None, description=f"for a sweep, of: {', '.join(COLUMNS)}; null: the usual ones"
+    )
 
 
 class Study(Section):
@@ -125,13 +129,14 @@ def _check(study: Study) -> None:
     if study.figure.kind == "differences" and study.baseline is None:
         raise BadValueError("baseline", "must be given for a figure of differences")
     if study.figure.kind == "sweep":
-        _check_sweep(study.figure.x, study.vary)
-    for column in study.table or ():
-        if column not in COLUMNS:
-            raise BadValueError("table", f"{column!r} is not a column{nearest(column, COLUMNS)}")
+        _check_sweep(study.figure.x, study.vary, study.figure.log)
+    for place, columns in (("table", study.table), ("figure.panels", study.figure.panels)):
+        for column in columns or ():
+            if column not in COLUMNS:
+                raise BadValueError(place, f"{column!r} is not a column{nearest(column, COLUMNS)}")
 
 
-def _check_sweep(key: str | None, vary: Axes) -> None:
+def _check_sweep(key: str | None, vary: Axes, log: bool) -> None:
     if key is None:
         raise BadValueError("figure.x", "must be given for a sweep")
     if key not in vary:
@@ -139,6 +144,8 @@ def _check_sweep(key: str | None, vary: Axes) -> None:
     for value in vary[key]:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise BadValueError(f"vary.{key}", f"{value!r} is not a number, as a sweep needs")
+        if log and value <= 0:
+            raise BadValueError(f"vary.{key}", f"{value!r} has no logarithm (figure.log: false)")
 
 
 def _resolve(base: str, layers: Mapping[str, Mapping[str, Any]]) -> Config:

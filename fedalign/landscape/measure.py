@@ -10,10 +10,13 @@ from flwr.app import ArrayRecord
 from torch import Tensor
 
 from fedalign.data import Dataset
+from fedalign.errors import InputError
 from fedalign.landscape.barriers import Curve, Point, barriers, fusion_gap
 from fedalign.landscape.evaluator import Evaluator, curve
+from fedalign.landscape.matcher import Matcher
 from fedalign.landscape.paths import Mix, Path, grid, hybrids, pairs, simplex, some
 from fedalign.network import Network
+from fedalign.rng import rng
 from fedalign.rounds import Round
 from fedalign.sections import Evaluation
 
@@ -81,7 +84,13 @@ class Measure:
 
     def __post_init__(self) -> None:
         self._evaluator = Evaluator(self.network, self.test, self.train, self.settings)
+        self._images = self.train.subset(self.settings.bn_examples).images
         self._chosen: dict[int, Chosen] = {}
+        if self.settings.match != "none" and not self.network.symmetry:
+            raise InputError(
+                f"evaluation.match: {self.settings.match!r}, but of this model it is not known "
+                "which neurons can be exchanged; give its class a method symmetry(), or match: none"
+            )
 
     def on_round(self, outcome: Round) -> None:
         """Add test loss and accuracy, mean barriers and gaps; the curves go into the outcome."""
@@ -116,15 +125,25 @@ class Measure:
         chosen = self._chosen.pop(outcome.number, Chosen())
         models = {str(i): self._vector(model) for i, model in outcome.clients.items()}
         models |= {"before": self._vector(outcome.before), "after": after}
-        paths = self._paths(chosen, models) if self.settings.alphas else []
-        gaps = self._gaps(outcome)
+        matcher = self._matcher(outcome.number)
+        paths = self._paths(chosen, models, matcher) if self.settings.alphas else []
+        gaps = self._gaps(outcome, models, matcher)
         asked = [mix for path in paths for mix in path.mixes()]
         asked += [mix for gap in gaps for mix in gap.mixes()]
         points = iter(self._evaluator.points(models, asked))
         outcome.curves = [curve(path, [next(points) for _ in path.alphas]) for path in paths]
         outcome.metrics |= _of_curves(outcome.curves) | _of_gaps(gaps, points)
+        if matcher and matcher.sweeps:
+            outcome.metrics["matching_sweeps"] = float(np.mean(matcher.sweeps))
 
-    def _paths(self, chosen: Chosen, models: dict[str, Tensor]) -> list[Path]:
+    def _matcher(self, number: int) -> Matcher | None:
+        if self.settings.match == "none":
+            return None
+        return Matcher(self.network, self.settings, self._images, rng(self.seed, "match", number))
+
+    def _paths(
+        self, chosen: Chosen, models: dict[str, Tensor], matcher: Matcher | None
+    ) -> list[Path]:
         """Return the round's paths; models that lie at their ends and nowhere else are added."""
         settings = self.settings
         alphas = grid(settings.alphas)
@@ -136,6 +155,9 @@ class Measure:
             if {i, j} <= models.keys():
                 paths.append(Path(f"clients:{i}-{j}", i, j, alphas))
                 paths += self._by_layer(i, j, models) if settings.layers else []
+                if matcher:
+                    models[f"{j}~{i}"] = matcher.pair(models[i], models[j])
+                    paths.append(Path(f"matched:{i}-{j}", i, f"{j}~{i}", alphas))
         return paths
 
     def _by_layer(self, i: str, j: str, models: dict[str, Tensor]) -> list[Path]:
@@ -144,7 +166,9 @@ class Measure:
         alphas = grid(self.settings.alphas)
         return [Path(f"layer:{i}-{j}:{name}", i, f"{i}<{j}:{name}", alphas) for name in found]
 
-    def _gaps(self, outcome: Round) -> list[Gap]:
+    def _gaps(
+        self, outcome: Round, models: dict[str, Tensor], matcher: Matcher | None
+    ) -> list[Gap]:
         """Return the round's aggregates and random mixes beside what they are made of."""
         parts = [str(partition) for partition in outcome.clients]
         if not parts:
@@ -152,6 +176,11 @@ class Measure:
         weights, gaps = [float(self.sizes[partition]) for partition in outcome.clients], []
         if self.settings.fusion_gap:
             gaps.append(Gap("fusion_gap", {"after": 1.0}, parts, weights))
+            if matcher:
+                aligned = matcher.together([models[part] for part in parts])
+                models |= {f"{part}~": model for part, model in zip(parts, aligned, strict=True)}
+                shares = {f"{p}~": w / sum(weights) for p, w in zip(parts, weights, strict=True)}
+                gaps.append(Gap("matched_fusion_gap", shares, parts, weights))
         drawn = simplex(len(parts), self.settings.mixes, self.seed, outcome.number)
         for own in drawn.tolist():
             gaps.append(Gap("mix_gap", dict(zip(parts, own, strict=True)), parts, own))

@@ -2,10 +2,13 @@
 
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 from torch.nn import functional
+
+from fedalign.models.symmetry import Group, Neurons
 
 Norm = Literal["none", "batch", "group"]
 
@@ -46,6 +49,36 @@ class ResNet(nn.Module):
         logits: torch.Tensor = self.fc(features.mean(dim=(2, 3)))
         return logits
 
+    def symmetry(self) -> tuple[Group, ...]:
+        """Return the exchangeable neurons: of the residual stream, and inside each block.
+
+        A channel is in the stream from the stage that adds it to the end, and the padding of
+        shortcuts moves it: the 16 of stage 1 are 8..23 of stage 2 and 24..39 of stage 3. So each
+        stage adds a group, watched behind its last block. GroupNorm splits them all.
+        """
+        stem = Neurons("stage1", STAGES[0])
+        stem.own(self.conv, "conv")
+        stem.own(self.norm, "norm")
+        stream, at, found = [stem], [np.arange(STAGES[0])[:, None]], [stem]
+        for number, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            name = f"blocks.{number}"
+            for neurons, places in zip(stream, at, strict=True):
+                neurons.feed(block.conv1, f"{name}.conv1", places)
+            found.append(block.inner(name))
+            if block.padding:
+                at = [places + block.padding // 2 for places in at]
+                new = np.setdiff1d(np.arange(block.conv2.out_channels), np.concatenate(at))
+                stream.append(Neurons(f"stage{len(stream) + 1}", len(new)))
+                at, found = [*at, new[:, None]], [*found, stream[-1]]
+            for neurons, places in zip(stream, at, strict=True):
+                neurons.own(block.conv2, f"{name}.conv2", places)
+                neurons.own(block.norm2, f"{name}.norm2", places)
+            stream[-1].watch(name, at[-1])
+        for neurons, places in zip(stream, at, strict=True):
+            neurons.feed(self.fc, "fc", places)
+        return tuple(group for neurons in found for group in neurons.groups())
+
     def _start(self, norm: Norm) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -80,6 +113,18 @@ class Block(nn.Module):
             x = x[:, :, :: self.stride, :: self.stride]
             x = functional.pad(x, (0, 0, 0, 0, self.padding // 2, self.padding // 2))
         return functional.relu(x + residual)
+
+    def inner(self, name: str) -> Neurons:
+        """Return the neurons between the convolutions of the block with this name, for a table.
+
+        Their activation is no module's output; what comes before it is.
+        """
+        neurons = Neurons(name, self.conv1.out_channels)
+        neurons.own(self.conv1, f"{name}.conv1")
+        neurons.own(self.norm1, f"{name}.norm1")
+        neurons.feed(self.conv2, f"{name}.conv2")
+        neurons.watch(f"{name}.norm1")
+        return neurons
 
 
 def _conv(before: int, after: int, stride: int, norm: Norm) -> nn.Conv2d:

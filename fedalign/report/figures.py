@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from fedalign.report.statistics import Difference, deviation
-from fedalign.report.tables import Row, Run, differences, label, measured, short
+from fedalign.report.tables import COLUMNS, Row, Run, differences, label, measured, short
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -38,12 +38,20 @@ OVER_ROUNDS = {  # title and label by column of metrics.csv
     "client_accuracy_barrier": ("Between two clients", "accuracy barrier"),
     "fusion_gap": ("Aggregate beside its parts", "fusion gap (nats)"),
 }
-OVER_A_SETTING = {
+TITLES = {
     "accuracy": ("Global model", "test accuracy, last 5 rounds"),
+    "client_ends_accuracy": ("Clients' models", "test accuracy"),
+    "client_midpoint_accuracy": ("Half way between two clients", "test accuracy"),
     "client_accuracy_barrier": ("Between two clients", "accuracy barrier"),
     "client_loss_barrier": ("Between two clients", "loss barrier (nats)"),
+    "matched_accuracy_barrier": ("After matching neurons", "accuracy barrier"),
+    "matched_loss_barrier": ("After matching neurons", "loss barrier (nats)"),
+    "matching_sweeps": ("Matching neurons", "passes over the layers"),
     "fusion_gap": ("Aggregate beside its parts", "fusion gap (nats)"),
+    "fusion_gap_accuracy": ("Aggregate beside its parts", "fusion gap (accuracy)"),
+    "matched_fusion_gap_accuracy": ("The same after matching", "fusion gap (accuracy)"),
 }
+USUAL = ("accuracy", "client_accuracy_barrier", "client_loss_barrier", "fusion_gap")
 SHIFT = 0.012  # of the width, so that the bars of several arms do not hide one another
 Looks = Mapping[str, dict[str, Any]]  # of each arm
 
@@ -69,8 +77,8 @@ def over_rounds(rows: Sequence[Row], baseline: str | None = None) -> Figure:
     ]
     lines = any(len(_last_line(run)) for row in rows for run in row.runs)
     looks, count = _looks(rows, baseline), len(shown) + lines
-    figure, strips = _strips(rows, [], count)
-    for strip, group in strips:
+    figure, found = strips(rows, [], count)
+    for strip, group in found:
         panels = strip.subplots(1, count, squeeze=False)[0]
         for column, panel in zip(shown, panels, strict=False):
             for row in group:
@@ -83,25 +91,33 @@ def over_rounds(rows: Sequence[Row], baseline: str | None = None) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def sweep(rows: Sequence[Row], x: str, baseline: str | None = None) -> Figure:
+def sweep(
+    rows: Sequence[Row],
+    x: str,
+    baseline: str | None = None,
+    panels: Sequence[str] | None = None,
+    log: bool = False,
+) -> Figure:
     """Return accuracy and barriers over the varied setting `x`, a line an arm.
 
     Bars are one sample standard deviation over seeds. An arm that is the same run for all values
     of `x` is a level line with its band.
     """
-    shown = [column for column in OVER_A_SETTING if column in measured(rows)]
-    shown = [column for column in shown if not _nothing(rows, column)] or shown
+    shown = [column for column in panels or USUAL if column in measured(rows)]
+    shown = [column for column in shown if panels or not _nothing(rows, column)] or shown
     looks = _looks(rows, baseline)
-    figure, strips = _strips(rows, [x], len(shown))
-    for strip, group in strips:
-        panels = strip.subplots(1, len(shown), squeeze=False)[0]
-        for column, panel in zip(shown, panels, strict=True):
+    figure, found = strips(rows, [x], len(shown))
+    for strip, group in found:
+        axes = strip.subplots(1, len(shown), squeeze=False)[0]
+        for column, panel in zip(shown, axes, strict=True):
             for arm, look in looks.items():
                 shift = SHIFT * (list(looks).index(arm) - (len(looks) - 1) / 2)
                 own = [row for row in group if row.arm == arm]
-                _plot_sweep(panel, own, x, column, look, shift)
-            title, told = OVER_A_SETTING[column]
+                _plot_sweep(panel, own, x, column, look, 0.0 if log else shift)
+            title, told = TITLES.get(column, ("", COLUMNS[column].heading))
             panel.set(title=title, xlabel=short(x, [x]).replace("_", " "), ylabel=told)
+            if log:
+                _ticks_where_measured(panel, [row.varied[x] for row in group])
     _legend(figure, looks)
     return figure
 
@@ -140,7 +156,7 @@ def _looks(rows: Sequence[Row], baseline: str | None) -> Looks:
     return {arm: looks.get(arm, {"color": BLACK, "linestyle": "-", "zorder": 3}) for arm in arms}
 
 
-def _strips(
+def strips(
     rows: Sequence[Row], inside: Sequence[str], columns: int
 ) -> tuple[Figure, list[tuple[SubFigure, list[Row]]]]:
     """Return a figure with a strip for each choice of what is varied, other than `inside`."""
@@ -150,11 +166,11 @@ def _strips(
         groups.setdefault(told, []).append(row)
     height = max(3.2 * len(groups), 0.3 + 0.19 * len({row.arm for row in rows}))  # of the legend
     figure = Figure(figsize=(1.9 + 3.4 * columns, height), layout=_layout())
-    strips = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
-    for told, strip in zip(groups, strips, strict=True):
+    found = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+    for told, strip in zip(groups, found, strict=True):
         if told:
             strip.suptitle(told, x=0.01, ha="left", fontsize=10, fontweight="bold")
-    return figure, list(zip(strips, groups.values(), strict=True))
+    return figure, list(zip(found, groups.values(), strict=True))
 
 
 def _plot_rounds(panel: Axes, row: Row, column: str, looks: Looks) -> None:
@@ -194,6 +210,12 @@ def _plot_sweep(
         places = [row.varied[x] for row in rows]
         places = [place + shift * (max(places) - min(places)) for place in places]
         panel.errorbar(places, means, spreads, marker="o", markersize=3.5, capsize=2, **look)
+
+
+def _ticks_where_measured(panel: Axes, places: Sequence[float]) -> None:
+    panel.set_xscale("log")
+    panel.set_xticks(sorted(set(places)), labels=[f"{place:g}" for place in sorted(set(places))])
+    panel.minorticks_off()
 
 
 def _plot_differences(

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fedalign.report.figures import beside_baseline, over_rounds, save, sweep
+from fedalign.report.lines import along_the_line
 from fedalign.report.statistics import Difference, deviation
 from fedalign.report.tables import COLUMNS, Row, Run, differences, measured, read_runs, table
 from fedalign.runs.folder import folder_of, is_finished
@@ -24,7 +25,7 @@ significant: the interval contains 0. They are not corrected for the number of c
 
 
 def write(study: Study, planned: Sequence[Planned], folder: Path, command: str) -> None:
-    """Write `table.md`, `summary.csv`, `figure.png` and `figure.pdf` from what is finished."""
+    """Write table, summary, all curves and the figure from what is finished."""
     rows = rows_of(planned)
     columns = study.table or measured(rows)
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +36,11 @@ def write(study: Study, planned: Sequence[Planned], folder: Path, command: str) 
         lines.append(f"{missing} of {len(planned)} runs are missing.")
     (folder / "table.md").write_text("\n\n".join(lines) + "\n", "utf-8")
     summary(rows, study.baseline).to_csv(folder / "summary.csv", index=False)
+    curves(rows).to_parquet(folder / "curves.parquet", index=False)
     save(_figure(study, rows), folder / "figure.png", folder / "figure.pdf")
+    along = along_the_line(rows, str(study.figure.x)) if study.figure.kind == "sweep" else None
+    if along is not None:
+        save(along, folder / "lines.png", folder / "lines.pdf")
 
 
 def rows_of(planned: Sequence[Planned]) -> list[Row]:
@@ -64,6 +69,16 @@ def summary(rows: Sequence[Row], baseline: str | None) -> pd.DataFrame:
     )
 
 
+def curves(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return every measured point of every run, with the run's arm, settings varied, and seed."""
+    parts = [
+        run.landscape.assign(**{**row.varied, "arm": row.arm, "seed": run.settings["seed"]})
+        for row in rows
+        for run in row.runs
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
 def _numbers(row: Row, names: Sequence[str]) -> dict[str, float]:
     values = {name: [COLUMNS[name].of(run) for run in row.runs] for name in names}
     means = {f"{name}_mean": sum(found) / len(found) for name, found in values.items()}
@@ -80,7 +95,7 @@ def _told(difference: Difference | None) -> dict[str, Any]:
 def _figure(study: Study, rows: Sequence[Row]) -> Figure:
     kind, x, baseline = study.figure.kind, study.figure.x, study.baseline
     if kind == "sweep" and x is not None and x in rows[0].varied:  # and not set to a single value
-        return sweep(rows, x, baseline)
+        return sweep(rows, x, baseline, study.figure.panels, study.figure.log)
     if kind == "differences" and baseline is not None:
         return beside_baseline(rows, baseline)
     return over_rounds(rows, baseline)

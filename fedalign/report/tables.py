@@ -50,12 +50,14 @@ class Column:
         metric: the column of `metrics.csv`.
         last: mean over so many of the last rounds; None: over all of them.
         megabytes: the sum over rounds in MB (10^6 bytes), in place of the mean.
+        usual: stands in a table that names no columns.
     """
 
     heading: str
     metric: str
     last: int | None = None
     megabytes: bool = False
+    usual: bool = True
 
     def of(self, run: Run) -> float:
         """Return the number; NaN if it was not measured."""
@@ -84,8 +86,25 @@ COLUMNS = {
         "client accuracy barrier, all rounds", "client_accuracy_barrier"
     ),
     "client_loss_barrier": Column("client loss barrier, all rounds", "client_loss_barrier"),
+    "client_ends_accuracy": Column("clients' accuracy", "client_ends_accuracy", usual=False),
+    "client_midpoint_accuracy": Column(
+        "accuracy half way", "client_midpoint_accuracy", usual=False
+    ),
+    "matched_accuracy_barrier": Column(
+        "accuracy barrier after matching", "matched_accuracy_barrier"
+    ),
+    "matched_loss_barrier": Column("loss barrier after matching", "matched_loss_barrier"),
+    "matched_midpoint_accuracy": Column(
+        "accuracy half way after matching", "matched_midpoint_accuracy", usual=False
+    ),
+    "matching_sweeps": Column("matching: passes", "matching_sweeps"),
     "fusion_gap": Column("fusion gap, all rounds", "fusion_gap"),
     "fusion_gap_accuracy": Column("accuracy fusion gap, all rounds", "fusion_gap_accuracy"),
+    "matched_fusion_gap": Column("fusion gap after matching", "matched_fusion_gap"),
+    "matched_fusion_gap_accuracy": Column(
+        "accuracy fusion gap after matching", "matched_fusion_gap_accuracy"
+    ),
+    "mix_gap": Column("gap of random mixes", "mix_gap"),
     "megabytes_down": Column("MB down", "bytes_down", megabytes=True),
     "megabytes_up": Column("MB up", "bytes_up", megabytes=True),
 }
@@ -163,7 +182,7 @@ def table(
     keys = [*rows[0].varied]
     lines = [[*(short(key, keys) for key in keys), "run", "seeds"]]
     lines += [[*map(str, row.varied.values()), row.arm, str(len(row.runs))] for row in rows]
-    for name in columns or measured(rows):
+    for name in columns or [name for name in measured(rows) if COLUMNS[name].usual]:
         _add(lines, [COLUMNS[name].heading, *(COLUMNS[name].cell(row.runs) for row in rows)])
         if name == "accuracy" and baseline is not None:
             beside = [str(told or UNKNOWN) for told in differences(rows, baseline)]

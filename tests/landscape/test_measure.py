@@ -6,11 +6,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fedalign.errors import InputError
 from fedalign.landscape.barriers import accuracy_barrier, loss_barrier
 from fedalign.landscape.evaluator import Evaluator
 from fedalign.landscape.measure import Measure, columns
 from fedalign.landscape.paths import Path, grid, simplex
+from fedalign.landscape.permutations import shuffled
 from fedalign.network import Network
+from fedalign.rng import rng
 from fedalign.rounds import Round
 from fedalign.sections import Evaluation
 
@@ -62,7 +65,6 @@ def test_a_permuted_copy_has_equal_ends_and_a_barrier(plain, data):
     from clients.local import Local
     from fedalign.algorithm import Cohort
     from fedalign.masks import MaskPlan
-    from fedalign.rng import rng
 
     shuffled = torch.randperm(60, generator=torch.Generator().manual_seed(3))
     data = replace(data, labels=data.labels[shuffled])  # to be learnt by heart
@@ -256,3 +258,29 @@ def test_columns_name_all_that_a_round_tells(plain, data):
     outcome = Round(1, plain.initial, plain.initial, models)
     observer.on_round(outcome)
     assert set(columns(observer.settings)) | {"test_loss", "test_accuracy"} == set(outcome.metrics)
+
+
+@pytest.mark.parametrize("by", ["weights", "activations"])
+def test_models_that_differ_in_the_order_of_their_neurons_are_one_after_matching(plain, data, by):
+    start = vectors(plain, 1)[0]
+    clients = [shuffled(plain.layout, plain.symmetry, rng(0, "x", i), start) for i in range(3)]
+    records = {p: plain.layout.to_record(v, {}) for p, v in enumerate(clients)}
+    mean = plain.layout.to_record(sum(clients) / 3, {})
+    observer = measure(plain, data, pairs=2, match=by, fusion_gap=True)
+    observer.wants(1, [0, 1, 2])
+    outcome = Round(1, plain.initial, mean, records)
+    observer.on_round(outcome)
+    told = outcome.metrics
+    assert told["client_loss_barrier"] > 0.01
+    assert told["matched_loss_barrier"] == pytest.approx(0, abs=1e-5)
+    assert told["fusion_gap"] > 0.01
+    assert told["matched_fusion_gap"] == pytest.approx(0, abs=1e-5)
+    assert told["matching_sweeps"] >= 1
+    paths = [curve.kind for curve in outcome.curves]
+    assert paths == ["global", "clients", "matched", "clients", "matched"]
+    assert set(columns(observer.settings)) | {"test_loss", "test_accuracy"} == set(told)
+
+
+def test_a_model_of_which_no_symmetry_is_known_cannot_be_matched(network, data):
+    with pytest.raises(InputError, match="of this model it is not known"):
+        measure(network, data, match="weights")

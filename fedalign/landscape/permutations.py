@@ -1,0 +1,54 @@
+"""Permutations of a model's neurons, as functions of its flat vector.
+
+A permutation of a whole model is an index `(F,)`, made by these functions of `torch.arange(F)`: the
+permuted model is `vector[index]`. Doing one after another is `first[second]`, undoing one
+`torch.argsort(index)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedalign.models.symmetry import Group
+from fedalign.parameters import Layout
+
+
+def permute(layout: Layout, group: Group, order: np.ndarray, vector: Tensor) -> Tensor:
+    """Return a model whose neuron i is neuron `order[i]` of `vector`, wherever the group lies.
+
+    Args:
+        layout: the model's.
+        group: one of its groups of exchangeable neurons.
+        order: `(n,)`, a permutation of 0..n-1.
+        vector: `(F,)`, of any type.
+    """
+    vector = vector.clone()
+    permute_(layout, group, order, vector)
+    return vector
+
+
+def permute_(layout: Layout, group: Group, order: np.ndarray, vector: Tensor) -> None:
+    """Do in place what `permute` does."""
+    entries = {entry.name: entry for entry in layout.entries}
+    for place in group.places:
+        tensor = entries[place.tensor].view(vector)
+        at, taken = (torch.from_numpy(a.ravel()) for a in (place.at, place.at[order]))
+        at, taken = at.to(vector.device), taken.to(vector.device)
+        tensor.index_copy_(place.axis, at, tensor.index_select(place.axis, taken))
+
+
+def shuffled(
+    layout: Layout, groups: Iterable[Group], rng: np.random.Generator, vector: Tensor
+) -> Tensor:
+    """Return a copy of a model `(F,)` with the neurons of every group in random order.
+
+    It computes the same function, but for the order of its sums.
+    """
+    vector = vector.clone()
+    for group in groups:
+        permute_(layout, group, rng.permutation(group.size), vector)
+    return vector

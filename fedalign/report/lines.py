@@ -1,0 +1,70 @@
+"""The picture of a landscape that papers show: accuracy along the line between two models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from fedalign.report.figures import STYLE, strips
+from fedalign.report.tables import Row, short
+
+KINDS = {"clients": "", "matched": ", neurons matched"}
+
+
+@mpl.rc_context(STYLE)
+def along_the_line(rows: Sequence[Row], x: str) -> Figure | None:
+    """Return accuracy along the line between two clients in the last round, a line a value of `x`.
+
+    A panel an arm, and one more where neurons were matched; means over seeds. None where no arm
+    has more than one value of `x`, or no line was measured.
+    """
+    panels = [
+        (arm, kind)
+        for arm in dict.fromkeys(row.arm for row in rows)
+        for kind in KINDS
+        if _varies(rows, arm, x) and not all(_last(row, kind).empty for row in rows)
+    ]
+    if not panels:
+        return None
+    values = sorted({row.varied[x] for row in rows})
+    colours = {v: mpl.colormaps["viridis"](0.92 * i / len(values)) for i, v in enumerate(values)}
+    figure, found = strips(rows, [x], len(panels))
+    for strip, group in found:
+        axes = strip.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for (arm, kind), panel in zip(panels, axes, strict=True):
+            _plot(panel, [row for row in group if row.arm == arm], kind, x, colours)
+            panel.set(title=arm + KINDS[kind], xlabel="place on the line")
+        axes[0].set_ylabel("test accuracy")
+    handles = [Line2D([], [], color=colours[value]) for value in values]
+    title = short(x, [x]).replace("_", " ")
+    figure.legend(handles, list(map(str, values)), title=title, loc="outside right upper")
+    return figure
+
+
+def _varies(rows: Sequence[Row], arm: str, x: str) -> bool:
+    paths = {run.path for row in rows for run in row.runs if row.arm == arm}
+    places = {row.varied[x] for row in rows if row.arm == arm}
+    return len(places) > 1 and len(paths) > 1
+
+
+def _plot(panel: Axes, rows: Sequence[Row], kind: str, x: str, colours: dict[Any, Any]) -> None:
+    for row in rows:
+        along = _last(row, kind).groupby("alpha")["accuracy"].mean()
+        panel.plot(along.index, along, color=colours[row.varied[x]])
+
+
+def _last(row: Row, kind: str) -> pd.DataFrame:
+    """Return the lines of a kind in the last round of each run that were measured."""
+    found = []
+    for run in row.runs:
+        curves = run.landscape
+        own = curves[curves["path"].str.startswith(f"{kind}:")]
+        found.append(own[own["round"] == own["round"].max()])
+    together: pd.DataFrame = pd.concat(found)
+    return together

@@ -79,6 +79,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "cnn": "fedalign.models.cnn:cnn",
         "lenet5": "fedalign.models.lenet:lenet5",
         "resnet20": "fedalign.models.resnet:resnet20",
+        "vgg": "fedalign.models.vgg:vgg",
+        "vit": "fedalign.models.vit:vit",
     },
     "datasets": {
         "digits": "fedalign.data.digits:Digits",

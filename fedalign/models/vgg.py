@@ -1,0 +1,57 @@
+"""VGG for small images (Simonyan and Zisserman 2015, arXiv 1409.1556)."""
+
+from collections import OrderedDict
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import nn
+
+from fedalign.models.resnet import Norm
+
+# How many convolutions each of the five stages has, and how wide it is beside the first.
+STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+WIDER = (1, 2, 4, 8, 8)
+GROUPS = 8
+
+
+def vgg(
+    shape: tuple[int, int, int],
+    classes: int,
+    depth: Annotated[Literal[11, 13, 16, 19], Field(description="Layers with weights.")] = 11,
+    width: Annotated[int, Field(ge=8, multiple_of=8, description="Of the first stage.")] = 64,
+    norm: Annotated[Norm, Field(description="Normalisation after every convolution.")] = "none",
+) -> nn.Sequential:
+    """VGG with one linear layer behind the convolutions, as CIFAR networks have; no norm.
+
+    Pooling rounds up, so that 28x28 shrinks to 1x1 as 32x32 does, and needs no resizing. `depth`
+    counts the three linear layers of the original, as its name does. Weights start as He et al.
+    (2015) do, without which 19 layers without a norm do not train.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    before, number, side = shape[0], 0, np.array(shape[1:])
+    for count, wider in zip(STAGES[depth], WIDER, strict=True):
+        for _ in range(count):
+            number += 1
+            layers[f"conv{number}"] = _conv(before, wider * width, norm)
+            if norm != "none":
+                layers[f"norm{number}"] = _norm(wider * width, norm)
+            layers[f"relu{number}"] = nn.ReLU()
+            before = wider * width
+        layers[f"pool{number}"] = nn.MaxPool2d(2, ceil_mode=True)
+        side = -(-side // 2)
+    layers["flatten"] = nn.Flatten()
+    layers["fc"] = nn.Linear(before * int(side.prod()), classes)
+    return nn.Sequential(layers)
+
+
+def _conv(before: int, after: int, norm: Norm) -> nn.Conv2d:
+    conv = nn.Conv2d(before, after, 3, padding=1, bias=norm == "none")
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _norm(channels: int, norm: Norm) -> nn.Module:
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(GROUPS, channels)

@@ -149,7 +149,9 @@ class Config(Section):
     def digest(self) -> str:
         """Return 8 hex digits that name these settings; where and how it is run do not count."""
         aside = ("name", "out", "checkpoint_every", "simulation")
-        told = self.model_dump(exclude={"evaluation": {"threads"}} | dict.fromkeys(aside, True))
+        told = self.model_dump(
+            exclude={"evaluation": {"threads", "overlap"}} | dict.fromkeys(aside, True)
+        )
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 

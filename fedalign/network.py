@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from operator import is_not
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.hooks import RemovableHandle
 
 from fedalign.data import Dataset
 from fedalign.errors import InputError
@@ -23,6 +23,8 @@ from fedalign.stacked import Stacked, Tap
 
 WORTH_A_THREAD = 0.003  # seconds
 
+Hook = Callable[[Tensor], Tensor | None]
+"""Of what a module puts out: what it puts out instead; None leaves it."""
 Loss = Callable[[Tensor, Tensor, Tensor, slice], Tensor]
 """Of logits `(k, B, classes)`, labels `(k, B)` with -1 for what does not count, the features
 `(k, B, D)` that `Network.features` means, and which of the clients these are: the loss of each
@@ -122,7 +124,6 @@ class Network:
             found.append(tap.seen.float())
         return torch.stack(found)
 
-    @torch.no_grad()
     def watch(self, vector: Tensor, images: Tensor, modules: Iterable[str]) -> dict[str, Tensor]:
         """Return what each of these modules of the model `(F,)` puts out, by its name.
 
@@ -130,20 +131,31 @@ class Network:
         """
         seen: dict[str, Tensor] = {}
 
-        def hook(name: str) -> RemovableHandle:
-            def see(_: nn.Module, __: object, out: Tensor) -> None:
-                seen[name] = out.float()
+        def see(name: str, out: Tensor) -> None:
+            seen[name] = out.float()
 
-            return self._module.get_submodule(name).register_forward_hook(see)
+        self.tap(vector, images, {name: partial(see, name) for name in modules})
+        return seen
 
-        hooks = [hook(name) for name in modules]
+    @torch.no_grad()
+    def tap(self, vector: Tensor, images: Tensor, taps: Mapping[str, Hook]) -> None:
+        """Let each tap see, and replace, what the module of its name puts out, as `watch` does."""
+        handles = [
+            self._module.get_submodule(name).register_forward_hook(
+                lambda _module, _given, out, tap=tap: tap(out)
+            )
+            for name, tap in taps.items()
+        ]
         self._bind(vector.to(self.device))
         self._module.eval()
         with self._casting():
             self._module(self._normalise(images.to(self.device)))
-        for handle in hooks:
+        for handle in handles:
             handle.remove()
-        return seen
+
+    def modules(self, *kinds: type[nn.Module]) -> dict[str, Any]:
+        """Return the modules of these kinds, by name."""
+        return {name: m for name, m in self._module.named_modules() if isinstance(m, kinds)}
 
     def evaluate(
         self, vector: Tensor, data: Dataset, batch_size: int, threads: int = 1
@@ -181,9 +193,7 @@ class Network:
         2023, REPAIR), so an interpolated model must not be judged by the latter. Each layer gets
         the mean over batches. A model without BatchNorm comes back as it is.
         """
-        norms = [
-            m for m in self._module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-        ]
+        norms = self.modules(nn.BatchNorm1d, nn.BatchNorm2d).values()
         if not norms:
             return vector
         vector = vector.to(self.device, copy=True)

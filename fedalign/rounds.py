@@ -22,6 +22,7 @@ from fedalign.arrays import num_bytes
 from fedalign.cohorts import Answers, CohortGrid, Wanted, averages, clients_in, unmark
 from fedalign.errors import FedalignError
 from fedalign.landscape.barriers import Curve
+from fedalign.landscape.planes import Map
 from fedalign.nodes import by_partition, draw, shown, why_not
 from fedalign.parameters import like
 from fedalign.personal import spread
@@ -52,6 +53,7 @@ class Round:
         clients: those client models that were asked for, by partition id.
         evaluations: by partition id, the numbers of those clients that evaluated `after`.
         curves: what lies between the round's models, if it was measured.
+        maps: what lies around three of them.
         metrics: numbers for `metrics.csv`; callbacks add theirs.
     """
 
@@ -62,6 +64,7 @@ class Round:
     metrics: dict[str, float] = field(default_factory=dict)
     evaluations: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
+    maps: Sequence[Map] = ()
 
 
 Keep = Callable[[int, Sequence[int]], Iterable[int]]

@@ -29,12 +29,24 @@ class Evaluation(Section):
     match_start: Literal["identity", "layers"] = Field(
         "identity", description="of weight matching: as it is, or after a pass from the input on"
     )
+    repair: bool = Field(
+        False, description="paths between clients also with activations rescaled (REPAIR)"
+    )
+    plane: int = Field(
+        0,
+        ge=0,
+        description="points along a side of the plane through two clients' models and the one "
+        "they started from; 0: none",
+    )
     mixes: int = Field(0, ge=0, description="random convex mixes of the client models")
     layers: bool = Field(
         False, description="paths between clients also for each layer alone (Adilova et al. 2024)"
     )
     every: int = Field(
         1, ge=1, description="paths and fusion gap in every n-th round, and in the last one"
+    )
+    overlap: bool = Field(
+        True, description="measure a round while the next one trains; changes no bit"
     )
     fusion_gap: bool = Field(
         False, description="compare the new model with the clients' models; evaluates each of them"
@@ -64,12 +76,14 @@ class Evaluation(Section):
         description="threads that share the server's measuring; default: one a core",
     )
 
-    @field_validator("alphas")
+    @field_validator("alphas", "plane")
     @classmethod
-    def _ends_and_a_middle(cls, alphas: int) -> int:
-        if alphas in (1, 2):
-            raise ValueError("a path has 3 points or more; 0 measures none")
-        return alphas
+    def _ends_and_a_middle(cls, points: int) -> int:
+        if points in (1, 2):
+            raise ValueError(
+                "a path has 3 points or more, as has a side of a plane; 0 measures none"
+            )
+        return points
 
     @field_validator("finetune_epochs")
     @classmethod

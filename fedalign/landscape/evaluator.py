@@ -10,6 +10,7 @@ from torch import Tensor
 from fedalign.data import Dataset
 from fedalign.landscape.barriers import Curve, Point
 from fedalign.landscape.paths import Mix, Path
+from fedalign.landscape.repair import Repair
 from fedalign.network import Network
 from fedalign.sections import Evaluation
 
@@ -35,26 +36,39 @@ class Evaluator:
         self._probe = test.subset(settings.examples)
         self._images = train.subset(settings.bn_examples).images
 
-    def points(self, models: Models, mixes: Sequence[Mix]) -> list[Point]:
-        """Return each mix's mean cross-entropy and accuracy; equal mixes are measured once."""
+    def points(self, models: Models, mixes: Sequence[Mix], repaired: bool = False) -> list[Point]:
+        """Return each mix's mean cross-entropy and accuracy; equal mixes are measured once.
+
+        Args:
+            models: what is mixed.
+            mixes: what to measure.
+            repaired: rescale the activations of mixes, see `Repair`.
+        """
         places: dict[frozenset[tuple[str, float]], int] = {}
         index = [places.setdefault(frozenset(mix.items()), len(places)) for mix in mixes]
         asked = dict(zip(index, mixes, strict=True))
-        found = [self._point(models, asked[place]) for place in range(len(asked))]
+        repair = Repair(self._network, models, self._images) if repaired else None
+        found = [self._point(models, asked[place], repair) for place in range(len(asked))]
         return [found[place] for place in index]
 
     def curves(self, models: Models, paths: Sequence[Path]) -> list[Curve]:
         """Return the curve of each path."""
-        points = iter(self.points(models, [mix for path in paths for mix in path.mixes()]))
-        return [curve(path, [next(points) for _ in path.alphas]) for path in paths]
+        curves: dict[str, Curve] = {}
+        for repaired in (False, True):
+            own = [path for path in paths if path.repaired == repaired]
+            mixes = [mix for path in own for mix in path.mixes()]
+            points = iter(self.points(models, mixes, repaired))
+            curves |= {path.name: curve(path, [next(points) for _ in path.alphas]) for path in own}
+        return [curves[path.name] for path in paths]
 
-    def _point(self, models: Models, mix: Mix) -> Point:
+    def _point(self, models: Models, mix: Mix, repair: Repair | None) -> Point:
         settings, network = self._settings, self._network
         first, *others = mix
         vector = models[first].clone()  # in this form a mix of equal models is that model, exactly
         for name in others:
             vector += mix[name] * (models[name] - models[first])
         vector = network.recalibrate(vector, self._images, settings.batch_size)
+        vector = repair(vector, mix) if repair else vector
         return network.evaluate(vector, self._probe, settings.batch_size, settings.threads)
 
 

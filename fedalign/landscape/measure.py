@@ -14,15 +14,27 @@ from fedalign.errors import InputError
 from fedalign.landscape.barriers import Curve, Point, barriers, fusion_gap
 from fedalign.landscape.evaluator import Evaluator, curve
 from fedalign.landscape.matcher import Matcher
-from fedalign.landscape.paths import Mix, Path, grid, hybrids, pairs, simplex, some
+from fedalign.landscape.paths import Mix, Path, grid, hybrids, pairs, repaired, simplex, some
+from fedalign.landscape.planes import Plane, measured, plane
 from fedalign.network import Network
 from fedalign.rng import rng
 from fedalign.rounds import Round
 from fedalign.sections import Evaluation
 
-KINDS = {"global": "global", "clients": "client", "to_global": "to_global", "matched": "matched"}
+KINDS = {
+    "global": "global",
+    "clients": "client",
+    "to_global": "to_global",
+    "matched": "matched",
+    "repaired": "repaired",
+    "matched_repaired": "matched_repaired",
+}
 """In `metrics.csv` barriers are named after the kind of their path."""
-TOLD = {"client": ("ends_accuracy", "midpoint_accuracy"), "matched": ("midpoint_accuracy",)}
+MIDDLE = ("midpoint_accuracy",)
+TOLD = {
+    "client": ("ends_accuracy", "midpoint_accuracy"),
+    **dict.fromkeys(("matched", "repaired", "matched_repaired"), MIDDLE),
+}
 
 
 def columns(settings: Evaluation) -> list[str]:
@@ -30,6 +42,8 @@ def columns(settings: Evaluation) -> list[str]:
     shown = ["global", "client"]
     shown += ["to_global"] if settings.to_global else []
     shown += ["matched"] if settings.match != "none" else []
+    shown += ["repaired"] if settings.repair else []
+    shown += ["matched_repaired"] if settings.repair and "matched" in shown else []
     told = [f"{kind}_{name}_barrier" for kind in shown for name in ("loss", "accuracy")]
     told += [f"{kind}_{name}" for kind in shown for name in TOLD.get(kind, ())]
     told += ["matching_sweeps"] if "matched" in shown else []
@@ -107,7 +121,7 @@ class Measure:
         if not self._is_due(number):
             return set()
         settings, chosen = self.settings, Chosen()
-        if settings.alphas:
+        if settings.alphas or settings.plane:
             chosen = Chosen(
                 pairs(partitions, settings.pairs, self.seed, number),
                 some(partitions, settings.to_global, self.seed, "to_global", number),
@@ -118,7 +132,8 @@ class Measure:
     def _is_due(self, number: int) -> bool:
         settings = self.settings
         due = number % settings.every == 0 or number == self.rounds
-        return due and (settings.fusion_gap or settings.mixes > 0 or settings.alphas > 0)
+        asked = settings.alphas, settings.plane, settings.mixes, settings.fusion_gap
+        return due and any(asked)
 
     def _measure(self, outcome: Round, after: Tensor) -> None:
         """Ask for all points of the round at once, then make curves and metrics of them."""
@@ -127,11 +142,16 @@ class Measure:
         models |= {"before": self._vector(outcome.before), "after": after}
         matcher = self._matcher(outcome.number)
         paths = self._paths(chosen, models, matcher) if self.settings.alphas else []
+        planes = self._planes(chosen, models)
         gaps = self._gaps(outcome, models, matcher)
-        asked = [mix for path in paths for mix in path.mixes()]
-        asked += [mix for gap in gaps for mix in gap.mixes()]
+        plain = [path for path in paths if not path.repaired]
+        lists = [part.mixes() for parts in (plain, planes, gaps) for part in parts]
+        asked = [mix for mixes in lists for mix in mixes]
         points = iter(self._evaluator.points(models, asked))
-        outcome.curves = [curve(path, [next(points) for _ in path.alphas]) for path in paths]
+        curves = [curve(path, [next(points) for _ in path.alphas]) for path in plain]
+        repaired = [path for path in paths if path.repaired]
+        outcome.curves = [*curves, *self._evaluator.curves(models, repaired)]
+        outcome.maps = [measured(plane, [next(points) for _ in plane.places]) for plane in planes]
         outcome.metrics |= _of_curves(outcome.curves) | _of_gaps(gaps, points)
         if matcher and matcher.sweeps:
             outcome.metrics["matching_sweeps"] = float(np.mean(matcher.sweeps))
@@ -158,7 +178,15 @@ class Measure:
                 if matcher:
                     models[f"{j}~{i}"] = matcher.pair(models[i], models[j])
                     paths.append(Path(f"matched:{i}-{j}", i, f"{j}~{i}", alphas))
-        return paths
+        return [*paths, *repaired(paths)] if settings.repair else paths
+
+    def _planes(self, chosen: Chosen, models: dict[str, Tensor]) -> list[Plane]:
+        """Return the round's planes, each through two clients' models and where they started."""
+        side = self.settings.plane
+        pairs = [pair for pair in chosen.pairs if {*map(str, pair)} <= models.keys()]
+        corners = [(str(i), str(j), "before") for i, j in pairs] if side else []
+        found = [plane(f"plane:{i}-{j}", (i, j, k), models, side) for i, j, k in corners]
+        return [one for one in found if one is not None]
 
     def _by_layer(self, i: str, j: str, models: dict[str, Tensor]) -> list[Path]:
         found = hybrids(self.network.layout, models[i], models[j])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 
 import numpy as np
@@ -26,12 +26,14 @@ class Path:
         start: name of the model at 0.
         end: name of the model at 1.
         alphas: `(A,)`, ascending; what lies beyond 1 is extrapolation.
+        repaired: activations of what lies between are rescaled, see `fedalign.landscape.repair`.
     """
 
     name: str
     start: str
     end: str
     alphas: np.ndarray
+    repaired: bool = False
 
     def mixes(self) -> list[Mix]:
         """Return what stands at each alpha; the ends are their models and nothing else."""
@@ -47,6 +49,17 @@ def grid(points: int, last: float = 1.0) -> np.ndarray:
     inside = np.linspace(0, 1, points)
     beyond = int((last - 1) * (points - 1) + 1e-9)
     return np.concatenate([inside, 1 + np.arange(1, beyond + 1) / (points - 1)])
+
+
+def repaired(paths: Sequence[Path]) -> list[Path]:
+    """Return the paths between clients once more, with activations rescaled."""
+    names = {"clients": "repaired", "matched": "matched_repaired"}
+    found = []
+    for path in paths:
+        kind, _, whose = path.name.partition(":")
+        if kind in names:
+            found.append(replace(path, name=f"{names[kind]}:{whose}", repaired=True))
+    return found
 
 
 def pairs(partitions: Sequence[int], count: int, seed: int, number: int) -> list[tuple[int, int]]:

@@ -14,7 +14,12 @@ from matplotlib.lines import Line2D
 from fedalign.report.figures import STYLE, strips
 from fedalign.report.tables import Row, short
 
-KINDS = {"clients": "", "matched": ", neurons matched"}
+KINDS = {
+    "clients": "",
+    "repaired": ", REPAIR",
+    "matched": ", neurons matched",
+    "matched_repaired": ", matched, REPAIR",
+}
 
 
 @mpl.rc_context(STYLE)

@@ -97,6 +97,24 @@ COLUMNS = {
     "matched_midpoint_accuracy": Column(
         "accuracy half way after matching", "matched_midpoint_accuracy", usual=False
     ),
+    "repaired_accuracy_barrier": Column(
+        "accuracy barrier after REPAIR", "repaired_accuracy_barrier"
+    ),
+    "repaired_loss_barrier": Column("loss barrier after REPAIR", "repaired_loss_barrier"),
+    "repaired_midpoint_accuracy": Column(
+        "accuracy half way after REPAIR", "repaired_midpoint_accuracy", usual=False
+    ),
+    "matched_repaired_accuracy_barrier": Column(
+        "accuracy barrier after matching and REPAIR", "matched_repaired_accuracy_barrier"
+    ),
+    "matched_repaired_loss_barrier": Column(
+        "loss barrier after matching and REPAIR", "matched_repaired_loss_barrier"
+    ),
+    "matched_repaired_midpoint_accuracy": Column(
+        "accuracy half way after matching and REPAIR",
+        "matched_repaired_midpoint_accuracy",
+        usual=False,
+    ),
     "matching_sweeps": Column("matching: passes", "matching_sweeps"),
     "fusion_gap": Column("fusion gap, all rounds", "fusion_gap"),
     "fusion_gap_accuracy": Column("accuracy fusion gap, all rounds", "fusion_gap_accuracy"),

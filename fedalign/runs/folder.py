@@ -19,6 +19,7 @@ from fedalign.config import Config
 from fedalign.errors import InputError
 from fedalign.landscape import measure as landscape
 from fedalign.landscape.barriers import barriers
+from fedalign.landscape.planes import rows_of
 from fedalign.personal import columns
 from fedalign.rounds import Round
 
@@ -41,6 +42,7 @@ BARRIERS = (
     "midpoint_loss_gap", "midpoint_accuracy_gap",
 )  # fmt: skip
 LANDSCAPE = ("round", "path", "alpha", "loss", "accuracy")
+PLANES = ("round", "plane", "corner", "x", "y", "loss", "accuracy")
 CLIENTS = (
     "round", "partition", "examples", "loss", "accuracy", "tuned_loss", "tuned_accuracy",
 )  # fmt: skip
@@ -82,6 +84,7 @@ class RunFolder:
         self._started = time.perf_counter()
         settings = config.evaluation
         self._columns = [*METRICS, *landscape.columns(settings), *columns(settings)]
+        self._has_planes = config.evaluation.plane > 0
         self._clients_tell = config.evaluation.client_fraction > 0
         self._manifest = dict(manifest) | {"status": "running", "resumed_after": []}
         try:
@@ -115,6 +118,7 @@ class RunFolder:
 
         `metrics.csv` has a row, in which a cell is empty that was not measured in this round;
         `landscape.csv` the points of its curves, `barriers.csv` a row for each of them;
+        `planes.csv` the places of its planes, if any are measured, the corners with their names;
         `clients.csv` what each client measured itself, a row a client, if clients evaluate.
         """
         row = {"round": outcome.number} | outcome.metrics
@@ -133,6 +137,9 @@ class RunFolder:
                 [[outcome.number, curve.path, *map(float, point)] for point in points],
             )
 
+        for measured in outcome.maps:
+            self._append("planes.csv", [[outcome.number, *row] for row in rows_of(measured)])
+
     def save(self, model: ArrayRecord) -> None:
         """Write the final model."""
         tensors = {name: array.numpy() for name, array in model.items()}
@@ -144,6 +151,8 @@ class RunFolder:
         self._append("metrics.csv", [self._columns])
         self._append("landscape.csv", [LANDSCAPE])
         self._append("barriers.csv", [BARRIERS])
+        if self._has_planes:
+            self._append("planes.csv", [PLANES])
         if self._clients_tell:
             self._append("clients.csv", [CLIENTS])
 

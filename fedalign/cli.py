@@ -108,8 +108,11 @@ def list_parts(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="run folders")],
     figure: Annotated[Path | None, typer.Option(help="draw the runs into this PNG or PDF")] = None,
+    plane: Annotated[
+        Path | None, typer.Option(help="draw their planes (evaluation.plane) into this PNG or PDF")
+    ] = None,
 ) -> None:
-    """Print a table of runs, seeds taken together, and draw their curves."""
+    """Print a table of runs, seeds taken together, and draw their curves and planes."""
     with _guarded():
         from fedalign.report.figures import over_rounds, save
         from fedalign.report.tables import groups, read_runs, table
@@ -119,6 +122,11 @@ def report(
         if figure is not None:
             save(over_rounds(rows), figure)
             print(f"figure in {figure}")
+        if plane is not None:
+            from fedalign.report.planes import maps, planes_of
+
+            save(maps(planes_of(rows)), plane)
+            print(f"planes in {plane}")
 
 
 @app.command()

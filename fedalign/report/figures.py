@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from fedalign.report.statistics import Difference, deviation
 from fedalign.report.tables import COLUMNS, Row, Run, differences, label, measured, short
@@ -184,7 +185,8 @@ def _plot_rounds(panel: Axes, row: Row, column: str, looks: Looks) -> None:
     rounds = pd.concat(there).groupby("round")[column]
     mean, spread = rounds.mean().dropna(), rounds.std().fillna(0)
     spread = spread[mean.index]
-    panel.plot(mean.index, mean, **looks[row.arm])
+    panel.plot(mean.index, mean, marker="o" if len(mean) == 1 else None, **looks[row.arm])
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(looks) <= MOST_BANDS:
         colour = looks[row.arm]["color"]
         low, high = mean - spread, mean + spread

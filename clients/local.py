@@ -13,9 +13,10 @@ from torch import Tensor
 from clients.batches import Batches
 from clients.optimizers import SGD, Adam, Optimizer
 from fedalign.algorithm import Cohort, Trained
+from fedalign.device import torch_threads
 from fedalign.freezer import Freezer
 from fedalign.masks import phases
-from fedalign.network import Loss, torch_threads
+from fedalign.network import Loss
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from torch import Tensor
 from fedalign import trainer
 from fedalign.algorithm import Cohort
 from fedalign.cohorts import Answers, CohortApp, RunConfig, Wanted
+from fedalign.device import torch_threads
 from fedalign.federation import Federation, federation_of
 from fedalign.masks import MaskPlan
-from fedalign.network import torch_threads
 from fedalign.replies import Sender, each, mean
 from fedalign.rng import rng
 from fedalign.wire import TrainTask, arrays_of, evaluate_reply, round_of

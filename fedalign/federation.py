@@ -17,9 +17,10 @@ from flwr.serverapp.strategy import Strategy
 from fedalign.algorithm import ClientAlgorithm, Cohort
 from fedalign.config import Config, Scalar, from_run_config
 from fedalign.data import Dataset
+from fedalign.device import pick_device
 from fedalign.errors import InputError
 from fedalign.masks import MaskPlan, phases
-from fedalign.network import Network, pick_device
+from fedalign.network import Network
 from fedalign.personal import hold_out
 from fedalign.registry import FLOWER_SAMPLING
 from fedalign.rng import rng

@@ -1,12 +1,11 @@
-"""The one place that runs a network forward and backward, and knows the device it is on."""
+"""The one place that runs a network forward and backward."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache, cached_property, partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy, deepcopy
+from functools import cached_property, partial
 from operator import is_not
 from typing import Any
 
@@ -16,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedalign.data import Dataset
-from fedalign.errors import InputError
+from fedalign.device import pool
+from fedalign.mixes import Mixes
 from fedalign.models.symmetry import Group, symmetry
 from fedalign.parameters import Layout
-from fedalign.stacked import Stacked, Tap
+from fedalign.stacked import Stacked, Tap, losses_of
 
 WORTH_A_THREAD = 0.003  # seconds
 
@@ -67,6 +67,15 @@ class Network:
             self._received = data, vector.to(self.device, non_blocking=True)
         return self._received[1]
 
+    def twin(self) -> Network:
+        """Return the same network once more, for a thread that works beside this one's."""
+        other = copy(self)
+        for key, member in vars(type(self)).items():
+            if isinstance(member, cached_property):
+                other.__dict__.pop(key, None)
+        other._module, other._bound = deepcopy(self._module), None
+        return other
+
     @cached_property
     def _tap(self) -> Tap:
         return Tap(self._module)
@@ -84,6 +93,16 @@ class Network:
         except TypeError:
             return None
         return stacked if self._agrees(stacked) else None
+
+    @cached_property
+    def mixes(self) -> Mixes | None:
+        """The network for many mixes of models at once; None where that gains nothing.
+
+        On a CPU convolutions run one after the other anyway.
+        """
+        if self.stacked is None or (self.device.type == "cpu" and self.modules(nn.Conv2d)):
+            return None
+        return Mixes(self._module, self.layout)
 
     def gradients(
         self,
@@ -166,24 +185,51 @@ class Network:
         """
         self._bind(vector.to(self.device))
         self._module.eval()
+        (found,) = self._evaluate(
+            lambda images: self._module(images)[None], data, batch_size, threads
+        )
+        return found
+
+    def evaluate_mixes(
+        self, models: Tensor, shares: Tensor, data: Dataset, batch_size: int, threads: int = 1
+    ) -> list[tuple[float, float]]:
+        """Return what `evaluate` does, of K mixes at once: `shares` `(K, M)` of `models` `(M, F)`.
+
+        Only where there are `mixes`; to within rounding what each would get alone.
+        """
+        assert self.mixes is not None
+        self.mixes.load(models.to(self.device), shares.to(self.device))
+        return self._evaluate(self.mixes.logits, data, batch_size, threads)
+
+    def _evaluate(
+        self,
+        run: Callable[[Tensor], Tensor],
+        data: Dataset,
+        batch_size: int,
+        threads: int,
+    ) -> list[tuple[float, float]]:
+        """Return loss and accuracy of K models; `run` makes `(K, B, classes)` of images."""
         starts = range(0, len(data), batch_size)
 
         def batch(start: int) -> tuple[Tensor, Tensor]:
             rows = slice(start, start + batch_size)
             labels = data.labels[rows].to(self.device)
             with torch.no_grad(), self._casting():
-                logits = self._module(self._normalise(data.images[rows].to(self.device))).float()
-                loss = functional.cross_entropy(logits, labels, reduction="sum")
-                return loss, (logits.argmax(1) == labels).sum()
+                logits = run(self._normalise(data.images[rows].to(self.device))).float()
+                labels = labels.expand(len(logits), -1)
+                loss = losses_of(logits, labels).sum(1)
+                return loss, (logits.argmax(2) == labels).sum(1)
 
         began = time.perf_counter()
         parts = [batch(0)]
         # Short batches keep one thread busy with Python, which a second would only wait for.
         share = threads > 1 and time.perf_counter() - began > WORTH_A_THREAD
         share = share and self.device.type == "cpu"
-        parts += (_pool(threads).map if share else map)(batch, starts[1:])
-        losses, hits = zip(*parts, strict=True)
-        return sum(map(float, losses)) / len(data), sum(map(int, hits)) / len(data)
+        parts += (pool(threads).map if share else map)(batch, starts[1:])
+        losses, hits = (
+            torch.stack(own).double().sum(0) / len(data) for own in zip(*parts, strict=True)
+        )
+        return list(zip(losses.tolist(), hits.tolist(), strict=True))
 
     @torch.no_grad()
     def recalibrate(self, vector: Tensor, images: Tensor, batch_size: int) -> Tensor:
@@ -202,7 +248,9 @@ class Network:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over batches
-        self._module.train()
+        self._module.eval()  # dropout, say, would draw from the global generator
+        for norm in norms:
+            norm.train()
         for start in range(0, len(images), batch_size):
             self._module(self._normalise(images[start : start + batch_size].to(self.device)))
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -243,8 +291,6 @@ class Network:
                 mean = loss(logits[None], own[None], seen, slice(k, k + 1)).mean()
             mean.backward()  # type: ignore[no-untyped-call]
             losses.append(mean.detach())
-        if tap is not None:
-            tap.seen = torch.empty(0)  # part of a graph, with which no module can be copied
         return torch.stack(losses)
 
     def _agrees(self, stacked: Stacked) -> bool:
@@ -286,30 +332,3 @@ class Network:
     def _normalise(self, images: Tensor) -> Tensor:
         floats = images.to(torch.float32, memory_format=torch.channels_last)
         return floats.sub_(self._mean).div_(self._std)
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Return a pool in whose threads a tensor operation takes one thread."""
-    return ThreadPoolExecutor(threads, "evaluate", torch.set_num_threads, (1,))
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Run the body with `count` torch threads: their number can change the last bit of a sum."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def pick_device(wanted: str) -> torch.device:
-    """Return the device to run on; `auto` is the GPU, if this process sees one."""
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wanted)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device: {wanted!r}, but PyTorch sees {torch.cuda.device_count()} GPUs")
-    return device

@@ -11,13 +11,13 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedalign.afterwards import Afterwards, Callback
 from fedalign.arrays import num_bytes
 from fedalign.cohorts import Answers, CohortGrid, Wanted, averages, clients_in, unmark
 from fedalign.errors import FedalignError
@@ -71,13 +71,6 @@ Keep = Callable[[int, Sequence[int]], Iterable[int]]
 """Of a round's number and partitions, those whose models are wanted."""
 
 
-class Callback(Protocol):
-    """Something that happens after each round: measuring, writing, showing."""
-
-    def on_round(self, outcome: Round) -> None:
-        """Look at a round; may add to its metrics for the callbacks that follow."""
-
-
 def run_rounds(
     strategy: Strategy,
     grid: Grid,
@@ -97,6 +90,7 @@ def run_rounds(
     codec: Codec | None = None,
     keep: Keep = lambda _number, _partitions: (),
     callbacks: Sequence[Callback] = (),
+    overlap: Callable[[int], bool] = lambda _number: False,
 ) -> ArrayRecord:
     """Return the global model after `rounds` rounds.
 
@@ -119,50 +113,50 @@ def run_rounds(
         codec: how models travel; None: as they are.
         keep: of a round's partitions, those whose models the callbacks look at.
         callbacks: called after each round, in this order.
+        overlap: of a round's number, whether callbacks may be called while the next one trains.
 
     Raises:
         RoundFailedError: if no client of a round answered with a model.
     """
     fused = fused and averages(strategy)
-    for number in range(first, rounds + 1):
-        started = time.perf_counter()
+    with Afterwards(callbacks, overlap) as afterwards:
+        for number in range(first, rounds + 1):
+            started = time.perf_counter()
 
-        # Draw who takes part.
-        drawn = draw(nodes, clients_per_round, seed, "sample", number)
-        looked_at = [drawn[partition] for partition in keep(number, list(drawn))]
-        wanted = Wanted(cohort, fused, frozenset(looked_at))
+            # Draw who takes part.
+            drawn = draw(nodes, clients_per_round, seed, "sample", number)
+            looked_at = [drawn[partition] for partition in keep(number, list(drawn))]
+            wanted = Wanted(cohort, fused, frozenset(looked_at))
 
-        # Train locally.
-        messages = strategy.configure_train(number, arrays, ConfigRecord(), shown(grid, drawn))
-        ordered = by_partition(messages, drawn)
-        outbox = Outbox(codec, ordered) if codec else None
-        answers = _exchange(grid, ordered, drawn, timeout, number, wanted)
-        replies = answers.replies
-        sizes = [unmark(m) or (1, size_of(m)) for m in replies]
-        models = _opened(answers, outbox, drawn, wanted)
+            # Train locally.
+            messages = strategy.configure_train(number, arrays, ConfigRecord(), shown(grid, drawn))
+            ordered = by_partition(messages, drawn)
+            outbox = Outbox(codec, ordered) if codec else None
+            answers = _exchange(grid, ordered, drawn, timeout, number, wanted)
+            replies = answers.replies
+            sizes = [unmark(m) or (1, size_of(m)) for m in replies]
+            models = _opened(answers, outbox, drawn, wanted)
 
-        # Fuse. Some strategies empty the replies as they go, so they come last. And Flower's
-        # differential privacy draws its noise from NumPy's global state.
-        np.random.seed(rng(seed, "flower", number).integers(1 << 32))
-        result, numbers = strategy.aggregate_train(number, replies)
-        if result is None:
-            raise RoundFailedError(f"round {number}: the strategy made no model of the replies")
-        outcome = Round(number, arrays, like(result, arrays), models)
-        outcome.metrics |= _scalars(numbers)
-        outcome.metrics["clients"] = sum(clients for clients, _ in sizes)
-        outcome.metrics["bytes_down"] = sum(map(size_of, ordered))
-        outcome.metrics["bytes_up"] = sum(sent for _, sent in sizes)
-        arrays = outcome.after
+            # Fuse. Some strategies empty the replies as they go, so they come last. And Flower's
+            # differential privacy draws its noise from NumPy's global state.
+            np.random.seed(rng(seed, "flower", number).integers(1 << 32))
+            result, numbers = strategy.aggregate_train(number, replies)
+            if result is None:
+                raise RoundFailedError(f"round {number}: the strategy made no model of the replies")
+            outcome = Round(number, arrays, like(result, arrays), models)
+            outcome.metrics |= _scalars(numbers)
+            outcome.metrics["clients"] = sum(clients for clients, _ in sizes)
+            outcome.metrics["bytes_down"] = sum(map(size_of, ordered))
+            outcome.metrics["bytes_up"] = sum(sent for _, sent in sizes)
+            arrays = outcome.after
 
-        # Measure.
-        if evaluate_fraction and (number % evaluate_every == 0 or number == rounds):
-            able = nodes if testers is None else {p: nodes[p] for p in testers}
-            count = max(1, round(evaluate_fraction * len(able)))
-            drawn = draw(able, count, seed, "evaluate", number)
-            _let_clients_evaluate(strategy, grid, outcome, drawn, timeout)
-        for callback in callbacks:
-            outcome.metrics["seconds"] = time.perf_counter() - started
-            callback.on_round(outcome)
+            # Measure.
+            if evaluate_fraction and (number % evaluate_every == 0 or number == rounds):
+                able = nodes if testers is None else {p: nodes[p] for p in testers}
+                count = max(1, round(evaluate_fraction * len(able)))
+                drawn = draw(able, count, seed, "evaluate", number)
+                _let_clients_evaluate(strategy, grid, outcome, drawn, timeout)
+            afterwards.tell(outcome, started)
     return arrays
 
 

@@ -9,9 +9,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedalign.cohorts import CohortGrid
+from fedalign.device import torch_threads
 from fedalign.federation import Federation, federation_of
 from fedalign.landscape.measure import Measure
-from fedalign.network import torch_threads
 from fedalign.nodes import discover
 from fedalign.personal import columns
 from fedalign.rounds import run_rounds
@@ -43,7 +43,7 @@ def main(grid: Grid, context: Context) -> None:
     gc.freeze()  # some Flower strategies collect garbage reply by reply; none of this is any
     testers = federation.testers(len(nodes))
     measure = Measure(
-        network,
+        network.twin(),
         federation.test,
         federation.train,
         config.evaluation,
@@ -76,6 +76,11 @@ def main(grid: Grid, context: Context) -> None:
             codec=federation.codec,
             keep=measure.wants,
             callbacks=[measure, folder, progress, checkpoints],
+            overlap=lambda number: (
+                config.evaluation.overlap
+                and number < config.rounds
+                and not checkpoints.is_due(number)
+            ),
         )
         folder.save(model)
     print(f"results in {folder.path}", flush=True)

@@ -11,31 +11,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedalign.kernels import Target, grouped_conv, leaf, linear, looped_conv
 from fedalign.parameters import Layout
-
-
-class Target(NamedTuple):
-    """Where a gradient goes: it is added to `keep` times what is there."""
-
-    place: Tensor
-    keep: float
-
-    def row(self, k: int) -> Target:
-        """Return where the gradient of one model goes."""
-        return Target(self.place[k], self.keep)
-
-    def receive(self, gradient: Tensor) -> None:
-        """Take in a gradient of the same shape."""
-        if self.keep:
-            torch.add(gradient, self.place, alpha=self.keep, out=self.place)
-        else:
-            self.place.copy_(gradient)
 
 
 def losses_of(logits: Tensor, labels: Tensor) -> Tensor:
@@ -57,6 +40,12 @@ class Tap:
         linear = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
         if linear:
             linear[-1].register_forward_pre_hook(self._see)
+
+    def __deepcopy__(self, _: object) -> Tap:
+        """Return a tap for a copy of the module; what was seen may be part of a graph."""
+        twin = Tap.__new__(Tap)
+        twin.seen = torch.empty(0)
+        return twin
 
     def _see(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
         self.seen = given[0]
@@ -129,12 +118,16 @@ class Stacked:
     def _tap(self) -> Tap:
         return Tap(self._twin)
 
+    def first(self, layer: nn.Linear | nn.Conv2d, prefix: str, x: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Return what a layer makes of examples that all models share; None: they do not."""
+        return None
+
     def weight(self, name: str) -> tuple[Tensor, Target]:
         """Return a parameter's `(K, …)` view, which asks for a gradient, and where that goes."""
         return self._weights[name], Target(self._gradients[name], self.keep)
 
-    def buffer(self, name: str) -> Tensor:
-        """Return a float buffer's `(K, …)` view."""
+    def view(self, name: str) -> Tensor:
+        """Return a parameter's or float buffer's `(K, …)` view."""
         return self._weights[name]
 
     def _bind(self, block: Tensor, out: Tensor) -> None:
@@ -167,37 +160,44 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def _linear(layer: nn.Linear, stacked: Stacked, prefix: str, x: Tensor) -> Tensor:
+    first = stacked.first(layer, prefix, x)
+    if first is not None:
+        return first
     weight, target = stacked.weight(f"{prefix}weight")
     bias = stacked.weight(f"{prefix}bias") if layer.bias is not None else (None, None)
     rows = x.reshape(len(weight), -1, x.shape[-1])
-    y: Tensor = _Linear.apply(rows, weight, bias[0], target, bias[1])
+    y: Tensor = linear(rows, weight, bias[0], target, bias[1])
     return y.view(*x.shape[:-1], -1)
 
 
 def _conv2d(layer: nn.Conv2d, stacked: Stacked, prefix: str, x: Tensor) -> Tensor:
+    first = stacked.first(layer, prefix, x)
+    if first is not None:
+        return first
     weight, target = stacked.weight(f"{prefix}weight")
     bias = stacked.weight(f"{prefix}bias") if layer.bias is not None else (None, None)
     how = (layer.stride, layer.padding, layer.dilation)
-    kind = _GroupedConv if x.is_cuda else _LoopedConv
-    y: Tensor = kind.apply(x, weight, bias[0], target, bias[1], how)
+    kind = grouped_conv if x.is_cuda else looped_conv
+    y: Tensor = kind(x, weight, bias[0], target, bias[1], how)
     return y
 
 
 def _batch_norm(layer: nn.BatchNorm2d, stacked: Stacked, prefix: str, x: Tensor) -> Tensor:
-    """Normalise each client's own examples; those that only fill up a batch do not count."""
-    momentum = cast(float, layer.momentum)
-    count = len(stacked.examples)
-    folded = x.float().view(count, -1, *x.shape[1:])
-    counts = stacked.examples[:, :, None, None, None]
-    n = counts.sum((1, 3, 4), dtype=torch.float32) * x.shape[2] * x.shape[3]  # (K, 1)
-    mean = torch.where(counts, folded, 0).sum((1, 3, 4)) / n
-    centred = folded - mean[:, None, :, None, None]
-    variance = torch.where(counts, centred, 0).square().sum((1, 3, 4)) / n
-    with torch.no_grad():
-        unbiased = variance * n / (n - 1).clamp(min=1)
-        stacked.buffer(f"{prefix}running_mean").lerp_(mean, momentum)
-        stacked.buffer(f"{prefix}running_var").lerp_(unbiased, momentum)
-    y = centred * (variance + layer.eps).rsqrt()[:, None, :, None, None]
+    """Normalise each model's own examples; those that only fill up a batch do not count."""
+    mean, variance = (stacked.view(f"{prefix}running_{key}") for key in ("mean", "var"))
+    folded = x.float().view(len(mean), -1, *x.shape[1:])
+    if layer.training:
+        counts = stacked.examples[:, :, None, None, None]
+        n = counts.sum((1, 3, 4), dtype=torch.float32) * x.shape[2] * x.shape[3]  # (K, 1)
+        own = torch.where(counts, folded, 0).sum((1, 3, 4)) / n
+        centred = folded - own[:, None, :, None, None]
+        spread = torch.where(counts, centred, 0).square().sum((1, 3, 4)) / n
+        with torch.no_grad():
+            mean.lerp_(own, cast(float, layer.momentum))
+            variance.lerp_(spread * n / (n - 1).clamp(min=1), cast(float, layer.momentum))
+    else:
+        centred, spread = folded - mean[:, None, :, None, None], variance
+    y = centred * (spread + layer.eps).rsqrt()[:, None, :, None, None]
     return _scaled(stacked, prefix, y).view(x.shape) if layer.affine else y.view(x.shape)
 
 
@@ -205,13 +205,14 @@ def _group_norm(layer: nn.GroupNorm, stacked: Stacked, prefix: str, x: Tensor) -
     y = functional.group_norm(x, layer.num_groups, eps=layer.eps)
     if not layer.affine:
         return y
-    count = len(stacked.examples)
-    return _scaled(stacked, prefix, y.view(count, -1, *x.shape[1:])).view(x.shape)
+    return _scaled(
+        stacked, prefix, y.view(len(stacked.view(f"{prefix}weight")), -1, *x.shape[1:])
+    ).view(x.shape)
 
 
 def _scaled(stacked: Stacked, prefix: str, y: Tensor) -> Tensor:
     """Scale and shift the channels of `(K, B, C, H, W)` by a norm's weight and bias."""
-    weight, bias = (_Leaf.apply(*stacked.weight(f"{prefix}{key}")) for key in ("weight", "bias"))
+    weight, bias = (leaf(*stacked.weight(f"{prefix}{key}")) for key in ("weight", "bias"))
     scaled: Tensor = y * weight[:, None, :, None, None] + bias[:, None, :, None, None]
     return scaled
 
@@ -222,129 +223,3 @@ LAYERS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.BatchNorm2d: _batch_norm,
     nn.GroupNorm: _group_norm,
 }
-
-
-def _cast(*tensors: Tensor | None) -> list[Any]:
-    """Return the tensors in autocast's type, where autocast is on."""
-    device = next(tensor for tensor in tensors if tensor is not None).device.type
-    if not torch.is_autocast_enabled(device):
-        return list(tensors)
-    dtype = torch.get_autocast_dtype(device)
-    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
-
-
-class _Leaf(torch.autograd.Function):
-    """A weight as it is; its gradient goes to where the optimiser wants it."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, target: Target) -> Tensor:
-        ctx.target = target
-        return weight.view_as(weight)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
-        ctx.target.receive(grads[0])
-        return None, None
-
-
-class _Linear(torch.autograd.Function):
-    """`(K, B, I)` through `(K, O, I)` weights to `(K, B, O)`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, to_weight: Any, to_bias: Any
-    ) -> Tensor:
-        x, weight, bias = _cast(x, weight, bias)
-        ctx.save_for_backward(x, weight)
-        ctx.to = to_weight, to_bias
-        if bias is None:
-            return torch.bmm(x, weight.transpose(1, 2))
-        return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None]:
-        (dy,), (x, weight), (to_weight, to_bias) = grads, ctx.saved_tensors, ctx.to
-        if dy.dtype == to_weight.place.dtype:
-            to_weight.place.baddbmm_(dy.transpose(1, 2), x, beta=to_weight.keep)
-        else:
-            to_weight.receive(torch.bmm(dy.transpose(1, 2), x).float())
-        if to_bias is not None:
-            to_bias.receive(dy.sum(1, dtype=torch.float32))
-        return (torch.bmm(dy, weight) if ctx.needs_input_grad[0] else None), None, None, None, None
-
-
-class _LoopedConv(torch.autograd.Function):
-    """`(K * B, C, H, W)` through `(K, O, C, h, w)` kernels, one client after the other.
-
-    On a CPU nothing is faster: a grouped convolution takes longer, and unfolding twice as long.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-        x, weight, bias = _cast(x, weight, bias)
-        ctx.save_for_backward(x, weight)
-        ctx.rest = rest
-        biases = [None] * len(weight) if bias is None else bias
-        parts = zip(x.chunk(len(weight)), weight, biases, strict=True)
-        return torch.cat([torch.conv2d(a, w, b, *rest[2]) for a, w, b in parts])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:
-        (x, weight), (to_weight, to_bias, how) = ctx.saved_tensors, ctx.rest
-        wanted, back = ctx.needs_input_grad[0], []
-        parts = zip(grads[0].chunk(len(weight)), x.chunk(len(weight)), weight, strict=True)
-        for k, (dy, a, w) in enumerate(parts):
-            dx, dw, db = _conv_backward(dy, a, w, how, 1, (wanted, True, to_bias is not None))
-            to_weight.row(k).receive(dw.float())
-            if to_bias is not None:
-                to_bias.row(k).receive(db.float())
-            back.append(dx)
-        return (torch.cat(back) if wanted else None), None, None, None, None, None
-
-
-class _GroupedConv(torch.autograd.Function):
-    """The same as one convolution with K groups: a GPU wants few and large calls."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-        x, weight, bias = _cast(x, weight, bias)
-        x, kernels = _to_groups(x, len(weight)), weight.flatten(0, 1)
-        ctx.save_for_backward(x, kernels)
-        ctx.rest, ctx.count = rest, len(weight)
-        flat = None if bias is None else bias.flatten()
-        stride, padding, dilation = rest[2]
-        y = torch.conv2d(x, kernels, flat, stride, padding, dilation, len(weight))
-        return _from_groups(y, len(weight))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:
-        (x, kernels), (to_weight, to_bias, how) = ctx.saved_tensors, ctx.rest
-        wanted = ctx.needs_input_grad[0]
-        dy = _to_groups(grads[0], ctx.count)
-        mask = (wanted, True, to_bias is not None)
-        dx, dw, db = _conv_backward(dy, x, kernels, how, ctx.count, mask)
-        to_weight.receive(dw.view(to_weight.place.shape).float())
-        if to_bias is not None:
-            to_bias.receive(db.view(to_bias.place.shape).float())
-        return (_from_groups(dx, ctx.count) if wanted else None), None, None, None, None, None
-
-
-def _to_groups(x: Tensor, count: int) -> Tensor:
-    """`(K * B, C, H, W)` to `(B, K * C, H, W)`."""
-    return x.view(count, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
-
-
-def _from_groups(x: Tensor, count: int) -> Tensor:
-    """`(B, K * C, H, W)` to `(K * B, C, H, W)`."""
-    return x.view(len(x), count, -1, *x.shape[2:]).transpose(0, 1).flatten(0, 1)
-
-
-def _conv_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, how: Any, groups: int, mask: tuple[bool, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    stride, padding, dilation = how
-    none = [0, 0]
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        dy, x, weight, [len(weight)], stride, padding, dilation, False, none, groups, mask
-    )
-    return found

@@ -3,8 +3,9 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional
 
+from fedalign.device import pick_device, torch_threads
 from fedalign.errors import InputError
-from fedalign.network import Network, pick_device, torch_threads
+from fedalign.network import Network
 
 
 def named(network, vector):

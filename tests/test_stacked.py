@@ -70,17 +70,17 @@ def test_each_model_as_if_alone(name, channels_last):
 @pytest.mark.parametrize("groups", [1, 3])
 def test_a_grouped_convolution_is_the_same(groups):
     """What a GPU runs, on the CPU."""
-    from fedalign.stacked import Target, _GroupedConv, _LoopedConv
+    from fedalign.kernels import Target, grouped_conv, looped_conv
 
     torch.manual_seed(0)
     x = torch.randn(groups * 2, 3, 9, 9)
     weight, bias = torch.randn(groups, 4, 3, 3, 3), torch.randn(groups, 4)
     found = []
-    for kind in (_LoopedConv, _GroupedConv):
+    for kind in (looped_conv, grouped_conv):
         own = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
         to = torch.zeros_like(weight), torch.zeros_like(bias)
         targets = (Target(place, 0.0) for place in to)
-        y = kind.apply(*own, *targets, ((2, 1), (1, 0), (1, 1)))
+        y = kind(*own, *targets, ((2, 1), (1, 0), (1, 1)))
         y.square().sum().backward()
         found.append([y, own[0].grad, *to])
     for ours, theirs in zip(*found, strict=True):

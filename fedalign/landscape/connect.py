@@ -14,13 +14,14 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from fedalign.config import Config
+from fedalign.device import torch_threads
 from fedalign.errors import InputError
 from fedalign.federation import Federation
 from fedalign.landscape.barriers import Curve, Point, fusion_gap
 from fedalign.landscape.evaluator import Evaluator
 from fedalign.landscape.matcher import Matcher
 from fedalign.landscape.paths import Mix, Path, grid
-from fedalign.network import Network, torch_threads
+from fedalign.network import Network
 from fedalign.rng import rng
 
 

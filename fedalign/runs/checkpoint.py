@@ -65,11 +65,13 @@ class Checkpoints:
         self._every = config.checkpoint_every
         self._warned = False
 
+    def is_due(self, number: int) -> bool:
+        """Return whether the run's state is to be written after this round."""
+        return self._every > 0 and number % self._every == 0
+
     def on_round(self, outcome: Round) -> None:
         """Write a checkpoint, if it is time for one; the round's metrics must be written."""
-        if not self._every or outcome.number % self._every:
-            return
-        if not isinstance(self._grid, CohortGrid):
+        if not self.is_due(outcome.number) or not isinstance(self._grid, CohortGrid):
             return
         self._warn()
         checkpoint = Checkpoint(

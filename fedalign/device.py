@@ -1,0 +1,39 @@
+"""The device a process computes on, and how many threads it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+from fedalign.errors import InputError
+
+
+@cache
+def pool(threads: int) -> ThreadPoolExecutor:
+    """Return a pool in whose threads a tensor operation takes one thread."""
+    return ThreadPoolExecutor(threads, "evaluate", torch.set_num_threads, (1,))
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Run the body with `count` torch threads: their number can change the last bit of a sum."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return the device to run on; `auto` is the GPU, if this process sees one."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device: {wanted!r}, but PyTorch sees {torch.cuda.device_count()} GPUs")
+    return device

@@ -1,0 +1,73 @@
+"""Many mixes of a few models through one network at once, on the same examples."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedalign.kernels import from_groups
+from fedalign.parameters import Layout
+from fedalign.stacked import LAYERS, Stacked
+
+
+class Mixes(Stacked):
+    """A twin of a module that runs K mixes of M models, without gradients.
+
+    The first layer is linear in its weights and sees the same examples in every model, so what it
+    makes of a mix is the mix of what it makes of the models: it runs M times and not K times.
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout):
+        super().__init__(module, layout)
+        self._block = torch.empty(0)
+        chains = [chain for chain in self._twin.modules() if isinstance(chain, nn.Sequential)]
+        for before, layer in (pair for chain in chains for pair in pairwise(chain)):
+            if isinstance(layer, nn.ReLU) and type(before) in LAYERS:
+                layer.inplace = True  # nobody else looks at what it gets
+
+    @torch.no_grad()
+    def load(self, models: Tensor, shares: Tensor | None) -> None:
+        """Take the models to run.
+
+        Args:
+            models: `(M, F)`, finite.
+            shares: `(K, M)`, of each mix the weights of the models, which add up to 1; None: the
+                models themselves, K = M.
+        """
+        block = models
+        if shares is not None:  # into memory that is there already: fresh pages take longer to get
+            if len(self._block) != len(shares):
+                self._block = models.new_empty(len(shares), models.shape[1])
+            block = torch.mm(shares, models, out=self._block)
+        self._bind(block, block)
+        self._parts = {entry.name: entry.view(models) for entry in self._layout.parameters}
+        self._shares, self._count = shares, len(block)
+        self._twin.eval()
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Return what each mix puts out for normalised images `(B, C, H, W)`: `(K, B, classes)`."""
+        self._rows = len(images)
+        logits: Tensor = self._twin(images)
+        return logits.view(self._count, self._rows, -1)
+
+    def first(self, layer: nn.Linear | nn.Conv2d, prefix: str, x: Tensor) -> Tensor | None:
+        """Return what a layer that sees the images makes of them, `(K * B, …)`."""
+        if len(x) != self._rows:
+            return None
+        weight, bias = self._parts[f"{prefix}weight"], self._parts.get(f"{prefix}bias")
+        if isinstance(layer, nn.Linear):
+            y = functional.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
+            y = y.view(len(x), len(weight), -1).transpose(0, 1)
+        else:
+            flat = None if bias is None else bias.flatten()
+            how: Any = layer.stride, layer.padding, layer.dilation
+            y = torch.conv2d(x, weight.flatten(0, 1), flat, *how)
+            y = from_groups(y, len(weight))
+            y = y.view(len(weight), self._rows, *y.shape[1:])
+        mixed = y if self._shares is None else (self._shares @ y.flatten(1)).view(-1, *y.shape[1:])
+        return mixed.flatten(0, 1)

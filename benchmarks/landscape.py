@@ -4,8 +4,8 @@
     python benchmarks/landscape.py round --rounds 6
 
 `mixes`: four lines with 11 points between 8 models, 1,000 test images, one thread; the two ways
-take turns. `round`: W1 of `workloads.py` with the default landscape (global model, old to new global
-model, 3 pairs of clients, 11 points), beside the next round's training and not, and without one.
+take turns. `round`: W1 of `workloads.py` with the default landscape (global model, old to new
+global model, 3 pairs of clients, 11 points), beside the next round's training and not, and without.
 Give the machine nothing else to do.
 """
 

@@ -23,6 +23,7 @@ class FedDyn(Local):
     """
 
     other_half = "feddyn"
+    stateful = True
 
     alpha: Annotated[float, Field(gt=0, description="weight of the regulariser")] = 0.01
 

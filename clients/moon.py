@@ -26,6 +26,8 @@ class MOON(Local):
     e^(cos(z, z_prev)/T)))`. The paper adds a projection head, which models here do not have.
     """
 
+    stateful = True
+
     mu: Annotated[float, Field(ge=0, description="weight of the contrastive term")] = 1.0
     temperature: Annotated[float, Field(gt=0, description="T, of the contrastive term")] = 0.5
 

@@ -21,6 +21,7 @@ class Scaffold(Local):
     """
 
     other_half = "scaffold"
+    stateful = True
 
     def begin(self, training: Training) -> None:
         """Look up c and the c_i, which are 0 at first."""

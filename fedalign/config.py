@@ -140,6 +140,19 @@ class Config(Section):
                     raise BadValueError(f"client.{key}", told)
         return self
 
+    @model_validator(mode="after")
+    def _nothing_keeps_an_old_order(self) -> Config:
+        """Refuse to move neurons while something else counts on their order."""
+        outer, *inner = _chain(self.strategy)
+        for part in inner:
+            if _says(part, "moves_neurons"):
+                told = f"{outer.name!r} would see neurons before {part.name!r} moves them, which "
+                raise BadValueError("strategy.name", f"{told}must be the outermost strategy")
+        if _says(outer, "moves_neurons") and _says(self.client, "stateful"):
+            told = f"{self.client.name!r} keeps weights from round to round in an order of neurons "
+            raise BadValueError("client.name", f"{told}that {outer.name!r} changes; local does not")
+        return self
+
     def run_config(self) -> dict[str, Scalar]:
         """Return the configuration as Flower carries it: dotted keys, scalars, no nulls."""
         return {
@@ -163,8 +176,13 @@ def _chain(part: Part) -> list[Part]:
 
 def _other_half(part: Part) -> str | None:
     """Return the name of the part that this one makes no sense without."""
-    found: str | None = getattr(load(part.kind, part.name), "other_half", None)
+    found: str | None = _says(part, "other_half")
     return found
+
+
+def _says(part: Part, key: str) -> Any:
+    """Return what a part's class says of itself under this name."""
+    return getattr(load(part.kind, part.name), key, None)
 
 
 def _is_a(kind: str, name: str, other: str) -> bool:

@@ -19,7 +19,7 @@ from fedalign.config import Config, Scalar, from_run_config
 from fedalign.data import Dataset
 from fedalign.device import pick_device
 from fedalign.errors import InputError
-from fedalign.masks import MaskPlan, phases
+from fedalign.masks import MaskPlan, free, phases
 from fedalign.network import Network
 from fedalign.personal import hold_out
 from fedalign.registry import FLOWER_SAMPLING
@@ -136,6 +136,7 @@ class Federation:
         num_clients = config.num_clients if num_clients is None else num_clients
         handed = {
             "layout": network.layout,
+            "symmetry": network.symmetry,
             "initial": network.initial,
             "seed": config.seed,
             "num_clients": num_clients,
@@ -146,14 +147,21 @@ class Federation:
         return built
 
     def _check_plan(self, strategy: Any) -> None:
-        """Raise `InputError` for a mask plan that clients could not follow."""
+        """Raise `InputError` for a mask plan that clients, or those around it, could not follow."""
+        moves, layout = getattr(strategy, "moves_neurons", False), self.network.layout
         while strategy is not None:
             if hasattr(strategy, "plan"):
                 try:
                     epochs = getattr(self.client, "epochs", 1)
-                    phases(strategy.plan(1), self.network.layout, epochs, epochs)
+                    phases(strategy.plan(1), layout, epochs, epochs)
                 except ValueError as error:
                     raise InputError(f"strategy: {error}") from None
+                if moves and free(strategy.plan(1), layout) is not None:
+                    raise InputError(
+                        "strategy.base: its mask fixes weights at their places for the round, and "
+                        f"{self.config.strategy.name!r} moves neurons (fixed_ratio: 0, or a "
+                        "schedule in which all weights train, such as complement_half)"
+                    )
             strategy = getattr(strategy, "base", getattr(strategy, "strategy", None))
 
     def shards(self, num_clients: int) -> list[np.ndarray]:

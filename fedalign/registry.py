@@ -35,6 +35,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "feddyn": "strategies.feddyn:FedDyn",
         "fednova": "strategies.fednova:FedNova",
         "fedexp": "strategies.fedexp:FedExP",
+        "matched": "strategies.matched:Matched",
         "fedavgm": "flwr.serverapp.strategy:FedAvgM",
         "fedadagrad": "flwr.serverapp.strategy:FedAdagrad",
         "fedadam": "flwr.serverapp.strategy:FedAdam",
@@ -108,7 +109,8 @@ FLOWER_SAMPLING: dict[str, float] = {
     "min_available_nodes": 1,
 }
 RECORD_KEYS = {"weighted_by_key", "arrayrecord_key", "configrecord_key"}
-OWN = {"shape", "classes", "layout", "initial", "seed", "num_clients", "num_sampled_clients"}
+OWN = {"shape", "classes", "layout", "symmetry", "initial", "seed"}
+OWN |= {"num_clients", "num_sampled_clients"}
 HANDED = {*OWN, "accountant", *FLOWER_SAMPLING, *RECORD_KEYS}
 
 

@@ -79,6 +79,12 @@ def test_fixed_weights_keep_their_bits(network, data, name, rule, sizes, own):
         assert (vector[:count][free] != start[:count][free]).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_who_keeps_something_says_so(network, data, name):
+    _, _, result = train(network, data, ALGORITHMS[name](), MaskPlan())
+    assert bool(result.keeps) == getattr(ALGORITHMS[name], "stateful", False)
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_all_fixed_moves_nothing_but_batchnorm(network, data, name, rule):

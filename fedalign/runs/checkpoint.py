@@ -140,6 +140,8 @@ def _inner(strategy: Strategy) -> dict[str, Strategy]:
 
 
 def _is_constant(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_constant, value))
     frozen = is_dataclass(value) and value.__dataclass_params__.frozen  # type: ignore[union-attr]
     return callable(value) or frozen
 

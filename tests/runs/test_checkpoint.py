@@ -76,6 +76,7 @@ def manifest(folder):
         {"strategy": "scaffold", "client": "scaffold", "clients_per_round": 2},
         {"strategy": "feddyn", "client": "feddyn", "clients_per_round": 2},
         {"strategy": "fedavg", "client": "moon", "clients_per_round": 2},
+        {"strategy": "matched", "strategy__base": "fedavgm", "init": "own"},
     ],
     ids=lambda settings: settings.get("client", settings["strategy"]),
 )
@@ -333,7 +334,8 @@ def test_what_a_strategy_holds_and_cannot_keep_is_said_once(tmp_path, caplog):
     assert list(lost_of(strategy)) == ["FedAvgM.generator"]
     go(tmp_path, strategy)
     assert caplog.text.count("do not keep FedAvgM.generator of the strategy") == 1
-    assert not list(lost_of(Federation(read(None, {"strategy": "fedpfn"})).strategy()))
+    for name in ("fedpfn", "matched"):
+        assert not list(lost_of(Federation(read(None, {"strategy": name})).strategy()))
 
 
 def test_no_checkpoint_where_the_engine_does_not_hold_the_clients_states(tmp_path):

@@ -13,13 +13,14 @@ from torch import nn
 
 from fedalign.config import Config, validate
 from fedalign.data import Dataset
+from fedalign.device import torch_threads
 from fedalign.errors import InputError
 from fedalign.federation import Federation
 from fedalign.landscape.permutations import shuffled
 from fedalign.models.cnn import cnn
 from fedalign.models.mlp import mlp
 from fedalign.models.symmetry import symmetry
-from fedalign.network import Network, torch_threads
+from fedalign.network import Network
 from fedalign.parameters import Layout
 from fedalign.registry import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import yaml
 from flwr.app import ArrayRecord
 from safetensors.numpy import save_file
@@ -105,13 +106,18 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Close the manifest: finished, or failed and why; a finished run needs no checkpoint."""
+        """Close the manifest: finished, or failed and why; a finished run needs no checkpoint.
+
+        Its curves are there as Parquet too.
+        """
         status = "finished" if error is None else f"failed: {str(error) or type(error).__name__}"
         seconds = round(time.perf_counter() - self._started, 3)
         self._manifest |= {"status": status, "seconds": seconds}
         self._write_manifest()
         if error is None:
             (self.path / CHECKPOINT).unlink(missing_ok=True)
+            curves = pd.read_csv(self.path / "landscape.csv")
+            curves.to_parquet(self.path / "landscape.parquet", index=False)
 
     def on_round(self, outcome: Round) -> None:
         """Append the round to the folder's tables.

@@ -82,6 +82,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "natural": "partitions.natural:Natural",
         "indices": "partitions.indices:FixedIndices",
         "replicated": "partitions.replicated:Replicated",
+        "flwr": "partitions.flower:FlowerDatasets",
     },
     "models": {
         "mlp": "fedalign.models.mlp:mlp",

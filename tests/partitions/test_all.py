@@ -38,7 +38,7 @@ OPTIONS = {
     "natural": {},
     "replicated": {},
 }
-ELSEWHERE = {"indices"}
+ELSEWHERE = {"indices", "flwr"}
 
 
 def built(name, **options):

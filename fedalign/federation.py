@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -177,6 +177,36 @@ class Federation:
         """
         held_out = self.config.evaluation.holdout > 0
         return self.holdouts(num_clients) if held_out else self.shards(num_clients)
+
+    def seen(
+        self, num_clients: int, partitions: Sequence[int], rows: Sequence[np.ndarray]
+    ) -> tuple[Dataset, list[np.ndarray]]:
+        """Return the data as clients see it, and where in it the `rows` of each one are.
+
+        That is the training set itself, unless the partitioner has a method `transform`. Then it is
+        a data set of these rows only, made anew in each call: of a hundred thousand clients those
+        cost something who are asked.
+        """
+        if not hasattr(self.partitioner, "transform"):
+            return self.train, list(rows)
+        images = [
+            self._transformed(num_clients, partition, own)
+            for partition, own in zip(partitions, rows, strict=True)
+        ]
+        ends = np.cumsum([len(own) for own in rows])
+        places = np.split(np.arange(ends[-1]), ends[:-1])
+        labels = self.train.labels[torch.from_numpy(np.concatenate(rows))]
+        return replace(self.train, images=torch.cat(images), labels=labels, groups=None), places
+
+    def _transformed(self, num_clients: int, partition: int, rows: np.ndarray) -> torch.Tensor:
+        """Return some of a client's images; each is the same whichever others are asked for."""
+        own = np.sort(np.concatenate([part[partition] for part in self._deal(num_clients)]))
+        images, stream = self.train.images, rng(self.config.seed, "transform", partition)
+        changed = self.partitioner.transform(
+            images[torch.from_numpy(own)].cpu(), partition, num_clients, stream
+        )
+        chosen: torch.Tensor = changed[torch.from_numpy(np.searchsorted(own, rows))]
+        return chosen.to(images.device)
 
     def testers(self, num_clients: int) -> list[int]:
         """Return the partitions that can be asked to evaluate; none where no client is to.

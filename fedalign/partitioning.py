@@ -22,7 +22,9 @@ class Partitioner(Protocol):
     `(N,)` int64, such as its speaker or writer. With a default of None it is given None where the
     data set has no groups; without one that is an error, which names both.
 
-    A partitioner may also have a method `transform`, see `feature_skew`.
+    A partitioner may also have a method `transform(images, client, num_clients, rng)`, which
+    returns all of a client's images `(n, C, H, W)` uint8 as that client sees them, where they are
+    trained or tested on: see `partitions.feature_skew`.
     """
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:

@@ -81,6 +81,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "quantity": "partitions.quantity:Quantity",
         "natural": "partitions.natural:Natural",
         "indices": "partitions.indices:FixedIndices",
+        "feature-skew": "partitions.feature_skew:FeatureSkew",
         "replicated": "partitions.replicated:Replicated",
         "flwr": "partitions.flower:FlowerDatasets",
     },

@@ -36,6 +36,7 @@ OPTIONS = {
         "min_size": MIN_SIZE,
     },
     "natural": {},
+    "feature-skew": {"base": st.sampled_from(["iid", "natural", "shards"])},
     "replicated": {},
 }
 ELSEWHERE = {"indices", "flwr"}

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.mod import adaptiveclipping_mod
 from flwr.clientapp.typing import ClientAppCallable
@@ -81,13 +80,13 @@ def evaluate(message: Message, context: Context) -> Message:
     """
     federation = federation_of(context.run_config)
     count, partition = (int(context.node_config[k]) for k in ("num-partitions", "partition-id"))
-    network, data, settings = federation.network, federation.train, federation.config.evaluation
-    rows = federation.tested_on(count)[partition]
+    network, settings = federation.network, federation.config.evaluation
+    owned = federation.tested_on(count)[partition]
+    data, (rows,) = federation.seen(count, [partition], [owned])
     own = replace(data, images=data.images[rows], labels=data.labels[rows])
     models = {"": network.receive(arrays_of(message))}
     if settings.finetune_epochs:
-        mine = federation.shards(count)[partition]
-        models["tuned_"] = _tuned(federation, models[""], mine, round_of(message), partition)
+        models["tuned_"] = _tuned(federation, models[""], round_of(message), partition, count)
     measured: dict[str, float] = {}
     with torch_threads(1):
         for kind, model in models.items():
@@ -106,16 +105,17 @@ def whoami(message: Message, context: Context) -> Message:
 
 
 def _tuned(
-    federation: Federation, model: Tensor, rows: np.ndarray, server_round: int, partition: int
+    federation: Federation, model: Tensor, server_round: int, partition: int, count: int
 ) -> Tensor:
-    """Return a copy of the model `(F,)` after training on `rows`, in which all weights train."""
+    """Return a copy of the model `(F,)` after training, in which all weights train."""
+    data, rows = federation.seen(count, [partition], [federation.shards(count)[partition]])
     stream = rng(federation.config.seed, "finetune", server_round, partition)
     cohort = Cohort(
         federation.network,
-        federation.train,
+        data,
         start=model,
         block=model.repeat(1, 1),
-        rows=[rows],
+        rows=rows,
         streams=[stream],
         plans=[MaskPlan()],
         server_round=server_round,

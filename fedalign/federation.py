@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -21,6 +21,7 @@ from fedalign.device import pick_device
 from fedalign.errors import InputError
 from fedalign.masks import MaskPlan, free, phases
 from fedalign.network import Network
+from fedalign.partitioning import checked, split
 from fedalign.personal import hold_out
 from fedalign.registry import FLOWER_SAMPLING
 from fedalign.rng import rng
@@ -69,6 +70,11 @@ class Federation:
         """The client algorithm."""
         built: ClientAlgorithm = self.config.client.build()
         return built
+
+    @cached_property
+    def partitioner(self) -> Any:
+        """Who deals the examples, see `fedalign.partitioning.Partitioner`."""
+        return self.config.partition.build()
 
     @cached_property
     def tuner(self) -> Any:
@@ -180,6 +186,36 @@ class Federation:
         held_out = self.config.evaluation.holdout > 0
         return self.holdouts(num_clients) if held_out else self.shards(num_clients)
 
+    def seen(
+        self, num_clients: int, partitions: Sequence[int], rows: Sequence[np.ndarray]
+    ) -> tuple[Dataset, list[np.ndarray]]:
+        """Return the data as clients see it, and where in it the `rows` of each one are.
+
+        That is the training set itself, unless the partitioner has a method `transform`. Then it is
+        a data set of these rows only, made anew in each call: of a hundred thousand clients those
+        cost something who are asked.
+        """
+        if not hasattr(self.partitioner, "transform"):
+            return self.train, list(rows)
+        images = [
+            self._transformed(num_clients, partition, own)
+            for partition, own in zip(partitions, rows, strict=True)
+        ]
+        ends = np.cumsum([len(own) for own in rows])
+        places = np.split(np.arange(ends[-1]), ends[:-1])
+        labels = self.train.labels[torch.from_numpy(np.concatenate(rows))]
+        return replace(self.train, images=torch.cat(images), labels=labels, groups=None), places
+
+    def _transformed(self, num_clients: int, partition: int, rows: np.ndarray) -> torch.Tensor:
+        """Return some of a client's images; each is the same whichever others are asked for."""
+        own = np.sort(np.concatenate([part[partition] for part in self._deal(num_clients)]))
+        images, stream = self.train.images, rng(self.config.seed, "transform", partition)
+        changed = self.partitioner.transform(
+            images[torch.from_numpy(own)].cpu(), partition, num_clients, stream
+        )
+        chosen: torch.Tensor = changed[torch.from_numpy(np.searchsorted(own, rows))]
+        return chosen.to(images.device)
+
     def testers(self, num_clients: int) -> list[int]:
         """Return the partitions that can be asked to evaluate; none where no client is to.
 
@@ -201,24 +237,37 @@ class Federation:
 
     def _deal(self, num_clients: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         if num_clients not in self._dealt:
-            labels, seed = self.train.labels.cpu().numpy(), self.config.seed
-            owned = self.config.partition.build().split(labels, num_clients, rng(seed, "partition"))
+            seed, owned = self.config.seed, self._owned(num_clients)
             share, kept = self.config.evaluation.holdout, [rows[:0] for rows in owned]
             for i, rows in enumerate(owned) if share else ():
                 owned[i], kept[i] = hold_out(rows, share, rng(seed, "holdout", i))
             self._dealt[num_clients] = owned, kept
         return self._dealt[num_clients]
 
+    def _owned(self, num_clients: int) -> list[np.ndarray]:
+        """Return which examples each client has, to train on or to keep back."""
+        config, data = self.config, self.train
+        called, stream = config.partition.name, rng(config.seed, "partition")
+        groups = None if data.groups is None else data.groups.cpu().numpy()
+        told = {"called": called, "data": f"data set {config.data.name!r}"}
+        labels = data.labels.cpu().numpy()
+        dealt = split(self.partitioner, labels, num_clients, stream, groups, **told)
+        return checked(dealt, num_clients, len(labels), called)
+
     def shared(self) -> dict[str, Any]:
         """Return the training set with NumPy arrays, which processes of a machine can share."""
         data = vars(self.train)
-        return data | {key: data[key].cpu().numpy() for key in ("images", "labels")}
+        return data | {key: data[key].cpu().numpy() for key in _tensors(self.train)}
 
     def adopt(self, shared: dict[str, Any]) -> None:
         """Take the training set that another process has shared, in place of one from disk."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            arrays = {key: torch.from_numpy(shared[key]) for key in ("images", "labels")}
+            arrays = {
+                key: torch.from_numpy(value)
+                for key, value in shared.items()
+                if isinstance(value, np.ndarray)
+            }
         self.__dict__["train"] = self._placed(Dataset(**(shared | arrays)))
 
     def _load(self, part: str) -> Dataset:
@@ -226,7 +275,12 @@ class Federation:
 
     def _placed(self, data: Dataset) -> Dataset:
         device = pick_device(self.config.device)
-        return replace(data, images=data.images.to(device), labels=data.labels.to(device))
+        return replace(data, **{key: vars(data)[key].to(device) for key in _tensors(data)})
+
+
+def _tensors(data: Dataset) -> list[str]:
+    """Return the names of what a data set holds by example."""
+    return [key for key, value in vars(data).items() if isinstance(value, torch.Tensor)]
 
 
 def federation_of(run_config: Mapping[str, Scalar]) -> Federation:

@@ -73,7 +73,18 @@ BUILTIN: dict[str, dict[str, str]] = {
     "partitioners": {
         "iid": "partitions.iid:IID",
         "dirichlet": "partitions.dirichlet:Dirichlet",
+        "dirichlet-balanced": "partitions.mixes:DirichletBalanced",
+        "dirichlet-sized": "partitions.mixes:DirichletSized",
+        "mixture": "partitions.mixes:Mixture",
+        "pachinko": "partitions.pachinko:Pachinko",
+        "shards": "partitions.pathological:Shards",
+        "classes-per-client": "partitions.pathological:ClassesPerClient",
+        "quantity": "partitions.quantity:Quantity",
+        "natural": "partitions.natural:Natural",
+        "indices": "partitions.indices:FixedIndices",
+        "feature-skew": "partitions.feature_skew:FeatureSkew",
         "replicated": "partitions.replicated:Replicated",
+        "flwr": "partitions.flower:FlowerDatasets",
     },
     "models": {
         "mlp": "fedalign.models.mlp:mlp",

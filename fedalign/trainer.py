@@ -87,12 +87,15 @@ def _cohort(
     number = task.server_round
     extras: dict[str, Array] = dict(message.content.array_records.get(EXTRA) or {})
     start = network.receive(arrays_of(message))
+    count = int(clients[0].context.node_config["num-partitions"])
+    owned = [client.rows for client in clients]
+    data, rows = federation.seen(count, [client.partition for client in clients], owned)
     return Cohort(
         network=network,
-        data=federation.train,
+        data=data,
         start=start,
         block=_starts(federation, task, start, clients),
-        rows=[client.rows for client in clients],
+        rows=rows,
         streams=[rng(config.seed, "batches", number, client.partition) for client in clients],
         plans=[task.plan.of(client.partition) for client in clients],
         server_round=number,

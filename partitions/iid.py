@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedalign.errors import InputError
-from partitions import Indices
+from partitions import Indices, deal
+from partitions.sizes import equal
 
 
 @dataclass(frozen=True)
@@ -22,5 +23,7 @@ class IID:
             raise InputError(
                 f"num_clients: {num_clients} clients cannot share {len(labels)} examples"
             )
-        order = rng.permutation(len(labels))
-        return [np.sort(share) for share in np.array_split(order, num_clients)]
+        owner = np.empty(len(labels), np.int64)
+        sizes = equal(len(labels), num_clients)
+        owner[rng.permutation(len(labels))] = np.repeat(np.arange(num_clients), sizes)
+        return deal(owner, num_clients)

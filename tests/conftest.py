@@ -125,6 +125,7 @@ def federate(monkeypatch):
             client=client,
             codec=codec,
             shards=lambda _: [np.array(rows) for rows in shards],
+            seen=lambda _, __, rows: (data, rows),
             room=np.inf,
         )
         monkeypatch.setattr("fedalign.client_app.federation_of", lambda _: twin)

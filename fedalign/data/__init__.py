@@ -22,6 +22,9 @@ class Dataset:
         mean: Mean of every channel on the 0..1 scale, over the training part.
         std: Standard deviation of every channel on the 0..1 scale, over the training part.
         source: A sentence for the run's manifest: which data, read from where, with which digest.
+        groups: `(N,)` int64, whose each example is: its speaker's or writer's number, or its coarse
+            label; None where the data says nothing of the kind. See `partitions.natural`.
+        group_names: What group 0, 1, … is called; empty where they have no names.
     """
 
     images: torch.Tensor
@@ -30,6 +33,8 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
+    groups: torch.Tensor | None = None
+    group_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is not a data set, so that a bad file is named here and not in training."""
@@ -42,6 +47,11 @@ class Dataset:
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             found = f"{self.labels.dtype} {tuple(self.labels.shape)}"
             raise InputError(f"{self.source}: labels must be int64, one an image, not {found}")
+        if self.groups is not None and (
+            self.groups.dtype != torch.int64 or self.groups.shape != self.labels.shape
+        ):
+            found = f"{self.groups.dtype} {tuple(self.groups.shape)}"
+            raise InputError(f"{self.source}: groups must be int64, one an example, not {found}")
         if len(self) == 0:
             raise InputError(f"{self.source}: there are no examples")
         if self.labels.min() < 0 or self.labels.max() >= self.classes:
@@ -60,7 +70,9 @@ class Dataset:
             return self
         chosen = torch.from_numpy(rng(0, "subset").permutation(len(self))[:examples])
         source = f"{self.source}; a fixed random {examples} of its {len(self)} examples"
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen], source=source)
+        groups = None if self.groups is None else self.groups[chosen]
+        images, labels = self.images[chosen], self.labels[chosen]
+        return replace(self, images=images, labels=labels, groups=groups, source=source)
 
 
 class Source(Protocol):

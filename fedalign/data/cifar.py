@@ -31,7 +31,10 @@ class CIFAR10:
 
 @dataclass(frozen=True)
 class CIFAR100:
-    """Colour photographs: 50,000 + 10,000 images of 32x32 in 100 classes (Krizhevsky 2009)."""
+    """Colour photographs: 50,000 + 10,000 images of 32x32 in 100 classes (Krizhevsky 2009).
+
+    Groups are the 20 superclasses, five classes each.
+    """
 
     dir: Folder = None
     max_examples: MaxExamples = None
@@ -50,6 +53,7 @@ class _Official:
     batches: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    superclasses: str = ""  # of each class
 
     @property
     def name(self) -> str:
@@ -67,6 +71,9 @@ _HUNDRED = _Official(
     batches="cifar-100-python",
     mean=(0.5071, 0.4866, 0.4409),
     std=(0.2673, 0.2564, 0.2762),
+    superclasses="4 1 14 8 0 6 7 7 18 3 3 14 9 18 7 11 3 9 7 11 6 11 5 10 7 6 13 15 3 15 0 11 1 10 "
+    "12 14 16 9 11 5 5 19 8 8 15 13 14 17 18 10 16 4 17 4 2 0 17 4 18 17 10 3 2 12 12 16 12 1 9 19 "
+    "2 10 0 1 16 12 9 13 15 13 16 19 2 4 6 19 5 5 8 19 18 1 2 15 6 0 17 8 14 13",
 )
 
 
@@ -84,6 +91,8 @@ def _load(
         raise InputError(f"{found}: not bytes (N, H, W, 3) with whole-number labels")
     pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     digest = hashlib.sha256(pixels.data).hexdigest()
+    coarse = np.array(kind.superclasses.split(), np.int64)
+    groups = torch.from_numpy(coarse.take(labels, mode="clip")) if len(coarse) else None
     dataset = Dataset(
         images=torch.from_numpy(pixels),
         labels=torch.from_numpy(labels.astype(np.int64)),
@@ -91,6 +100,7 @@ def _load(
         mean=kind.mean,
         std=kind.std,
         source=f"CIFAR-{kind.classes}, {form}, {part} part, from {found}, pixels SHA-256 {digest}",
+        groups=groups,
     )
     return dataset.subset(max_examples) if part == "train" else dataset
 

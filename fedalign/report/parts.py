@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Collection
 from typing import Any, Literal, get_args, get_origin
 
 from rich.console import Console
+from rich.markup import escape
 
 from fedalign.errors import InputError
 from fedalign.registry import BUILTIN, Option, load, names, nearest, options
@@ -43,10 +45,9 @@ def print_parts() -> None:
         console.print(f"[bold]{kind}[/]")
         width = max(map(len, names(kind)))
         for name in names(kind):
-            console.print(f"  [cyan]{name:<{width}}[/]  {_headline(kind, name)}", soft_wrap=True)
             shared = usual if kind == "clients" and name != "local" else {}
-            own = {k: o for k, o in options(kind, name).items() if k not in shared}
-            told = ", ".join(f"{key}={_default(option)}" for key, option in own.items())
+            headline, told = _listed(kind, name, shared)
+            console.print(f"  [cyan]{name:<{width}}[/]  {headline}", soft_wrap=True)
             if told:
                 console.print(f"  {'':<{width}}  [dim]{told}[/]", soft_wrap=True)
 
@@ -70,6 +71,19 @@ def print_part(wanted: str) -> None:
             console.print(f"  {key} = {_default(option)}  {allowed}", soft_wrap=True)
             if described:
                 console.print(f"      {described}", style="dim", soft_wrap=True)
+
+
+def _listed(kind: str, name: str, shared: Collection[str]) -> tuple[str, str]:
+    """Return what a part says of itself, and its options but for those that are shared.
+
+    Or why it cannot be imported, which is the error of a plug-in, and the other parts can.
+    """
+    try:
+        own = {key: o for key, o in options(kind, name).items() if key not in shared}
+        told = ", ".join(f"{key}={_default(option)}" for key, option in own.items())
+        return _headline(kind, name), told
+    except InputError as error:
+        return escape(str(error)), ""
 
 
 def _headline(kind: str, name: str) -> str:

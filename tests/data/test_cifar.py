@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from fedalign.data.cifar import CIFAR10, CIFAR100
+from fedalign.data.cifar import _HUNDRED, CIFAR10, CIFAR100
 from fedalign.errors import InputError
 
 # Channel by channel, as the official rows of 3,072 bytes are.
@@ -56,6 +56,15 @@ def test_the_official_batches_of_cifar100_with_fine_labels(tmp_path, monkeypatch
     assert torch.equal(test.images, torch.from_numpy(PIXELS[1:2]))
     assert test.labels.tolist() == [1]
     assert test.classes == 100
+    assert test.groups.tolist() == [1]  # aquarium fish are fish
+
+
+def test_the_superclasses_of_cifar100_have_five_classes_each():
+    groups = np.array(_HUNDRED.superclasses.split(), np.int64)
+    assert np.bincount(groups).tolist() == [5] * 20
+    # In the official order: aquatic mammals, fish, ..., people, ..., vehicles 2.
+    assert np.flatnonzero(groups == 0).tolist() == [4, 30, 55, 72, 95]  # beaver ... whale
+    assert np.flatnonzero(groups == 14).tolist() == [2, 11, 35, 46, 98]  # baby, boy ... woman
 
 
 def test_batches_that_are_not_the_official_ones_are_never_opened(tmp_path):

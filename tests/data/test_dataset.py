@@ -25,6 +25,11 @@ def test_a_subset_is_fixed_keeps_pairs_and_lies_inside_a_larger_one():
     assert small.source == "a test; a fixed random 3 of its 10 examples"
 
 
+def test_a_subset_keeps_groups():
+    whole = dataset(groups=torch.arange(10) * 3)
+    assert torch.equal(whole.subset(4).groups, whole.subset(4).labels * 3)
+
+
 def test_no_limit_and_too_large_a_limit_change_nothing():
     whole = dataset()
     assert whole.subset(None) is whole
@@ -39,6 +44,8 @@ def test_no_limit_and_too_large_a_limit_change_nothing():
         ({"images": torch.zeros(10, 3, 2, 2, dtype=torch.uint8)}, "3 channels, not 1"),
         ({"labels": torch.arange(9)}, "labels must be int64, one an image"),
         ({"labels": torch.arange(10) - 1}, r"labels -1\.\.8 outside 0\.\.9"),
+        ({"groups": torch.arange(9)}, "groups must be int64, one an example"),
+        ({"groups": torch.zeros(10)}, "groups must be int64, one an example"),
         ({"classes": 9}, r"labels 0\.\.9 outside 0\.\.8"),
     ],
 )

@@ -1,0 +1,103 @@
+"""What it costs to deal a million examples to a hundred thousand clients, by each partitioner.
+
+    python benchmarks/partitioners.py
+    python benchmarks/partitioners.py --classes 100 --repeats 5
+
+Each repeat is a fresh process, whose peak is that of the whole process after imports and labels:
+the figure is what dealing added to that. Seconds are the median. Groups are 200,000, and for
+`pachinko` a fifth of the classes; `dirichlet` moves examples to clients that have too few, and
+`indices` reads what `iid` dealt from JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from fedalign.partitioning import checked, split
+from fedalign.registry import BUILTIN, parse
+
+OPTIONS: dict[str, dict[str, Any]] = {"dirichlet": {"too_small": "move"}}
+OTHERS = {"replicated", "flwr"}  # one does nothing, and one is another package's
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    given = _arguments()
+    if given.one:
+        print(json.dumps(measure(given.one, given)))
+        return
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"{given.examples:,} examples of {given.classes} classes, {given.clients:,} clients; "
+        f"Python {platform.python_version()}, NumPy {np.__version__}, {cores} cores, "
+        f"median of {given.repeats}\n\n| partitioner | seconds | MiB |\n|---|---|---|"
+    )
+    for name in (name for name in BUILTIN["partitioners"] if name not in OTHERS):
+        found = [in_a_child(name) for _ in range(given.repeats)]
+        seconds, memory = (median(column) for column in zip(*found, strict=True))
+        print(f"| `{name}` | {seconds:.2f} | {memory:.0f} |", flush=True)
+
+
+def in_a_child(name: str) -> tuple[float, float]:
+    """Return what `measure` does, in a process of its own."""
+    command = [sys.executable, *sys.argv, "--one", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    seconds, memory = json.loads(done.stdout)
+    return seconds, memory
+
+
+def measure(name: str, given: argparse.Namespace) -> tuple[float, float]:
+    """Return the seconds that dealing takes and the MiB that it adds to the process's peak."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, given.classes, given.examples)
+    groups = labels // 5 if name == "pachinko" else rng.integers(0, 200_000, given.examples)
+    with tempfile.TemporaryDirectory() as folder:
+        options = OPTIONS.get(name, {})
+        if name == "indices":
+            options = {"file": written(Path(folder) / "iid.json", labels, given.clients)}
+        partitioner = parse("partitioners", {"name": name} | options, "partition").build()
+        before, began = peak(), time.perf_counter()
+        dealt = split(partitioner, labels, given.clients, np.random.default_rng(1), groups)
+        seconds = time.perf_counter() - began
+    checked(dealt, given.clients, given.examples, name)
+    return seconds, peak() - before
+
+
+def written(file: Path, labels: np.ndarray, clients: int) -> str:
+    """Return the name of a file into which an even partition has been written."""
+    iid = parse("partitioners", {"name": "iid"}, "partition").build()
+    shares = iid.split(labels, clients, np.random.default_rng(0))
+    file.write_text(json.dumps([share.tolist() for share in shares]))
+    return str(file)
+
+
+def peak() -> float:
+    """Return the most memory that this process has had, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--examples", type=int, default=1_000_000)
+    parser.add_argument("--clients", type=int, default=100_000)
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What a partitioner is, how it is called, and what may come of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fedalign.errors import InputError
+
+Indices = npt.NDArray[np.int64]
+
+
+class Partitioner(Protocol):
+    """A way to deal examples to clients; its options are the parameters of its constructor.
+
+    `split` may have a fourth parameter `groups`: it is then given the group of every example,
+    `(N,)` int64, such as its speaker or writer. With a default of None it is given None where the
+    data set has no groups; without one that is an error, which names both.
+
+    A partitioner may also have a method `transform(images, client, num_clients, rng)`, which
+    returns all of a client's images `(n, C, H, W)` uint8 as that client sees them, where they are
+    trained or tested on: see `partitions.feature_skew`.
+    """
+
+    def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Return the indices that each client owns, ascending.
+
+        Every index belongs to one client, unless the partitioner says otherwise.
+
+        Args:
+            labels: The class of every example, `(N,)`.
+            num_clients: Length of the result.
+            rng: The only source of randomness.
+        """
+        ...
+
+
+def split(
+    partitioner: Any,
+    labels: Indices,
+    num_clients: int,
+    rng: np.random.Generator,
+    groups: Indices | None = None,
+    *,
+    called: str = "",
+    data: str = "this data set",
+) -> list[Indices]:
+    """Return what a partitioner's `split` does, given group ids if it has a parameter for them.
+
+    Args:
+        partitioner: see `Partitioner`.
+        labels: The class of every example, `(N,)`.
+        num_clients: Length of the result.
+        rng: The only source of randomness.
+        groups: The group of every example, `(N,)`; None where the data has none.
+        called: What the partitioner is called in errors; its class otherwise.
+        data: What the data set is called in errors.
+
+    Raises:
+        InputError: The partitioner needs groups and there are none.
+    """
+    asked = inspect.signature(partitioner.split).parameters.get("groups")
+    given = {} if asked is None else {"groups": groups}
+    if asked is not None and groups is None and asked.default is asked.empty:
+        called = called or type(partitioner).__name__
+        raise InputError(f"partition: {called} needs groups, which {data} has not")
+    dealt: list[Indices] = partitioner.split(labels, num_clients, rng, **given)
+    return dealt
+
+
+def checked(dealt: Sequence[Any], num_clients: int, examples: int, called: str) -> list[Indices]:
+    """Return what a partitioner dealt, as int64.
+
+    Raises:
+        InputError: It is not one share a client, a client has no example, or has one that there
+            is not.
+    """
+    if len(dealt) != num_clients:
+        raise InputError(f"partition: {called} made {len(dealt)} shares for {num_clients} clients")
+    shares = [np.asarray(share, np.int64) for share in dealt]
+    empty = [client for client, share in enumerate(shares) if not len(share)]
+    if empty:
+        raise InputError(
+            f"partition: {called} left {len(empty)} of {num_clients} clients without an example, "
+            f"such as client {empty[0]}, and each must have one"
+        )
+    every = np.concatenate(shares)
+    if every.min() < 0 or every.max() >= examples:
+        wrong = every.min() if every.min() < 0 else every.max()
+        raise InputError(f"partition: {called} dealt example {wrong}, outside 0..{examples - 1}")
+    return shares
+
+
+def deal(owner: Indices, num_clients: int) -> list[Indices]:
+    """Return the indices that each client owns, ascending, from the owner of every example `(N,)`.
+
+    All clients at once: a hundred thousand of them take a second. An owner of -1 is nobody.
+    """
+    order = np.argsort(owner, kind="stable")
+    ends = np.cumsum(np.bincount(owner + 1, minlength=num_clients + 1)).tolist()
+    return [order[start:end] for start, end in pairwise(ends)]

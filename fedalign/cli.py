@@ -83,6 +83,29 @@ def validate(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def partition(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="PNG or PDF; numbered if there are several")] = Path(
+        "partition.png"
+    ),
+) -> None:
+    """Show who has what: statistics, and a picture; `partition.alpha=0.1,1` shows two."""
+    with _guarded():
+        from fedalign.federation import Federation
+        from fedalign.report.figures import save
+        from fedalign.report.partition import dealt, picture, told
+
+        several = _grid(config, overrides or [], None)
+        for number, planned in enumerate(several, 1):
+            found = dealt(Federation(planned))
+            print(told(found))
+            file = out if len(several) == 1 else out.with_stem(f"{out.stem}-{number}")
+            save(picture(found), file)
+            print(f"picture in {file}\n" if number < len(several) else f"picture in {file}")
+
+
+@app.command()
 def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
     """Say what this machine gives a configuration: workers, cohort, the cost of a message."""
     with _guarded():

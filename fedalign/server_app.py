@@ -14,6 +14,8 @@ from fedalign.federation import Federation, federation_of
 from fedalign.landscape.measure import Measure
 from fedalign.nodes import discover
 from fedalign.personal import columns
+from fedalign.report.figures import save
+from fedalign.report.partition import dealt, picture
 from fedalign.rounds import run_rounds
 from fedalign.runs.checkpoint import Checkpoint, Checkpoints, resume
 from fedalign.runs.folder import RunFolder
@@ -52,6 +54,7 @@ def main(grid: Grid, context: Context) -> None:
         sizes=[len(shard) for shard in federation.shards(len(nodes))],
     )
     folder = RunFolder(config, facts, resumed)
+    save(picture(dealt(federation, len(nodes))), folder.path / "partition.png")
     done, start = (resumed.number, resumed.model) if resumed else (0, network.initial)
     title = f"{config.strategy.name} on {config.data.name}: {folder.path}"
     progress = Progress(title, config.rounds, measured=columns(config.evaluation), done=done)

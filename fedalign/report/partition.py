@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -11,7 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fedalign.federation import Federation
 from fedalign.report.figures import COLOURS, STYLE
+from fedalign.report.summary import described
 
 MOST_BUBBLES = 40  # clients; of more a heat map is drawn
 MOST_COLUMNS = 2000  # of the heat map,
@@ -25,23 +26,16 @@ class Dealt:
     """How many examples of each class each client has.
 
     Attributes:
+        what: which partition of what this is.
         counts: `(K, C)`.
         examples: how many there are to be dealt.
         owned: how many of them somebody has.
     """
 
+    what: str
     counts: np.ndarray
     examples: int
     owned: int
-
-    @classmethod
-    def of(cls, labels: np.ndarray, shards: Sequence[np.ndarray], classes: int) -> Dealt:
-        """Return the counts of a partition: `shards` are indices into `labels` `(N,)`."""
-        sizes = [len(rows) for rows in shards]
-        rows = np.concatenate(shards)
-        client = np.repeat(np.arange(len(shards)), sizes)
-        flat = np.bincount(client * classes + labels[rows], minlength=len(shards) * classes)
-        return cls(flat.reshape(-1, classes), len(labels), len(np.unique(rows)))
 
     @property
     def sizes(self) -> np.ndarray:
@@ -85,11 +79,25 @@ class Dealt:
         return np.lexsort((-self.shares.max(1), self.counts.argmax(1)))
 
 
+def dealt(federation: Federation, num_clients: int | None = None) -> Dealt:
+    """Return what each client of a federation has, what it keeps back to test on included."""
+    config, data = federation.config, federation.train
+    count = num_clients or config.num_clients
+    owned = [*federation.shards(count), *federation.holdouts(count)]
+    rows = np.concatenate(owned)
+    client = np.repeat(np.tile(np.arange(count), 2), [len(own) for own in owned])
+    labels = data.labels.cpu().numpy()[rows]
+    flat = np.bincount(client * data.classes + labels, minlength=count * data.classes)
+    what = f"{config.data.name}, {described(config.partition)}"
+    return Dealt(what, flat.reshape(count, -1), len(data), len(np.unique(rows)))
+
+
 def told(dealt: Dealt) -> str:
     """Return the statistics of a partition, a line each, and a heat map of it for a terminal."""
     sizes, classes, distances = dealt.sizes, dealt.effective_classes, dealt.distances
     spread = f"{sizes.min():,} to {sizes.max():,}, median {int(np.median(sizes)):,}"
     lines = [
+        dealt.what,
         f"clients            {len(sizes):,}, examples each {spread}; Gini {dealt.gini:.3f}",
         f"effective classes  {_range(classes)} of {dealt.counts.shape[1]}",
         f"distance           {_range(distances)} (earth mover's to the overall mix; 0 to 2)",
@@ -99,7 +107,7 @@ def told(dealt: Dealt) -> str:
 
 
 @mpl.rc_context(STYLE | {"axes.grid": False})
-def picture(dealt: Dealt, title: str) -> Figure:
+def picture(dealt: Dealt) -> Figure:
     """Return a figure: who has how many of which class, and sizes below.
 
     Bubbles for few clients, their area the number of examples; for many a heat map of each
@@ -118,7 +126,7 @@ def picture(dealt: Dealt, title: str) -> Figure:
     below.set(ylabel="examples", xlabel=label, xlim=(edges[0], edges[-1]))
     below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     numbers = f"effective classes {_range(dealt.effective_classes)}, Gini of sizes {dealt.gini:.2f}"
-    above.set_title(f"{title}\n{numbers}", fontsize=10)
+    above.set_title(f"{dealt.what}\n{numbers}", fontsize=10)
     return figure
 
 

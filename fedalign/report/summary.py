@@ -23,12 +23,12 @@ def summary(config: Config) -> str:
             f"  data       {federation.train.source}",
             f"             {len(federation.train):,} training examples, "
             f"{len(federation.test):,} test examples, {federation.train.classes} classes",
-            f"  partition  {_told(config.partition)}",
+            f"  partition  {described(config.partition)}",
             f"             {min(sizes):,} to {max(sizes):,} examples a client, "
             f"median {int(np.median(sizes)):,}{_kept_back(federation)}",
-            f"  model      {_told(config.model)}: {network.layout.num_parameters:,} parameters",
-            f"  client     {_told(config.client)}",
-            f"  strategy   {_told(config.strategy)}",
+            f"  model      {described(config.model)}: {network.layout.num_parameters:,} parameters",
+            f"  client     {described(config.client)}",
+            f"  strategy   {described(config.strategy)}",
             *_evaluation(federation),
             f"  results    {folder_of(config)}",
         ]
@@ -55,9 +55,10 @@ def _evaluation(federation: Federation) -> list[str]:
     return [f"  evaluation {drawn} of {len(testers)} clients test for themselves ({told})"]
 
 
-def _told(part: Part) -> str:
+def described(part: Part) -> str:
+    """Return a part's name, and its options as far as they say anything."""
     values = ", ".join(
-        f"{key} {_told(value) if isinstance(value, Part) else value}"
+        f"{key} {described(value) if isinstance(value, Part) else value}"
         for key, value in part.options.items()
         if value not in (None, "", False)
     )

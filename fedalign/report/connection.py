@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from fedalign.errors import InputError
 from fedalign.landscape.barriers import Curve, barriers
 from fedalign.landscape.connect import Connection
+from fedalign.report.figures import COLOURS, DASHES, STYLE, layout, save
 
 SHOWN = {
     "ends_accuracy": "mean accuracy",
@@ -17,30 +25,53 @@ SHOWN = {
     "instability": "instability (Frankle)",
     "rebasin_barrier": "loss barrier (Git Re-Basin)",
 }
+MATCHED = "matched:"
+MOST = 7  # pairs that are told apart by colour; more are drawn thin and alike
 
 
-def told(found: Connection) -> str:
-    """Return the barriers as a Markdown table, and the mean of all models below it."""
-    lines = [["path", *SHOWN.values()], ["---"] * (len(SHOWN) + 1)]
+UNMATCHED = (
+    "neurons not matched: of this model it is not known which can be exchanged; "
+    "give its class a method symmetry()"
+)
+
+
+def told(found: Connection, match: bool) -> str:
+    """Return the models and the barriers between them as Markdown tables.
+
+    Args:
+        found: what was measured.
+        match: whether neurons were to be matched; a line says so where they could not be.
+    """
+    models = [
+        [name, str(found.files[name]), f"{loss:.4f}", f"{accuracy:.4f}"]
+        for name, (loss, accuracy) in found.points.items()
+    ]
+    for name, (loss, accuracy) in found.means.items():
+        models.append([name, _beside(found.gap(name)[1]), f"{loss:.4f}", f"{accuracy:.4f}"])
+    paths = []
     for curve in found.curves:
         numbers = barriers(curve)
-        lines.append([curve.path, *(f"{numbers[key]:.4f}" for key in SHOWN)])
-    rows = [f"| {' | '.join(line)} |" for line in lines]
-    single = ", ".join(f"{name} {accuracy:.4f}" for name, (_, accuracy) in found.points.items())
-    rows.append(f"\naccuracy on {found.examples} test images: {single}")
-    rows.append(f"their mean: {found.fused[1]:.4f}, {found.gap[1]:+.4f} below theirs")
-    return "\n".join(rows)
+        paths.append([curve.path, *(f"{numbers[key]:.4f}" for key in SHOWN)])
+    parts = [_markdown(["model", "file", "loss", "accuracy"], models)]
+    parts.append(_markdown(["path", *SHOWN.values()], paths))
+    parts.append(f"all on {found.examples} test images")
+    parts += [UNMATCHED] if match and len(found.means) == 1 else []
+    return "\n\n".join(parts)
 
 
 def write(found: Connection, folder: Path) -> None:
-    """Write `landscape.csv` and `barriers.csv` as a run has them, and the figure."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `landscape.csv`, `barriers.csv`, and the figure as `figure.png` and `figure.pdf`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: no folder can be made there: {error.strerror}") from None
     table(found.curves).to_csv(folder / "landscape.csv", index=False)
     rows = [{"path": curve.path} | barriers(curve) for curve in found.curves]
     pd.DataFrame(rows).to_csv(folder / "barriers.csv", index=False)
+    save(lines(found.curves), folder / "figure.png", folder / "figure.pdf")
 
 
-def table(curves: list[Curve]) -> pd.DataFrame:
+def table(curves: Sequence[Curve]) -> pd.DataFrame:
     """Return the points of curves: path, alpha, loss, accuracy."""
     parts = [
         pd.DataFrame(
@@ -49,3 +80,48 @@ def table(curves: list[Curve]) -> pd.DataFrame:
         for c in curves
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+@mpl.rc_context(STYLE)
+def lines(curves: Sequence[Curve]) -> Figure:
+    """Return loss and accuracy along each line: a colour a pair, dashed after matching."""
+    pairs = list(dict.fromkeys(curve.path.removeprefix(MATCHED) for curve in curves))
+    colours = dict(zip(pairs, COLOURS, strict=False)) if len(pairs) <= MOST else {}
+    figure = Figure(figsize=(8.6, 3.4), layout=layout())
+    left, right = figure.subplots(1, 2)
+    for curve in curves:
+        look = _look(curve, colours)
+        left.plot(curve.alphas, curve.losses, **look)
+        right.plot(curve.alphas, curve.accuracies, **look)
+    _name(left, curves, "test loss (nats)")
+    _name(right, curves, "test accuracy")
+    handles = {pair: Line2D([], [], color=colour) for pair, colour in colours.items()}
+    if any(curve.path.startswith(MATCHED) for curve in curves):
+        handles |= {"as they are": Line2D([], [], color="grey")}
+        handles |= {"neurons matched": Line2D([], [], color="grey", linestyle=DASHES[1])}
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper")
+    return figure
+
+
+def _look(curve: Curve, colours: dict[str, str]) -> dict[str, Any]:
+    matched, pair = curve.path.startswith(MATCHED), curve.path.removeprefix(MATCHED)
+    look: dict[str, Any] = {"color": colours.get(pair, COLOURS[0]), "linestyle": DASHES[matched]}
+    return look if colours else look | {"linewidth": 0.8, "alpha": 0.6}
+
+
+def _name(panel: Axes, curves: Sequence[Curve], label: str) -> None:
+    ends = [curve.path.removeprefix(MATCHED).split("-") for curve in curves]
+    first, last = ({pair[side] for pair in ends} for side in (0, 1))
+    alone = len(first) == len(last) == 1
+    names = [*first, *last] if alone else ["first", "second"]
+    panel.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=[names[0], "¼", "½", "¾", names[1]])
+    panel.set(xlabel="place on the line", ylabel=label)
+
+
+def _beside(gap: float) -> str:
+    return f"{abs(gap):.4f} {'below' if gap >= 0 else 'above'} theirs"
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

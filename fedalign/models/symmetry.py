@@ -157,6 +157,15 @@ def split(group: Group, labels: np.ndarray) -> tuple[Group, ...]:
     return tuple(_part(group, f"{group.name}/{number}", own) for number, own in enumerate(sets))
 
 
+def lies_in(inner: Group, group: Group) -> bool:
+    """Return whether all that one group moves lies inside one neuron of another: of a head, say."""
+    rows = {(place.tensor, place.axis): place.at for place in group.places}
+    return inner is not group and all(
+        any(np.isin(place.at, row).all() for row in rows.get((place.tensor, place.axis), ()))
+        for place in inner.places
+    )
+
+
 def _part(group: Group, name: str, own: np.ndarray) -> Group:
     places = tuple(Place(place.tensor, place.axis, place.at[own]) for place in group.places)
     seen = group.seen and Seen(group.seen.module, group.seen.axis, group.seen.at[own])

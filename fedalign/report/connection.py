@@ -95,11 +95,13 @@ def lines(curves: Sequence[Curve]) -> Figure:
         right.plot(curve.alphas, curve.accuracies, **look)
     _name(left, curves, "test loss (nats)")
     _name(right, curves, "test accuracy")
-    handles = {pair: Line2D([], [], color=colour) for pair, colour in colours.items()}
+    told = colours if len(pairs) > 1 else {}
+    handles = {pair: Line2D([], [], color=colour) for pair, colour in told.items()}
     if any(curve.path.startswith(MATCHED) for curve in curves):
         handles |= {"as they are": Line2D([], [], color="grey")}
         handles |= {"neurons matched": Line2D([], [], color="grey", linestyle=DASHES[1])}
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper")
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper")
     return figure
 
 

@@ -16,13 +16,13 @@ One thread, whose own time is told: on an idle machine it is the time that passe
 
 What is not found, and why: weight matching is a coordinate descent. From `identity` the first
 groups are matched by weights whose other end is still in the wrong order, which is noise beside the
-few that are fixed, and it may end in a local optimum: in narrow layers, and always in the heads of
-attention, of which none can be exchanged to advantage before its inside is in order, nor the inside
-before the heads are. From `layers` each group is matched by what is in order already, heads by
-what they hold in any order; that finds every copy in one pass, and a second to see that it is done.
-Matching by activations cannot tell apart neurons that are silent on all images, such as 6 of the 64
-of the CNN's `fc1` at its start; exchanged, they do the function no harm, but they may not be silent
-in the middle of the line.
+few that are fixed, and it may end in a local optimum: in narrow layers, and above all in the heads
+of attention, of which none can be exchanged to advantage before its inside is in order, nor the
+inside before the heads are. From `layers` each group is matched by what is in order already, heads
+by what they hold in any order; that finds every copy in one pass, and a second to see that it is
+done. Matching by activations cannot tell apart neurons that are silent on all images, such as 6 of
+the 64 of the CNN's `fc1` at its start; exchanged, they do the function no harm, but they may not be
+silent in the middle of the line.
 
 For orientation: the public code of Git Re-Basin begins at `identity` and stops after 100 passes;
 its author has seen from 3 to 50 (github.com/samuela/git-re-basin/issues/5).

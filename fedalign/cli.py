@@ -141,14 +141,14 @@ def connect(
     Prints every pair's barriers, as they are and after their neurons have been matched.
     """
     with _guarded():
-        from fedalign.landscape.connect import connect
+        from fedalign.landscape.connect import connect, how
         from fedalign.report.connection import told, write
 
         if out.exists() and not out.is_dir():
             raise InputError(f"--out: {out} is a file, not a folder")
         models = [Path(word) for word in files if _is_file(word)]
         words = [word for word in files if not _is_file(word)]
-        planned = _connected(models, words, config, {"model": model, "data": data})
+        planned = how(models, words, config, {"model": model, "data": data})
         found = connect(models, planned)
         print(told(found, planned.evaluation.match != "none"))
         write(found, out)
@@ -260,30 +260,6 @@ def _grid(config: str, overrides: list[str], out: str | None) -> list[Config]:
 def _is_file(word: str) -> bool:
     """Return whether a word is a file, which may have an equals sign in its name, or a setting."""
     return "=" not in word or word.endswith(".safetensors") or Path(word).is_file()
-
-
-def _connected(
-    models: list[Path], words: list[str], config: str | None, given: dict[str, str | None]
-) -> Config:
-    """Return how models are connected: as `config` says, or the one beside the first of them."""
-    from fedalign.config import read
-    from fedalign.registry import names
-    from fedalign.settings import parse_overrides
-
-    told = {key: value for key, value in given.items() if value is not None}
-    told |= parse_overrides(words)
-    beside = models[0].parent / "config.yaml" if models else Path()
-    missing = [key for key in given if key not in told and f"{key}.name" not in told]
-    if missing and config is None and beside.is_file():
-        config = str(beside)
-    if missing and config is None:
-        known = names("models" if missing[0] == "model" else "datasets")
-        what = "what the files are weights of" if missing[0] == "model" else "where they are tested"
-        raise InputError(
-            f"--{missing[0]}: must be given, {what} ({', '.join(known)}, or package.module:Name), "
-            f"or --config, as no config.yaml lies beside the first file"
-        )
-    return read(config, {"evaluation.match": "weights"} | told)
 
 
 def _json(text: str) -> dict[str, Any]:

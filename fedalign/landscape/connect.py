@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path as File
 
 from torch import Tensor
 
-from fedalign.config import Config
+from fedalign.config import KINDS, Config
+from fedalign.config import read as read_config
 from fedalign.errors import InputError
 from fedalign.federation import Federation
 from fedalign.landscape.barriers import Curve, Point, fusion_gap
@@ -18,9 +19,12 @@ from fedalign.landscape.files import read
 from fedalign.landscape.matcher import Matcher
 from fedalign.landscape.paths import Mix, Path, grid
 from fedalign.network import torch_threads
+from fedalign.registry import names
 from fedalign.rng import rng
+from fedalign.settings import parse_overrides
 
 ALPHAS = 25  # points on a line where the configuration, a run's that measured none, says 0
+ASKED = {"model": "what the files are weights of", "data": "where they are tested"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,36 @@ class Connection:
     def gap(self, mean: str) -> Point:
         """Return how much worse this mean of the models is than they are."""
         return fusion_gap(self.means[mean], list(self.points.values()), [1.0] * len(self.points))
+
+
+def how(
+    files: Sequence[File], words: Sequence[str], config: str | None, given: Mapping[str, str | None]
+) -> Config:
+    """Return how models are connected, told on a command line.
+
+    Args:
+        files: beside the first may lie the `config.yaml` of its run.
+        words: `KEY=VALUE`.
+        config: a YAML file; without it the one beside is taken, if it is needed.
+        given: names of `model` and `data`, or None.
+
+    Raises:
+        InputError: nobody says what the files are weights of, or where they are tested.
+    """
+    told = {key: value for key, value in given.items() if value is not None}
+    told |= parse_overrides(words)
+    beside = files[0].parent / "config.yaml" if files else File()
+    missing = [key for key in given if key not in told and f"{key}.name" not in told]
+    if missing and config is None and beside.is_file():
+        config = str(beside)
+    if missing and config is None:
+        known = names(KINDS[missing[0]])
+        raise InputError(
+            f"--{missing[0]}: must be given, {ASKED[missing[0]]} "
+            f"({', '.join(known)}, or package.module:Name), or --config, "
+            "as no config.yaml lies beside the first file"
+        )
+    return read_config(config, {"evaluation.match": "weights"} | told)
 
 
 def connect(files: Sequence[File], config: Config) -> Connection:

@@ -187,3 +187,16 @@ def test_a_file_is_not_overwritten_by_the_folder(connect):
     refused(result, "--out: b.safetensors is a file, not a folder")
 
 
+def test_repaired_lines_and_a_plane_through_three_files(connect, tmp_path):
+    words = [*DIGITS, "evaluation.repair=true", "evaluation.plane=4"]
+    result = connect(state(0), state(1), state(2), words=words)
+    assert result.exit_code == 0, result.output
+    barriers = pd.read_csv(tmp_path / "connection" / "barriers.csv")
+    kinds = [path.rpartition(":")[0] for path in barriers["path"]]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "": 3, "matched": 3, "repaired": 3, "matched_repaired": 3,
+    }  # fmt: skip
+    planes = pd.read_csv(tmp_path / "connection" / "planes.csv", keep_default_na=False)
+    assert list(planes["corner"][:3]) == ["A", "B", "C"]
+    assert len(planes) == 3 + 16
+    assert (tmp_path / "connection" / "plane.png").stat().st_size > 10_000

@@ -172,21 +172,18 @@ def connect(
     Prints every pair's barriers, as they are and after their neurons have been matched.
     """
     with _guarded():
-        from fedalign.config import read
-        from fedalign.landscape.connect import connect
+        from fedalign.landscape.connect import connect, how
         from fedalign.report.connection import told, write
-        from fedalign.settings import parse_overrides
 
-        models = [Path(word) for word in files if "=" not in word]
-        beside = models[0].parent / "config.yaml" if models else Path()
-        if config is None and model is None and beside.is_file():
-            config = str(beside)
-        given = {"evaluation.match": "weights", "model": model, "data": data}
-        given |= parse_overrides([word for word in files if "=" in word])
-        found = connect(models, read(config, {k: v for k, v in given.items() if v is not None}))
-        print(told(found))
+        if out.exists() and not out.is_dir():
+            raise InputError(f"--out: {out} is a file, not a folder")
+        models = [Path(word) for word in files if _is_file(word)]
+        words = [word for word in files if not _is_file(word)]
+        planned = how(models, words, config, {"model": model, "data": data})
+        found = connect(models, planned)
+        print(told(found, planned.evaluation.match != "none"))
         write(found, out)
-        print(f"curves, barriers and figure in {out}")
+        print(f"\ncurves, barriers and figure in {out}")
 
 
 @app.command()
@@ -289,6 +286,11 @@ def _grid(config: str, overrides: list[str], out: str | None) -> list[Config]:
 
     fixed = {} if out is None else {"out": out}
     return [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
+
+
+def _is_file(word: str) -> bool:
+    """Return whether a word is a file, which may have an equals sign in its name, or a setting."""
+    return "=" not in word or word.endswith(".safetensors") or Path(word).is_file()
 
 
 def _json(text: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +24,10 @@ class Mixes(Stacked):
 
     def __init__(self, module: nn.Module, layout: Layout):
         super().__init__(module, layout)
-        self._block = torch.empty(0)
+        self._block, self._now = (
+            torch.empty(0),
+            threading.local(),
+        )  # threads have batches of their own
         chains = [chain for chain in self._twin.modules() if isinstance(chain, nn.Sequential)]
         for before, layer in (pair for chain in chains for pair in pairwise(chain)):
             if isinstance(layer, nn.ReLU) and type(before) in LAYERS:
@@ -51,13 +55,13 @@ class Mixes(Stacked):
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Return what each mix puts out for normalised images `(B, C, H, W)`: `(K, B, classes)`."""
-        self._rows = len(images)
+        self._now.rows = len(images)
         logits: Tensor = self._twin(images)
-        return logits.view(self._count, self._rows, -1)
+        return logits.view(self._count, len(images), -1)
 
     def first(self, layer: nn.Linear | nn.Conv2d, prefix: str, x: Tensor) -> Tensor | None:
         """Return what a layer that sees the images makes of them, `(K * B, …)`."""
-        if len(x) != self._rows:
+        if len(x) != self._now.rows:
             return None
         weight, bias = self._parts[f"{prefix}weight"], self._parts.get(f"{prefix}bias")
         if isinstance(layer, nn.Linear):
@@ -68,6 +72,6 @@ class Mixes(Stacked):
             how: Any = layer.stride, layer.padding, layer.dilation
             y = torch.conv2d(x, weight.flatten(0, 1), flat, *how)
             y = from_groups(y, len(weight))
-            y = y.view(len(weight), self._rows, *y.shape[1:])
+            y = y.view(len(weight), len(x), *y.shape[1:])
         mixed = y if self._shares is None else (self._shares @ y.flatten(1)).view(-1, *y.shape[1:])
         return mixed.flatten(0, 1)

@@ -26,8 +26,8 @@ class Evaluation(Section):
     match: Literal["none", "weights", "activations"] = Field(
         "none", description="also align the neurons of each pair, and of all clients, by these"
     )
-    match_start: Literal["identity", "layers"] = Field(
-        "identity", description="of weight matching: as it is, or after a pass from the input on"
+    match_start: Literal["layers", "identity"] = Field(
+        "layers", description="of weight matching: after a pass from the input on, or as it is"
     )
     repair: bool = Field(
         False, description="paths between clients also with activations rescaled (REPAIR)"

@@ -44,8 +44,8 @@ class Matched(Wrapper):
         Field(description="clients: all to one another; global: each to the model that was sent"),
     ] = "clients"
     match_start: Annotated[
-        matching.Start, Field(description="as it is, or after a pass from the input on")
-    ] = "identity"
+        matching.Start, Field(description="after a pass from the input on, or as it is")
+    ] = "layers"
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a model or a base that does not go with it."""

@@ -1,3 +1,6 @@
+import threading
+from itertools import count
+
 import pytest
 import torch
 from torch import nn
@@ -110,8 +113,17 @@ def test_batches_can_be_shared_out_to_threads(network, monkeypatch):
     network, data = network
     block = network.layout.to_vector(network.initial).repeat(3, 1) + 0.1 * torch.randn(3, 1)
     monkeypatch.setattr("fedalign.network.WORTH_A_THREAD", 0)
+    run, both, calls = network.mixes._twin.fc1.forward, threading.Barrier(2, timeout=10), count()
+
+    def meet(x):
+        if next(calls):  # the first batch of 18 goes alone; another and the 14 left meet
+            both.wait()
+        return run(x)
+
     with torch_threads(1):
-        one, two = (network.evaluate_mixes(block, SHARES, data, 7, threads) for threads in (1, 2))
+        one = network.evaluate_mixes(block, SHARES, data, 18)
+        monkeypatch.setattr(network.mixes._twin.fc1, "forward", meet)
+        two = network.evaluate_mixes(block, SHARES, data, 18, threads=2)
     assert one == two
     assert len({loss for loss, _ in one}) == len(SHARES)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedalign.landscape.matching import Matched, best_order
 from fedalign.landscape.permutations import permute_
-from fedalign.models.symmetry import Group, Seen
+from fedalign.models.symmetry import Group, Seen, lies_in
 from fedalign.network import Network
 
 
@@ -26,7 +26,8 @@ def activation_matching(
     One linear assignment for each group, with the Pearson correlation of two neurons' activations
     over all images and places as similarity: Li et al. 2015 (arXiv 1511.07543), Git Re-Basin
     section 3.1 (which takes inner products), and REPAIR (Jordan et al. 2023). Neurons that never
-    change correlate with nothing; groups that cannot be watched stay as they are.
+    change correlate with nothing; groups that cannot be watched stay as they are. Heads of
+    attention are as alike as the best order of what is inside makes them.
 
     Args:
         network: runs both models.
@@ -39,16 +40,14 @@ def activation_matching(
     index = torch.arange(len(vector), device=vector.device)
     watched = [(group, group.seen) for group in groups if group.seen]
     alike = correlations(network, [s for _, s in watched], reference, vector, images, batch_size)
-    reached = []
     for group, seen in watched:
         found = alike[seen.module, seen.axis]
         at = torch.from_numpy(seen.at).to(found.device)
-        similarity = sum(found[a][:, a] for a in at.T)
-        assert isinstance(similarity, Tensor)
-        order = best_order(similarity)
+        ordered = not any(lies_in(inner, group) for inner in groups)
+        order = best_order(_of_neurons(found, at) if ordered else _of_sets(found, at))
         permute_(network.layout, group, order, index)
         found[:, at.flatten()] = found[:, at[torch.from_numpy(order)].flatten()]
-        reached += [found.diagonal()[at.flatten()]]
+    reached = [alike[s.module, s.axis].diagonal()[s.at.ravel()] for _, s in watched]
     mean = float(torch.cat(reached).mean()) if reached else 0.0
     return Matched(index, 1, len(watched), mean)
 
@@ -75,6 +74,21 @@ def correlations(
             pair = [_features(out[place[0]], place[1]) for out in (one, two)]
             sums.setdefault(place, Moments()).add(*pair)
     return {place: moments.correlation() for place, moments in sums.items()}
+
+
+def _of_neurons(found: Tensor, at: Tensor) -> Tensor:
+    """Return how alike neurons `(n, n)` are that are several features `(n, r)` each, in order."""
+    return torch.stack([found[a][:, a] for a in at.T]).sum(0)
+
+
+def _of_sets(found: Tensor, at: Tensor) -> Tensor:
+    """Return the same where features of one neuron may be matched in any order."""
+    blocks = [[found[one][:, two] for two in at] for one in at]
+    best = [
+        [block[torch.arange(len(block)), best_order(block)].sum() for block in row]
+        for row in blocks
+    ]
+    return torch.stack([torch.stack(row) for row in best])
 
 
 class Moments:

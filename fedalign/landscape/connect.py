@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path as File
 
-import numpy as np
-from flwr.app import Array, ArrayRecord
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from torch import Tensor
 
-from fedalign.config import Config
+from fedalign.config import KINDS, Config
+from fedalign.config import read as read_config
 from fedalign.device import torch_threads
 from fedalign.errors import InputError
 from fedalign.federation import Federation
 from fedalign.landscape.barriers import Curve, Point, fusion_gap
 from fedalign.landscape.evaluator import Evaluator
+from fedalign.landscape.files import read
 from fedalign.landscape.matcher import Matcher
 from fedalign.landscape.paths import Mix, Path, grid
-from fedalign.network import Network
+from fedalign.landscape.planes import Map, Plane, measured, plane
+from fedalign.registry import names
 from fedalign.rng import rng
+from fedalign.settings import parse_overrides
+
+ALPHAS = 25  # points on a line where the configuration, a run's that measured none, says 0
+ASKED = {"model": "what the files are weights of", "data": "where they are tested"}
 
 
 @dataclass(frozen=True)
@@ -30,22 +33,61 @@ class Connection:
     """What lies between models.
 
     Attributes:
-        curves: `A-B` of each pair, and `matched:A-B` where neurons were matched.
+        files: what each model was read from, by its letter.
         points: loss and accuracy of each model.
-        fused: those of the mean of all of them.
-        gap: how much worse the mean is than they are.
+        means: those of the mean of all of them: `mean`, and `matched mean` where neurons were.
+        curves: `A-B` of each pair, `matched:A-B` where neurons were matched, and both once more
+            where activations were rescaled: `repaired:A-B`, `matched_repaired:A-B`.
+        maps: of the plane through the first three, where it was asked for.
         examples: how many test images all this was measured on.
     """
 
-    curves: list[Curve]
+    files: dict[str, File]
     points: dict[str, Point]
-    fused: Point
-    gap: Point
+    means: dict[str, Point]
+    curves: list[Curve]
+    maps: list[Map]
     examples: int
+
+    def gap(self, mean: str) -> Point:
+        """Return how much worse this mean of the models is than they are."""
+        return fusion_gap(self.means[mean], list(self.points.values()), [1.0] * len(self.points))
+
+
+def how(
+    files: Sequence[File], words: Sequence[str], config: str | None, given: Mapping[str, str | None]
+) -> Config:
+    """Return how models are connected, told on a command line.
+
+    Args:
+        files: beside the first may lie the `config.yaml` of its run.
+        words: `KEY=VALUE`.
+        config: a YAML file; without it the one beside is taken, if it is needed.
+        given: names of `model` and `data`, or None.
+
+    Raises:
+        InputError: nobody says what the files are weights of, or where they are tested.
+    """
+    told = {key: value for key, value in given.items() if value is not None}
+    told |= parse_overrides(words)
+    beside = files[0].parent / "config.yaml" if files else File()
+    missing = [key for key in given if key not in told and f"{key}.name" not in told]
+    if missing and config is None and beside.is_file():
+        config = str(beside)
+    if missing and config is None:
+        known = names(KINDS[missing[0]])
+        raise InputError(
+            f"--{missing[0]}: must be given, {ASKED[missing[0]]} "
+            f"({', '.join(known)}, or package.module:Name), or --config, "
+            "as no config.yaml lies beside the first file"
+        )
+    return read_config(config, {"evaluation.match": "weights"} | told)
 
 
 def connect(files: Sequence[File], config: Config) -> Connection:
     """Return the curves between the models in safetensors files.
+
+    Neurons are not matched where it is not known which of them can be exchanged.
 
     Args:
         files: two or more; the models are called A, B, C, … in this order.
@@ -56,54 +98,73 @@ def connect(files: Sequence[File], config: Config) -> Connection:
         InputError: fewer than two files, or one that does not hold such a model.
     """
     if len(files) < 2:
-        raise InputError(f"connect: {len(files)} files, but a line has two ends; give two or more")
+        told = f"{len(files)} safetensors file{'s' * (len(files) != 1)}"
+        raise InputError(f"connect: {told}, but a line has two ends; give two or more")
     federation, settings = Federation(config), config.evaluation
-    network, letters = federation.network, [_letter(place) for place in range(len(files))]
-    models = {name: read(file, network) for name, file in zip(letters, files, strict=True)}
-    look = Evaluator(network, federation.test, federation.train, settings)
+    named = {_letter(place): file for place, file in enumerate(files)}
+    models = {name: read(file, federation.network) for name, file in named.items()}
+    look = Evaluator(federation.network, federation.test, federation.train, settings)
     with torch_threads(1):
-        paths = _paths(models, federation)
-        alone: list[Mix] = [{name: 1.0} for name in letters]
-        mean: Mix = dict.fromkeys(letters, 1 / len(letters))
-        *apart, fused = look.points(models, [*alone, mean])
+        paths, means = _paths_and_means(models, federation)
+        planes = _planes(models, list(named), settings.plane)
+        asked: list[Mix] = [{name: 1.0} for name in named]
+        asked += [*means.values(), *(mix for own in planes for mix in own.mixes())]
+        points = iter(look.points(models, asked))
         curves = look.curves(models, paths)
-    points = dict(zip(letters, apart, strict=True))
-    gap = fusion_gap(fused, apart, [1.0] * len(apart))
-    examples = len(federation.test.subset(settings.examples))
-    return Connection(curves, points, fused, gap, examples)
+    return Connection(
+        files=named,
+        points={name: next(points) for name in named},
+        means={name: next(points) for name in means},
+        curves=curves,
+        maps=[measured(own, [next(points) for _ in own.places]) for own in planes],
+        examples=len(federation.test.subset(settings.examples)),
+    )
 
 
-def read(file: File, network: Network) -> Tensor:
-    """Return the model `(F,)` in a safetensors file; `InputError` if it is not the network's."""
-    try:
-        arrays = load_file(file)
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is not a safetensors file: {error}") from None
-    record = ArrayRecord({n: Array(np.asarray(a, np.float32)) for n, a in arrays.items()})
-    known = {entry.name for entry in network.layout.entries} | set(network.layout.counters)
-    for name in arrays:
-        if name not in known:
-            raise InputError(f"{file}: {name!r} is not a tensor of the model ({', '.join(known)})")
-    try:
-        return network.layout.to_vector(record)
-    except ValueError as error:
-        raise InputError(f"{file}: {error}") from None
-
-
-def _paths(models: dict[str, Tensor], federation: Federation) -> list[Path]:
-    """Return a path for each pair, and one after matching; matched models are added."""
-    config, network = federation.config, federation.network
-    settings, alphas, paths = config.evaluation, grid(config.evaluation.alphas), []
-    images = federation.train.subset(settings.bn_examples).images
-    matcher = Matcher(network, settings, images, rng(config.seed, "match"))
-    for a, b in combinations(list(models), 2):
+def _paths_and_means(
+    models: dict[str, Tensor], federation: Federation
+) -> tuple[list[Path], dict[str, Mix]]:
+    """Return a path for each pair and the mean, and both after matching; adds matched models."""
+    letters, alphas = list(models), grid(federation.config.evaluation.alphas or ALPHAS)
+    paths, means = [], {"mean": _mean(letters)}
+    matcher = _matcher(federation)
+    for a, b in combinations(letters, 2):
         paths.append(Path(f"{a}-{b}", a, b, alphas))
-        if settings.match != "none":
+        if matcher:
             models[f"{b}~{a}"] = matcher.pair(models[a], models[b])
             paths.append(Path(f"matched:{a}-{b}", a, f"{b}~{a}", alphas))
-    return paths
+    if federation.config.evaluation.repair:
+        paths += [replace(path, name=_repaired(path.name), repaired=True) for path in paths]
+    if matcher:
+        together = matcher.together([models[letter] for letter in letters])
+        models |= {f"{a}~": model for a, model in zip(letters, together, strict=True)}
+        means["matched mean"] = _mean([f"{a}~" for a in letters])
+    return paths, means
+
+
+def _repaired(name: str) -> str:
+    kind, _, pair = name.rpartition(":")
+    return f"{kind}_repaired:{pair}" if kind else f"repaired:{pair}"
+
+
+def _planes(models: Mapping[str, Tensor], letters: Sequence[str], side: int) -> list[Plane]:
+    if not side or len(letters) < 3:
+        return []
+    first, second, third = letters[:3]
+    found = plane(f"plane:{first}-{second}-{third}", (first, second, third), models, side)
+    return [] if found is None else [found]
+
+
+def _matcher(federation: Federation) -> Matcher | None:
+    config, network = federation.config, federation.network
+    if config.evaluation.match == "none" or not network.symmetry:
+        return None
+    images = federation.train.subset(config.evaluation.bn_examples).images
+    return Matcher(network, config.evaluation, images, rng(config.seed, "match"))
+
+
+def _mean(names: Sequence[str]) -> Mix:
+    return dict.fromkeys(names, 1 / len(names))
 
 
 def _letter(place: int) -> str:

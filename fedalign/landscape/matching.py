@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fedalign.landscape.permutations import permute_
-from fedalign.models.symmetry import Group
+from fedalign.models.symmetry import Group, lies_in
 from fedalign.parameters import Layout
 
 LEAST = 1e-12  # of the product of the norms: a gain below it is rounding
@@ -64,8 +64,9 @@ def weight_matching(
         rng: decides the order of the groups.
         start: `identity` begins as the paper does. `layers` first goes through the groups from the
             input on, as FedMA does (Wang et al. 2020), and looks only at weights whose other end
-            is matched already; the better of that and the identity is where the descent begins.
-            So a permuted copy is recovered, if no two neurons of a layer have the same inputs.
+            is matched already, and at heads of attention by what they hold in any order; the
+            better of that and the identity is where the descent begins. So a permuted copy is
+            recovered, if no two neurons of a layer have the same inputs.
     """
     search = Search(layout, groups, reference, vector)
     if start == "layers":
@@ -139,8 +140,12 @@ class Search:
         for own in owned:
             waiting[own] += 1
         for group, own in zip(self._groups, owned, strict=True):
-            known = self._reference * (waiting <= 1)  # but for this group
-            self._improve(group, _neurons(self._layout, group, known))
+            inside = [i for i, inner in enumerate(self._groups) if lies_in(inner, group)]
+            for number in inside:  # what is moved within its neuron is no hindrance
+                waiting[owned[number]] -= 1
+            self._improve(group, *self._known(group, waiting, ordered=not inside))
+            for number in inside:
+                waiting[owned[number]] += 1
             waiting[own] -= 1
         self._iterations += 1
         if not self._similarity() > before[2]:
@@ -154,9 +159,23 @@ class Search:
         count = self._layout.num_parameters
         return float(self._reference[:count] @ self.vector[:count])
 
-    def _improve(self, group: Group, wanted: Tensor) -> bool:
+    def _known(self, group: Group, waiting: Tensor, ordered: bool) -> list[Tensor]:
+        """Return the neurons of reference and model, 0 for weights that others have still to move.
+
+        Where the entries of one neuron have no order yet they are sorted by size: the product of
+        two neurons is then the largest that any order could give.
+        """
+        masks = [still <= 1 for still in _parts(self._layout, group, waiting)]  # but for this group
+        found = []
+        for vector in (self._reference, self.vector):
+            parts = _parts(self._layout, group, vector)
+            known = [part * mask for part, mask in zip(parts, masks, strict=True)]
+            found.append(_rows(known if ordered else [part.sort(1).values for part in known]))
+        return found
+
+    def _improve(self, group: Group, wanted: Tensor, own: Tensor | None = None) -> bool:
         """Return whether a group has a better order than it had; it has it now."""
-        own = _neurons(self._layout, group, self.vector)
+        own = _neurons(self._layout, group, self.vector) if own is None else own
         similarity = wanted @ own.T
         order = best_order(similarity)
         self._assignments += 1
@@ -172,11 +191,18 @@ class Search:
 
 def _neurons(layout: Layout, group: Group, vector: Tensor) -> Tensor:
     """Return all parameters in `vector` `(F,)` that a neuron owns, as its row of `(n, m)`."""
-    entries = {entry.name: entry for entry in layout.parameters}
-    parts = []
+    return _rows(_parts(layout, group, vector))
+
+
+def _rows(parts: Iterable[Tensor]) -> Tensor:
+    return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+def _parts(layout: Layout, group: Group, vector: Tensor) -> list[Tensor]:
+    """Return what a group's neurons own in `vector` `(F,)`, tensor by tensor, `(n, r, ...)`."""
+    entries, parts = {entry.name: entry for entry in layout.parameters}, []
     for place in group.places:
         if place.tensor in entries:
             rows = entries[place.tensor].view(vector).movedim(place.axis, 0)
-            at = torch.from_numpy(place.at).to(vector.device)
-            parts.append(rows[at].reshape(group.size, -1))
-    return torch.cat(parts, 1)
+            parts.append(rows[torch.from_numpy(place.at).to(vector.device)])
+    return parts

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
+from fedalign.errors import InputError
+from fedalign.registry import nearest
+
 WEIGHTED = (nn.Linear, nn.Conv2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
 ACTIVATIONS = (
@@ -131,10 +134,15 @@ def symmetry(module: nn.Module) -> tuple[Group, ...]:
     A module with a method `symmetry()` answers itself, so do users' own. Of an `nn.Sequential` of
     linear layers, convolutions, norms, activations and pooling they are derived. Of any other
     module nothing is known: `()`, as for a model without hidden neurons.
+
+    Raises:
+        InputError: a module answers with what it does not have.
     """
     own = getattr(module, "symmetry", None)
     if callable(own):
-        groups: tuple[Group, ...] = own()
+        groups: tuple[Group, ...] = tuple(own())
+        for group in groups:
+            _check(group, module)
         return groups
     return _chain(module) if _is_sequential(module) else ()
 
@@ -149,10 +157,39 @@ def split(group: Group, labels: np.ndarray) -> tuple[Group, ...]:
     return tuple(_part(group, f"{group.name}/{number}", own) for number, own in enumerate(sets))
 
 
+def lies_in(inner: Group, group: Group) -> bool:
+    """Return whether all that one group moves lies inside one neuron of another: of a head, say."""
+    rows = {(place.tensor, place.axis): place.at for place in group.places}
+    return inner is not group and all(
+        any(np.isin(place.at, row).all() for row in rows.get((place.tensor, place.axis), ()))
+        for place in inner.places
+    )
+
+
 def _part(group: Group, name: str, own: np.ndarray) -> Group:
     places = tuple(Place(place.tensor, place.axis, place.at[own]) for place in group.places)
     seen = group.seen and Seen(group.seen.module, group.seen.axis, group.seen.at[own])
     return Group(name, len(own), places, seen)
+
+
+def _check(group: Group, module: nn.Module) -> None:
+    """Raise `InputError` if a group owns nothing, or what the module does not have."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    place = f"{type(module).__name__}.symmetry(): group {group.name!r}"
+    if not group.places:
+        raise InputError(f"{place} owns no tensor")
+    for own in group.places:
+        if own.tensor not in shapes:
+            raise InputError(f"{place}: no tensor {own.tensor!r}{nearest(own.tensor, shapes)}")
+        shape = shapes[own.tensor]
+        found = f"{group.size} neurons, {own.at.shape} positions on axis {own.axis}"
+        fits = own.axis < len(shape) and own.at.ndim == 2 and len(own.at) == group.size
+        once = len(np.unique(own.at)) == own.at.size
+        if not (fits and once and 0 <= own.at.min() <= own.at.max() < shape[own.axis]):
+            raise InputError(
+                f"{place}: {found} of {own.tensor!r} {shape}; `at` has a row a neuron, and each "
+                "position along the axis once at most"
+            )
 
 
 def _is_sequential(module: nn.Module) -> bool:

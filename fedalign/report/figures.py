@@ -136,7 +136,7 @@ def beside_baseline(rows: Sequence[Row], baseline: str) -> Figure:
     found = list(zip(rows, differences(rows, baseline), strict=True))
     combinations = list(dict.fromkeys(label(row.varied) for row in rows))
     height = 1.1 + 0.27 * len(_looks(rows, baseline))
-    figure = Figure(figsize=(1.2 + 4.6 * len(combinations), height), layout=_layout())
+    figure = Figure(figsize=(1.2 + 4.6 * len(combinations), height), layout=layout())
     panels = figure.subplots(1, len(combinations), squeeze=False, sharex=True)[0]
     for told, panel in zip(combinations, panels, strict=True):
         here = [(row, difference) for row, difference in found if label(row.varied) == told]
@@ -170,7 +170,7 @@ def strips(
         told = label({key: value for key, value in row.varied.items() if key not in inside})
         groups.setdefault(told, []).append(row)
     height = max(3.2 * len(groups), 0.3 + 0.19 * len({row.arm for row in rows}))  # of the legend
-    figure = Figure(figsize=(1.9 + 3.4 * columns, height), layout=_layout())
+    figure = Figure(figsize=(1.9 + 3.4 * columns, height), layout=layout())
     found = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for told, strip in zip(groups, found, strict=True):
         if told:
@@ -249,7 +249,8 @@ def _plot_differences(
     right.spines["right"].set_visible(False)
 
 
-def _layout() -> ConstrainedLayoutEngine:
+def layout() -> ConstrainedLayoutEngine:
+    """Return a layout in which panels do not run into one another."""
     return ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)  # inches
 
 

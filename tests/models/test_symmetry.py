@@ -1,5 +1,7 @@
 """Exchanging neurons changes no logit, and no hidden neuron is forgotten."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fedalign.device import torch_threads
+from fedalign.errors import InputError
 from fedalign.landscape.permutations import permute, shuffled
 from fedalign.models.cnn import cnn
 from fedalign.models.lenet import lenet5
@@ -28,6 +32,7 @@ MODELS = {
     },
     "vgg": lambda: vgg(SHAPE, 5, width=8),
     "vgg, batch": lambda: vgg(SHAPE, 5, width=8, norm="batch"),
+    "vgg, group": lambda: vgg(SHAPE, 5, width=8, norm="group"),
     "vit": lambda: vit(SHAPE, 5, patch=6, width=12, depth=2, heads=3),
     "chain with norms": lambda: nn.Sequential(
         nn.Conv2d(2, 8, 3, bias=False),
@@ -43,6 +48,13 @@ MODELS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """A second one costs more than it brings on networks of this size."""
+    with torch_threads(1):
+        yield
+
+
 def built(name, seed=0):
     torch.manual_seed(seed)
     module = MODELS[name]().double()
@@ -50,7 +62,7 @@ def built(name, seed=0):
         if buffer.is_floating_point():
             buffer.uniform_(0.5, 2)
     for entry in module.parameters():
-        nn.init.normal_(entry, std=0.3)
+        nn.init.normal_(entry, std=0.3 if entry.ndim == 1 else entry[0].numel() ** -0.5)
     return module
 
 
@@ -86,6 +98,41 @@ def test_exchanged_neurons_change_no_logit(name, seed):
         torch.testing.assert_close(after, before, rtol=1e-6, atol=1e-8)
     hidden = len(symmetry(module)) > 0
     assert torch.equal(other, vector) is not hidden
+
+
+def without(group, number):
+    """Leave out one of the places that a group owns."""
+    return replace(group, places=group.places[:number] + group.places[number + 1 :])
+
+
+def astray(group, number):
+    """Take the neurons of one place in another order than those of all others."""
+    own = group.places[number]
+    wrong = replace(own, at=own.at[::-1])
+    return replace(group, places=(*group.places[:number], wrong, *group.places[number + 1 :]))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "no hidden layer"])
+def test_a_table_with_a_mistake_changes_logits(name):
+    module = built(name).eval()
+    layout, vector = flat(module)
+    images = torch.randn(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    before, stream = with_weights(module, vector)(images), np.random.default_rng(0)
+    places = [(g, i) for g in symmetry(module) if g.size > 2 for i in range(len(g.places))]
+    for place in stream.permutation(len(places))[:12]:
+        group, number = places[place]
+        order = np.roll(np.arange(group.size), 1)
+        for mistaken, changes in (
+            (group, False),
+            (without(group, number), True),
+            (astray(group, number), True),
+        ):
+            other = permute(layout, mistaken, order, vector)
+            after = with_weights(module, other)(images)
+            assert torch.allclose(after, before, rtol=1e-6, atol=1e-8) is not changes, (
+                group.name,
+                group.places[number].tensor,
+            )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -158,3 +205,28 @@ def test_of_an_unknown_module_nothing_is_known():
     assert symmetry(Odd()) == ()
     assert symmetry(nn.Sequential(nn.Linear(4, 4), nn.Softmax(1), nn.Linear(4, 2))) == ()
     assert symmetry(nn.Sequential(tied, nn.ReLU(), tied)) == ()
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        (Place("fc9.weight", 0, np.arange(4)[:, None]), "no tensor 'fc9.weight'; did you mean"),
+        (Place("fc1.weight", 0, np.arange(5)[:, None]), "4 neurons, (5, 1) positions on axis 0"),
+        (Place("fc1.weight", 0, np.arange(1, 5)[:, None]), "of 'fc1.weight' (4, 3)"),
+        (Place("fc1.weight", 2, np.arange(4)[:, None]), "positions on axis 2"),
+        (Place("fc1.weight", 0, np.array([[0], [1], [2], [2]])), "each position along the axis"),
+    ],
+)
+def test_ones_own_table_must_fit_ones_own_model(place, told):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1 = nn.Linear(3, 4)
+
+        def symmetry(self):
+            return [Group("hidden", 4, (place,))]
+
+    with pytest.raises(InputError) as error:
+        symmetry(Own())
+    assert str(error.value).startswith("Own.symmetry(): group 'hidden': ")
+    assert told in str(error.value)

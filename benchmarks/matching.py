@@ -1,0 +1,204 @@
+"""Whether matching finds the permutation of a permuted copy, and what that takes.
+
+    python benchmarks/matching.py
+    python benchmarks/matching.py --models mlp vit --seeds 0 1 2 3 4 --epochs 2
+    python benchmarks/matching.py model.depth=6 --models mlp
+
+`fresh`: a model as it is initialised, beside itself with the neurons of every layer in random
+order. `trained`: the same after training on Fashion-MNIST. `apart`: two models trained from first
+weights of their own, where there is nothing to find but the best match.
+
+Found: how often the model came back to the bit. In place: the share of its weights that did.
+Similarity: cosine of the two models' parameters. Barrier: of loss, between the model and its copy
+on 1,000 test images (of VGG 200), before and after. Medians over seeds; a seed decides the weights,
+the order of the training examples, the permutation and the order in which the layers are matched.
+One thread, whose own time is told: on an idle machine it is the time that passes.
+
+What is not found, and why: weight matching is a coordinate descent. From `identity` the first
+groups are matched by weights whose other end is still in the wrong order, which is noise beside the
+few that are fixed, and it may end in a local optimum: in narrow layers, and above all in the heads
+of attention, of which none can be exchanged to advantage before its inside is in order, nor the
+inside before the heads are. From `layers` each group is matched by what is in order already, heads
+by what they hold in any order; that finds every copy in one pass, and a second to see that it is
+done. Matching by activations cannot tell apart neurons that are silent on all images, such as 6 of
+the 64 of the CNN's `fc1` at its start; exchanged, they do the function no harm, but they may not be
+silent in the middle of the line.
+
+For orientation: the public code of Git Re-Basin begins at `identity` and stops after 100 passes;
+its author has seen from 3 to 50 (github.com/samuela/git-re-basin/issues/5).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import scipy
+import torch
+from torch import Tensor
+
+from fedalign.algorithm import Cohort
+from fedalign.config import read
+from fedalign.device import torch_threads
+from fedalign.federation import Federation
+from fedalign.landscape.activations import activation_matching
+from fedalign.landscape.barriers import loss_barrier
+from fedalign.landscape.evaluator import Evaluator
+from fedalign.landscape.matching import Matched, weight_matching
+from fedalign.landscape.paths import Path, grid
+from fedalign.landscape.permutations import shuffled
+from fedalign.masks import MaskPlan
+from fedalign.network import Network
+from fedalign.rng import rng
+from fedalign.settings import parse_overrides
+
+# Of VGG, 9.2 M parameters: as many steps of half the batch, and fewer images.
+LARGE = {"client.batch_size": 8, "data.max_examples": 1600, "evaluation.examples": 200}
+MODELS: dict[str, dict[str, Any]] = {
+    "mlp": {"model": "mlp"},
+    "cnn": {"model": "cnn"},
+    "lenet5": {"model": "lenet5"},
+    "resnet20, none": {"model": "resnet20", "model.norm": "none"},
+    "resnet20, batch": {"model": "resnet20", "model.norm": "batch"},
+    "resnet20, group": {"model": "resnet20", "model.norm": "group"},
+    "vgg": {"model": "vgg", **LARGE},
+    "vit": {"model": "vit"},
+}
+COMMON: dict[str, Any] = {
+    "data": "fashion-mnist",
+    "data.max_examples": 3200,
+    "client.batch_size": 16,
+    "client.lr": 0.02,
+    "evaluation.alphas": 5,
+}
+STATES = ("fresh", "trained", "apart")
+METHODS = ("identity", "layers", "activations")
+HEADINGS = (
+    *("model", "state", "matched by", "found", "in place", "similarity"),
+    *("passes", "assignments", "CPU seconds", "barrier before", "after"),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made of one pair of models."""
+
+    found: bool
+    in_place: float
+    similarity: float
+    passes: int
+    assignments: int
+    seconds: float
+    before: float
+    after: float
+
+
+class Bench:
+    """One model with one seed: its weights, its copies, and what lies between."""
+
+    def __init__(self, settings: dict[str, Any], seed: int):
+        self.seed, self.federation = seed, Federation(read(None, settings | {"seed": seed}))
+        self.network: Network = self.federation.network
+        self.fresh = self.network.layout.to_vector(self.network.initial)
+        evaluation = self.federation.config.evaluation
+        train, test = self.federation.train, self.federation.test
+        self._evaluator = Evaluator(self.network, test, train, evaluation)
+        self._images = train.subset(evaluation.bn_examples).images
+
+    def pair(self, state: str) -> tuple[Tensor, Tensor]:
+        """Return the reference `(F,)` and the model that is brought into its order."""
+        if state == "apart":
+            first, second = (self._trained(self.federation.own_start(i), i) for i in (0, 1))
+            return first, second
+        model = self.fresh if state == "fresh" else self._trained(self.fresh, 0)
+        stream = rng(self.seed, "permutation")
+        return model, shuffled(self.network.layout, self.network.symmetry, stream, model)
+
+    def measure(self, reference: Tensor, model: Tensor) -> Iterator[Outcome]:
+        """Yield what each method makes of a pair."""
+        before = self._barrier(reference, model)
+        for method in METHODS:
+            began = time.process_time()
+            matched = self._match(method, reference, model)
+            seconds = time.process_time() - began
+            after = model[matched.index]
+            same, count = after == reference, self.network.layout.num_parameters
+            pair = reference[:count].double(), after[:count].double()
+            alike = torch.cosine_similarity(*pair, dim=0)
+            yield Outcome(
+                *(bool(same.all()), float(same.float().mean()), float(alike)),
+                *(matched.iterations, matched.assignments, seconds),
+                *(before, self._barrier(reference, after)),
+            )
+
+    def _match(self, method: str, reference: Tensor, model: Tensor) -> Matched:
+        layout, groups = self.network.layout, self.network.symmetry
+        if method == "activations":
+            return activation_matching(self.network, groups, reference, model, self._images)
+        stream = rng(self.seed, "match")
+        return weight_matching(layout, groups, reference, model, stream, method)
+
+    def _trained(self, start: Tensor, whose: int) -> Tensor:
+        block, data = start.repeat(1, 1), self.federation.train
+        streams = [rng(self.seed, "batches", whose)]
+        rows = [torch.arange(len(data)).numpy()]
+        cohort = Cohort(self.network, data, start, block, rows, streams, [MaskPlan()])
+        self.federation.client.train(cohort)
+        return block[0]
+
+    def _barrier(self, reference: Tensor, model: Tensor) -> float:
+        path = Path("", "reference", "model", grid(self.federation.config.evaluation.alphas))
+        models = {"reference": reference, "model": model}
+        return loss_barrier(self._evaluator.curves(models, [path])[0])
+
+
+def cells(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return a row of the table: medians over seeds."""
+
+    def middle(name: str) -> float:
+        return median(getattr(outcome, name) for outcome in outcomes)
+
+    found = sum(outcome.found for outcome in outcomes)
+    return [
+        *(f"{found} of {len(outcomes)}", f"{middle('in_place'):.1%}"),
+        *(f"{middle('similarity'):.4f}", f"{middle('passes'):.0f}"),
+        *(f"{middle('assignments'):.0f}", f"{middle('seconds'):.2f}"),
+        *(_exact(middle("before")), _exact(middle("after"))),
+    ]
+
+
+def _exact(barrier: float) -> str:
+    """Return a barrier so that none at all can be told from next to none."""
+    return f"{barrier:.4f}" if barrier >= 5e-5 else f"{barrier:.0e}" if barrier else "0"
+
+
+def report() -> None:
+    """Measure all models and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--states", nargs="+", default=list(STATES), choices=STATES)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=1, help="of 200 steps")
+    parser.add_argument("settings", nargs="*", help="key=value")
+    given = parser.parse_intermixed_args()
+    more = {"client.epochs": given.epochs} | parse_overrides(given.settings)
+    versions = f"torch {torch.__version__}, scipy {scipy.__version__}"
+    print(f"{vars(given)}; Python {platform.python_version()}, {versions}; {os.cpu_count()} cores")
+    print(f"\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")
+    for name in given.models:
+        benches = [Bench(COMMON | MODELS[name] | more, seed) for seed in given.seeds]
+        for state in given.states:
+            by_seed = [list(bench.measure(*bench.pair(state))) for bench in benches]
+            for method, outcomes in zip(METHODS, zip(*by_seed, strict=True), strict=True):
+                print(f"| {' | '.join([name, state, method, *cells(outcomes)])} |", flush=True)
+
+
+if __name__ == "__main__":
+    with torch_threads(1):
+        report()

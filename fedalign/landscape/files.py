@@ -1,0 +1,80 @@
+"""Models from files that anybody may have written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from flwr.app import Array, ArrayRecord
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fedalign.errors import InputError
+from fedalign.network import Network
+
+NAMED = 6  # tensors that a message names of those that are too many, or missing
+CURE = "--model, --data, --config and model.KEY=VALUE say what the files are weights of"
+
+
+def read(file: Path, network: Network) -> Tensor:
+    """Return the model `(F,)` in a safetensors file, whatever floating-point type it has.
+
+    Integer buffers are not looked at.
+
+    Raises:
+        InputError: it is no such file, or not a model of the network, or not finite.
+    """
+    tensors, layout = _tensors(file), network.layout
+    names = [entry.name for entry in layout.entries]
+    _check_names(file, tensors, names, layout.counters)
+    for name in names:
+        _check_numbers(file, name, tensors[name])
+    record = ArrayRecord({name: Array(tensors[name].float().numpy()) for name in names})
+    try:
+        return layout.to_vector(record)
+    except ValueError as error:
+        raise InputError(f"{file}: {error}; {CURE}") from None
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    if not file.exists():
+        raise InputError(f"{file}: no such file")
+    if file.is_dir():
+        raise InputError(f"{file} is a folder; give a safetensors file, such as those in it")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        told = " ".join(str(error).split())
+        raise InputError(
+            f"{file} is not a safetensors file ({told}); "
+            "a state dict becomes one by safetensors.torch.save_file"
+        ) from None
+
+
+def _check_names(
+    file: Path, tensors: Mapping[str, Tensor], names: Iterable[str], counters: Iterable[str]
+) -> None:
+    known = [*names, *counters]
+    strange = [name for name in tensors if name not in known]
+    missing = [name for name in names if name not in tensors]
+    told = [f"the model has no {_some(strange)}"] if strange else []
+    told += [f"the file has no {_some(missing)}"] if missing else []
+    if told:
+        raise InputError(f"{file}: {', and '.join(told)}; {CURE}")
+
+
+def _check_numbers(file: Path, name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise InputError(f"{file}: {name!r} is {kind}, not a floating-point type")
+    bad = int((~torch.isfinite(tensor.float())).sum())
+    if bad:
+        raise InputError(f"{file}: {bad} of {tensor.numel()} numbers in {name!r} are not finite")
+
+
+def _some(names: Iterable[str]) -> str:
+    """Return the first names, and how many there are beside them."""
+    first, rest = [*names][:NAMED], [*names][NAMED:]
+    return ", ".join(map(repr, first)) + (f" and {len(rest)} more" if rest else "")

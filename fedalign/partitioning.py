@@ -89,7 +89,7 @@ def checked(dealt: Sequence[Any], num_clients: int, examples: int, called: str) 
             f"partition: {called} left {len(empty)} of {num_clients} clients without an example, "
             f"such as client {empty[0]}, and each must have one"
         )
-    every = np.concatenate(shares)
+    every = np.concatenate(list({id(share): share for share in shares}.values()))  # each once
     if every.min() < 0 or every.max() >= examples:
         wrong = every.min() if every.min() < 0 else every.max()
         raise InputError(f"partition: {called} dealt example {wrong}, outside 0..{examples - 1}")

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedalign.errors import InputError
 from partitions import Indices, deal
-from partitions.sizes import equal
+from partitions.sizes import equal, refuse_too_many
 
 
 @dataclass(frozen=True)
@@ -19,10 +18,7 @@ class IID:
         Raises:
             InputError: There are more clients than examples.
         """
-        if num_clients > len(labels):
-            raise InputError(
-                f"num_clients: {num_clients} clients cannot share {len(labels)} examples"
-            )
+        refuse_too_many(num_clients, len(labels))
         owner = np.empty(len(labels), np.int64)
         sizes = equal(len(labels), num_clients)
         owner[rng.permutation(len(labels))] = np.repeat(np.arange(num_clients), sizes)

@@ -17,6 +17,8 @@ MinSize = Annotated[int, Field(ge=1, description="fewest examples that a client 
 
 def refuse_too_many(num_clients: int, examples: int, min_size: int = 1) -> None:
     """Raise `InputError` if there are not `min_size` examples for every client."""
+    if min_size == 1 and num_clients > examples:
+        raise InputError(f"num_clients: {num_clients} clients cannot share {examples} examples")
     if num_clients * min_size > examples:
         raise InputError(
             f"num_clients: {num_clients} clients with at least {min_size} examples each "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,7 +82,7 @@ def evaluate(message: Message, context: Context) -> Message:
     count, partition = (int(context.node_config[k]) for k in ("num-partitions", "partition-id"))
     network, data, settings = federation.network, federation.train, federation.config.evaluation
     rows = federation.tested_on(count)[partition]
-    own = replace(data, images=data.images[rows], labels=data.labels[rows])
+    own = data.at(rows)
     models = {"": network.receive(arrays_of(message))}
     if settings.finetune_epochs:
         mine = federation.shards(count)[partition]

@@ -26,6 +26,8 @@ from fedalign.registry import FLOWER_SAMPLING
 from fedalign.rng import rng
 from fedalign.wire import Codec
 
+ARRAYS = ("images", "labels", "groups")
+
 
 class Federation:
     """The data, who owns which of it, and the network: made on first use, once a process."""
@@ -204,13 +206,14 @@ class Federation:
     def shared(self) -> dict[str, Any]:
         """Return the training set with NumPy arrays, which processes of a machine can share."""
         data = vars(self.train)
-        return data | {key: data[key].cpu().numpy() for key in ("images", "labels")}
+        arrays = {key: data[key].cpu().numpy() for key in ARRAYS if data[key] is not None}
+        return data | arrays
 
     def adopt(self, shared: dict[str, Any]) -> None:
         """Take the training set that another process has shared, in place of one from disk."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            arrays = {key: torch.from_numpy(shared[key]) for key in ("images", "labels")}
+            arrays = {k: torch.from_numpy(shared[k]) for k in ARRAYS if shared[k] is not None}
         self.__dict__["train"] = self._placed(Dataset(**(shared | arrays)))
 
     def _load(self, part: str) -> Dataset:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedalign.errors import InputError
+from fedalign.models import require_images
 from fedalign.models.symmetry import Group, Neurons, Place
 
 
@@ -28,6 +29,7 @@ def vit(
     Raises:
         InputError: The heads do not divide the width, or not a patch fits into the image.
     """
+    require_images("vit", shape)
     if width % heads:
         raise InputError(f"model.heads: {heads} heads do not divide a width of {width}")
     if min(shape[1:]) < patch:

@@ -88,6 +88,9 @@ BUILTIN: dict[str, dict[str, str]] = {
         "mnist": "fedalign.data.idx:MNIST",
         "cifar10": "fedalign.data.cifar:CIFAR10",
         "cifar100": "fedalign.data.cifar:CIFAR100",
+        "shakespeare": "fedalign.data.shakespeare:Shakespeare",
+        "shakespeare-excerpt": "fedalign.data.shakespeare:Excerpt",
+        "leaf": "fedalign.data.leaf:LEAF",
     },
 }
 SINGULAR = {

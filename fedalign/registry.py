@@ -81,6 +81,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "resnet20": "fedalign.models.resnet:resnet20",
         "vgg": "fedalign.models.vgg:vgg",
         "vit": "fedalign.models.vit:vit",
+        "char-lstm": "fedalign.models.text:char_lstm",
+        "char-transformer": "fedalign.models.text:char_transformer",
     },
     "datasets": {
         "digits": "fedalign.data.digits:Digits",

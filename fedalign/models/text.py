@@ -10,6 +10,8 @@ from fedalign.models import require_text
 from fedalign.models.symmetry import Group, Neurons
 from fedalign.models.vit import Block, exchangeable, require_heads
 
+START = 0.5  # standard deviation of the transformer's first embeddings
+
 
 def char_lstm(
     shape: tuple[int, ...],
@@ -72,7 +74,9 @@ class CharTransformer(nn.Module):
     def __init__(self, length: int, classes: int, width: int, depth: int, heads: int, mlp: int):
         super().__init__()
         self.embedding = nn.Embedding(classes, width)
-        self.positions = nn.Parameter(0.02 * torch.randn(1, length, width))
+        nn.init.normal_(self.embedding.weight, std=START)
+        # As large as the characters: smaller, it takes epochs until the last place is told apart.
+        self.positions = nn.Parameter(START * torch.randn(1, length, width))
         self.blocks = nn.Sequential(*(Block(width, heads, mlp * width) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.fc = nn.Linear(width, classes)

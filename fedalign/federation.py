@@ -19,14 +19,12 @@ from fedalign.config import Config, Scalar, from_run_config
 from fedalign.data import Dataset
 from fedalign.device import pick_device
 from fedalign.errors import InputError
-from fedalign.masks import MaskPlan, phases
+from fedalign.masks import MaskPlan, free, phases
 from fedalign.network import Network
 from fedalign.personal import hold_out
 from fedalign.registry import FLOWER_SAMPLING
 from fedalign.rng import rng
 from fedalign.wire import Codec
-
-ARRAYS = ("images", "labels", "groups")
 
 
 class Federation:
@@ -138,6 +136,7 @@ class Federation:
         num_clients = config.num_clients if num_clients is None else num_clients
         handed = {
             "layout": network.layout,
+            "symmetry": network.symmetry,
             "initial": network.initial,
             "seed": config.seed,
             "num_clients": num_clients,
@@ -148,14 +147,21 @@ class Federation:
         return built
 
     def _check_plan(self, strategy: Any) -> None:
-        """Raise `InputError` for a mask plan that clients could not follow."""
+        """Raise `InputError` for a mask plan that clients, or those around it, could not follow."""
+        moves, layout = getattr(strategy, "moves_neurons", False), self.network.layout
         while strategy is not None:
             if hasattr(strategy, "plan"):
                 try:
                     epochs = getattr(self.client, "epochs", 1)
-                    phases(strategy.plan(1), self.network.layout, epochs, epochs)
+                    phases(strategy.plan(1), layout, epochs, epochs)
                 except ValueError as error:
                     raise InputError(f"strategy: {error}") from None
+                if moves and free(strategy.plan(1), layout) is not None:
+                    raise InputError(
+                        "strategy.base: its mask fixes weights at their places for the round, and "
+                        f"{self.config.strategy.name!r} moves neurons (fixed_ratio: 0, or a "
+                        "schedule in which all weights train, such as complement_half)"
+                    )
             strategy = getattr(strategy, "base", getattr(strategy, "strategy", None))
 
     def shards(self, num_clients: int) -> list[np.ndarray]:
@@ -206,14 +212,13 @@ class Federation:
     def shared(self) -> dict[str, Any]:
         """Return the training set with NumPy arrays, which processes of a machine can share."""
         data = vars(self.train)
-        arrays = {key: data[key].cpu().numpy() for key in ARRAYS if data[key] is not None}
-        return data | arrays
+        return data | {key: data[key].cpu().numpy() for key in ("images", "labels")}
 
     def adopt(self, shared: dict[str, Any]) -> None:
         """Take the training set that another process has shared, in place of one from disk."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            arrays = {k: torch.from_numpy(shared[k]) for k in ARRAYS if shared[k] is not None}
+            arrays = {key: torch.from_numpy(shared[key]) for key in ("images", "labels")}
         self.__dict__["train"] = self._placed(Dataset(**(shared | arrays)))
 
     def _load(self, part: str) -> Dataset:

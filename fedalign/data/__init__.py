@@ -24,8 +24,9 @@ class Dataset:
         std: Standard deviation of every channel on the 0..1 scale, over the training part; of text
             `()`.
         source: A sentence for the run's manifest: which data, read from where, with which digest.
-        groups: `(N,)` int64, who each example belongs to; None: nobody in particular.
-        group_names: Their names.
+        groups: `(N,)` int64, whose each example is: its speaker's or writer's number; None where
+            the data says nothing of the kind.
+        group_names: What group 0, 1, … is called; empty where they have no names.
     """
 
     images: torch.Tensor
@@ -69,10 +70,10 @@ class Dataset:
         if self.groups.dtype != torch.int64 or self.groups.shape != self.labels.shape:
             found = f"{self.groups.dtype} {tuple(self.groups.shape)}"
             raise InputError(f"{self.source}: groups must be int64, one an example, not {found}")
-        last = len(self.group_names) - 1
-        if self.groups.min() < 0 or self.groups.max() > last:
-            found = f"{int(self.groups.min())}..{int(self.groups.max())}"
-            raise InputError(f"{self.source}: groups {found} outside 0..{last}")
+        names, least, most = self.group_names, self.groups.min(), self.groups.max()
+        if least < 0 or (names and most >= len(names)):
+            found = f"{int(least)}..{int(most)}"
+            raise InputError(f"{self.source}: groups {found}, with {len(names)} group names")
 
     @property
     def is_text(self) -> bool:

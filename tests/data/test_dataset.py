@@ -59,9 +59,9 @@ def test_no_limit_and_too_large_a_limit_change_nothing():
         ({"classes": 9}, r"labels 0\.\.9 outside 0\.\.8"),
         ({"mean": (), "std": ()}, r"text must be uint8 \(N, L\), not"),
         (TEXT | {"images": torch.full((10, 3), 10).to(torch.uint8)}, r"code 10 outside 0\.\.9"),
-        ({"groups": torch.arange(10)}, r"groups 0..9 outside 0..-1"),
         ({"groups": torch.arange(9)}, "groups must be int64, one an example"),
-        ({"groups": torch.arange(10) - 1, "group_names": NAMES}, r"groups -1\.\.8 outside 0..9"),
+        ({"groups": torch.arange(10) - 1}, r"groups -1\.\.8, with 0 group names"),
+        ({"groups": torch.arange(10), "group_names": NAMES[1:]}, r"0\.\.9, with 9 group names"),
     ],
 )
 def test_what_is_no_data_set_is_refused_with_its_source(changed, message):

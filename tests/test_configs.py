@@ -26,7 +26,7 @@ def test_an_algorithms_configuration_runs(name, tmp_path):
 
 def test_the_one_for_text_runs(tmp_path):
     small = {"rounds": 1, "data.max_examples": 150, "data.window": 10, "model.width": 8}
-    config = read("shakespeare", small | {"partition.min_size": 5, "out": str(tmp_path)})
+    config = read("shakespeare", small | {"out": str(tmp_path)})
     app = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
     simulate(app, config.num_clients, config.run_config(), backend="inline")
     metrics = pd.read_csv(folder_of(config) / "metrics.csv")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from flwr.app import Context, Message, MetricRecord, RecordDict
@@ -83,7 +82,7 @@ def evaluate(message: Message, context: Context) -> Message:
     network, settings = federation.network, federation.config.evaluation
     owned = federation.tested_on(count)[partition]
     data, (rows,) = federation.seen(count, [partition], [owned])
-    own = replace(data, images=data.images[rows], labels=data.labels[rows])
+    own = data.at(rows)
     models = {"": network.receive(arrays_of(message))}
     if settings.finetune_epochs:
         models["tuned_"] = _tuned(federation, models[""], round_of(message), partition, count)

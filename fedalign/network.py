@@ -36,7 +36,7 @@ class Network:
 
     Args:
         module: the network; its own weights are kept as `initial` and never used again.
-        data: says how images are normalised.
+        data: says how images are normalised; text goes to the module as codes, int64.
         device: where forward and backward run.
         precision: `bf16` runs them under autocast; weights and updates stay float32.
     """
@@ -51,9 +51,10 @@ class Network:
         self._bound: tuple[int, int] | None = None
         self._received: tuple[list[bytes], Tensor] | None = None
         self._shape, self._autocast = data.images.shape[1:], precision == "bf16"
+        self._is_text, self._codes = data.is_text, data.classes if data.is_text else 256
         scale = 255.0  # images are kept as uint8 and normalised here, on the device
-        self._mean = torch.tensor(data.mean, device=device).view(1, -1, 1, 1) * scale
-        self._std = torch.tensor(data.std, device=device).view(1, -1, 1, 1) * scale
+        self._mean = torch.tensor(data.mean, device=device)[None, :, None, None] * scale
+        self._std = torch.tensor(data.std, device=device)[None, :, None, None] * scale
 
     def receive(self, arrays: ArrayRecord) -> Tensor:
         """Return the model `(F,)` in a message, on the device; not to be changed.
@@ -118,7 +119,7 @@ class Network:
 
         Args:
             block: `(K, F)` models; their BatchNorm statistics are updated in place.
-            images: `(K, B, C, H, W)` uint8.
+            images: `(K, B, C, H, W)` uint8; of text `(K, B, L)`, here and below.
             labels: `(K, B)` int64; -1 for examples that only fill up the batch, at its end.
             sizes: how many examples of each batch count.
             out: `(K, P)`, becomes `keep * out` plus the gradients; so momentum costs nothing.
@@ -301,7 +302,7 @@ class Network:
         count, draw, sizes = self.layout.num_parameters, torch.Generator().manual_seed(0), [4, 3]
         start = self.layout.to_vector(self.initial).repeat(2, 1)
         start[:, :count] += 0.02 * torch.randn(2, count, generator=draw)
-        images = torch.randint(0, 256, (2, 4, *self._shape), generator=draw)
+        images = torch.randint(0, self._codes, (2, 4, *self._shape), generator=draw)
         images = images.to(self.device, torch.uint8)
         labels = torch.tensor([[0, 0, 0, 0], [0, 0, 0, -1]], device=self.device)
         autocast, self._autocast = self._autocast, False  # its rounding would hide a difference
@@ -330,5 +331,7 @@ class Network:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
 
     def _normalise(self, images: Tensor) -> Tensor:
+        if self._is_text:
+            return images.long()
         floats = images.to(torch.float32, memory_format=torch.channels_last)
         return floats.sub_(self._mean).div_(self._std)

@@ -93,6 +93,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "resnet20": "fedalign.models.resnet:resnet20",
         "vgg": "fedalign.models.vgg:vgg",
         "vit": "fedalign.models.vit:vit",
+        "char-lstm": "fedalign.models.text:char_lstm",
+        "char-transformer": "fedalign.models.text:char_transformer",
     },
     "datasets": {
         "digits": "fedalign.data.digits:Digits",
@@ -100,6 +102,9 @@ BUILTIN: dict[str, dict[str, str]] = {
         "mnist": "fedalign.data.idx:MNIST",
         "cifar10": "fedalign.data.cifar:CIFAR10",
         "cifar100": "fedalign.data.cifar:CIFAR100",
+        "shakespeare": "fedalign.data.shakespeare:Shakespeare",
+        "shakespeare-excerpt": "fedalign.data.shakespeare:Excerpt",
+        "leaf": "fedalign.data.leaf:LEAF",
     },
 }
 SINGULAR = {

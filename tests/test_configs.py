@@ -24,6 +24,16 @@ def test_an_algorithms_configuration_runs(name, tmp_path):
     assert metrics["test_loss"].between(0, 100).all()
 
 
+def test_the_one_for_text_runs(tmp_path):
+    small = {"rounds": 1, "data.max_examples": 150, "data.window": 10, "model.width": 8}
+    config = read("shakespeare", small | {"out": str(tmp_path)})
+    app = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
+    simulate(app, config.num_clients, config.run_config(), backend="inline")
+    metrics = pd.read_csv(folder_of(config) / "metrics.csv")
+    assert metrics["clients"].tolist() == [12]
+    assert metrics["test_loss"].between(0, 5).all()
+
+
 def test_every_algorithm_has_one():
     parts = [read(f"algorithms/{name}", {}) for name in ALGORITHMS]
     assert {config.strategy.name for config in parts} == set(BUILTIN["strategies"])

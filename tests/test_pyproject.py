@@ -1,4 +1,9 @@
+import io
 import tomllib
+import zipfile
+
+import pytest
+from flwr.cli.build import build_fab_from_files
 
 import fedalign
 from fedalign.config import KINDS, Config, flatten
@@ -22,3 +27,16 @@ def test_flwr_run_accepts_every_setting():
         settings |= {f"{place}.{key}" for name in BUILTIN[kind] for key in options(kind, name)}
     assert set(listed) == settings | {"config", "overrides"}
     assert {key for key, value in listed.items() if value != ""} == {"config"}
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern")
+def test_flowers_bundle_and_the_wheel_carry_the_excerpt():
+    """Flower keeps few kinds of files; hatchling takes whole packages, so what lies in one."""
+    excerpt = "fedalign/data/excerpt.json"
+    folders = ("fedalign", "strategies", "clients", "partitions", "configs")
+    paths = [path for folder in folders for path in (HOME / folder).rglob("*") if path.is_file()]
+    paths += [HOME / name for name in ("pyproject.toml", "README.md", "LICENSE")]
+    files = {path.relative_to(HOME).as_posix(): path for path in paths}
+    bundle = zipfile.ZipFile(io.BytesIO(build_fab_from_files(files)[0]))
+    assert bundle.read(excerpt) == (HOME / excerpt).read_bytes()
+    assert "fedalign" in MANIFEST["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]

@@ -1,8 +1,9 @@
-"""Data sets in memory: labelled images as one value, and what every source of them offers."""
+"""Data sets in memory: labelled images or text as one value, and what every source offers."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 
 from fedalign.errors import InputError
@@ -13,14 +14,15 @@ Part = Literal["train", "test"]
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled images, whole in memory as bytes; who trains on them normalises.
+    """Labelled images or text, whole in memory as bytes; who trains on images normalises.
 
     Attributes:
-        images: `(N, C, H, W)` uint8, 0..255.
-        labels: `(N,)` int64, 0..classes-1.
-        classes: Number of classes.
-        mean: Mean of every channel on the 0..1 scale, over the training part.
-        std: Standard deviation of every channel on the 0..1 scale, over the training part.
+        images: `(N, C, H, W)` uint8, 0..255; of text `(N, L)` uint8, the codes of characters.
+        labels: `(N,)` int64, 0..classes-1; of text the code of the character that follows.
+        classes: Number of classes; of text the size of the vocabulary.
+        mean: Mean of every channel on the 0..1 scale, over the training part; of text `()`.
+        std: Standard deviation of every channel on the 0..1 scale, over the training part; of text
+            `()`.
         source: A sentence for the run's manifest: which data, read from where, with which digest.
         groups: `(N,)` int64, whose each example is: its speaker's or writer's number, or its coarse
             label; None where the data says nothing of the kind. See `partitions.natural`.
@@ -38,12 +40,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Refuse what is not a data set, so that a bad file is named here and not in training."""
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            found = f"{self.images.dtype} {tuple(self.images.shape)}"
-            raise InputError(f"{self.source}: images must be uint8 (N, C, H, W), not {found}")
-        if self.images.shape[1] != len(self.mean) or len(self.mean) != len(self.std):
-            channels = f"{self.images.shape[1]} channels, not {len(self.mean)}"
-            raise InputError(f"{self.source}: the images have {channels}")
+        self._check_images()
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             found = f"{self.labels.dtype} {tuple(self.labels.shape)}"
             raise InputError(f"{self.source}: labels must be int64, one an image, not {found}")
@@ -57,9 +54,44 @@ class Dataset:
         if self.labels.min() < 0 or self.labels.max() >= self.classes:
             found = f"{int(self.labels.min())}..{int(self.labels.max())}"
             raise InputError(f"{self.source}: labels {found} outside 0..{self.classes - 1}")
+        self._check_groups()
+
+    def _check_images(self) -> None:
+        wanted, axes = ("text", "(N, L)") if self.is_text else ("images", "(N, C, H, W)")
+        if self.images.dtype != torch.uint8 or self.images.ndim != axes.count(",") + 1:
+            found = f"{self.images.dtype} {tuple(self.images.shape)}"
+            raise InputError(f"{self.source}: {wanted} must be uint8 {axes}, not {found}")
+        if self.is_text:
+            most = int(self.images.max()) if self.images.numel() else 0
+            if most >= self.classes:
+                raise InputError(f"{self.source}: code {most} outside 0..{self.classes - 1}")
+        elif self.images.shape[1] != len(self.mean) or len(self.mean) != len(self.std):
+            channels = f"{self.images.shape[1]} channels, not {len(self.mean)}"
+            raise InputError(f"{self.source}: the images have {channels}")
+
+    def _check_groups(self) -> None:
+        if self.groups is None:
+            return
+        if self.groups.dtype != torch.int64 or self.groups.shape != self.labels.shape:
+            found = f"{self.groups.dtype} {tuple(self.groups.shape)}"
+            raise InputError(f"{self.source}: groups must be int64, one an example, not {found}")
+        names, least, most = self.group_names, self.groups.min(), self.groups.max()
+        if least < 0 or (names and most >= len(names)):
+            found = f"{int(least)}..{int(most)}"
+            raise InputError(f"{self.source}: groups {found}, with {len(names)} group names")
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the examples are text, which nobody normalises."""
+        return not self.mean
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def at(self, rows: torch.Tensor | np.ndarray) -> "Dataset":
+        """Return the examples with these numbers `(n,)`, in their order."""
+        groups = None if self.groups is None else self.groups[rows]
+        return replace(self, images=self.images[rows], labels=self.labels[rows], groups=groups)
 
     def subset(self, examples: int | None) -> "Dataset":
         """Return this many examples, always the same ones; all of them for None or too many.
@@ -70,9 +102,7 @@ class Dataset:
             return self
         chosen = torch.from_numpy(rng(0, "subset").permutation(len(self))[:examples])
         source = f"{self.source}; a fixed random {examples} of its {len(self)} examples"
-        groups = None if self.groups is None else self.groups[chosen]
-        images, labels = self.images[chosen], self.labels[chosen]
-        return replace(self, images=images, labels=labels, groups=groups, source=source)
+        return replace(self.at(chosen), source=source)
 
 
 class Source(Protocol):

@@ -41,6 +41,7 @@ def find(
     layouts: Sequence[tuple[str, ...]],
     dir: str | None,
     fetch: Callable[[Path], object] | None,
+    has_download: bool = True,
 ) -> Found:
     """Return the first place that holds all files of one layout.
 
@@ -53,6 +54,7 @@ def find(
         layouts: Ways in which it may be stored, best first; each names all files it needs.
         dir: The option `data.dir`.
         fetch: Downloads the data into a folder; None forbids it.
+        has_download: There is somewhere to download it from.
 
     Raises:
         InputError: Nothing was found; the message lists the places, the files and the cures.
@@ -66,7 +68,7 @@ def find(
         raise InputError(
             f"data.dir: {dir!r} does not hold {name}; looked there and in {name}/ for {wanted}"
         )
-    outcome = "downloading is off"
+    outcome = "downloading is off" if has_download else "there is no download"
     if fetch is not None:
         cache = _cache()
         try:
@@ -80,7 +82,7 @@ def find(
     looked = ", ".join(f"{folder} ({place})" for place, folder in places.items())
     raise InputError(
         f"data: {name} was not found and {outcome}. Looked in {looked} for {wanted}. "
-        f"Cures: {_cures(name, fetch is not None)}"
+        f"Cures: {_cures(name, fetch is None and has_download)}"
     )
 
 
@@ -109,10 +111,10 @@ def _held(folder: Path, name: str, layouts: Sequence[tuple[str, ...]]) -> tuple[
     return ()
 
 
-def _cures(name: str, download: bool) -> str:
+def _cures(name: str, switched_off: bool) -> str:
     cures = [f"set data.dir or {VARIABLE} to a folder that holds the files"]
     if package := DEBIAN_PACKAGES.get(name):
         cures.insert(0, f"`apt-get install {package}`")
-    if not download:
+    if switched_off:
         cures.append("set data.download: true")
     return "; ".join(cures)

@@ -8,6 +8,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
+from fedalign.models import require_images
+
 
 def mlp(
     shape: tuple[int, int, int],
@@ -19,6 +21,7 @@ def mlp(
 
     Layers are called `fc1`, `fc2`, ...; no hidden layer at all is logistic regression.
     """
+    require_images("mlp", shape)
     sizes = [prod(shape), *[width] * depth, classes]
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for number, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):

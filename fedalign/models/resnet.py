@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
+from fedalign.models import require_images
 from fedalign.models.symmetry import Group, Neurons
 
 Norm = Literal["none", "batch", "group"]
@@ -27,6 +28,7 @@ def resnet20(
     `group` is GroupNorm with 8 groups. Without any norm the convolutions have a bias, and each
     block starts with its last convolution scaled down so that the signal does not grow with depth.
     """
+    require_images("resnet20", shape)
     return ResNet(shape[0], classes, norm)
 
 

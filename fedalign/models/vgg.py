@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field
 from torch import nn
 
+from fedalign.models import require_images
 from fedalign.models.resnet import Norm
 
 # How many convolutions each of the five stages has, and how wide it is beside the first.
@@ -28,6 +29,7 @@ def vgg(
     counts the three linear layers of the original, as its name does. Weights start as He et al.
     (2015) do, without which 19 layers without a norm do not train.
     """
+    require_images("vgg", shape)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     before, number, side = shape[0], 0, np.array(shape[1:])
     for count, wider in zip(STAGES[depth], WIDER, strict=True):

@@ -1,5 +1,6 @@
 """A vision transformer for small images (Dosovitskiy et al. 2021, arXiv 2010.11929)."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedalign.errors import InputError
+from fedalign.models import require_images
 from fedalign.models.symmetry import Group, Neurons, Place
 
 
@@ -28,11 +30,17 @@ def vit(
     Raises:
         InputError: The heads do not divide the width, or not a patch fits into the image.
     """
-    if width % heads:
-        raise InputError(f"model.heads: {heads} heads do not divide a width of {width}")
+    require_images("vit", shape)
+    require_heads(width, heads)
     if min(shape[1:]) < patch:
         raise InputError(f"model.patch: {patch} is larger than images of {shape[1]}x{shape[2]}")
     return ViT(shape, classes, patch, width, depth, heads, mlp)
+
+
+def require_heads(width: int, heads: int) -> None:
+    """Raise `InputError` if the heads do not divide the width."""
+    if width % heads:
+        raise InputError(f"model.heads: {heads} heads do not divide a width of {width}")
 
 
 class ViT(nn.Module):
@@ -66,34 +74,50 @@ class ViT(nn.Module):
         return logits
 
     def symmetry(self) -> tuple[Group, ...]:
-        """Return the exchangeable neurons: the numbers of a token, and those of each block.
-
-        Those of a token are in everything that reads or writes the residual stream. A block has its
-        heads, what each head compares (rows of q and k together) and passes on (rows of v), and
-        the hidden neurons of its MLP.
-        """
-        width = self.fc.in_features
-        each = np.arange(width)[:, None]
-        stream = Neurons("tokens", width)
+        """Return the exchangeable neurons: the numbers of a token, and those of each block."""
+        stream = Neurons("tokens", self.fc.in_features)
         stream.own(self.patches, "patches")
-        shared = [Place("token", 2, each), Place("positions", 2, each)]
-        inner: list[Group] = []
-        for number, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
-            name = f"blocks.{number}"
-            for norm in ("norm1", "norm2"):
-                stream.own(block.get_submodule(norm), f"{name}.{norm}")
-            stream.feed(block.attention.qkv, f"{name}.attention.qkv")
-            stream.own(block.attention.project, f"{name}.attention.project")
-            stream.feed(block.fc1, f"{name}.fc1")
-            stream.own(block.fc2, f"{name}.fc2")
-            inner += [*block.attention.symmetry(f"{name}.attention"), *block.symmetry(name)]
-        stream.own(self.norm, "norm")
-        stream.feed(self.fc, "fc")
-        stream.watch("norm", axis=2)
-        (tokens,) = stream.groups()
-        tokens = Group(tokens.name, width, (*tokens.places, *shared), tokens.seen)
-        return (tokens, *inner)
+        return exchangeable(stream, {"token": 2, "positions": 2}, self.blocks, self.norm, self.fc)
+
+
+def exchangeable(
+    stream: Neurons,
+    shared: Mapping[str, int],
+    blocks: nn.Sequential,
+    norm: nn.LayerNorm,
+    fc: nn.Linear,
+) -> tuple[Group, ...]:
+    """Return the exchangeable neurons of a transformer: the numbers of a token, then each block's.
+
+    Those of a token are in everything that reads or writes the residual stream. A block has its
+    heads, what each head compares (rows of q and k together) and passes on (rows of v), and the
+    hidden neurons of its MLP.
+
+    Args:
+        stream: the numbers of a token, which own what is before the blocks.
+        shared: more tensors that they own whole, and along which axis.
+        blocks: each a `Block`, called `blocks.0`, `blocks.1`, ...
+        norm: what is behind them, called `norm`.
+        fc: the last layer, called `fc`.
+    """
+    width = fc.in_features
+    inner: list[Group] = []
+    for number, block in enumerate(blocks):
+        assert isinstance(block, Block)
+        name = f"blocks.{number}"
+        for key in ("norm1", "norm2"):
+            stream.own(block.get_submodule(key), f"{name}.{key}")
+        stream.feed(block.attention.qkv, f"{name}.attention.qkv")
+        stream.own(block.attention.project, f"{name}.attention.project")
+        stream.feed(block.fc1, f"{name}.fc1")
+        stream.own(block.fc2, f"{name}.fc2")
+        inner += [*block.attention.symmetry(f"{name}.attention"), *block.symmetry(name)]
+    stream.own(norm, "norm")
+    stream.feed(fc, "fc")
+    stream.watch("norm", axis=2)
+    (tokens,) = stream.groups()
+    places = [Place(key, axis, np.arange(width)[:, None]) for key, axis in shared.items()]
+    return (Group(tokens.name, width, (*tokens.places, *places), tokens.seen), *inner)
 
 
 class Block(nn.Module):

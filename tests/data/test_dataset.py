@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
 import torch
 
 from fedalign.data import Dataset
 from fedalign.errors import InputError
+
+TEXT = {"images": torch.zeros(10, 3, dtype=torch.uint8), "mean": (), "std": ()}
+NAMES = tuple("abcdefghij")
 
 
 def dataset(**changed):
@@ -25,9 +29,17 @@ def test_a_subset_is_fixed_keeps_pairs_and_lies_inside_a_larger_one():
     assert small.source == "a test; a fixed random 3 of its 10 examples"
 
 
-def test_a_subset_keeps_groups():
-    whole = dataset(groups=torch.arange(10) * 3)
-    assert torch.equal(whole.subset(4).groups, whole.subset(4).labels * 3)
+def test_groups_go_where_their_examples_go():
+    groups = {"groups": torch.arange(10).flip(0), "group_names": NAMES}
+    for part in (dataset(**groups).subset(4), dataset(**groups).at(np.array([7, 2]))):
+        assert torch.equal(part.groups, 9 - part.labels)
+        assert part.group_names == NAMES
+    assert dataset().subset(4).groups is None
+
+
+def test_text_is_what_nobody_normalises():
+    assert dataset(**TEXT).is_text
+    assert not dataset().is_text
 
 
 def test_no_limit_and_too_large_a_limit_change_nothing():
@@ -44,9 +56,13 @@ def test_no_limit_and_too_large_a_limit_change_nothing():
         ({"images": torch.zeros(10, 3, 2, 2, dtype=torch.uint8)}, "3 channels, not 1"),
         ({"labels": torch.arange(9)}, "labels must be int64, one an image"),
         ({"labels": torch.arange(10) - 1}, r"labels -1\.\.8 outside 0\.\.9"),
-        ({"groups": torch.arange(9)}, "groups must be int64, one an example"),
         ({"groups": torch.zeros(10)}, "groups must be int64, one an example"),
         ({"classes": 9}, r"labels 0\.\.9 outside 0\.\.8"),
+        ({"mean": (), "std": ()}, r"text must be uint8 \(N, L\), not"),
+        (TEXT | {"images": torch.full((10, 3), 10).to(torch.uint8)}, r"code 10 outside 0\.\.9"),
+        ({"groups": torch.arange(9)}, "groups must be int64, one an example"),
+        ({"groups": torch.arange(10) - 1}, r"groups -1\.\.8, with 0 group names"),
+        ({"groups": torch.arange(10), "group_names": NAMES[1:]}, r"0\.\.9, with 9 group names"),
     ],
 )
 def test_what_is_no_data_set_is_refused_with_its_source(changed, message):

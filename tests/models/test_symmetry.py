@@ -17,6 +17,7 @@ from fedalign.models.lenet import lenet5
 from fedalign.models.mlp import mlp
 from fedalign.models.resnet import resnet20
 from fedalign.models.symmetry import Group, Place, split, symmetry
+from fedalign.models.text import char_transformer
 from fedalign.models.vgg import vgg
 from fedalign.models.vit import vit
 from fedalign.parameters import Layout
@@ -34,6 +35,7 @@ MODELS = {
     "vgg, batch": lambda: vgg(SHAPE, 5, width=8, norm="batch"),
     "vgg, group": lambda: vgg(SHAPE, 5, width=8, norm="group"),
     "vit": lambda: vit(SHAPE, 5, patch=6, width=12, depth=2, heads=3),
+    "char-transformer": lambda: char_transformer((9,), 5, width=12, depth=2, heads=3),
     "chain with norms": lambda: nn.Sequential(
         nn.Conv2d(2, 8, 3, bias=False),
         nn.BatchNorm2d(8),
@@ -92,6 +94,8 @@ def test_exchanged_neurons_change_no_logit(name, seed):
     layout, vector = flat(module)
     other = shuffled(layout, symmetry(module), np.random.default_rng(seed), vector)
     images = torch.randn(4, *SHAPE, dtype=torch.float64)
+    if name.startswith("char"):
+        images = torch.randint(0, 5, (4, 9))
     for mode in (True, False):
         before = with_weights(module.train(mode), vector)(images)
         after = with_weights(module.train(mode), other)(images)

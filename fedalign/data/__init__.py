@@ -44,11 +44,6 @@ class Dataset:
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             found = f"{self.labels.dtype} {tuple(self.labels.shape)}"
             raise InputError(f"{self.source}: labels must be int64, one an image, not {found}")
-        if self.groups is not None and (
-            self.groups.dtype != torch.int64 or self.groups.shape != self.labels.shape
-        ):
-            found = f"{self.groups.dtype} {tuple(self.groups.shape)}"
-            raise InputError(f"{self.source}: groups must be int64, one an example, not {found}")
         if len(self) == 0:
             raise InputError(f"{self.source}: there are no examples")
         if self.labels.min() < 0 or self.labels.max() >= self.classes:

@@ -11,6 +11,9 @@ uniform between 0 and 1 where the distributions are one.
 It is neither the first client nor the last unless `--ends` is given. flwr-datasets cuts fractions
 of examples off where we round, so that of each class the first client has half an example less on
 the average than its share, and the last half an example more, and nearly always one.
+
+`dirichlet-balanced` is not to be the same at a small alpha: where InnerDirichletPartitioner serves
+clients one after the other, the last are left with what the first did not want.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -45,15 +44,17 @@ def main() -> None:
         f"Python {platform.python_version()}, NumPy {np.__version__}, {cores} cores, "
         f"median of {given.repeats}\n\n| partitioner | seconds | MiB |\n|---|---|---|"
     )
-    for name in (name for name in BUILTIN["partitioners"] if name not in OTHERS):
-        found = [in_a_child(name) for _ in range(given.repeats)]
-        seconds, memory = (median(column) for column in zip(*found, strict=True))
-        print(f"| `{name}` | {seconds:.2f} | {memory:.0f} |", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        file = written(Path(folder) / "iid.json", given)
+        for name in (name for name in BUILTIN["partitioners"] if name not in OTHERS):
+            found = [in_a_child(name, file) for _ in range(given.repeats)]
+            seconds, memory = (median(column) for column in zip(*found, strict=True))
+            print(f"| `{name}` | {seconds:.2f} | {memory:.0f} |", flush=True)
 
 
-def in_a_child(name: str) -> tuple[float, float]:
+def in_a_child(name: str, file: str) -> tuple[float, float]:
     """Return what `measure` does, in a process of its own."""
-    command = [sys.executable, *sys.argv, "--one", name]
+    command = [sys.executable, *sys.argv, "--one", name, "--file", file]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     seconds, memory = json.loads(done.stdout)
     return seconds, memory
@@ -64,29 +65,30 @@ def measure(name: str, given: argparse.Namespace) -> tuple[float, float]:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, given.classes, given.examples)
     groups = labels // 5 if name == "pachinko" else rng.integers(0, 200_000, given.examples)
-    with tempfile.TemporaryDirectory() as folder:
-        options = OPTIONS.get(name, {})
-        if name == "indices":
-            options = {"file": written(Path(folder) / "iid.json", labels, given.clients)}
-        partitioner = parse("partitioners", {"name": name} | options, "partition").build()
-        before, began = peak(), time.perf_counter()
-        dealt = split(partitioner, labels, given.clients, np.random.default_rng(1), groups)
-        seconds = time.perf_counter() - began
+    options = {"file": given.file} if name == "indices" else OPTIONS.get(name, {})
+    partitioner = parse("partitioners", {"name": name} | options, "partition").build()
+    before, began = peak(), time.perf_counter()
+    dealt = split(partitioner, labels, given.clients, np.random.default_rng(1), groups)
+    seconds = time.perf_counter() - began
     checked(dealt, given.clients, given.examples, name)
     return seconds, peak() - before
 
 
-def written(file: Path, labels: np.ndarray, clients: int) -> str:
+def written(file: Path, given: argparse.Namespace) -> str:
     """Return the name of a file into which an even partition has been written."""
     iid = parse("partitioners", {"name": "iid"}, "partition").build()
-    shares = iid.split(labels, clients, np.random.default_rng(0))
+    shares = iid.split(np.zeros(given.examples), given.clients, np.random.default_rng(0))
     file.write_text(json.dumps([share.tolist() for share in shares]))
     return str(file)
 
 
 def peak() -> float:
-    """Return the most memory that this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Return the most memory that this process has had, in MiB; on Linux.
+
+    Not `ru_maxrss`, which begins at what the parent had.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def _arguments() -> argparse.Namespace:
@@ -95,7 +97,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=100_000)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    for hidden in ("--one", "--file"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -162,14 +162,19 @@ def _looks(rows: Sequence[Row], baseline: str | None) -> Looks:
 
 
 def strips(
-    rows: Sequence[Row], inside: Sequence[str], columns: int
+    rows: Sequence[Row], inside: Sequence[str], columns: int, lines: int = 1
 ) -> tuple[Figure, list[tuple[SubFigure, list[Row]]]]:
-    """Return a figure with a strip for each choice of what is varied, other than `inside`."""
+    """Return a figure with a strip for each choice of what is varied, other than `inside`.
+
+    A strip has room for so many columns and lines of panels.
+    """
     groups: dict[str, list[Row]] = {}
     for row in rows:
         told = label({key: value for key, value in row.varied.items() if key not in inside})
         groups.setdefault(told, []).append(row)
-    height = max(3.2 * len(groups), 0.3 + 0.19 * len({row.arm for row in rows}))  # of the legend
+    height = max(
+        3.2 * lines * len(groups), 0.3 + 0.19 * len({row.arm for row in rows})
+    )  # of the legend
     figure = Figure(figsize=(1.9 + 3.4 * columns, height), layout=layout())
     found = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for told, strip in zip(groups, found, strict=True):

@@ -26,26 +26,24 @@ KINDS = {
 def along_the_line(rows: Sequence[Row], x: str) -> Figure | None:
     """Return accuracy along the line between two clients in the last round, a line a value of `x`.
 
-    A panel an arm, and one more where neurons were matched; means over seeds. None where no arm
-    has more than one value of `x`, or no line was measured.
+    A line of panels an arm, a column for lines as they are, and for each way in which they were
+    mended; means over seeds. None where no arm has more than one value of `x`, or no line was
+    measured.
     """
-    panels = [
-        (arm, kind)
-        for arm in dict.fromkeys(row.arm for row in rows)
-        for kind in KINDS
-        if _varies(rows, arm, x) and not all(_last(row, kind).empty for row in rows)
-    ]
-    if not panels:
+    arms = [arm for arm in dict.fromkeys(row.arm for row in rows) if _varies(rows, arm, x)]
+    kinds = [kind for kind in KINDS if not all(_last(row, kind).empty for row in rows)]
+    if not arms or not kinds:
         return None
     values = sorted({row.varied[x] for row in rows})
     colours = {v: mpl.colormaps["viridis"](0.92 * i / len(values)) for i, v in enumerate(values)}
-    figure, found = strips(rows, [x], len(panels))
+    figure, found = strips(rows, [x], len(kinds), len(arms))
     for strip, group in found:
-        axes = strip.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for (arm, kind), panel in zip(panels, axes, strict=True):
-            _plot(panel, [row for row in group if row.arm == arm], kind, x, colours)
-            panel.set(title=arm + KINDS[kind], xlabel="place on the line")
-        axes[0].set_ylabel("test accuracy")
+        axes = strip.subplots(len(arms), len(kinds), squeeze=False, sharey=True)
+        for arm, line in zip(arms, axes, strict=True):
+            for kind, panel in zip(kinds, line, strict=True):
+                _plot(panel, [row for row in group if row.arm == arm], kind, x, colours)
+                panel.set(title=arm + KINDS[kind], xlabel="place on the line")
+            line[0].set_ylabel("test accuracy")
     handles = [Line2D([], [], color=colours[value]) for value in values]
     title = short(x, [x]).replace("_", " ")
     figure.legend(handles, list(map(str, values)), title=title, loc="outside right upper")

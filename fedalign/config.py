@@ -21,9 +21,9 @@ from pydantic import (
     model_validator,
 )
 
+from fedalign.builtin import BUILTIN
 from fedalign.errors import InputError
 from fedalign.registry import (
-    BUILTIN,
     BadValueError,
     Part,
     explain,

@@ -19,102 +19,11 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from flwr.serverapp.strategy import Strategy
 from pydantic import TypeAdapter, ValidationError
 
+from fedalign.builtin import BUILTIN, SINGULAR
 from fedalign.errors import FedalignError, InputError
 
 HOME = Path(__file__).resolve().parent.parent
 FOLDERS = ("strategies", "clients", "partitions")
-
-DP = "flwr.serverapp.strategy:DifferentialPrivacy"
-BUILTIN: dict[str, dict[str, str]] = {
-    "strategies": {
-        "fedavg": "strategies.fedavg:FedAvg",
-        "fedpfn": "strategies.fedpfn:FedPFN",
-        "fedpnu": "strategies.fedpnu:FedPNU",
-        "fedbabu": "strategies.fedbabu:FedBABU",
-        "scaffold": "strategies.scaffold:Scaffold",
-        "feddyn": "strategies.feddyn:FedDyn",
-        "fednova": "strategies.fednova:FedNova",
-        "fedexp": "strategies.fedexp:FedExP",
-        "matched": "strategies.matched:Matched",
-        "fedavgm": "flwr.serverapp.strategy:FedAvgM",
-        "fedadagrad": "flwr.serverapp.strategy:FedAdagrad",
-        "fedadam": "flwr.serverapp.strategy:FedAdam",
-        "fedyogi": "flwr.serverapp.strategy:FedYogi",
-        "qfedavg": "flwr.serverapp.strategy:QFedAvg",
-        "fedmedian": "flwr.serverapp.strategy:FedMedian",
-        "fedtrimmedavg": "flwr.serverapp.strategy:FedTrimmedAvg",
-        "krum": "flwr.serverapp.strategy:Krum",
-        "multikrum": "flwr.serverapp.strategy:MultiKrum",
-        "bulyan": "flwr.serverapp.strategy:Bulyan",
-        "dp-server-fixed": f"{DP}ServerSideFixedClipping",
-        "dp-server-adaptive": f"{DP}ServerSideAdaptiveClipping",
-        "dp-client-fixed": f"{DP}ClientSideFixedClipping",
-        "dp-client-adaptive": f"{DP}ClientSideAdaptiveClipping",
-    },
-    "clients": {
-        "local": "clients.local:Local",
-        "fedprox": "clients.fedprox:FedProx",
-        "scaffold": "clients.scaffold:Scaffold",
-        "feddyn": "clients.feddyn:FedDyn",
-        "moon": "clients.moon:MOON",
-        "fedsam": "clients.fedsam:FedSAM",
-        "fedlc": "clients.calibrated:FedLC",
-        "balanced-softmax": "clients.calibrated:BalancedSoftmax",
-    },
-    "schedules": {
-        "hold": "fedalign.schedules:Hold",
-        "complement_half": "fedalign.schedules:ComplementHalf",
-        "complement_epochs": "fedalign.schedules:ComplementEpochs",
-        "alternate_rounds": "fedalign.schedules:AlternateRounds",
-        "k_way": "fedalign.schedules:KWay",
-        "growing": "fedalign.schedules:Growing",
-        "frozen_then_full": "fedalign.schedules:FrozenThenFull",
-    },
-    "partitioners": {
-        "iid": "partitions.iid:IID",
-        "dirichlet": "partitions.dirichlet:Dirichlet",
-        "dirichlet-balanced": "partitions.mixes:DirichletBalanced",
-        "dirichlet-sized": "partitions.mixes:DirichletSized",
-        "mixture": "partitions.mixes:Mixture",
-        "pachinko": "partitions.pachinko:Pachinko",
-        "shards": "partitions.pathological:Shards",
-        "classes-per-client": "partitions.pathological:ClassesPerClient",
-        "quantity": "partitions.quantity:Quantity",
-        "natural": "partitions.natural:Natural",
-        "indices": "partitions.indices:FixedIndices",
-        "feature-skew": "partitions.feature_skew:FeatureSkew",
-        "replicated": "partitions.replicated:Replicated",
-        "flwr": "partitions.flower:FlowerDatasets",
-    },
-    "models": {
-        "mlp": "fedalign.models.mlp:mlp",
-        "cnn": "fedalign.models.cnn:cnn",
-        "lenet5": "fedalign.models.lenet:lenet5",
-        "resnet20": "fedalign.models.resnet:resnet20",
-        "vgg": "fedalign.models.vgg:vgg",
-        "vit": "fedalign.models.vit:vit",
-        "char-lstm": "fedalign.models.text:char_lstm",
-        "char-transformer": "fedalign.models.text:char_transformer",
-    },
-    "datasets": {
-        "digits": "fedalign.data.digits:Digits",
-        "fashion-mnist": "fedalign.data.idx:FashionMNIST",
-        "mnist": "fedalign.data.idx:MNIST",
-        "cifar10": "fedalign.data.cifar:CIFAR10",
-        "cifar100": "fedalign.data.cifar:CIFAR100",
-        "shakespeare": "fedalign.data.shakespeare:Shakespeare",
-        "shakespeare-excerpt": "fedalign.data.shakespeare:Excerpt",
-        "leaf": "fedalign.data.leaf:LEAF",
-    },
-}
-SINGULAR = {
-    "strategies": "strategy",
-    "clients": "client algorithm",
-    "schedules": "schedule",
-    "partitioners": "partitioner",
-    "models": "model",
-    "datasets": "data set",
-}
 
 # fedalign draws each round's clients itself, so a Flower strategy takes all the nodes it is shown.
 FLOWER_SAMPLING: dict[str, float] = {

@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
+from fedalign.builtin import BUILTIN
 from fedalign.config import read
-from fedalign.registry import BUILTIN, HOME
+from fedalign.registry import HOME
 from fedalign.runs.folder import folder_of
 from fedalign.simulation import FlowerApp, simulate
 from fedalign.study import find_study, plan, read_study

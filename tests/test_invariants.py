@@ -12,10 +12,11 @@ from torch import nn
 
 from clients.local import Local
 from fedalign.algorithm import Cohort
+from fedalign.builtin import BUILTIN
 from fedalign.data import Dataset
 from fedalign.masks import MaskPlan, phases, trained
 from fedalign.network import Network
-from fedalign.registry import BUILTIN, load
+from fedalign.registry import load
 from fedalign.rng import rng
 
 ALGORITHMS = {name: load("clients", name) for name in BUILTIN["clients"]}

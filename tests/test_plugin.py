@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedalign.registry import BUILTIN, HOME, load, names
+from fedalign.builtin import BUILTIN
+from fedalign.registry import HOME, load, names
 
 EXAMPLE = HOME / "examples" / "my-partitioner"
 RUN = "rounds=1", "num_clients=4", "model.width=8", "data.max_examples=200", "evaluation.alphas=0"

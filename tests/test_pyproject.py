@@ -6,8 +6,9 @@ import pytest
 from flwr.cli.build import build_fab_from_files
 
 import fedalign
+from fedalign.builtin import BUILTIN
 from fedalign.config import KINDS, Config, flatten
-from fedalign.registry import BUILTIN, HOME, options
+from fedalign.registry import HOME, options
 from fedalign.sections import Evaluation
 
 MANIFEST = tomllib.loads((HOME / "pyproject.toml").read_text())

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from pydantic import Field
 
+from fedalign.builtin import BUILTIN
 from fedalign.masks import phases
 from fedalign.parameters import Entry, Layout
-from fedalign.registry import BUILTIN, BadValueError, ShadowedFolderError, load, options, parse
+from fedalign.registry import BadValueError, ShadowedFolderError, load, options, parse
 
 LAYOUT = Layout((Entry("w", (1000,), 0),), (), ())
 

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from fedalign.registry import BUILTIN, HOME, options
+from fedalign.builtin import BUILTIN
+from fedalign.registry import HOME, options
 
 PAGE = (HOME / "docs" / "partitions.md").read_text()
 EXAMPLE = HOME / "examples" / "my-partitioner"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedalign.kernels import from_groups
+from fedalign.kernels import Target, from_groups
 from fedalign.parameters import Layout
 from fedalign.stacked import LAYERS, Stacked
 
@@ -24,10 +25,8 @@ class Mixes(Stacked):
 
     def __init__(self, module: nn.Module, layout: Layout):
         super().__init__(module, layout)
-        self._block, self._now = (
-            torch.empty(0),
-            threading.local(),
-        )  # threads have batches of their own
+        self._entries = {entry.name: entry for entry in layout.entries}
+        self._now = threading.local()  # threads have batches of their own
         chains = [chain for chain in self._twin.modules() if isinstance(chain, nn.Sequential)]
         for before, layer in (pair for chain in chains for pair in pairwise(chain)):
             if isinstance(layer, nn.ReLU) and type(before) in LAYERS:
@@ -42,15 +41,23 @@ class Mixes(Stacked):
             shares: `(K, M)`, of each mix the weights of the models, which add up to 1; None: the
                 models themselves, K = M.
         """
-        block = models
-        if shares is not None:  # into memory that is there already: fresh pages take longer to get
-            if len(self._block) != len(shares):
-                self._block = models.new_empty(len(shares), models.shape[1])
-            block = torch.mm(shares, models, out=self._block)
-        self._bind(block, block)
-        self._parts = {entry.name: entry.view(models) for entry in self._layout.parameters}
-        self._shares, self._count = shares, len(block)
+        self._models, self._shares = models, shares
+        self._count = len(models if shares is None else shares)
+        self._mixed: dict[str, Tensor] = {}
         self._twin.eval()
+
+    def view(self, name: str) -> Tensor:
+        """Return a tensor of all mixes, `(K, …)`; those of the first layer are not asked for."""
+        if name not in self._mixed:
+            entry = self._entries[name]
+            own = self._models[:, entry.start : entry.stop]
+            mixed = own if self._shares is None else self._shares @ own
+            self._mixed[name] = replace(entry, start=0).view(mixed)
+        return self._mixed[name]
+
+    def weight(self, name: str) -> tuple[Tensor, Target]:
+        """Return a parameter of all mixes, which asks for no gradient."""
+        return self.view(name), Target(torch.empty(0), 0.0)
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
@@ -63,15 +70,14 @@ class Mixes(Stacked):
         """Return what a layer that sees the images makes of them, `(K * B, …)`."""
         if len(x) != self._now.rows:
             return None
-        weight, bias = self._parts[f"{prefix}weight"], self._parts.get(f"{prefix}bias")
+        weight = self._entries[f"{prefix}weight"].view(self._models)
+        bias = None if layer.bias is None else self._entries[f"{prefix}bias"].view(self._models)
+        rows, flat = weight.flatten(0, 1), None if bias is None else bias.flatten()
         if isinstance(layer, nn.Linear):
-            y = functional.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
-            y = y.view(len(x), len(weight), -1).transpose(0, 1)
+            y = functional.linear(x, rows, flat).view(len(x), len(weight), -1).transpose(0, 1)
         else:
-            flat = None if bias is None else bias.flatten()
             how: Any = layer.stride, layer.padding, layer.dilation
-            y = torch.conv2d(x, weight.flatten(0, 1), flat, *how)
-            y = from_groups(y, len(weight))
+            y = from_groups(torch.conv2d(x, rows, flat, *how), len(weight))
             y = y.view(len(weight), len(x), *y.shape[1:])
         mixed = y if self._shares is None else (self._shares @ y.flatten(1)).view(-1, *y.shape[1:])
         return mixed.flatten(0, 1)

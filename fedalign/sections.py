@@ -52,7 +52,7 @@ class Evaluation(Section):
         False, description="compare the new model with the clients' models; evaluates each of them"
     )
     examples: int | None = Field(
-        500, gt=0, description="test examples a path is measured on; null: all of them"
+        250, gt=0, description="test examples a path is measured on; null: all of them"
     )
     bn_examples: int = Field(
         1000, gt=1, description="training examples for re-estimating BatchNorm statistics"

@@ -111,6 +111,19 @@ def test_a_run_that_is_level_over_an_axis_happens_once(go, tmp_path):
     summary = pd.read_csv(tmp_path / "runs" / "tiny" / "summary.csv")
     assert summary["arm"].tolist() == ["FedAvg", "FedPNU"] * 2
     assert summary["strategy.fixed_ratio"].tolist() == [0.2, 0.2, 0.4, 0.4]
+    folder = tmp_path / "runs" / "tiny"
+    assert (folder / "lines.png").stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("here")
+def test_a_sweep_with_one_value_has_the_other_picture(go, tmp_path):
+    vary = {"strategy.fixed_ratio": [0.2, 0.4]}
+    words = ["rounds=1", "strategy.fixed_ratio=0.4"]
+    result = go(*words, vary=vary, figure={"kind": "sweep", "x": "strategy.fixed_ratio"})
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "runs" / "tiny"
+    assert (folder / "figure.png").stat().st_size > 10_000
+    assert not (folder / "lines.png").exists()
 
 
 @pytest.mark.usefixtures("here")

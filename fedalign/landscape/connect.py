@@ -25,6 +25,7 @@ from fedalign.rng import rng
 from fedalign.settings import parse_overrides
 
 ALPHAS = 25  # points on a line where the configuration, a run's that measured none, says 0
+EXAMPLES = 2000  # test images, of which a run that measures every round takes fewer
 ASKED = {"model": "what the files are weights of", "data": "where they are tested"}
 
 
@@ -81,7 +82,8 @@ def how(
             f"({', '.join(known)}, or package.module:Name), or --config, "
             "as no config.yaml lies beside the first file"
         )
-    return read_config(config, {"evaluation.match": "weights"} | told)
+    usual = {"evaluation.match": "weights", "evaluation.examples": EXAMPLES}
+    return read_config(config, usual | told)
 
 
 def connect(files: Sequence[File], config: Config) -> Connection:

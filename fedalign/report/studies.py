@@ -38,7 +38,7 @@ def write(study: Study, planned: Sequence[Planned], folder: Path, command: str) 
     summary(rows, study.baseline).to_csv(folder / "summary.csv", index=False)
     curves(rows).to_parquet(folder / "curves.parquet", index=False)
     save(_figure(study, rows), folder / "figure.png", folder / "figure.pdf")
-    along = along_the_line(rows, str(study.figure.x)) if study.figure.kind == "sweep" else None
+    along = along_the_line(rows, str(study.figure.x)) if _is_sweep(study, rows) else None
     if along is not None:
         save(along, folder / "lines.png", folder / "lines.pdf")
 
@@ -94,11 +94,16 @@ def _told(difference: Difference | None) -> dict[str, Any]:
 
 def _figure(study: Study, rows: Sequence[Row]) -> Figure:
     kind, x, baseline = study.figure.kind, study.figure.x, study.baseline
-    if kind == "sweep" and x is not None and x in rows[0].varied:  # and not set to a single value
-        return sweep(rows, x, baseline, study.figure.panels, study.figure.log)
+    if _is_sweep(study, rows):
+        return sweep(rows, str(x), baseline, study.figure.panels, study.figure.log)
     if kind == "differences" and baseline is not None:
         return beside_baseline(rows, baseline)
     return over_rounds(rows, baseline)
+
+
+def _is_sweep(study: Study, rows: Sequence[Row]) -> bool:
+    """Return whether there are several values of x, and not one set on the command line."""
+    return study.figure.kind == "sweep" and study.figure.x in rows[0].varied
 
 
 def _is_finished(run: Planned) -> bool:

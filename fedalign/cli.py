@@ -99,9 +99,9 @@ def partition(
         several = _grid(config, overrides or [], None)
         for number, planned in enumerate(several, 1):
             found = dealt(Federation(planned))
-            print(told(found))
             file = out if len(several) == 1 else out.with_stem(f"{out.stem}-{number}")
             save(picture(found), file)
+            print(told(found))
             print(f"picture in {file}\n" if number < len(several) else f"picture in {file}")
 
 

@@ -96,6 +96,7 @@ def test_list_names_every_part(fedalign):
     for name in ("fedavg", "fedpfn", "fedpnu", "dirichlet", "iid", "resnet20", "fashion-mnist"):
         assert f"  {name} " in result.output
     assert "fixed_ratio=0.4" in result.output
+    assert "(pip install 'fedalign[flwr-datasets]')" in result.output
 
 
 def test_list_tells_all_about_a_part(fedalign):

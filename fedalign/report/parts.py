@@ -82,7 +82,7 @@ def _listed(kind: str, name: str, shared: Collection[str]) -> tuple[str, str]:
     try:
         own = {key: o for key, o in options(kind, name).items() if key not in shared}
         told = ", ".join(f"{key}={_default(option)}" for key, option in own.items())
-        return _headline(kind, name), told
+        return escape(_headline(kind, name)), escape(told)
     except InputError as error:
         return escape(str(error)), ""
 

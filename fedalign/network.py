@@ -192,14 +192,21 @@ class Network:
         return found
 
     def evaluate_mixes(
-        self, models: Tensor, shares: Tensor, data: Dataset, batch_size: int, threads: int = 1
+        self,
+        models: Tensor,
+        shares: Tensor | None,
+        data: Dataset,
+        batch_size: int,
+        threads: int = 1,
     ) -> list[tuple[float, float]]:
         """Return what `evaluate` does, of K mixes at once: `shares` `(K, M)` of `models` `(M, F)`.
 
-        Only where there are `mixes`; to within rounding what each would get alone.
+        Without shares, of the models themselves. Only where there are `mixes`; to within rounding
+        what each would get alone.
         """
         assert self.mixes is not None
-        self.mixes.load(models.to(self.device), shares.to(self.device))
+        shares = None if shares is None else shares.to(self.device)
+        self.mixes.load(models.to(self.device), shares)
         return self._evaluate(self.mixes.logits, data, batch_size, threads)
 
     def _evaluate(

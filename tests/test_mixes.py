@@ -98,6 +98,19 @@ def test_an_evaluator_measures_the_same_one_by_one_or_together(network, monkeypa
     assert len({*map(float, together[0].losses)}) == 5
 
 
+def test_batchnorm_is_re_estimated_on_each_mix_also_together(network):
+    """What a GPU runs, on the CPU."""
+    data = network[1]
+    network = Network(resnet20(**SHAPE, norm="batch"), data, torch.device("cpu"))
+    start = network.layout.to_vector(network.initial)
+    models = {name: start + 0.01 * torch.randn(start.shape) for name in "abcd"}
+    alone = curves(network, data, models)
+    network.__dict__["mixes"] = Mixes(network._module, network.layout)
+    for one, other in zip(alone, curves(network, data, models), strict=True):
+        assert one.losses == pytest.approx(other.losses, rel=1e-3)
+    assert len({*map(float, alone[0].losses)}) == 5
+
+
 def test_a_model_that_has_diverged_spoils_no_other(network):
     network, data = network
     start = network.layout.to_vector(network.initial)

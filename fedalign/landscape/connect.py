@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path as File
 
@@ -18,7 +18,7 @@ from fedalign.landscape.barriers import Curve, Point, fusion_gap
 from fedalign.landscape.evaluator import Evaluator
 from fedalign.landscape.files import read
 from fedalign.landscape.matcher import Matcher
-from fedalign.landscape.paths import Mix, Path, grid
+from fedalign.landscape.paths import Mix, Path, grid, repaired
 from fedalign.landscape.planes import Map, Plane, measured, plane
 from fedalign.registry import names
 from fedalign.rng import rng
@@ -136,17 +136,12 @@ def _paths_and_means(
             models[f"{b}~{a}"] = matcher.pair(models[a], models[b])
             paths.append(Path(f"matched:{a}-{b}", a, f"{b}~{a}", alphas))
     if federation.config.evaluation.repair:
-        paths += [replace(path, name=_repaired(path.name), repaired=True) for path in paths]
+        paths += repaired(paths)
     if matcher:
         together = matcher.together([models[letter] for letter in letters])
         models |= {f"{a}~": model for a, model in zip(letters, together, strict=True)}
         means["matched mean"] = _mean([f"{a}~" for a in letters])
     return paths, means
-
-
-def _repaired(name: str) -> str:
-    kind, _, pair = name.rpartition(":")
-    return f"{kind}_repaired:{pair}" if kind else f"repaired:{pair}"
 
 
 def _planes(models: Mapping[str, Tensor], letters: Sequence[str], side: int) -> list[Plane]:

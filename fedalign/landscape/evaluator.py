@@ -92,11 +92,11 @@ class Evaluator:
         settings, network = self._settings, self._network
         names = list(dict.fromkeys(name for mix in mixes for name in mix))
         block = torch.stack([models[name] for name in names])
-        shares = torch.tensor([[mix.get(name, 0.0) for name in names] for mix in mixes])
+        shares: Tensor | None = torch.tensor([[m.get(name, 0.0) for name in names] for m in mixes])
         if network.layout.buffers:  # BatchNorm's statistics are no mixes
             vectors = (_mixed(models, mix) for mix in mixes)
             fresh = [network.recalibrate(v, self._images, settings.batch_size) for v in vectors]
-            block, shares = torch.stack(fresh), torch.eye(len(mixes))
+            block, shares = torch.stack(fresh), None
         return network.evaluate_mixes(
             block, shares, self._probe, settings.batch_size, settings.threads
         )

@@ -178,7 +178,8 @@ class Measure:
                 if matcher:
                     models[f"{j}~{i}"] = matcher.pair(models[i], models[j])
                     paths.append(Path(f"matched:{i}-{j}", i, f"{j}~{i}", alphas))
-        return [*paths, *repaired(paths)] if settings.repair else paths
+        between = [path for path in paths if path.name.startswith(("clients:", "matched:"))]
+        return [*paths, *repaired(between)] if settings.repair else paths
 
     def _planes(self, chosen: Chosen, models: dict[str, Tensor]) -> list[Plane]:
         """Return the round's planes, each through two clients' models and where they started."""

@@ -52,13 +52,12 @@ def grid(points: int, last: float = 1.0) -> np.ndarray:
 
 
 def repaired(paths: Sequence[Path]) -> list[Path]:
-    """Return the paths between clients once more, with activations rescaled."""
-    names = {"clients": "repaired", "matched": "matched_repaired"}
+    """Return the paths once more, with activations rescaled; of matched ones the name says both."""
     found = []
     for path in paths:
-        kind, _, whose = path.name.partition(":")
-        if kind in names:
-            found.append(replace(path, name=f"{names[kind]}:{whose}", repaired=True))
+        kind, _, whose = path.name.rpartition(":")
+        told = "matched_repaired" if kind == "matched" else "repaired"
+        found.append(replace(path, name=f"{told}:{whose}", repaired=True))
     return found
 
 

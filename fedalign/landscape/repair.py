@@ -65,13 +65,13 @@ class Repair:
         if len(mix) == 1:
             return vector
         parts = [self._moments(name) for name in mix]
-        shares = torch.tensor(list(mix.values()), device=vector.device)
+        shares = torch.tensor(list(mix.values()), device=self._network.device)
         wanted = {
             layer: Moments(*(shares @ torch.stack(own) for own in zip(*found, strict=True)))
             for layer in list(parts[0])[:-1]
             for found in [[part[layer] for part in parts]]
         }
-        vector = vector.clone()
+        vector = vector.to(self._network.device, copy=True)
         source = vector.clone()  # layers are mended in `vector` while this one runs
         taps = {layer: partial(self._mend, vector, layer, to) for layer, to in wanted.items()}
         self._network.tap(source, self._images, taps)

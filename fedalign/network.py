@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedalign.data import Dataset
+from fedalign.data import Dataset, Spec
 from fedalign.device import pool
 from fedalign.mixes import Mixes
 from fedalign.models.symmetry import Group, symmetry
@@ -36,13 +36,18 @@ class Network:
 
     Args:
         module: the network; its own weights are kept as `initial` and never used again.
-        data: says how images are normalised; text goes to the module as codes, int64.
+        spec: says how images are normalised; text goes to the module as codes, int64. A data set
+            says it too.
         device: where forward and backward run.
         precision: `bf16` runs them under autocast; weights and updates stay float32.
     """
 
     def __init__(
-        self, module: nn.Module, data: Dataset, device: torch.device, precision: str = "float32"
+        self,
+        module: nn.Module,
+        spec: Spec | Dataset,
+        device: torch.device,
+        precision: str = "float32",
     ):
         self.layout = Layout.of(module)
         self.initial = self.layout.initial_record(module)
@@ -50,11 +55,11 @@ class Network:
         self._module = module.to(device)
         self._bound: tuple[int, int] | None = None
         self._received: tuple[list[bytes], Tensor] | None = None
-        self._shape, self._autocast = data.images.shape[1:], precision == "bf16"
-        self._is_text, self._codes = data.is_text, data.classes if data.is_text else 256
+        self._shape, self._autocast = spec.shape, precision == "bf16"
+        self._is_text, self._codes = spec.is_text, spec.classes if spec.is_text else 256
         scale = 255.0  # images are kept as uint8 and normalised here, on the device
-        self._mean = torch.tensor(data.mean, device=device)[None, :, None, None] * scale
-        self._std = torch.tensor(data.std, device=device)[None, :, None, None] * scale
+        self._mean = torch.tensor(spec.mean, device=device)[None, :, None, None] * scale
+        self._std = torch.tensor(spec.std, device=device)[None, :, None, None] * scale
 
     def receive(self, arrays: ArrayRecord) -> Tensor:
         """Return the model `(F,)` in a message, on the device; not to be changed.

@@ -1,15 +1,93 @@
 """Data sets in memory: labelled images or text as one value, and what every source offers."""
 
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from fedalign.errors import InputError
 from fedalign.rng import rng
 
 Part = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What every example of a federation looks like, whoever holds it.
+
+    Attributes:
+        shape: `(C, H, W)` of images; of text `(L,)`.
+        classes: Number of classes; of text the size of the vocabulary.
+        mean: Mean of every channel on the 0..1 scale; of text `()`.
+        std: Standard deviation of every channel on the 0..1 scale, above 0; of text `()`.
+        names: What the classes are called, in their order; empty: the numbers 0..classes-1.
+
+    Raises:
+        ValueError: There is no such example; the message begins with the attribute.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be: a specification comes from others, by wire or by hand."""
+        if len(self.shape) != (1 if self.is_text else 3) or min(self.shape) < 1:
+            wanted = "(L,) without a mean" if self.is_text else "(C, H, W)"
+            raise ValueError(f"shape: {self.shape} must be {wanted}, each at least 1")
+        if self.classes < 1:
+            raise ValueError(f"classes: {self.classes} must be at least 1")
+        channels = 0 if self.is_text else self.shape[0]
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != channels or not all(map(math.isfinite, values)):
+                raise ValueError(
+                    f"{key}: {values} must be numbers, as many as channels: {channels}"
+                )
+        if self.std and min(self.std) <= 0:
+            raise ValueError(f"std: {self.std} must be above 0")
+        if self.names and not len(set(self.names)) == len(self.names) == self.classes:
+            found = f"{len(self.names)} names, {len(set(self.names))} of them different"
+            raise ValueError(f"names: {found}, for {self.classes} classes")
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the examples are text, which nobody normalises."""
+        return not self.mean
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What every class is called: its name, or its number where it has none."""
+        return self.names or tuple(map(str, range(self.classes)))
+
+    def to_config(self) -> dict[str, int | list[int] | list[float] | list[str]]:
+        """Return the specification as a Flower `ConfigRecord` takes it; what is empty is left out.
+
+        The keys are `data-shape`, `data-classes`, `data-mean`, `data-std` and `data-names`.
+        """
+        told = {f"data-{key}": value for key, value in asdict(self).items() if value != ()}
+        return {k: list(value) if isinstance(value, tuple) else value for k, value in told.items()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Spec":
+        """Return the specification that `to_config` has written; other keys are left alone.
+
+        Raises:
+            ValueError: A key is missing, or its value makes no sense; the message names it.
+        """
+        told = {field.name: config.get(f"data-{field.name}", ()) for field in fields(cls)}
+        try:
+            return TypeAdapter(cls).validate_python(told)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = "".join(f"{key}: " for key in first["loc"][:1])
+            message = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"data-{place}{message}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +105,7 @@ class Dataset:
         groups: `(N,)` int64, whose each example is: its speaker's or writer's number, or its coarse
             label; None where the data says nothing of the kind. See `partitions.natural`.
         group_names: What group 0, 1, … is called; empty where they have no names.
+        class_names: What class 0, 1, … is called; empty where they have no names.
     """
 
     images: torch.Tensor
@@ -37,6 +116,7 @@ class Dataset:
     source: str
     groups: torch.Tensor | None = None
     group_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is not a data set, so that a bad file is named here and not in training."""
@@ -49,6 +129,9 @@ class Dataset:
         if self.labels.min() < 0 or self.labels.max() >= self.classes:
             found = f"{int(self.labels.min())}..{int(self.labels.max())}"
             raise InputError(f"{self.source}: labels {found} outside 0..{self.classes - 1}")
+        if self.class_names and len(self.class_names) != self.classes:
+            found = f"{len(self.class_names)} class names"
+            raise InputError(f"{self.source}: {found}, for {self.classes} classes")
         self._check_groups()
 
     def _check_images(self) -> None:
@@ -80,6 +163,16 @@ class Dataset:
         """Whether the examples are text, which nobody normalises."""
         return not self.mean
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example: `(C, H, W)`, of text `(L,)`."""
+        return tuple(self.images.shape[1:])
+
+    @property
+    def spec(self) -> Spec:
+        """What the examples look like."""
+        return Spec(self.shape, self.classes, self.mean, self.std, self.class_names)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -101,7 +194,12 @@ class Dataset:
 
 
 class Source(Protocol):
-    """A data set as a part: its options are the parameters of its constructor."""
+    """A data set as a part: its options are the parameters of its constructor.
+
+    Two more methods are optional. `spec() -> Spec` says what every example looks like, for those
+    who hold none; without it that is what the training part has. `has(part) -> bool` says whether
+    there is such a part; without it both are there.
+    """
 
     def load(self, part: Part) -> Dataset:
         """Return the training or the test part; `max_examples` limits the training part only."""

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedalign.data import Dataset
+from fedalign.data import Dataset, Spec
 from fedalign.errors import InputError
 
 TEXT = {"images": torch.zeros(10, 3, dtype=torch.uint8), "mean": (), "std": ()}
@@ -42,6 +42,15 @@ def test_text_is_what_nobody_normalises():
     assert not dataset().is_text
 
 
+def test_what_the_examples_look_like_goes_without_them():
+    names = {"class_names": NAMES}
+    assert dataset(**names).spec == Spec((1, 2, 2), 10, (0.5,), (0.25,), NAMES)
+    assert dataset(**names).subset(4).spec == dataset(**names).spec
+    assert dataset().spec.labels == tuple("0123456789")
+    assert dataset(**TEXT).spec == Spec((3,), 10, (), ())
+    assert dataset(**TEXT).spec.is_text
+
+
 def test_no_limit_and_too_large_a_limit_change_nothing():
     whole = dataset()
     assert whole.subset(None) is whole
@@ -57,6 +66,7 @@ def test_no_limit_and_too_large_a_limit_change_nothing():
         ({"labels": torch.arange(9)}, "labels must be int64, one an image"),
         ({"labels": torch.arange(10) - 1}, r"labels -1\.\.8 outside 0\.\.9"),
         ({"groups": torch.zeros(10)}, "groups must be int64, one an example"),
+        ({"class_names": NAMES[1:]}, "9 class names, for 10 classes"),
         ({"classes": 9}, r"labels 0\.\.9 outside 0\.\.8"),
         ({"mean": (), "std": ()}, r"text must be uint8 \(N, L\), not"),
         (TEXT | {"images": torch.full((10, 3), 10).to(torch.uint8)}, r"code 10 outside 0\.\.9"),

@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedalign.algorithm import ClientAlgorithm, Cohort
 from fedalign.config import Config, Scalar, from_run_config
-from fedalign.data import Dataset
+from fedalign.data import Dataset, Spec
 from fedalign.device import pick_device
 from fedalign.errors import InputError
 from fedalign.masks import MaskPlan, free, phases
@@ -42,27 +42,36 @@ class Federation:
         return self._load("train")
 
     @cached_property
-    def test(self) -> Dataset:
-        """The official test set; only the server asks for it."""
-        return self._load("test")
+    def test(self) -> Dataset | None:
+        """The official test set, if there is one; only the server asks for it."""
+        has = getattr(self.source, "has", lambda _part: True)
+        return self._load("test") if has("test") else None
+
+    @cached_property
+    def source(self) -> Any:
+        """Where the data comes from, see `fedalign.data.Source`."""
+        return self.config.data.build()
+
+    @cached_property
+    def spec(self) -> Spec:
+        """What every example looks like; some sources know it without having any."""
+        return self.source.spec() if hasattr(self.source, "spec") else self.train.spec
 
     @cached_property
     def network(self) -> Network:
         """The network, initialised from the run's seed."""
         config = self.config
-        return Network(self._module(), self.train, pick_device(config.device), config.precision)
+        return Network(self._module(), self.spec, pick_device(config.device), config.precision)
 
     def own_start(self, partition: int) -> torch.Tensor:
         """Return the first weights `(F,)` of one client, where each has its own."""
         return self.network.layout.flatten(self._module(partition)).to(self.network.device)
 
     def _module(self, *whose: int) -> torch.nn.Module:
-        config, shape = self.config, self.train.images.shape[1:]
+        config, spec = self.config, self.spec
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng(config.seed, "init", *whose).integers(2**31)))
-            built: torch.nn.Module = config.model.build(
-                shape=tuple(shape), classes=self.train.classes
-            )
+            built: torch.nn.Module = config.model.build(shape=spec.shape, classes=spec.classes)
         return built
 
     @cached_property
@@ -268,10 +277,11 @@ class Federation:
                 for key, value in shared.items()
                 if isinstance(value, np.ndarray)
             }
-        self.__dict__["train"] = self._placed(Dataset(**(shared | arrays)))
+        train = self._placed(Dataset(**(shared | arrays)))
+        self.__dict__.update(train=train, spec=train.spec)
 
     def _load(self, part: str) -> Dataset:
-        return self._placed(self.config.data.build().load(part))
+        return self._placed(self.source.load(part))
 
     def _placed(self, data: Dataset) -> Dataset:
         device = pick_device(self.config.device)

@@ -44,6 +44,7 @@ def main(grid: Grid, context: Context) -> None:
 
     gc.freeze()  # some Flower strategies collect garbage reply by reply; none of this is any
     testers = federation.testers(len(nodes))
+    assert federation.test is not None
     measure = Measure(
         network.twin(),
         federation.test,

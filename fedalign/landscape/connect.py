@@ -97,15 +97,17 @@ def connect(files: Sequence[File], config: Config) -> Connection:
             `evaluation` how.
 
     Raises:
-        InputError: fewer than two files, or one that does not hold such a model.
+        InputError: fewer than two files, or one that does not hold such a model; or no test part.
     """
     if len(files) < 2:
         told = f"{len(files)} safetensors file{'s' * (len(files) != 1)}"
         raise InputError(f"connect: {told}, but a line has two ends; give two or more")
     federation, settings = Federation(config), config.evaluation
+    if (test := federation.test) is None:
+        raise InputError(f"connect: data set {config.data.name!r} has no test part to measure on")
     named = {_letter(place): file for place, file in enumerate(files)}
     models = {name: read(file, federation.network) for name, file in named.items()}
-    look = Evaluator(federation.network, federation.test, federation.train, settings)
+    look = Evaluator(federation.network, test, federation.train, settings)
     with torch_threads(1):
         paths, means = _paths_and_means(models, federation)
         planes = _planes(models, list(named), settings.plane)
@@ -119,7 +121,7 @@ def connect(files: Sequence[File], config: Config) -> Connection:
         means={name: next(points) for name in means},
         curves=curves,
         maps=[measured(own, [next(points) for _ in own.places]) for own in planes],
-        examples=len(federation.test.subset(settings.examples)),
+        examples=len(test.subset(settings.examples)),
     )
 
 

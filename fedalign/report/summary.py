@@ -22,7 +22,7 @@ def summary(config: Config) -> str:
             f"valid: {config.rounds} rounds, {drawn} of {config.num_clients} clients in each",
             f"  data       {federation.train.source}",
             f"             {len(federation.train):,} training examples, "
-            f"{len(federation.test):,} test examples, {federation.train.classes} classes",
+            f"{len(federation.test or ()):,} test examples, {federation.train.classes} classes",
             f"  partition  {described(config.partition)}",
             f"             {min(sizes):,} to {max(sizes):,} examples a client, "
             f"median {int(np.median(sizes)):,}{_kept_back(federation)}",

@@ -51,7 +51,7 @@ def manifest(federation: Federation, num_clients: int, engine: str, cohort: int)
         "data": {
             "source": federation.train.source,
             "train_examples": len(federation.train),
-            "test_examples": len(federation.test),
+            "test_examples": len(federation.test or ()),
             "client_examples": _sizes(federation.shards(num_clients)),
             "client_holdout": _sizes(federation.holdouts(num_clients)),
         },

@@ -81,6 +81,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "shakespeare": "fedalign.data.shakespeare:Shakespeare",
         "shakespeare-excerpt": "fedalign.data.shakespeare:Excerpt",
         "leaf": "fedalign.data.leaf:LEAF",
+        "folder": "fedalign.data.folder:FolderData",
     },
 }
 SINGULAR = {

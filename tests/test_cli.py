@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -90,10 +91,24 @@ def test_validate_says_what_clients_keep_back(fedalign):
     assert "10 of 10 clients test for themselves (client_every 5, holdout 0.3" in told
 
 
+def test_validate_shows_ones_own_images(fedalign, tmp_path):
+    images, labels = np.zeros((40, 6, 5), np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "train.npz", images=images, labels=labels)
+    words = (f"data.dir={tmp_path}", "data.labels=cat dog", "partition=iid", "num_clients=4")
+    result = fedalign("validate", "quickstart", "data=folder", *words)
+    assert result.exit_code == 0, result.output
+    assert f"own images, train part, from {tmp_path}/train.npz, SHA-256 " in result.output
+    assert "40 training examples, 0 test examples, 2 classes" in result.output
+    words = (f"data.dir={tmp_path}", "data.labels=cat")
+    result = fedalign("validate", "quickstart", "data=folder", *words)
+    assert result.exit_code == 2
+    assert "data.labels: 'cat' is not allowed: two or more different names" in result.stderr
+
+
 def test_list_names_every_part(fedalign):
     result = fedalign("list")
     assert result.exit_code == 0, result.output
-    for name in ("fedavg", "fedpfn", "fedpnu", "dirichlet", "iid", "resnet20", "fashion-mnist"):
+    for name in ("fedavg", "fedpfn", "fedpnu", "dirichlet", "iid", "resnet20", "folder"):
         assert f"  {name} " in result.output
     assert "fixed_ratio=0.4" in result.output
     assert "(pip install 'fedalign[flwr-datasets]')" in result.output

@@ -66,6 +66,15 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[Array]:
         raise InputError(f"{path}: not a readable .npz with {wanted}: {error}") from error
 
 
+def names_in(path: Path) -> list[str]:
+    """Return what the arrays of an archive are called; raises `InputError` if it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return list(archive.files)
+    except _DAMAGED as error:
+        raise InputError(f"{path}: not a readable .npz: {error}") from error
+
+
 def _dimensions(raw: bytes) -> tuple[int, ...]:
     zero, kind, count = struct.unpack_from(">HBB", raw)
     if (zero, kind) != (0, 8):

@@ -1,0 +1,195 @@
+"""The forms that users' own images come in: a NumPy archive, folders of classes, a CSV file."""
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedalign.data import Part, Spec
+from fedalign.data.archive import Archive
+from fedalign.data.demands import check_shape, numbers
+from fedalign.data.pictures import SUFFIXES, pixels
+from fedalign.errors import InputError
+
+FORMS = (
+    "{part}.npz with images and labels, {part}/<class>/ with image files, "
+    "and {part}.csv with the columns file and label"
+)
+LEFT_BEHIND = {"thumbs.db", "desktop.ini"}  # by Windows
+
+
+class Form(Protocol):
+    """One part of a folder, found and listed; its images are read when they are asked for."""
+
+    @property
+    def place(self) -> Path:
+        """Where it is."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the first image, `(C, H, W)`."""
+        ...
+
+    def labels(self) -> set[str] | int:
+        """Return what its classes are called; of numbered ones how many there must be."""
+        ...
+
+    def read(self, spec: Spec, whose: str) -> tuple[Tensor, Tensor]:
+        """Return images `(N, C, H, W)` uint8 and labels `(N,)` int64.
+
+        Raises:
+            InputError: something is not as `spec` has it, which is `whose`; or cannot be read.
+        """
+        ...
+
+
+def has(folder: Path, part: Part) -> bool:
+    """Return whether a folder has one part, in whichever form."""
+    return bool(_candidates(folder, part))
+
+
+def find(folder: Path, part: Part, shape: tuple[int, ...] | None) -> Form | None:
+    """Return one part of a folder; None where it has no such part.
+
+    Args:
+        folder: holds the data.
+        part: which part.
+        shape: of an image, if it is known.
+
+    Raises:
+        InputError: there is more than one form of it, or its files are in disorder.
+    """
+    found = _candidates(folder, part)
+    if len(found) > 1:
+        told = " and as ".join(found)
+        raise InputError(f"{folder}: the {part} part is there as {told}; keep one of them")
+    for name in found:
+        path = folder / name
+        if path.suffix == ".npz":
+            return Archive(path, shape)
+        return _listed(path) if path.suffix == ".csv" else _in_classes(path.parent, found[name])
+    return None
+
+
+def _candidates(folder: Path, part: Part) -> dict[str, list[Path]]:
+    """Return the forms of a part by their names, and the folders of classes of those that have."""
+    found: dict[str, list[Path]] = {
+        name: [] for name in (f"{part}.npz", f"{part}.csv") if (folder / name).is_file()
+    }
+    if classes := _folders(folder / part):
+        found[f"{part}/<class>/"] = classes
+    # Folders beside a CSV file are where its images lie.
+    if part == "train" and "train.csv" not in found and not (folder / "train").is_dir():
+        own = [path for path in _folders(folder) if path.name != "test"]
+        if any(_is_image(file) for path in own for file in path.iterdir()):
+            found["<class>/"] = own
+    return found
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files with their labels, in a fixed order.
+
+    Attributes:
+        place: the folder or the CSV file.
+        files: each image, and its label.
+        at: every label, and where it stands first, for messages.
+    """
+
+    place: Path
+    files: Sequence[tuple[Path, str]]
+    at: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        """Refuse to be nothing."""
+        if not self.files:
+            raise InputError(f"{self.place}: there are no images")
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the first image, `(C, H, W)`."""
+        return pixels(self.files[0][0]).shape
+
+    def labels(self) -> set[str] | int:
+        """Return the labels, those of empty folders too."""
+        return set(self.at)
+
+    def read(self, spec: Spec, whose: str) -> tuple[Tensor, Tensor]:
+        """Return images and labels; see `Form`. Every image is decoded into its place."""
+        number = numbers(self.at, spec, whose)
+        images = np.empty((len(self.files), *spec.shape), np.uint8)
+        for row, (path, _) in enumerate(self.files):
+            image = pixels(path)
+            check_shape(path, image.shape, spec, whose)
+            images[row] = image
+        labels = torch.tensor([number[label] for _, label in self.files])
+        return torch.from_numpy(images), labels
+
+
+def _in_classes(place: Path, folders: Iterable[Path]) -> Files:
+    """Return the images in folders of classes, sorted by class and name."""
+    for path in filter(_is_image, _visible(place)):
+        raise InputError(f"{path}: an image beside the folders of classes, so of no class")
+    files, at = [], {}
+    for folder in folders:
+        at[folder.name] = str(folder)
+        for path in _visible(folder):
+            if not _is_image(path):
+                wanted = f"image files ({', '.join(SUFFIXES)}), directly"
+                raise InputError(f"{path}: not an image; the folder of a class holds {wanted}")
+            files.append((path, folder.name))
+    return Files(place, files, at)
+
+
+def _listed(path: Path) -> Files:
+    """Return the images that a CSV file lists, in its order; links are followed."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines, skipinitialspace=True)
+            columns = reader.fieldnames or []
+            if not {"file", "label"} <= set(columns):
+                found = ", ".join(columns) or "none"
+                raise InputError(f"{path}: its columns must be file and label, not {found}")
+            rows = [(f"{path} line {reader.line_num}", row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a readable CSV file in UTF-8: {error}") from error
+    files, at = [], dict[str, str]()
+    for place, row in rows:
+        if not row["file"] or not row["label"] or None in row:
+            raise InputError(f"{place}: must have a value for each of {', '.join(columns)}")
+        files.append((_inside(path.parent, row["file"], place), row["label"]))
+        at.setdefault(row["label"], place)
+    return Files(path, files, at)
+
+
+def _inside(folder: Path, file: str, place: str) -> Path:
+    """Return where a file is; who wrote the list is not to read what else is on this machine."""
+    path = Path(os.path.normpath(file))
+    if path.is_absolute() or path.parts[:1] == ("..",):
+        raise InputError(f"{place}: file {file!r} is not a path inside {folder}")
+    return folder / path
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if path.is_dir()] if folder.is_dir() else []
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted by name, without what is hidden."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name.lower() not in LEFT_BEHIND
+    )
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()

@@ -1,0 +1,40 @@
+"""Image files, decoded by Pillow."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fedalign.data.formats import Array
+from fedalign.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+CHANNELS = {"L": 1, "RGB": 3}  # of Pillow's modes
+
+_DAMAGED = (OSError, EOFError, ValueError, SyntaxError, struct.error, zlib.error)
+
+
+def pixels(path: Path) -> Array:
+    """Return an image as bytes `(C, H, W)`: grey has one channel, colour has three.
+
+    Raises:
+        InputError: it is damaged, or of another kind, which would have to be converted.
+    """
+    try:
+        with Image.open(path) as image:
+            _check(path, image)
+            image.load()
+            array = np.asarray(image)
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable image: {error}") from error
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _check(path: Path, image: Image.Image) -> None:
+    # Pillow narrows colours of 16 bits on its own, and says so only here.
+    deep = " of 16 bits" if ";16" in str(getattr(image, "tile", "")) else ""
+    if image.mode not in CHANNELS or deep:
+        wanted = "L (grey, 1 channel) and RGB (3 channels), of 8 bits, are allowed"
+        raise InputError(f"{path}: mode {image.mode}{deep}; {wanted}")

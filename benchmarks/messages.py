@@ -25,8 +25,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedalign.cohorts import Wanted, clients_in
+from fedalign.cohorts import Wanted
 from fedalign.rounds import group_size
+from fedalign.sums import clients_in
 
 server = ServerApp()
 

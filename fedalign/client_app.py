@@ -17,6 +17,7 @@ from fedalign.cohorts import Answers, CohortApp, RunConfig, Wanted
 from fedalign.device import torch_threads
 from fedalign.federation import Federation, federation_of
 from fedalign.masks import MaskPlan
+from fedalign.outbox import Outbox
 from fedalign.replies import Sender, each, mean
 from fedalign.rng import rng
 from fedalign.wire import TrainTask, arrays_of, evaluate_reply, round_of
@@ -36,8 +37,15 @@ class App(CohortApp):
         models = trainer.train(federation, task, messages, contexts, wanted.cohort)
         sender = Sender.of(federation, task, messages[0])
         if wanted.fuse:
-            return mean(sender, messages, models, wanted.keep)
+            return mean(sender, messages, models, wanted)
         return each(sender, messages, models)
+
+    def flaw(
+        self, message: Message, context: Context, reply: Message, most: float | None
+    ) -> str | None:
+        """Return why a client's reply cannot be summed; None if it can."""
+        outbox = Outbox(federation_of(context.run_config).codec, [message], most)
+        return outbox.flaw(reply, int(context.node_config["partition-id"]))
 
     def sizes(self, run_config: RunConfig, num_partitions: int) -> list[float]:
         """Return how many examples each client has."""

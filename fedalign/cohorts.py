@@ -8,19 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from flwr.app import (
-    Array,
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Message,
-    MessageType,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import (
     FedAdagrad,
@@ -33,15 +23,11 @@ from flwr.serverapp.strategy import (
 )
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
-from fedalign.arrays import num_bytes, view_of
+from fedalign.checks import WEIGHT, flaw_of
 from fedalign.simulation.app import Scalar
 
-WEIGHT = "num-examples"
-BLOCK = 1 << 13  # numbers summed at a time, which stay in the cache
-Pairs = Sequence[tuple[ArrayRecord, MetricRecord]]
 RunConfig = Mapping[str, Scalar]
 _AVERAGING = (FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam, FedYogi)
-_KEY = "fused"
 
 log = logging.getLogger("fedalign")
 
@@ -54,11 +40,13 @@ class Wanted:
         cohort: how many clients are trained as one, at most.
         fuse: the clients' weighted mean will do in place of their models.
         keep: nodes whose own models are wanted all the same.
+        most: how far a model that is summed may have moved, see `Config.max_update_norm`.
     """
 
     cohort: int = 1
     fuse: bool = False
     keep: frozenset[int] = frozenset()
+    most: float | None = None
 
 
 @dataclass
@@ -68,10 +56,12 @@ class Answers:
     Attributes:
         replies: one a client, or one for several; errors among them.
         models: by node, the models that `Wanted.keep` asked for, if they are not in the replies.
+        summed: replies may stand for several clients, and say so by a `Mark`.
     """
 
     replies: list[Message] = field(default_factory=list)
     models: dict[int, ArrayRecord] = field(default_factory=dict)
+    summed: bool = False
 
 
 class CohortApp(ClientApp):
@@ -82,6 +72,16 @@ class CohortApp(ClientApp):
     ) -> Answers:
         """Return the answers of several clients whose messages have one and the same content."""
         raise NotImplementedError
+
+    def flaw(
+        self,
+        message: Message,
+        context: Context,  # noqa: ARG002
+        reply: Message,
+        most: float | None,
+    ) -> str | None:
+        """Return why a client's reply to a message cannot be summed; None if it can."""
+        return flaw_of(message, reply, most)
 
     def sizes(self, run_config: RunConfig, num_partitions: int) -> Sequence[float]:  # noqa: ARG002
         """Return how much each client has to do, in any unit."""
@@ -134,66 +134,24 @@ def averages(strategy: Strategy) -> bool:
     )
 
 
-def fuse(replies: Sequence[Message], wanted: Wanted) -> Answers:
-    """Return one reply in place of several, if they can be averaged; errors stay as they are.
-
-    Models are summed in float64, in the order of `replies`.
-    """
-    good = [reply for reply in replies if reply.has_content()]
-    pairs = [_pair(reply) for reply in good] if wanted.fuse else []
-    if not pairs or not _alike(pairs):  # if replies differ, the strategy will say so
-        return Answers(list(replies))
-    models, metrics = [model for model, _ in pairs], [own for _, own in pairs]
-    weights = [cast(float, own[WEIGHT]) for own in metrics]
-    mean = aggregate_metricrecords([RecordDict({"m": own}) for own in metrics], WEIGHT)
-    mean[WEIGHT] = sum(weights)
-    kept = {
-        reply.metadata.src_node_id: model
-        for reply, model in zip(good, models, strict=True)
-        if reply.metadata.src_node_id in wanted.keep
-    }
-    first = good[0]
-    values: dict[int, Any] = {id(models[0]): _mean(models, weights), id(metrics[0]): mean}
-    for key, record in list(first.content.items()):
-        if id(record) in values:
-            first.content[key] = values[id(record)]
-    mark(first, len(good), sum(map(num_bytes, models)))
-    return Answers([first, *(reply for reply in replies if reply.has_error())], kept)
-
-
-def _pair(reply: Message) -> tuple[ArrayRecord, MetricRecord] | None:
-    """Return the model and the metrics of a reply that has one of each."""
-    records = list(reply.content.values())
-    models = [record for record in records if isinstance(record, ArrayRecord)]
-    metrics = [record for record in records if isinstance(record, MetricRecord)]
-    return (models[0], metrics[0]) if len(models) == len(metrics) == 1 else None
-
-
-def _alike(pairs: Sequence[tuple[ArrayRecord, MetricRecord] | None]) -> TypeGuard[Pairs]:
-    """Return whether replies can be averaged, by the rules of Flower's FedAvg."""
-    if pairs[0] is None or not isinstance(pairs[0][1].get(WEIGHT), int | float):
-        return False
-    keys = [record.keys() for record in pairs[0]]
-    return all(pair and [record.keys() for record in pair] == keys for pair in pairs)
-
-
-def mark(reply: Message, clients: int, sent: int) -> None:
-    """Write on a reply how many clients it stands for, and the bytes that they would have sent."""
-    reply.content[_KEY] = ConfigRecord({"clients": clients, "bytes": sent})
-
-
-def clients_in(reply: Message) -> int:
-    """Return how many clients a reply stands for."""
-    record: Any = reply.content.get(_KEY, {"clients": 1})
-    return int(record["clients"])
-
-
-def unmark(reply: Message) -> tuple[int, int] | None:
-    """Return what `mark` wrote, and take it off."""
-    if _KEY not in reply.content:
-        return None
-    record: Any = reply.content.pop(_KEY)
-    return record["clients"], record["bytes"]
+def flaws(
+    app: ClientApp,
+    messages: Sequence[Message],
+    contexts: Sequence[Context],
+    replies: Sequence[Message],
+    wanted: Wanted,
+) -> dict[int, str]:
+    """Return by node why its reply cannot be summed, where replies are; errors are told already."""
+    found: dict[int, str] = {}
+    for message, context, reply in zip(messages, contexts, replies, strict=True):
+        if not wanted.fuse or reply.has_error():
+            continue
+        if isinstance(app, CohortApp):
+            flaw = app.flaw(message, context, reply, wanted.most)
+        else:
+            flaw = flaw_of(message, reply, wanted.most)
+        found |= {message.metadata.dst_node_id: flaw} if flaw else {}
+    return found
 
 
 def train_together(
@@ -214,27 +172,3 @@ def train_together(
         for context, state in zip(contexts, states, strict=True):
             context.state = state  # some may have been trained already
         return None
-
-
-def _mean(models: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:
-    if len(models) == 1:
-        return models[0]
-    return ArrayRecord(
-        {name: Array(_weighted([m[name] for m in models], weights)) for name in models[0]}
-    )
-
-
-def _weighted(arrays: Sequence[Array], weights: Sequence[float]) -> np.ndarray:
-    """Return the weighted mean, of the arrays' type, or float64 for integers."""
-    views = [view_of(array) for array in arrays]
-    kind = views[0].dtype if np.issubdtype(views[0].dtype, np.floating) else np.dtype(np.float64)
-    mean, flat, total = np.empty(views[0].size, kind), [v.ravel() for v in views], sum(weights)
-    summed, term = np.empty(BLOCK), np.empty(BLOCK)
-    for start in range(0, mean.size, BLOCK):
-        count = min(BLOCK, mean.size - start)
-        part, a, b = slice(start, start + count), summed[:count], term[:count]
-        np.multiply(flat[0][part], weights[0], out=a, dtype=np.float64)
-        for vector, weight in zip(flat[1:], weights[1:], strict=True):
-            a += np.multiply(vector[part], weight, out=b, dtype=np.float64)
-        np.divide(a, total, out=mean[part], casting="same_kind")
-    return mean.reshape(views[0].shape)

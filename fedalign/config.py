@@ -101,6 +101,13 @@ class Config(Section):
     wire: Literal["float32", "float16"] = Field(
         "float32", description="float16: models travel in half precision, replies as changes"
     )
+    max_update_norm: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="clients whose model moved further from what they were sent than this L2 norm "
+        "over all parameters are left out; null: no limit",
+    )
     data: PartField = _default("data")
     partition: PartField = _default("partition")
     model: PartField = _default("model")

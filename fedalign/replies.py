@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from torch import Tensor
 
 from fedalign.arrays import num_bytes
-from fedalign.cohorts import Answers, mark
+from fedalign.checks import check_finite, check_norm, check_numbers
+from fedalign.cohorts import Answers, Wanted
 from fedalign.federation import Federation
 from fedalign.masks import MaskPlan, trained
+from fedalign.sums import Mark, mark, nobody
 from fedalign.trainer import Model
 from fedalign.wire import Codec, TrainTask, arrays_of, train_reply
 
@@ -62,21 +64,49 @@ def each(sender: Sender, messages: Sequence[Message], models: Iterable[Model]) -
 
 
 def mean(
-    sender: Sender, messages: Sequence[Message], models: Iterable[Model], keep: frozenset[int]
+    sender: Sender, messages: Sequence[Message], models: Iterable[Model], wanted: Wanted
 ) -> Answers:
-    """Return one reply for all clients: their mean, summed in float64 in a fixed order."""
+    """Return one reply for all clients: their mean, summed in float64 in a fixed order.
+
+    Those whose numbers cannot be used are left out, and are told of.
+    """
     layout = sender.codec.layout
     total = torch.zeros(layout.size, dtype=torch.float64, device=sender.start.device)
-    total_loss, count = 0.0, 0
-    kept: dict[int, ArrayRecord] = {}
+    told, count = dict[str, float](), 0
+    kept, left_out = dict[int, ArrayRecord](), dict[int, str]()
     for model in models:
         client = model.client
         examples, node = len(client.rows), messages[client.place].metadata.dst_node_id
+        if why := _flaw(sender, model, wanted.most):
+            left_out[node] = why
+            continue
         total.add_(model.vector, alpha=examples)
-        total_loss, count = total_loss + model.metrics["train_loss"] * examples, count + examples
-        if node in keep:
+        count += examples
+        for key, value in model.metrics.items():
+            told[key] = told.get(key, 0.0) + value * examples
+        if node in wanted.keep:
             kept[node] = sender.pack(model.vector, client.partition)
-    mean = sender.pack((total / count).float())
-    reply = train_reply(messages[0], mean, count, {"train_loss": total_loss / count})
-    mark(reply, len(messages), len(messages) * num_bytes(mean))
+    packed = sender.pack((total / count).float() if count else sender.start)
+    marked = Mark(len(messages), len(messages) * num_bytes(packed), left_out)
+    if not count:
+        return Answers([nobody(Message(RecordDict(), reply_to=messages[0]), marked)])
+    means = {key: value / count for key, value in told.items()}
+    reply = train_reply(messages[0], packed, count, means)
+    mark(reply, marked)
     return Answers([reply], kept)
+
+
+def _flaw(sender: Sender, model: Model, most: float | None) -> str | None:
+    """Return why a model cannot be summed; None if it can."""
+    layout, vector = sender.codec.layout, model.vector
+    try:
+        check_numbers(model.metrics)
+        if not torch.isfinite(torch.dot(vector, vector)):
+            for entry in layout.entries:
+                check_finite(entry.name, entry.view(vector).cpu().numpy())
+        if most is not None:
+            change = (vector - sender.start)[: layout.num_parameters]
+            check_norm(float(torch.linalg.vector_norm(change)), most)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -19,15 +19,19 @@ from flwr.serverapp.strategy import Strategy
 
 from fedalign.afterwards import Afterwards, Callback
 from fedalign.arrays import num_bytes
-from fedalign.cohorts import Answers, CohortGrid, Wanted, averages, clients_in, unmark
+from fedalign.checks import metrics_in
+from fedalign.cohorts import Answers, CohortGrid, Wanted, averages
 from fedalign.errors import FedalignError
+from fedalign.inbox import Inbox, measured, received
 from fedalign.landscape.barriers import Curve
 from fedalign.landscape.planes import Map
 from fedalign.nodes import by_partition, draw, shown, why_not
+from fedalign.outbox import Outbox
 from fedalign.parameters import like
 from fedalign.personal import spread
 from fedalign.rng import rng
-from fedalign.wire import Codec, Outbox, arrays_of, size_of
+from fedalign.sums import clients_in
+from fedalign.wire import Codec, arrays_of, size_of
 
 log = logging.getLogger("fedalign")
 
@@ -39,7 +43,7 @@ PLAIN = Wanted()
 
 
 class RoundFailedError(FedalignError):
-    """A round in which no client answered with a model."""
+    """A round in which no client answered with a model that can be used."""
 
 
 @dataclass
@@ -88,6 +92,7 @@ def run_rounds(
     cohort: int = 1,
     fused: bool = False,
     codec: Codec | None = None,
+    max_update_norm: float | None = None,
     keep: Keep = lambda _number, _partitions: (),
     callbacks: Sequence[Callback] = (),
     overlap: Callable[[int], bool] = lambda _number: False,
@@ -111,12 +116,13 @@ def run_rounds(
         cohort: how many clients are trained as one, where grid and ClientApp can.
         fused: sum client models where they are trained, where grid and strategy allow it.
         codec: how models travel; None: as they are.
+        max_update_norm: clients whose models moved further are left out; None: no limit.
         keep: of a round's partitions, those whose models the callbacks look at.
         callbacks: called after each round, in this order.
         overlap: of a round's number, whether callbacks may be called while the next one trains.
 
     Raises:
-        RoundFailedError: if no client of a round answered with a model.
+        RoundFailedError: if no client of a round answered with a model that can be used.
     """
     fused = fused and averages(strategy)
     with Afterwards(callbacks, overlap) as afterwards:
@@ -126,28 +132,27 @@ def run_rounds(
             # Draw who takes part.
             drawn = draw(nodes, clients_per_round, seed, "sample", number)
             looked_at = [drawn[partition] for partition in keep(number, list(drawn))]
-            wanted = Wanted(cohort, fused, frozenset(looked_at))
+            wanted = Wanted(cohort, fused, frozenset(looked_at), max_update_norm)
 
             # Train locally.
             messages = strategy.configure_train(number, arrays, ConfigRecord(), shown(grid, drawn))
             ordered = by_partition(messages, drawn)
-            outbox = Outbox(codec, ordered) if codec else None
+            outbox = Outbox(codec, ordered, max_update_norm)
             answers = _exchange(grid, ordered, drawn, timeout, number, wanted)
-            replies = answers.replies
-            sizes = [unmark(m) or (1, size_of(m)) for m in replies]
-            models = _opened(answers, outbox, drawn, wanted)
+            inbox = received(answers, outbox, drawn, wanted.keep)
+            _report_dropped(inbox, number)
 
             # Fuse. Some strategies empty the replies as they go, so they come last. And Flower's
             # differential privacy draws its noise from NumPy's global state.
             np.random.seed(rng(seed, "flower", number).integers(1 << 32))
-            result, numbers = strategy.aggregate_train(number, replies)
+            result, numbers = strategy.aggregate_train(number, inbox.replies)
             if result is None:
                 raise RoundFailedError(f"round {number}: the strategy made no model of the replies")
-            outcome = Round(number, arrays, like(result, arrays), models)
+            outcome = Round(number, arrays, like(result, arrays), inbox.models)
             outcome.metrics |= _scalars(numbers)
-            outcome.metrics["clients"] = sum(clients for clients, _ in sizes)
+            outcome.metrics |= {"clients": inbox.clients, "dropped": inbox.dropped}
             outcome.metrics["bytes_down"] = sum(map(size_of, ordered))
-            outcome.metrics["bytes_up"] = sum(sent for _, sent in sizes)
+            outcome.metrics["bytes_up"] = inbox.size
             arrays = outcome.after
 
             # Measure.
@@ -164,16 +169,19 @@ def _let_clients_evaluate(
     strategy: Strategy, grid: Grid, outcome: Round, drawn: Mapping[int, int], timeout: float
 ) -> None:
     """Add to the outcome what clients measure, each, on average, and how far they are apart."""
-    number, partition_of = outcome.number, {node: p for p, node in drawn.items()}
+    number = outcome.number
     messages = strategy.configure_evaluate(
         number, outcome.after, ConfigRecord(), shown(grid, drawn)
     )
-    replies = _exchange(grid, by_partition(messages, drawn), drawn, timeout, number).replies
+    came = _exchange(grid, by_partition(messages, drawn), drawn, timeout, number).replies
+    inbox = measured(came, drawn)
+    if inbox.why:
+        log.warning("round %d: of those that evaluate %s", number, inbox.told())
     outcome.evaluations = {
-        partition_of[reply.metadata.src_node_id]: _scalars(*reply.content.metric_records.values())
-        for reply in replies
+        inbox.partition_of[reply.metadata.src_node_id]: _scalars(metrics_in(reply.content))
+        for reply in inbox.replies
     }
-    told = _scalars(strategy.aggregate_evaluate(number, replies))
+    told = _scalars(strategy.aggregate_evaluate(number, inbox.replies))
     told |= spread(list(outcome.evaluations.values()))
     outcome.metrics |= {f"client_{key}": value for key, value in told.items()}
 
@@ -187,6 +195,7 @@ def _exchange(
     wanted: Wanted = PLAIN,
 ) -> Answers:
     """Return the usable replies in partition order, and models that came beside them."""
+    summed = isinstance(grid, CohortGrid) and wanted.fuse
     if isinstance(grid, CohortGrid):
         answers = grid.exchange(messages, wanted, group_size(messages, wanted), timeout)
     else:
@@ -198,26 +207,9 @@ def _exchange(
 
     failed = [reply for reply in answers.replies if reply.has_error()]
     good = sorted((reply for reply in answers.replies if reply.has_content()), key=place)
-    _report_missing(messages, good, failed, place, number)
-    return Answers(good, answers.models)
-
-
-def _opened(
-    answers: Answers, outbox: Outbox | None, drawn: Mapping[int, int], wanted: Wanted
-) -> dict[int, ArrayRecord]:
-    """Return the models wanted by partition; unpacks the replies."""
-    partition_of = {node: partition for partition, node in drawn.items()}
-    models: dict[int, ArrayRecord] = {}
-    for node, arrays in answers.models.items():
-        partition = partition_of[node]
-        models[partition] = outbox.unpack(arrays, node, partition) if outbox else arrays
-    for reply in answers.replies:
-        node = reply.metadata.src_node_id
-        if outbox:
-            outbox.open(reply, partition_of[node])
-        if node in wanted.keep and partition_of[node] not in models:
-            models[partition_of[node]] = ArrayRecord(dict(arrays_of(reply)))
-    return dict(sorted(models.items()))
+    answered = sum(map(clients_in, good)) if summed else len(good)
+    _report_missing(len(messages), answered, failed, partition_of, number)
+    return Answers(good, answers.models, summed)
 
 
 def group_size(messages: Sequence[Message], wanted: Wanted) -> int:
@@ -234,21 +226,31 @@ def most_sums(size: int) -> int:
 
 
 def _report_missing(
-    messages: list[Message],
-    good: list[Message],
+    asked: int,
+    answered: int,
     failed: list[Message],
-    place: Callable[[Message], int],
+    partition_of: Mapping[int, int],
     number: int,
 ) -> None:
     """Warn of clients without an answer; raise if nobody answered."""
-    missing = len(messages) - len(failed) - sum(clients_in(reply) for reply in good)
+    missing = asked - len(failed) - answered
     if failed or missing:
-        lost = f"{len(failed)} of {len(messages)} clients failed, {missing} did not answer"
-        if failed:
-            lost += f"; client {place(failed[0])}: {why_not(failed[0])}"
-        if not good:
+        lost = f"{len(failed)} of {asked} clients failed, {missing} did not answer"
+        if failed:  # Flower's server answers for a client whose message it has lost
+            partition = partition_of.get(failed[0].metadata.src_node_id)
+            who = "a client" if partition is None else f"client {partition}"
+            lost += f"; {who}: {why_not(failed[0])}"
+        if not answered:
             raise RoundFailedError(f"round {number}: {lost}")
         log.warning("round %d: %s", number, lost)
+
+
+def _report_dropped(inbox: Inbox, number: int) -> None:
+    """Warn of clients that are left out; raise if nobody is left."""
+    if not inbox.replies:
+        raise RoundFailedError(f"round {number}: nobody is left: {inbox.told()}")
+    if inbox.why:
+        log.warning("round %d: %s", number, inbox.told())
 
 
 def _scalars(*records: MetricRecord | None) -> dict[str, float]:

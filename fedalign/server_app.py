@@ -78,6 +78,7 @@ def main(grid: Grid, context: Context) -> None:
             cohort=cohort,
             fused=config.simulation.fuse and not federation.codec.half,
             codec=federation.codec,
+            max_update_norm=config.max_update_norm,
             keep=measure.wants,
             callbacks=[measure, folder, progress, checkpoints],
             overlap=lambda number: (

@@ -7,7 +7,7 @@ control variates, is a record of its own under `EXTRA`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import cast
 
@@ -18,10 +18,12 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from fedalign.arrays import num_bytes, view_of
-from fedalign.masks import MaskPlan, trained
-from fedalign.parameters import Layout
+from fedalign.checks import check_as_sent, check_names, values_of
+from fedalign.masks import MaskPlan
+from fedalign.parameters import Entry, Layout
 
 EXTRA = "extra"
+FLOATS = ("float16", "float32", "float64")
 _PREFIX = "mask-"
 _PLAN = TypeAdapter(MaskPlan)
 
@@ -124,74 +126,55 @@ class Codec:
 
     def unpack_extra(self, array: Array, mask: Tensor | None) -> Array:
         """Return it `(P,)`, float32, zeros for the fixed ones; `ValueError` if it cannot be."""
-        came = array.numpy().astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):
+            came = values_of(EXTRA, array, FLOATS).astype(np.float32, copy=False)
         zeros = np.zeros(self.layout.num_parameters, np.float32)
         return Array(_placed(came, zeros, None if mask is None else mask.numpy(), EXTRA, False))
 
-    def unpack(self, arrays: ArrayRecord, sent: ArrayRecord, mask: Tensor | None) -> ArrayRecord:
-        """Return the model that a reply means; `ValueError` names a tensor of a wrong size.
+    def unpack(
+        self, arrays: ArrayRecord, sent: ArrayRecord, mask: Tensor | None, summed: bool = False
+    ) -> ArrayRecord:
+        """Return the model that a reply means, in the order in which it was sent.
+
+        `ValueError` names an array that is not of that model, or not of its size or dtype.
 
         Args:
             arrays: what came, packed or whole.
             sent: the global model as the server has it.
             mask: which weights `(P,)` the client may have trained.
+            summed: it is the mean of several models.
         """
-        whole: dict[str, Array] = dict(arrays)
-        for entry in self.layout.parameters:
-            array, half = arrays[entry.name], arrays[entry.name].dtype == "float16"
-            if tuple(array.shape) == entry.shape and not half:
-                continue
-            free = None if mask is None else entry.view(mask).numpy()
-            came, before = view_of(array), view_of(sent[entry.name])
-            whole[entry.name] = Array(_placed(came, before, free, entry.name, change=half))
+        check_names(arrays, sent)
+        entries = {entry.name: entry for entry in self.layout.parameters}
+        whole: dict[str, Array] = {}
+        for name, before in sent.items():
+            if name in entries:
+                whole[name] = self._parameter(entries[name], arrays[name], before, mask)
+            else:
+                check_as_sent(name, arrays[name], before, summed)
+                whole[name] = arrays[name]
         return ArrayRecord(whole)
 
-
-class Outbox:
-    """What was sent in a round, which tells what the replies mean.
-
-    Sends it as the codec does: messages that were told the same share a content, and still do.
-    """
-
-    def __init__(self, codec: Codec, messages: Iterable[Message]):
-        self._codec = codec
-        self._sent: dict[int, tuple[ArrayRecord, MaskPlan]] = {}
-        told: dict[int, tuple[ArrayRecord, MaskPlan]] = {}
-        for message in messages:
-            if id(message.content) not in told:
-                arrays = arrays_of(message)
-                told[id(message.content)] = arrays, TrainTask.read(message).plan
-                message.content["arrays"] = codec.shrink(arrays)
-            self._sent[message.metadata.dst_node_id] = told[id(message.content)]
-
-    def unpack(self, arrays: ArrayRecord, node: int, partition: int) -> ArrayRecord:
-        """Return the model that came from a node."""
-        return self._codec.unpack(arrays, self._sent[node][0], self._mask(node, partition))
-
-    def open(self, reply: Message, partition: int) -> None:
-        """Replace what came packed in a reply by what it means."""
-        node = reply.metadata.src_node_id
-        reply.content["arrays"] = self.unpack(arrays_of(reply), node, partition)
-        if EXTRA in reply.content:
-            mask, extras = self._mask(node, partition), reply.content.array_records[EXTRA]
-            for key, array in list(extras.items()):
-                extras[key] = self._codec.unpack_extra(array, mask)
-
-    def _mask(self, node: int, partition: int) -> Tensor | None:
-        return trained(self._sent[node][1].of(partition), self._codec.layout)
+    def _parameter(self, entry: Entry, array: Array, sent: Array, mask: Tensor | None) -> Array:
+        """Return a parameter as a reply means it."""
+        came = values_of(entry.name, array, [sent.dtype, *(["float16"] if self.half else [])])
+        change = came.dtype == np.float16
+        if came.shape == entry.shape and not change:
+            return array
+        free = None if mask is None else entry.view(mask).numpy()
+        return Array(_placed(came, view_of(sent), free, entry.name, change))
 
 
 def _placed(
     came: np.ndarray, before: np.ndarray, free: np.ndarray | None, name: str, change: bool
 ) -> np.ndarray:
     """Return a tensor whose trained entries came, as values or as their change."""
-    if free is not None and came.ndim == 1 and came.size == int(free.sum()) < before.size:
+    if free is not None and came.shape == (np.count_nonzero(free),):
         values = before.copy()
         values[free] = values[free] + came if change else came
         return values
-    if came.size != before.size:
+    if came.shape != before.shape:
         raise ValueError(f"{name!r} came as {came.shape}, and is {before.shape}")
-    came = came.reshape(before.shape)
     return np.asarray(before + came) if change else came
 
 

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from pydantic import Field
 
-from fedalign.cohorts import WEIGHT
+from fedalign.checks import WEIGHT
 from fedalign.parameters import Layout
 
 Weighting = Annotated[

@@ -20,14 +20,16 @@ from flwr.serverapp.strategy import (
 
 from clients.local import Local
 from fedalign.client_app import app as own_app
-from fedalign.cohorts import CohortApp, Wanted, averages, clients_in, fuse, unmark
+from fedalign.cohorts import CohortApp, Wanted, averages
 from fedalign.config import read
 from fedalign.federation import Federation, federation_of
 from fedalign.network import Network
 from fedalign.nodes import by_partition, draw, shown
+from fedalign.outbox import Outbox
 from fedalign.simulation.grid import _groups, serve
 from fedalign.simulation.inline import InlineGrid
-from fedalign.wire import Outbox, train_reply
+from fedalign.sums import Mark, clients_in, fuse, unmark
+from fedalign.wire import train_reply
 
 
 def reply(node, w, weight, n=5):
@@ -48,7 +50,7 @@ def test_mean_by_hand():
     assert {n: m["w"].numpy().tolist() for n, m in answers.models.items()} == {2: [4.0, 5.0]}
     size = 3 * sum(len(a.data) for a in reply(1, [0, 1], 1).content["arrays"].values())
     assert clients_in(one) == 3
-    assert unmark(one) == (3, size)
+    assert unmark(one) == Mark(3, size, {})
     assert set(one.content) == {"arrays", "metrics"}
     assert unmark(one) is None
 

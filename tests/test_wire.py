@@ -9,9 +9,10 @@ from torch import nn
 
 from fedalign.arrays import num_bytes
 from fedalign.masks import MaskPlan, trained
+from fedalign.outbox import Outbox
 from fedalign.parameters import Layout
 from fedalign.simulation.inline import InlineGrid
-from fedalign.wire import EXTRA, Codec, Outbox, TrainTask, train_reply, write_plan
+from fedalign.wire import EXTRA, Codec, TrainTask, train_reply, write_plan
 
 
 class Odd(nn.Module):

@@ -33,6 +33,7 @@ METRICS = (
     "test_loss",
     "test_accuracy",
     "clients",
+    "dropped",
     "bytes_down",
     "bytes_up",
     "seconds",

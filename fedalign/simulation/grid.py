@@ -31,8 +31,9 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedalign.cohorts import Answers, Wanted, fuse, train_together
+from fedalign.cohorts import Answers, Wanted, flaws, train_together
 from fedalign.simulation.app import Scalar
+from fedalign.sums import fuse
 
 SERVER_NODE_ID = SUPERLINK_NODE_ID
 FIRST_NODE_ID = 1000  # partition p is node 1000 + p in every run, so that runs can be compared
@@ -210,7 +211,8 @@ def serve(
     if together is not None:
         return together
     pairs = zip(messages, contexts, strict=True)
-    return fuse([call(app, private_copy(message), context) for message, context in pairs], wanted)
+    replies = [call(app, private_copy(message), context) for message, context in pairs]
+    return fuse(replies, wanted, flaws(app, messages, contexts, replies, wanted))
 
 
 def call(app: ClientApp, message: Message, context: Context) -> Message:

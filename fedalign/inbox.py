@@ -140,6 +140,6 @@ def _form(reply: Message) -> str:
     }
     records.pop("arrays", None)  # known to be what was sent
     told = [
-        f"{name!r} with {', '.join(map(repr, sorted(records[name])))}" for name in sorted(records)
+        f"{name!r} of {', '.join(map(repr, sorted(records[name])))}" for name in sorted(records)
     ]
     return ", ".join(told)

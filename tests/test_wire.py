@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -167,3 +167,97 @@ def test_a_reply_of_a_wrong_size_is_refused(size):
     reply = ArrayRecord({"weight": Array(np.zeros(size, np.float32))})
     with pytest.raises(ValueError, match=rf"'weight' came as \({size},\), and is \(1, 8\)"):
         codec.unpack(reply, record, mask)
+
+
+@cases
+def test_the_norm_is_that_of_the_trained_parameters(module, plan, client, seed):
+    """However the model travels; buffers, which move too, do not count."""
+    for half in (False, True):
+        codec, mask, record, start, end, counters = trained_apart(module, plan, client, seed, half)
+        packed, count = codec.pack(end, start, mask, counters), codec.layout.num_parameters
+        opened = codec.layout.to_vector(codec.unpack(packed, record, mask))
+        sent = codec.layout.to_vector(record)
+        norm = float(torch.linalg.vector_norm((opened - sent)[:count].double()))
+        for most in (norm * 1.001 + 1e-12, norm * 0.999):
+            asked = message(ConfigRecord({"server-round": 1}))
+            write_plan(plan, asked.content["config"])
+            asked.content["arrays"] = record
+            outbox = Outbox(codec, [asked], most)
+            if norm <= most:
+                outbox.unpack(packed, 1000, client)
+            else:
+                with pytest.raises(ValueError, match=r"moved by .*, and max_update_norm is"):
+                    outbox.unpack(packed, 1000, client)
+
+
+def spoilt(array, draw):
+    """An array with other bytes, or another shape or dtype, than it should have."""
+    values = np.array(array.numpy())
+    way = draw(st.sampled_from(["bytes", "cut", "dtype", "shape", "value", "field", "stype"]))
+    if way == "bytes":
+        raw = bytearray(array.data)
+        raw[draw(st.integers(0, len(raw) - 1))] = draw(st.integers(0, 255))
+        return Array(array.dtype, array.shape, array.stype, bytes(raw))
+    if way == "cut":
+        kept = array.data[: draw(st.integers(0, len(array.data)))]
+        return Array(array.dtype, array.shape, array.stype, kept)
+    if way == "dtype":
+        return Array(values.astype(draw(st.sampled_from(["f2", "f4", "f8", "i8", "?", "S3"]))))
+    if way == "shape":
+        return Array(np.resize(values, draw(st.lists(st.integers(0, 3), max_size=3))))
+    if way == "value" and values.size:
+        values.flat[draw(st.integers(0, values.size - 1))] = draw(st.sampled_from([0, 1, 9]))
+        return Array(values * draw(st.sampled_from([1, 2])))
+    if way == "field":
+        return Array(draw(st.sampled_from(["float32", "x"])), (2,), array.stype, array.data)
+    return Array(array.dtype, array.shape, draw(st.text()), array.data)
+
+
+NUMBER = st.integers(-(1 << 70), 1 << 70) | st.floats() | st.lists(st.floats(), max_size=2)
+TEXT = (
+    st.sampled_from(["arrays", "metrics", EXTRA, "num-examples", "weight", "control"]) | st.text()
+)
+
+
+@given(module=st.sampled_from(MODULES), plan=plans, half=st.booleans(), data=st.data())
+def test_whatever_comes_is_taken_whole_or_refused(module, plan, half, data):
+    """A reply that is spoilt in any way is a model of the right sizes, or a `ValueError`."""
+    codec, mask, record, start, end, counters = trained_apart(module, plan, 0, 3, half)
+    asked = message(ConfigRecord({"server-round": 1}))
+    write_plan(plan, asked.content["config"])
+    asked.content["arrays"] = record
+    outbox = Outbox(codec, [asked], data.draw(st.none() | st.floats(0.1, 100)))
+    asked.metadata.__dict__["_message_id"] = "1"
+    extras = {"control": codec.pack_extra(end[: codec.layout.num_parameters], mask)}
+    reply = train_reply(asked, codec.pack(end, start, mask, counters), 3, {"loss": 1.0}, extras)
+    content = reply.content
+    for _ in range(data.draw(st.integers(0, 3))):
+        records = list(content.items())
+        name, old = data.draw(st.sampled_from(records)) if records else ("none", None)
+        way = data.draw(st.sampled_from(["inside", "inside", "rename", "drop", "add"]))
+        if way == "inside" and isinstance(old, ArrayRecord) and old:
+            key = data.draw(st.sampled_from(list(old)))
+            new = data.draw(st.just(key) | TEXT)
+            old[new] = spoilt(old.pop(key), data.draw)
+        elif way == "inside" and isinstance(old, MetricRecord):
+            old[data.draw(TEXT)] = data.draw(NUMBER)
+        elif way == "rename" and old is not None:
+            content[data.draw(TEXT)] = content.pop(name)
+        elif way == "drop" and old is not None:
+            del content[name]
+        elif way == "add":
+            kinds = [ArrayRecord(), MetricRecord(), ConfigRecord()]
+            content[data.draw(TEXT)] = data.draw(st.sampled_from(kinds))
+    try:
+        outbox.open(reply, 0)
+    except ValueError:
+        return
+    opened = content["arrays"]
+    assert list(opened) == list(record)
+    for name, before in record.items():
+        values = opened[name].numpy()
+        assert (values.shape, values.dtype) == (before.shape, before.dtype)
+        assert np.isfinite(values).all()
+    for array in content.array_records.get(EXTRA, {}).values():
+        assert array.numpy().shape == (codec.layout.num_parameters,)
+        assert np.isfinite(array.numpy()).all()

@@ -179,7 +179,7 @@ def test_workers_of_ray_leave_out_the_same(tmp_path, fuse):
     for backend in ("inline", "ray"):
         more = [f"simulation.backend={backend}", "--out", str(tmp_path / backend)]
         done = subprocess.run(
-            [sys.executable, "-c", RUN, *words, *more],
+            [sys.executable, "-c", RUN, "run", "quickstart", *words, *more],
             timeout=600,
             cwd=tmp_path,
             capture_output=True,

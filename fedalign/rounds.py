@@ -176,7 +176,7 @@ def _let_clients_evaluate(
     came = _exchange(grid, by_partition(messages, drawn), drawn, timeout, number).replies
     inbox = measured(came, drawn)
     if inbox.why:
-        log.warning("round %d: of those that evaluate %s", number, inbox.told())
+        log.warning("round %d: of those that evaluate, %s", number, inbox.told())
     outcome.evaluations = {
         inbox.partition_of[reply.metadata.src_node_id]: _scalars(metrics_in(reply.content))
         for reply in inbox.replies

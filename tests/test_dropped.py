@@ -228,7 +228,7 @@ def test_a_bad_evaluation_is_left_out(kind, caplog):
     assert outcome.metrics["client_accuracy_mean"] == pytest.approx(0.4 / 3)
     assert outcome.metrics["dropped"] == 0
     (line,) = dropped(caplog)
-    assert line.startswith("round 1: of those that evaluate client 2 left out: ")
+    assert line.startswith("round 1: of those that evaluate, client 2 left out: ")
 
 
 def test_a_round_goes_on_without_any_evaluation(caplog):

@@ -165,10 +165,11 @@ def test_a_limit_that_cannot_be_is_refused(value):
 
 @pytest.mark.parametrize("fuse", ["false", "true"])
 def test_workers_of_ray_leave_out_the_same(tmp_path, fuse):
+    """Of 33 clients one is alone in its group, and the others are in pairs."""
     (tmp_path / "sick.py").write_text(SICK)
     words = [
         "rounds=2",
-        "num_clients=34",
+        "num_clients=33",
         "model.width=16",
         "evaluation.pairs=1",
         "client=sick:Sick",

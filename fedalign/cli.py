@@ -6,16 +6,14 @@ What is imported here is imported when a command needs it: `--help` should not w
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedalign.errors import FedalignError, InputError
+from fedalign.console import ConfigFile, Overrides, Verbose, guarded
+from fedalign.deploy.commands import app as deploy
+from fedalign.errors import InputError
 
 if TYPE_CHECKING:
     from fedalign.config import Config
@@ -27,14 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="YAML file, or its name in configs/")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="dotted settings, such as partition.alpha=0.1"),
-]
-Verbose = Annotated[bool, typer.Option("--verbose", help="show Flower's own log")]
+app.add_typer(deploy, name="deploy")
 
 
 @app.command()
@@ -50,7 +41,7 @@ def run(
     A run whose folder says that it is finished is not run again; one that was stopped goes on
     from its last checkpoint.
     """
-    with _guarded(verbose):
+    with guarded(verbose):
         from fedalign import registry
         from fedalign.runs.folder import folder_of, forget, is_finished
         from fedalign.simulation import simulate
@@ -75,7 +66,7 @@ def run(
 @app.command()
 def validate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Check a configuration down to the data and the partition, without training."""
-    with _guarded():
+    with guarded():
         from fedalign.report.summary import summary
 
         for planned in _grid(config, overrides or [], None):
@@ -91,7 +82,7 @@ def partition(
     ),
 ) -> None:
     """Show who has what: statistics, and a picture; `partition.alpha=0.1,1` shows two."""
-    with _guarded():
+    with guarded():
         from fedalign.federation import Federation
         from fedalign.report.figures import save
         from fedalign.report.partition import dealt, picture, told
@@ -108,7 +99,7 @@ def partition(
 @app.command()
 def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
     """Say what this machine gives a configuration: workers, cohort, the cost of a message."""
-    with _guarded():
+    with guarded():
         from fedalign.report.doctor import doctor
 
         for planned in _grid(config, overrides or [], None):
@@ -121,7 +112,7 @@ def list_parts(
     name: Annotated[str | None, typer.Argument(help="tell all about the part of this name")] = None,
 ) -> None:
     """List strategies, client algorithms, mask schedules, partitioners, models and data sets."""
-    with _guarded():
+    with guarded():
         from fedalign.report.parts import print_part, print_parts
 
         print_parts() if name is None else print_part(name)
@@ -136,7 +127,7 @@ def report(
     ] = None,
 ) -> None:
     """Print a table of runs, seeds taken together, and draw their curves and planes."""
-    with _guarded():
+    with guarded():
         from fedalign.report.figures import over_rounds, save
         from fedalign.report.tables import groups, read_runs, table
 
@@ -171,7 +162,7 @@ def connect(
 
     Prints every pair's barriers, as they are and after their neurons have been matched.
     """
-    with _guarded():
+    with guarded():
         from fedalign.landscape.connect import connect, how
         from fedalign.report.connection import told, write
 
@@ -201,7 +192,7 @@ def reproduce(
 
     Settings hold for all runs; `seed=0,1` takes the place of the study's own seeds.
     """
-    with _guarded():
+    with guarded():
         from fedalign.reproduce import reproduce
 
         reproduce(study, overrides or [], jobs, out)
@@ -232,7 +223,7 @@ def simulation_command(
     verbose: Verbose = False,
 ) -> None:
     """Run a Flower app with simulated SuperNodes."""
-    with _guarded(verbose):
+    with guarded(verbose):
         from fedalign.simulation import simulate
         from fedalign.simulation.app import find_app, parse_run_config
 
@@ -301,21 +292,3 @@ def _json(text: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise InputError(f"--backend-config: {text!r} is not a JSON object")
     return parsed
-
-
-@contextmanager
-def _guarded(verbose: bool = False) -> Iterator[None]:
-    """Turn an expected failure into one line and an exit code; let Python find the user's parts."""
-    # Read when flwr is imported, here and in every worker.
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    os.environ.setdefault("FLWR_LOG_LEVEL", "DEBUG" if verbose else "ERROR")
-    sys.path.append(str(Path.cwd()))
-    try:
-        yield
-    except FedalignError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        raise SystemExit(130) from None

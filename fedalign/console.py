@@ -1,0 +1,41 @@
+"""What the commands share: arguments, and how an expected failure looks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedalign.errors import FedalignError
+
+ConfigFile = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="YAML file, or its name in configs/")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="dotted settings, such as partition.alpha=0.1"),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="show Flower's own log")]
+
+
+@contextmanager
+def guarded(verbose: bool = False) -> Iterator[None]:
+    """Turn an expected failure into one line and an exit code; let Python find the user's parts."""
+    # Read when flwr is imported, here and in every worker.
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("FLWR_LOG_LEVEL", "DEBUG" if verbose else "ERROR")
+    sys.path.append(str(Path.cwd()))
+    try:
+        yield
+    except FedalignError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,163 @@
+"""Certificates and keys: an authority, the SuperLink's certificate, and a key for each SuperNode.
+
+Flower wants TLS certificates in PEM, and keys of SuperNodes on the curve NIST P-384 in OpenSSH's
+format.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from fedalign.errors import InputError
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_CA, _SERVER = "fedalign authority", "fedalign SuperLink"
+
+
+def certify(folder: Path, hosts: Sequence[str], days: int = 365, *, ends: int = 0) -> list[Path]:
+    """Return the files of an authority and of a server certificate, made where they are missing.
+
+    `ca.crt` goes to every node and to whoever submits runs, `server.crt` and `server.key` to the
+    SuperLink; `ca.key` stays where it is. An authority that is there already is used again, so the
+    server's certificate can be renewed without a word to the nodes.
+
+    Args:
+        folder: where they lie.
+        hosts: names and addresses by which the SuperLink is reached; loopback is always among
+            them, and so are those that the certificate before this one had.
+        days: how long both are valid.
+        ends: days from now on which that time ends, if it is not `days`; below 0 it is over.
+
+    Raises:
+        InputError: an authority's certificate is there without its key, or the other way round.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ca, ca_key = _authority(folder, days)
+    key = ec.generate_private_key(ec.SECP384R1())
+    known = _hosts(folder / "server.crt")
+    names = [_name(host) for host in dict.fromkeys([*LOOPBACK, *known, *hosts])]
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    made = (
+        _builder(_SERVER, key.public_key(), ca.subject, days, ends or days)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(usage, critical=False)
+        .sign(ca_key, hashes.SHA384())
+    )
+    _write(folder / "server.key", _pem(key))
+    (folder / "server.crt").write_bytes(made.public_bytes(Encoding.PEM))
+    return [folder / name for name in ("ca.crt", "ca.key", "server.crt", "server.key")]
+
+
+def make_key(path: Path) -> Path:
+    """Return the public half, `path.pub`, of a new key for a SuperNode; `path` is the private one.
+
+    Raises:
+        InputError: one of the two is there already.
+    """
+    public = path.with_name(f"{path.name}.pub")
+    for file in (path, public):
+        if file.exists():
+            raise InputError(f"{file} is there already, and a key that is in use must not be lost")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    key = ec.generate_private_key(ec.SECP384R1())
+    _write(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    told = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    public.write_bytes(told + f" {path.name}\n".encode())
+    return public
+
+
+def _authority(folder: Path, days: int) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    file, key_file = folder / "ca.crt", folder / "ca.key"
+    if file.exists() != key_file.exists():
+        there, lost = (file, key_file) if file.exists() else (key_file, file)
+        raise InputError(f"{there} is there without {lost.name}: put it back, or remove both")
+    if file.exists():
+        known = load_pem_private_key(key_file.read_bytes(), None)
+        assert isinstance(known, ec.EllipticCurvePrivateKey)
+        return x509.load_pem_x509_certificate(file.read_bytes()), known
+    key = ec.generate_private_key(ec.SECP384R1())
+    usage = dict.fromkeys(
+        (
+            "digital_signature",
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    made = (
+        _builder(_CA, key.public_key(), None, days, days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
+        .sign(key, hashes.SHA384())
+    )
+    _write(key_file, _pem(key))
+    file.write_bytes(made.public_bytes(Encoding.PEM))
+    return made, key
+
+
+def _builder(
+    name: str,
+    key: ec.EllipticCurvePublicKey,
+    issuer: x509.Name | None,
+    days: int,
+    ends: int,
+) -> x509.CertificateBuilder:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    end = datetime.now(UTC) + timedelta(days=ends)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer or subject)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(end - timedelta(days=days, hours=1))  # clocks differ
+        .not_valid_after(end)
+    )
+
+
+def _hosts(file: Path) -> list[str]:
+    """Return whom a certificate names; nobody if there is none."""
+    if not file.exists():
+        return []
+    found = x509.load_pem_x509_certificate(file.read_bytes())
+    named = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(name.value) for name in named]
+
+
+def _name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write(file: Path, secret: bytes) -> None:
+    """Write what nobody else may read, at no time."""
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+        opened.write(secret)

@@ -1,0 +1,219 @@
+"""What is asked of a SuperLink, by Flower's own command: let nodes in, start a run, follow it."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import subprocess
+import sysconfig
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedalign import __version__
+from fedalign.config import Config
+from fedalign.errors import FedalignError, InputError
+
+NAME = "fedalign"  # of the connection, in Flower's configuration
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+
+
+def program(name: str) -> str:
+    """Return the path of a command that lies beside this Python."""
+    return str(Path(sysconfig.get_path("scripts")) / name)
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return the environment of Flower's commands, which keep their files in `home`.
+
+    They find parts of the user's own as fedalign itself does: in the folder that it was called in.
+    """
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path.cwd())]))
+    # What Flower prints of each message is for its own log.
+    aside = ("FLWR_LOG_LEVEL",)
+    kept = {key: value for key, value in os.environ.items() if key not in aside}
+    return kept | QUIET | {"FLWR_HOME": str(home), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+@dataclass(frozen=True)
+class SuperLink:
+    """A SuperLink that is up somewhere.
+
+    Attributes:
+        address: `host:port`.
+        authority: the certificate of who signed its certificate.
+        home: a folder for Flower's configuration.
+    """
+
+    address: str
+    authority: Path
+    home: Path
+
+    def is_up(self) -> bool:
+        """Return whether it answers, and is who its certificate says.
+
+        Raises:
+            FedalignError: something answers that is not the SuperLink of this authority.
+        """
+        context = ssl.create_default_context(cafile=self.authority)
+        try:
+            with urllib.request.urlopen(
+                f"https://{self.address}/health", timeout=5, context=context
+            ):
+                return True
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ssl.SSLError):
+                told = f"{self.address} is not the SuperLink of {self.authority}: {error.reason}"
+                raise FedalignError(told) from None
+            return False
+        except OSError:
+            return False
+
+    def register(self, public_key: Path) -> str | None:
+        """Return the id of the node with this key, which is let in from now on; None: it was."""
+        if not public_key.is_file():
+            raise InputError(f"{public_key}: no such file; `fedalign deploy key` makes it")
+        try:
+            words = ("supernode", "register", str(public_key), NAME, "--name", public_key.stem)
+            return str(self._ask(*words)["node-id"])
+        except FedalignError as error:
+            if "already in use" in str(error):
+                return None
+            raise
+
+    def submit(self, config: Config) -> str:
+        """Return the id of a run that has been started."""
+        app = self.home / "app"
+        write_app(app, config.run_config())
+        return str(self._ask("run", str(app), NAME)["run-id"])
+
+    def log(self, run: str) -> Iterator[str]:
+        """Yield the lines that a run prints until it is over, each once."""
+        seen = 0
+        while True:
+            for place, line in enumerate(self._lines(run)):
+                if place >= seen:
+                    seen += 1
+                    yield line
+            if self.status(run)[0].startswith("finished"):
+                return
+            time.sleep(1)
+
+    def status(self, run: str) -> tuple[str, str]:
+        """Return where a run stands, such as `finished:failed`, and what Flower says of it."""
+        (told,) = self._ask("list", "--run-id", run, NAME)["runs"]
+        return told["status"], told["status-details"]
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return what the SuperLink knows of its nodes."""
+        found: list[dict[str, Any]] = self._ask("supernode", "list", NAME)["nodes"]
+        return found
+
+    def _lines(self, run: str) -> Iterator[str]:
+        command = [program("flwr"), "log", run, NAME, "--stream"]
+        with subprocess.Popen(
+            command,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            yield from process.stdout
+
+    def _ask(self, *words: str) -> dict[str, Any]:
+        """Return Flower's answer; `FedalignError` with its own words if it is not a good one."""
+        done = subprocess.run(
+            [program("flwr"), *words, "--format", "json"],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+        )
+        start = done.stdout.find("{")
+        try:
+            told: dict[str, Any] = json.loads(done.stdout[start:]) if start >= 0 else {}
+        except json.JSONDecodeError:
+            told = {}
+        if done.returncode or not told.get("success"):
+            why = told.get("error-message") or (done.stdout + done.stderr).strip()
+            raise FedalignError(f"flwr {' '.join(words[:2])}: {why}")
+        return told
+
+    def _environment(self) -> dict[str, str]:
+        self.home.mkdir(parents=True, exist_ok=True)
+        known = {"address": self.address, "root-certificates": str(self.authority.resolve())}
+        told = {"superlink": {"default": NAME, NAME: known}}
+        (self.home / "config.toml").write_text(tomli_w.dumps(told), "utf-8")
+        return environment(self.home)
+
+
+@contextmanager
+def connected(address: str, authority: Path) -> Iterator[SuperLink]:
+    """Yield a SuperLink that is up.
+
+    Raises:
+        InputError: the certificate is not there.
+        FedalignError: nobody answers, or another one than the certificate's.
+    """
+    if not authority.is_file():
+        raise InputError(f"--root-certificates: {str(authority)!r} is no file")
+    with tempfile.TemporaryDirectory(prefix="fedalign-") as home:
+        link = SuperLink(address, authority, Path(home))
+        if not link.is_up():
+            raise FedalignError(f"--superlink: nobody answers at {address}")
+        yield link
+
+
+def follow(link: SuperLink, config: Config) -> None:
+    """Submit a run and print what it prints; `FedalignError` if it fails."""
+    run = link.submit(config)
+    for line in link.log(run):
+        print(line, end="", flush=True)
+    status, details = link.status(run)
+    if status != "finished:completed":
+        raise FedalignError(f"run {run} {status.removeprefix('finished:')}: {details}")
+
+
+def write_app(folder: Path, run_config: Mapping[str, Any]) -> None:
+    """Write a Flower app into `folder` that holds settings and no code.
+
+    What runs is the fedalign that is installed on the SuperLink and on each node, and nothing that
+    came over the wire.
+    """
+    components = {
+        "serverapp": "fedalign.server_app:app",
+        "clientapp": "fedalign.client_app:app",
+    }
+    manifest = {
+        "project": {
+            "name": "fedalign",
+            "version": __version__,
+            "description": "Settings of a run; the code is installed where it runs",
+            "license": "Apache-2.0",
+            "dependencies": [],
+        },
+        "tool": {
+            "flwr": {
+                "app": {
+                    "publisher": "fedalign",
+                    "components": components,
+                    "config": dict(run_config),
+                }
+            }
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pyproject.toml").write_text(tomli_w.dumps(manifest), "utf-8")

@@ -15,11 +15,12 @@ from fedalign import trainer
 from fedalign.algorithm import Cohort
 from fedalign.cohorts import Answers, CohortApp, RunConfig, Wanted
 from fedalign.device import torch_threads
-from fedalign.federation import Federation, federation_of
+from fedalign.federation import PLACE, Federation, federation_of, place_of
 from fedalign.masks import MaskPlan
 from fedalign.outbox import Outbox
 from fedalign.replies import Sender, each, mean
 from fedalign.rng import rng
+from fedalign.site import DATA_DIR, federation_at
 from fedalign.wire import TrainTask, arrays_of, evaluate_reply, round_of
 
 
@@ -30,7 +31,7 @@ class App(CohortApp):
         self, messages: Sequence[Message], contexts: Sequence[Context], wanted: Wanted
     ) -> Answers:
         """Return the models of several clients, or their mean, after training in cohorts."""
-        federation = federation_of(contexts[0].run_config)
+        federation = federation_at(contexts[0], messages[0])
         task = TrainTask.read(messages[0])
         if task.clipped and len(messages) > 1:
             raise NotImplementedError("Flower clips the updates of one client after the other")
@@ -85,10 +86,9 @@ def evaluate(message: Message, context: Context) -> Message:
 
     With `evaluation.finetune_epochs` also how it does after local fine-tuning (`tuned_…`).
     """
-    federation = federation_of(context.run_config)
-    count, partition = (int(context.node_config[k]) for k in ("num-partitions", "partition-id"))
+    federation, (partition, count) = federation_at(context, message), place_of(context)
     network, settings = federation.network, federation.config.evaluation
-    owned = federation.tested_on(count)[partition]
+    owned = federation.held(partition, count).tested
     data, (rows,) = federation.seen(count, [partition], [owned])
     own = data.at(rows)
     models = {"": network.receive(arrays_of(message))}
@@ -104,18 +104,21 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @app.query("whoami")
 def whoami(message: Message, context: Context) -> Message:
-    """Return which partition this node holds, and of how many."""
-    ids = MetricRecord()
-    for key in ("partition-id", "num-partitions"):
-        ids[key] = int(context.node_config[key])
-    return Message(RecordDict({"whoami": ids}), reply_to=message)
+    """Return which partition this node holds, of how many, and how many examples it has."""
+    federation, (partition, count) = federation_at(context, message), place_of(context)
+    held, own = federation.held(partition, count), DATA_DIR in context.node_config
+    told = MetricRecord({"examples": len(held.trained), "tests": len(held.tested)})
+    told["own"] = int(own)
+    for key in PLACE & context.node_config.keys():
+        told[key] = int(context.node_config[key])
+    return Message(RecordDict({"whoami": told}), reply_to=message)
 
 
 def _tuned(
     federation: Federation, model: Tensor, server_round: int, partition: int, count: int
 ) -> Tensor:
     """Return a copy of the model `(F,)` after training, in which all weights train."""
-    data, rows = federation.seen(count, [partition], [federation.shards(count)[partition]])
+    data, rows = federation.seen(count, [partition], [federation.held(partition, count).trained])
     stream = rng(federation.config.seed, "finetune", server_round, partition)
     cohort = Cohort(
         federation.network,

@@ -90,6 +90,14 @@ class Config(Section):
         "with the others only those that are fixed",
     )
     timeout: float = Field(3600.0, gt=0, description="seconds to wait for the replies of a round")
+    min_available_nodes: int | None = Field(
+        None,
+        gt=0,
+        description="nodes that must be there before a round begins; null: as many as there are",
+    )
+    min_replies: int = Field(
+        1, gt=0, description="usable replies that a round must have; with fewer the run ends"
+    )
     checkpoint_every: int = Field(10, ge=0, description="rounds between checkpoints; 0: none")
     out: str = Field("runs", description="folder that holds the run folders")
     device: str = Field(
@@ -168,7 +176,14 @@ class Config(Section):
 
     def digest(self) -> str:
         """Return 8 hex digits that name these settings; where and how it is run do not count."""
-        aside = ("name", "out", "checkpoint_every", "simulation")
+        aside = (
+            *("name", "out", "checkpoint_every", "simulation"),
+            *(
+                "timeout",
+                "min_available_nodes",
+                "min_replies",
+            ),  # a run may go on with more patience
+        )
         told = self.model_dump(
             exclude={"evaluation": {"threads", "overlap"}} | dict.fromkeys(aside, True)
         )

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from flwr.app import Context
 from flwr.serverapp.strategy import Strategy
 
 from fedalign.algorithm import ClientAlgorithm, Cohort
 from fedalign.config import Config, Scalar, from_run_config
-from fedalign.data import Dataset, Spec
+from fedalign.data import Dataset, Part, Spec
 from fedalign.device import pick_device
 from fedalign.errors import InputError
 from fedalign.masks import MaskPlan, free, phases
@@ -26,6 +26,15 @@ from fedalign.personal import hold_out
 from fedalign.registry import FLOWER_SAMPLING
 from fedalign.rng import rng
 from fedalign.wire import Codec
+
+PLACE = {"partition-id", "num-partitions"}  # of a client, in its node's config
+
+
+class Held(NamedTuple):
+    """Which examples a client has: to train on, and to test on, which may be the same."""
+
+    trained: np.ndarray
+    tested: np.ndarray
 
 
 class Federation:
@@ -195,6 +204,10 @@ class Federation:
         held_out = self.config.evaluation.holdout > 0
         return self.holdouts(num_clients) if held_out else self.shards(num_clients)
 
+    def held(self, partition: int, count: int) -> Held:
+        """Return which examples one of `count` clients trains on, and which it tests on."""
+        return Held(self.shards(count)[partition], self.tested_on(count)[partition])
+
     def seen(
         self, num_clients: int, partitions: Sequence[int], rows: Sequence[np.ndarray]
     ) -> tuple[Dataset, list[np.ndarray]]:
@@ -225,24 +238,15 @@ class Federation:
         chosen: torch.Tensor = changed[torch.from_numpy(np.searchsorted(own, rows))]
         return chosen.to(images.device)
 
-    def testers(self, num_clients: int) -> list[int]:
-        """Return the partitions that can be asked to evaluate; none where no client is to.
-
-        Raises:
-            InputError: they are to, but keep back too little, or cannot fine-tune.
-        """
-        settings = self.config.evaluation
-        if not settings.client_fraction:
-            return []
-        if settings.finetune_epochs:
+    def check_testers(self, tests: Collection[int]) -> None:
+        """Raise `InputError` if clients that have so many examples to test on cannot evaluate."""
+        if self.config.evaluation.finetune_epochs:
             self.tuner  # noqa: B018
-        able = [i for i, rows in enumerate(self.tested_on(num_clients)) if len(rows)]
-        if not able:
+        if not any(tests):
             raise InputError(
-                f"evaluation.holdout: {settings.holdout:g} of the examples of a client is less "
-                "than one for every client, so nobody could evaluate"
+                f"evaluation.holdout: {self.config.evaluation.holdout:g} of the examples of a "
+                "client is less than one for every client, so nobody could evaluate"
             )
-        return able
 
     def _deal(self, num_clients: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         if num_clients not in self._dealt:
@@ -263,34 +267,34 @@ class Federation:
         dealt = split(self.partitioner, labels, num_clients, stream, groups, **told)
         return checked(dealt, num_clients, len(labels), called)
 
+    @cached_property
+    def reference(self) -> Dataset | None:
+        """The training set, where the server has one; it has none where only clients have data."""
+        has = getattr(self.source, "has", lambda _part: True)
+        return self.train if has("train") else None
+
     def shared(self) -> dict[str, Any]:
         """Return the training set with NumPy arrays, which processes of a machine can share."""
-        data = vars(self.train)
-        return data | {key: data[key].cpu().numpy() for key in _tensors(self.train)}
+        return self.train.to_numpy()
 
     def adopt(self, shared: dict[str, Any]) -> None:
         """Take the training set that another process has shared, in place of one from disk."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            arrays = {
-                key: torch.from_numpy(value)
-                for key, value in shared.items()
-                if isinstance(value, np.ndarray)
-            }
-        train = self._placed(Dataset(**(shared | arrays)))
+        train = Dataset.from_numpy(shared).to(pick_device(self.config.device))
         self.__dict__.update(train=train, spec=train.spec)
 
-    def _load(self, part: str) -> Dataset:
-        return self._placed(self.source.load(part))
-
-    def _placed(self, data: Dataset) -> Dataset:
-        device = pick_device(self.config.device)
-        return replace(data, **{key: vars(data)[key].to(device) for key in _tensors(data)})
+    def _load(self, part: Part) -> Dataset:
+        data: Dataset = self.source.load(part)
+        return data.to(pick_device(self.config.device))
 
 
-def _tensors(data: Dataset) -> list[str]:
-    """Return the names of what a data set holds by example."""
-    return [key for key, value in vars(data).items() if isinstance(value, torch.Tensor)]
+def place_of(context: Context) -> tuple[int, int]:
+    """Return a client's partition, and how many there are; 0 where nobody has dealt any.
+
+    A node with data of its own may not have been given a partition: its id will do.
+    """
+    told = context.node_config
+    partition, count = told.get("partition-id", context.node_id), told.get("num-partitions", 0)
+    return int(partition), int(count)
 
 
 def federation_of(run_config: Mapping[str, Scalar]) -> Federation:

@@ -22,6 +22,7 @@ from fedalign.parameters import Layout
 from fedalign.stacked import Stacked, Tap, losses_of
 
 WORTH_A_THREAD = 0.003  # seconds
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 Hook = Callable[[Tensor], Tensor | None]
 """Of what a module puts out: what it puts out instead; None leaves it."""
@@ -250,10 +251,10 @@ class Network:
 
         The statistics of an averaged model are not the average of the statistics (Jordan et al.
         2023, REPAIR), so an interpolated model must not be judged by the latter. Each layer gets
-        the mean over batches. A model without BatchNorm comes back as it is.
+        the mean over batches. Without BatchNorm, or images, the model comes back as it is.
         """
-        norms = self.modules(nn.BatchNorm1d, nn.BatchNorm2d).values()
-        if not norms:
+        norms = self.modules(*NORMS).values()
+        if not norms or not len(images):
             return vector
         vector = vector.to(self.device, copy=True)
         self._bind(vector)

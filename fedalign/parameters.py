@@ -16,6 +16,8 @@ import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor, nn
 
+from fedalign.arrays import view_of
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -116,7 +118,8 @@ class Layout:
             array = record[entry.name]
             if tuple(array.shape) != entry.shape:
                 raise ValueError(f"{entry.name!r} is {tuple(array.shape)}, not {entry.shape}")
-            entry.view(vector).copy_(torch.from_numpy(array.numpy()))
+            # NumPy's reader parses Python, which on 3.11 two threads must not do at once.
+            np.copyto(entry.view(vector).numpy(), view_of(array), casting="same_kind")
         return vector
 
     def counters_of(self, record: ArrayRecord) -> dict[str, Array]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -25,7 +26,7 @@ from fedalign.errors import FedalignError
 from fedalign.inbox import Inbox, measured, received
 from fedalign.landscape.barriers import Curve
 from fedalign.landscape.planes import Map
-from fedalign.nodes import by_partition, draw, shown, why_not
+from fedalign.nodes import by_partition, draw, placing, shown, why_not
 from fedalign.outbox import Outbox
 from fedalign.parameters import like
 from fedalign.personal import spread
@@ -73,12 +74,14 @@ class Round:
 
 Keep = Callable[[int, Sequence[int]], Iterable[int]]
 """Of a round's number and partitions, those whose models are wanted."""
+Present = Callable[[], Mapping[int, int]]
+"""Says who is there: node id by partition id."""
 
 
 def run_rounds(
     strategy: Strategy,
     grid: Grid,
-    nodes: Mapping[int, int],
+    nodes: Mapping[int, int] | Present,
     arrays: ArrayRecord,
     *,
     rounds: int,
@@ -87,12 +90,14 @@ def run_rounds(
     clients_per_round: int | None = None,
     evaluate_fraction: float = 0.0,
     evaluate_every: int = 1,
-    testers: Collection[int] | None = None,
+    can_test: Callable[[int], bool] = lambda _partition: True,
     timeout: float = 3600.0,
+    told: Mapping[str, Any] | None = None,
     cohort: int = 1,
     fused: bool = False,
     codec: Codec | None = None,
     max_update_norm: float | None = None,
+    min_replies: int = 1,
     keep: Keep = lambda _number, _partitions: (),
     callbacks: Sequence[Callback] = (),
     overlap: Callable[[int], bool] = lambda _number: False,
@@ -102,7 +107,7 @@ def run_rounds(
     Args:
         strategy: any Flower strategy; it is shown only the nodes drawn for the round.
         grid: any Flower grid.
-        nodes: node id by partition id, see `fedalign.nodes.discover`.
+        nodes: node id by partition id; or what says who is there when a round begins.
         arrays: the global model to begin with.
         rounds: how many rounds.
         seed: decides which clients take part.
@@ -111,36 +116,43 @@ def run_rounds(
         evaluate_fraction: share of the testers that evaluate the new model on their own data,
             drawn anew, whoever trained.
         evaluate_every: rounds from one such evaluation to the next; the last round has one.
-        testers: partitions that have something to test on; None: all.
+        can_test: of a partition, whether it has something to test on.
         timeout: seconds to wait for the replies of one phase.
+        told: what every message says beside what the strategy has to say.
         cohort: how many clients are trained as one, where grid and ClientApp can.
         fused: sum client models where they are trained, where grid and strategy allow it.
         codec: how models travel; None: as they are.
         max_update_norm: clients whose models moved further are left out; None: no limit.
+        min_replies: how many clients must have answered with a model that can be used.
         keep: of a round's partitions, those whose models the callbacks look at.
         callbacks: called after each round, in this order.
         overlap: of a round's number, whether callbacks may be called while the next one trains.
 
     Raises:
-        RoundFailedError: if no client of a round answered with a model that can be used.
+        RoundFailedError: if fewer clients of a round answered with a model that can be used.
     """
     fused = fused and averages(strategy)
+
+    def config() -> ConfigRecord:
+        return ConfigRecord(dict(told or {}))  # strategies write into it
+
     with Afterwards(callbacks, overlap) as afterwards:
         for number in range(first, rounds + 1):
             started = time.perf_counter()
 
             # Draw who takes part.
-            drawn = draw(nodes, clients_per_round, seed, "sample", number)
+            present = nodes() if callable(nodes) else nodes
+            drawn = draw(present, clients_per_round, seed, "sample", number)
             looked_at = [drawn[partition] for partition in keep(number, list(drawn))]
             wanted = Wanted(cohort, fused, frozenset(looked_at), max_update_norm)
 
             # Train locally.
-            messages = strategy.configure_train(number, arrays, ConfigRecord(), shown(grid, drawn))
+            messages = strategy.configure_train(number, arrays, config(), shown(grid, drawn))
             ordered = by_partition(messages, drawn)
             outbox = Outbox(codec, ordered, max_update_norm)
             answers = _exchange(grid, ordered, drawn, timeout, number, wanted)
             inbox = received(answers, outbox, drawn, wanted.keep)
-            _report_dropped(inbox, number)
+            _report_dropped(inbox, number, min_replies)
 
             # Fuse. Some strategies empty the replies as they go, so they come last. And Flower's
             # differential privacy draws its noise from NumPy's global state.
@@ -157,22 +169,26 @@ def run_rounds(
 
             # Measure.
             if evaluate_fraction and (number % evaluate_every == 0 or number == rounds):
-                able = nodes if testers is None else {p: nodes[p] for p in testers}
+                able = {p: node for p, node in present.items() if can_test(p)}
                 count = max(1, round(evaluate_fraction * len(able)))
                 drawn = draw(able, count, seed, "evaluate", number)
-                _let_clients_evaluate(strategy, grid, outcome, drawn, timeout)
+                if drawn:  # all of them may have left
+                    _let_clients_evaluate(strategy, grid, outcome, drawn, timeout, config())
             afterwards.tell(outcome, started)
     return arrays
 
 
 def _let_clients_evaluate(
-    strategy: Strategy, grid: Grid, outcome: Round, drawn: Mapping[int, int], timeout: float
+    strategy: Strategy,
+    grid: Grid,
+    outcome: Round,
+    drawn: Mapping[int, int],
+    timeout: float,
+    config: ConfigRecord,
 ) -> None:
     """Add to the outcome what clients measure, each, on average, and how far they are apart."""
     number = outcome.number
-    messages = strategy.configure_evaluate(
-        number, outcome.after, ConfigRecord(), shown(grid, drawn)
-    )
+    messages = strategy.configure_evaluate(number, outcome.after, config, shown(grid, drawn))
     came = _exchange(grid, by_partition(messages, drawn), drawn, timeout, number).replies
     inbox = measured(came, drawn)
     if inbox.why:
@@ -200,15 +216,11 @@ def _exchange(
         answers = grid.exchange(messages, wanted, group_size(messages, wanted), timeout)
     else:
         answers = Answers(list(grid.send_and_receive(messages, timeout=timeout)))
-    partition_of = {node: partition for partition, node in drawn.items()}
-
-    def place(reply: Message) -> int:
-        return partition_of[reply.metadata.src_node_id]
-
+    place = placing(messages, drawn)
     failed = [reply for reply in answers.replies if reply.has_error()]
     good = sorted((reply for reply in answers.replies if reply.has_content()), key=place)
     answered = sum(map(clients_in, good)) if summed else len(good)
-    _report_missing(len(messages), answered, failed, partition_of, number)
+    _report_missing(len(messages), answered, failed, place, number)
     return Answers(good, answers.models, summed)
 
 
@@ -229,26 +241,28 @@ def _report_missing(
     asked: int,
     answered: int,
     failed: list[Message],
-    partition_of: Mapping[int, int],
+    place: Callable[[Message], int],
     number: int,
 ) -> None:
     """Warn of clients without an answer; raise if nobody answered."""
     missing = asked - len(failed) - answered
     if failed or missing:
         lost = f"{len(failed)} of {asked} clients failed, {missing} did not answer"
-        if failed:  # Flower's server answers for a client whose message it has lost
-            partition = partition_of.get(failed[0].metadata.src_node_id)
-            who = "a client" if partition is None else f"client {partition}"
-            lost += f"; {who}: {why_not(failed[0])}"
+        if failed:
+            lost += f"; client {place(failed[0])}: {why_not(failed[0])}"
         if not answered:
             raise RoundFailedError(f"round {number}: {lost}")
         log.warning("round %d: %s", number, lost)
 
 
-def _report_dropped(inbox: Inbox, number: int) -> None:
-    """Warn of clients that are left out; raise if nobody is left."""
+def _report_dropped(inbox: Inbox, number: int, least: int) -> None:
+    """Warn of clients that are left out; raise if nobody is left, or too few are."""
     if not inbox.replies:
         raise RoundFailedError(f"round {number}: nobody is left: {inbox.told()}")
+    left = inbox.clients - inbox.dropped
+    if left < least:
+        told = f"; {inbox.told()}" if inbox.why else ""
+        raise RoundFailedError(f"round {number}: {left} usable replies, not {least}{told}")
     if inbox.why:
         log.warning("round %d: %s", number, inbox.told())
 

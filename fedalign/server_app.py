@@ -12,7 +12,7 @@ from fedalign.cohorts import CohortGrid
 from fedalign.device import torch_threads
 from fedalign.federation import Federation, federation_of
 from fedalign.landscape.measure import Measure
-from fedalign.nodes import discover
+from fedalign.nodes import Guests, Members
 from fedalign.personal import columns
 from fedalign.report.figures import save
 from fedalign.report.partition import dealt, picture
@@ -31,31 +31,23 @@ def main(grid: Grid, context: Context) -> None:
     """Run a federation from the first round to the last, on whatever engine the grid belongs to."""
     federation = federation_of(context.run_config)
     config, network = federation.config, federation.network
-    nodes = discover(grid, config.timeout)
-    if len(nodes) != config.num_clients:
-        count = (len(nodes), config.num_clients)
+    members = _members(grid, federation)
+    present = members.present()
+    if members.population != config.num_clients:
+        count = (members.population, config.num_clients)
         log.warning("the engine has %d nodes: so many clients take part, not %d", *count)
-        config = config.model_copy(update={"num_clients": len(nodes)})
-    taking_part = min(config.clients_per_round or len(nodes), len(nodes))
-    strategy = federation.strategy(len(nodes))
+        config = config.model_copy(update={"num_clients": members.population})
+    strategy = federation.strategy(config.num_clients)
     resumed = resume(config, strategy, grid)
+    taking_part = min(config.clients_per_round or len(present), len(present))
     cohort = _cohort(federation, grid, taking_part, resumed)
-    facts = manifest(federation, len(nodes), type(grid).__name__, cohort)
+    facts = manifest(federation, members, type(grid).__name__, cohort)
 
     gc.freeze()  # some Flower strategies collect garbage reply by reply; none of this is any
-    testers = federation.testers(len(nodes))
-    assert federation.test is not None
-    measure = Measure(
-        network.twin(),
-        federation.test,
-        federation.train,
-        config.evaluation,
-        config.seed,
-        config.rounds,
-        sizes=[len(shard) for shard in federation.shards(len(nodes))],
-    )
+    measures = _measures(federation, members)
     folder = RunFolder(config, facts, resumed)
-    save(picture(dealt(federation, len(nodes))), folder.path / "partition.png")
+    if not members.own:
+        save(picture(dealt(federation, config.num_clients)), folder.path / "partition.png")
     done, start = (resumed.number, resumed.model) if resumed else (0, network.initial)
     title = f"{config.strategy.name} on {config.data.name}: {folder.path}"
     progress = Progress(title, config.rounds, measured=columns(config.evaluation), done=done)
@@ -65,7 +57,7 @@ def main(grid: Grid, context: Context) -> None:
         model = run_rounds(
             strategy,
             grid,
-            nodes,
+            members.present,
             start,
             first=done + 1,
             rounds=config.rounds,
@@ -73,14 +65,16 @@ def main(grid: Grid, context: Context) -> None:
             clients_per_round=config.clients_per_round,
             evaluate_fraction=config.evaluation.client_fraction,
             evaluate_every=config.evaluation.client_every,
-            testers=testers,
+            can_test=members.can_test,
             timeout=config.timeout,
+            told=members.told,
             cohort=cohort,
             fused=config.simulation.fuse and not federation.codec.half,
             codec=federation.codec,
             max_update_norm=config.max_update_norm,
-            keep=measure.wants,
-            callbacks=[measure, folder, progress, checkpoints],
+            min_replies=config.min_replies,
+            keep=lambda number, who: {p for m in measures for p in m.wants(number, who)},
+            callbacks=[*measures, folder, progress, checkpoints],
             overlap=lambda number: (
                 config.evaluation.overlap
                 and number < config.rounds
@@ -89,6 +83,35 @@ def main(grid: Grid, context: Context) -> None:
         )
         folder.save(model)
     print(f"results in {folder.path}", flush=True)
+
+
+def _members(grid: Grid, federation: Federation) -> Members:
+    """Return the federation's nodes; those of a simulation have what the partition gives them."""
+    config = federation.config
+    if isinstance(grid, CohortGrid):
+        nodes = grid.partitions()
+        held = [federation.held(partition, len(nodes)) for partition in nodes]
+        return Members(nodes, [len(h.trained) for h in held], [len(h.tested) for h in held])
+    told = federation.spec.to_config()
+    return Guests(grid, told, config.num_clients, config.min_available_nodes, config.timeout)
+
+
+def _measures(federation: Federation, members: Members) -> list[Measure]:
+    """Return what measures the global model, and models between models: nothing without a test set.
+
+    Raises:
+        InputError: clients are to evaluate, and none can.
+    """
+    config, settings = federation.config, federation.config.evaluation
+    if settings.client_fraction:
+        federation.check_testers(members.tests.values())
+    if federation.test is None:
+        if not settings.client_fraction:
+            log.warning("there is no test set: give evaluation.client_fraction, or nothing tests")
+        return []
+    network, train = federation.network.twin(), federation.reference
+    told = settings, config.seed, config.rounds
+    return [Measure(network, federation.test, train, *told, sizes=members.sizes)]
 
 
 def _cohort(federation: Federation, grid: Grid, clients: int, resumed: Checkpoint | None) -> int:

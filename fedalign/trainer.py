@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, Context, Message
 from torch import Tensor
 
 from fedalign.algorithm import Cohort, Trained
-from fedalign.federation import Federation
+from fedalign.federation import Federation, place_of
 from fedalign.masks import free
 from fedalign.network import Network
 from fedalign.rng import rng
@@ -50,11 +50,11 @@ def train(
     cohort: int,
 ) -> Iterator[Model]:
     """Yield every client's model, those with most examples first."""
-    shards = federation.shards(int(contexts[0].node_config["num-partitions"]))
     clients = []
     for place, context in enumerate(contexts):
-        partition = int(context.node_config["partition-id"])
-        clients.append(Client(place, partition, shards[partition], context))
+        partition, count = place_of(context)
+        rows = federation.held(partition, count).trained
+        clients.append(Client(place, partition, rows, context))
     clients.sort(key=lambda client: -len(client.rows))
     for start in range(0, len(clients), cohort):
         yield from _train_cohort(federation, task, messages[0], clients[start : start + cohort])
@@ -87,7 +87,7 @@ def _cohort(
     number = task.server_round
     extras: dict[str, Array] = dict(message.content.array_records.get(EXTRA) or {})
     start = network.receive(arrays_of(message))
-    count = int(clients[0].context.node_config["num-partitions"])
+    _, count = place_of(clients[0].context)
     owned = [client.rows for client in clients]
     data, rows = federation.seen(count, [client.partition for client in clients], owned)
     return Cohort(

@@ -14,6 +14,7 @@ from torch import nn
 
 from fedalign.client_app import app as client_app
 from fedalign.data import Dataset
+from fedalign.federation import Held
 from fedalign.network import Network
 from fedalign.parameters import Entry, Layout
 from fedalign.rounds import run_rounds
@@ -124,11 +125,14 @@ def federate(monkeypatch):
             train=data,
             client=client,
             codec=codec,
-            shards=lambda _: [np.array(rows) for rows in shards],
+            held=lambda partition, _: Held(
+                np.array(shards[partition]), np.array(shards[partition])
+            ),
             seen=lambda _, __, rows: (data, rows),
             room=np.inf,
         )
         monkeypatch.setattr("fedalign.client_app.federation_of", lambda _: twin)
+        monkeypatch.setattr("fedalign.client_app.federation_at", lambda *_: twin)
         grid, vector = InlineGrid(client_app, len(shards)), np.array(start, float)
         first = {e.name: Array(vector[e.start : e.stop].reshape(e.shape)) for e in layout.entries}
         seen = Rounds(built, grid, layout)

@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from fedalign.nodes import discover
+from fedalign.nodes import Guests
 from fedalign.registry import FLOWER_SAMPLING
 from fedalign.rounds import RoundFailedError, run_rounds
 from fedalign.simulation.inline import InlineGrid
@@ -52,6 +52,7 @@ class Stock:
 
     def __init__(self, app, count):
         self.grid = InlineGrid(app, count)
+        self.push_messages, self.pull_messages = self.grid.push_messages, self.grid.pull_messages
 
     def get_node_ids(self):
         return self.grid.get_node_ids()
@@ -72,7 +73,7 @@ def go(grid, **settings):
     watch, strategy = Watch(), FedAvg(**FLOWER_SAMPLING)
     everybody = lambda _, partitions: partitions  # noqa: E731
     options = {"rounds": 1, "seed": 0, "callbacks": [watch], "keep": everybody} | settings
-    end = run_rounds(strategy, grid, discover(grid, 5), START, **options)
+    end = run_rounds(strategy, grid, Guests(grid, {}, 1, None, 5).present(), START, **options)
     return end["w"].numpy(), watch.rounds[-1]
 
 
@@ -253,5 +254,5 @@ def test_flowers_server_may_answer_for_a_client(caplog):
 
     with caplog.at_level(logging.WARNING):
         _, outcome = go(Lossy(app_of(None, ()), 4))
-    assert "1 of 4 clients failed, 0 did not answer; a client: lost" in caplog.text
+    assert "1 of 4 clients failed, 0 did not answer; client 0: lost" in caplog.text
     assert outcome.metrics["clients"] == 3

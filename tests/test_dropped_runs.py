@@ -163,7 +163,7 @@ def test_a_limit_that_cannot_be_is_refused(value):
         read(None, {"max_update_norm": value})
 
 
-@pytest.mark.parametrize("fuse", ["false", "true"])
+@pytest.mark.parametrize("fuse", [pytest.param("false", marks=pytest.mark.slow), "true"])
 def test_workers_of_ray_leave_out_the_same(tmp_path, fuse):
     """Of 33 clients one is alone in its group, and the others are in pairs."""
     (tmp_path / "sick.py").write_text(SICK)

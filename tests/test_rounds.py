@@ -8,7 +8,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
 from fedalign.cohorts import Wanted
 from fedalign.errors import FedalignError
-from fedalign.nodes import discover
+from fedalign.nodes import Guests
 from fedalign.registry import FLOWER_SAMPLING
 from fedalign.rounds import RoundFailedError, group_size, run_rounds
 from fedalign.simulation.inline import InlineGrid
@@ -40,6 +40,7 @@ class Stock:
 
     def __init__(self, app, count):
         self.grid = InlineGrid(app, count)
+        self.push_messages, self.pull_messages = self.grid.push_messages, self.grid.pull_messages
 
     def get_node_ids(self):
         return self.grid.get_node_ids()
@@ -57,7 +58,7 @@ class Watch:
 
 
 def go(grid, strategy=None, **settings):
-    watch, nodes = Watch(), discover(grid, 5)
+    watch, nodes = Watch(), Guests(grid, {}, 1, None, 5).present
     strategy = strategy or FedAvg(**FLOWER_SAMPLING)
     options = {"rounds": 2, "seed": 0, "callbacks": [watch]} | settings
     return run_rounds(strategy, grid, nodes, START, **options), watch.rounds
@@ -155,7 +156,7 @@ def test_late_nodes_are_waited_for():
             self.calls += 1
             return super().get_node_ids()[: self.calls]
 
-    assert list(discover(Late(client(), 4), 5)) == [0, 1, 2, 3]
+    assert list(Guests(Late(client(), 4), {}, 1, None, 5).present()) == [0, 1, 2, 3]
 
 
 def test_nodes_that_never_come_are_an_error():
@@ -164,7 +165,7 @@ def test_nodes_that_never_come_are_an_error():
             return []
 
     with pytest.raises(FedalignError, match="0 of 1 nodes came"):
-        discover(Empty(client(), 4), 0.1)
+        Guests(Empty(client(), 4), {}, 1, None, 0.1).present()
 
 
 def test_silence_is_an_error_and_not_success():

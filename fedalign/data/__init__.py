@@ -1,6 +1,7 @@
 """Data sets in memory: labelled images or text as one value, and what every source offers."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Protocol
@@ -180,6 +181,31 @@ class Dataset:
         """Return the examples with these numbers `(n,)`, in their order."""
         groups = None if self.groups is None else self.groups[rows]
         return replace(self, images=self.images[rows], labels=self.labels[rows], groups=groups)
+
+    def to(self, device: torch.device) -> "Dataset":
+        """Return the same data on a device."""
+        moved: dict[str, Any] = {key: value.to(device) for key, value in self._tensors.items()}
+        return replace(self, **moved)
+
+    def to_numpy(self) -> dict[str, Any]:
+        """Return the fields with NumPy arrays in place of tensors."""
+        return vars(self) | {key: v.cpu().numpy() for key, v in self._tensors.items()}
+
+    @classmethod
+    def from_numpy(cls, fields: Mapping[str, Any]) -> "Dataset":
+        """Return the data of `to_numpy`, of whose memory nothing is copied, nor to be written."""
+        known = dict(fields)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            for key, value in fields.items():
+                if isinstance(value, np.ndarray):
+                    known[key] = torch.from_numpy(value)
+        return cls(**known)
+
+    @property
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """What there is by example."""
+        return {key: v for key, v in vars(self).items() if isinstance(v, torch.Tensor)}
 
     def subset(self, examples: int | None) -> "Dataset":
         """Return this many examples, always the same ones; all of them for None or too many.

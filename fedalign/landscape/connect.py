@@ -11,11 +11,12 @@ from torch import Tensor
 
 from fedalign.config import KINDS, Config
 from fedalign.config import read as read_config
+from fedalign.data import Dataset
 from fedalign.device import torch_threads
 from fedalign.errors import InputError
 from fedalign.federation import Federation
 from fedalign.landscape.barriers import Curve, Point, fusion_gap
-from fedalign.landscape.evaluator import Evaluator
+from fedalign.landscape.evaluator import Evaluator, images_of
 from fedalign.landscape.files import read
 from fedalign.landscape.matcher import Matcher
 from fedalign.landscape.paths import Mix, Path, grid, repaired
@@ -107,9 +108,9 @@ def connect(files: Sequence[File], config: Config) -> Connection:
         raise InputError(f"connect: data set {config.data.name!r} has no test part to measure on")
     named = {_letter(place): file for place, file in enumerate(files)}
     models = {name: read(file, federation.network) for name, file in named.items()}
-    look = Evaluator(federation.network, test, federation.train, settings)
+    look = Evaluator(federation.network, test, federation.reference, settings)
     with torch_threads(1):
-        paths, means = _paths_and_means(models, federation)
+        paths, means = _paths_and_means(models, federation, test)
         planes = _planes(models, list(named), settings.plane)
         asked: list[Mix] = [{name: 1.0} for name in named]
         asked += [*means.values(), *(mix for own in planes for mix in own.mixes())]
@@ -126,12 +127,12 @@ def connect(files: Sequence[File], config: Config) -> Connection:
 
 
 def _paths_and_means(
-    models: dict[str, Tensor], federation: Federation
+    models: dict[str, Tensor], federation: Federation, test: Dataset
 ) -> tuple[list[Path], dict[str, Mix]]:
     """Return a path for each pair and the mean, and both after matching; adds matched models."""
     letters, alphas = list(models), grid(federation.config.evaluation.alphas or ALPHAS)
     paths, means = [], {"mean": _mean(letters)}
-    matcher = _matcher(federation)
+    matcher = _matcher(federation, test)
     for a, b in combinations(letters, 2):
         paths.append(Path(f"{a}-{b}", a, b, alphas))
         if matcher:
@@ -154,11 +155,11 @@ def _planes(models: Mapping[str, Tensor], letters: Sequence[str], side: int) -> 
     return [] if found is None else [found]
 
 
-def _matcher(federation: Federation) -> Matcher | None:
+def _matcher(federation: Federation, test: Dataset) -> Matcher | None:
     config, network = federation.config, federation.network
     if config.evaluation.match == "none" or not network.symmetry:
         return None
-    images = federation.train.subset(config.evaluation.bn_examples).images
+    images = images_of(federation.reference, test, config.evaluation)
     return Matcher(network, config.evaluation, images, rng(config.seed, "match"))
 
 

@@ -32,14 +32,16 @@ class Evaluator:
     Args:
         network: what the models are weights of.
         test: its first `settings.examples` are the subset.
-        train: its first `settings.bn_examples` serve to re-estimate statistics.
+        train: its first `settings.bn_examples` serve to re-estimate statistics; None: nothing does.
         settings: how much of it, and how.
     """
 
-    def __init__(self, network: Network, test: Dataset, train: Dataset, settings: Evaluation):
+    def __init__(
+        self, network: Network, test: Dataset, train: Dataset | None, settings: Evaluation
+    ):
         self._network, self._settings = network, settings
         self._probe = test.subset(settings.examples)
-        self._images = train.subset(settings.bn_examples).images
+        self._images = images_of(train, test, settings)
 
     def points(self, models: Models, mixes: Sequence[Mix], repaired: bool = False) -> list[Point]:
         """Return each mix's mean cross-entropy and accuracy; equal mixes are measured once.
@@ -100,6 +102,11 @@ class Evaluator:
         return network.evaluate_mixes(
             block, shares, self._probe, settings.batch_size, settings.threads
         )
+
+
+def images_of(train: Dataset | None, test: Dataset, settings: Evaluation) -> Tensor:
+    """Return the images that tell of statistics: none of the test set, so there may be none."""
+    return test.images[:0] if train is None else train.subset(settings.bn_examples).images
 
 
 def _mixed(models: Models, mix: Mix) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +13,16 @@ from torch import Tensor
 from fedalign.data import Dataset
 from fedalign.errors import InputError
 from fedalign.landscape.barriers import Curve, Point, barriers, fusion_gap
-from fedalign.landscape.evaluator import Evaluator, curve
+from fedalign.landscape.evaluator import Evaluator, curve, images_of
 from fedalign.landscape.matcher import Matcher
 from fedalign.landscape.paths import Mix, Path, grid, hybrids, pairs, repaired, simplex, some
 from fedalign.landscape.planes import Plane, measured, plane
-from fedalign.network import Network
+from fedalign.network import NORMS, Network
 from fedalign.rng import rng
 from fedalign.rounds import Round
 from fedalign.sections import Evaluation
+
+log = logging.getLogger("fedalign")
 
 KINDS = {
     "global": "global",
@@ -86,25 +89,37 @@ class Measure:
     Attributes:
         rounds: how many the run has; the last one is measured, whatever `settings.every` says.
         sizes: how many examples each partition has: its weight in the fusion gap.
+        train: the training set; None where only clients have data.
     """
 
     network: Network
     test: Dataset
-    train: Dataset
+    train: Dataset | None
     settings: Evaluation
     seed: int
     rounds: int
-    sizes: Sequence[int]
+    sizes: Sequence[int] | Mapping[int, int]
 
     def __post_init__(self) -> None:
         self._evaluator = Evaluator(self.network, self.test, self.train, self.settings)
-        self._images = self.train.subset(self.settings.bn_examples).images
+        self._images = images_of(self.train, self.test, self.settings)
         self._chosen: dict[int, Chosen] = {}
+        if self.train is None:
+            self._do_without()
         if self.settings.match != "none" and not self.network.symmetry:
             raise InputError(
                 f"evaluation.match: {self.settings.match!r}, but of this model it is not known "
                 "which neurons can be exchanged; give its class a method symmetry(), or match: none"
             )
+
+    def _do_without(self) -> None:
+        """Refuse, or warn of, what needs images to train on, where only clients have such."""
+        settings, nobody = self.settings, "the server has no images to train on"
+        if settings.match == "activations" or settings.repair:
+            place = "repair" if settings.repair else "match"
+            raise InputError(f"evaluation.{place}: {getattr(settings, place)!r}, but {nobody}")
+        if self.network.modules(*NORMS):
+            log.warning("BatchNorm's statistics of mixed models are averages, since %s", nobody)
 
     def on_round(self, outcome: Round) -> None:
         """Add test loss and accuracy, mean barriers and gaps; the curves go into the outcome."""

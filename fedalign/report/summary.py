@@ -15,24 +15,42 @@ def summary(config: Config) -> str:
     federation = Federation(config)
     network = federation.network
     federation.strategy()  # what it does not like about its options, it says here
-    sizes = [len(shard) for shard in federation.shards(config.num_clients)]
     drawn = min(config.clients_per_round or config.num_clients, config.num_clients)
     return "\n".join(
         [
             f"valid: {config.rounds} rounds, {drawn} of {config.num_clients} clients in each",
-            f"  data       {federation.train.source}",
-            f"             {len(federation.train):,} training examples, "
-            f"{len(federation.test or ()):,} test examples, {federation.train.classes} classes",
-            f"  partition  {described(config.partition)}",
-            f"             {min(sizes):,} to {max(sizes):,} examples a client, "
-            f"median {int(np.median(sizes)):,}{_kept_back(federation)}",
+            *(_data(federation) if federation.reference else _no_data(federation)),
             f"  model      {described(config.model)}: {network.layout.num_parameters:,} parameters",
             f"  client     {described(config.client)}",
             f"  strategy   {described(config.strategy)}",
-            *_evaluation(federation),
+            *(_evaluation(federation) if federation.reference else ()),
             f"  results    {folder_of(config)}",
         ]
     )
+
+
+def _data(federation: Federation) -> list[str]:
+    """Return the lines on the data and who has which of them."""
+    config, data = federation.config, federation.train
+    sizes = [len(shard) for shard in federation.shards(config.num_clients)]
+    return [
+        f"  data       {data.source}",
+        f"             {len(data):,} training examples, "
+        f"{len(federation.test or ()):,} test examples, {data.classes} classes",
+        f"  partition  {described(config.partition)}",
+        f"             {min(sizes):,} to {max(sizes):,} examples a client, "
+        f"median {int(np.median(sizes)):,}{_kept_back(federation)}",
+    ]
+
+
+def _no_data(federation: Federation) -> list[str]:
+    """Return the lines on data that only the nodes have."""
+    spec = federation.spec
+    shape = "x".join(map(str, spec.shape))
+    return [
+        f"  data       what each node has of its own: {shape}, {spec.classes} classes",
+        f"             {len(federation.test or ()):,} test examples here",
+    ]
 
 
 def _kept_back(federation: Federation) -> str:
@@ -46,13 +64,15 @@ def _kept_back(federation: Federation) -> str:
 def _evaluation(federation: Federation) -> list[str]:
     """Return the line on clients that evaluate; none where they do not."""
     config, settings = federation.config, federation.config.evaluation
-    testers = federation.testers(config.num_clients)
-    if not testers:
+    if not settings.client_fraction:
         return []
-    drawn = max(1, round(settings.client_fraction * len(testers)))
+    tests = [len(rows) for rows in federation.tested_on(config.num_clients)]
+    federation.check_testers(tests)
+    testers = sum(count > 0 for count in tests)
+    drawn = max(1, round(settings.client_fraction * testers))
     shown = ("client_every", "holdout", "finetune_epochs")
     told = ", ".join(f"{key} {getattr(settings, key):g}" for key in shown)
-    return [f"  evaluation {drawn} of {len(testers)} clients test for themselves ({told})"]
+    return [f"  evaluation {drawn} of {testers} clients test for themselves ({told})"]
 
 
 def described(part: Part) -> str:

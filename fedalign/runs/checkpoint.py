@@ -17,6 +17,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedalign.cohorts import CohortGrid
 from fedalign.config import Config
+from fedalign.registry import load
 from fedalign.rounds import Round
 from fedalign.runs.folder import CHECKPOINT, folder_of, is_finished
 from fedalign.runs.trees import DamagedError, is_known, read, write
@@ -50,7 +51,8 @@ class Checkpoint:
 class Checkpoints:
     """A callback that keeps the last checkpoint in the run folder.
 
-    It does nothing on an engine that does not hold its clients' states itself: Flower's own.
+    It does nothing where clients keep something that the grid does not hold: on Flower's engine,
+    and on real nodes.
 
     Args:
         config: says where, and every how many rounds.
@@ -62,7 +64,7 @@ class Checkpoints:
     def __init__(self, config: Config, strategy: Strategy, grid: Grid, cohort: int):
         self._folder, self._settings = folder_of(config), config.digest()
         self._strategy, self._grid, self._cohort = strategy, grid, cohort
-        self._every = config.checkpoint_every
+        self._every = config.checkpoint_every if holds_all(config, grid) else 0
         self._warned = False
 
     def is_due(self, number: int) -> bool:
@@ -71,7 +73,7 @@ class Checkpoints:
 
     def on_round(self, outcome: Round) -> None:
         """Write a checkpoint, if it is time for one; the round's metrics must be written."""
-        if not self.is_due(outcome.number) or not isinstance(self._grid, CohortGrid):
+        if not self.is_due(outcome.number):
             return
         self._warn()
         checkpoint = Checkpoint(
@@ -81,7 +83,7 @@ class Checkpoints:
             sizes={file.name: file.stat().st_size for file in self._folder.glob("*.csv")},
             model=outcome.after,
             strategy=state_of(self._strategy),
-            clients=self._grid.states(),
+            clients=self._grid.states() if isinstance(self._grid, CohortGrid) else {},
         )
         write(self._folder / CHECKPOINT, vars(checkpoint))
 
@@ -100,7 +102,7 @@ def resume(config: Config, strategy: Strategy, grid: Grid) -> Checkpoint | None:
     """
     folder = folder_of(config)
     path = folder / CHECKPOINT
-    if not isinstance(grid, CohortGrid) or not path.is_file() or is_finished(folder):
+    if not holds_all(config, grid) or not path.is_file() or is_finished(folder):
         return None
     try:
         checkpoint = _read(config)
@@ -110,9 +112,16 @@ def resume(config: Config, strategy: Strategy, grid: Grid) -> Checkpoint | None:
         return None
     for owner, name, value in attributes:
         setattr(owner, name, value)
-    for node, state in checkpoint.clients.items():
-        grid.keep_state(node, state)
+    if isinstance(grid, CohortGrid):
+        for node, state in checkpoint.clients.items():
+            grid.keep_state(node, state)
     return checkpoint
+
+
+def holds_all(config: Config, grid: Grid) -> bool:
+    """Return whether a checkpoint is the whole of a run, what its clients keep included."""
+    stateful = getattr(load("clients", config.client.name), "stateful", False)
+    return isinstance(grid, CohortGrid) or not stateful
 
 
 def state_of(strategy: Strategy) -> dict[str, Any]:

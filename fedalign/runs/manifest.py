@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ import torch
 
 from fedalign import __version__
 from fedalign.federation import Federation
+from fedalign.nodes import Members
 from fedalign.registry import HOME
 
 
-def manifest(federation: Federation, num_clients: int, engine: str, cohort: int) -> dict[str, Any]:
+def manifest(federation: Federation, members: Members, engine: str, cohort: int) -> dict[str, Any]:
     """Return what `manifest.json` says of a run when it starts."""
     config, network = federation.config, federation.network
     return {
@@ -49,19 +50,25 @@ def manifest(federation: Federation, num_clients: int, engine: str, cohort: int)
             else None,
         },
         "data": {
-            "source": federation.train.source,
-            "train_examples": len(federation.train),
+            "source": _source(federation, members),
+            "train_examples": sum(members.sizes.values()) if members.own else len(federation.train),
             "test_examples": len(federation.test or ()),
-            "client_examples": _sizes(federation.shards(num_clients)),
-            "client_holdout": _sizes(federation.holdouts(num_clients)),
+            "client_examples": _range(members.sizes.values()),
+            "client_tests": _range(members.tests.values()),
         },
         "model": {"name": config.model.name, "parameters": network.layout.num_parameters},
-        "num_clients": num_clients,
+        "num_clients": members.population,
     }
 
 
-def _sizes(shards: Sequence[np.ndarray]) -> dict[str, int]:
-    sizes = [len(rows) for rows in shards]
+def _source(federation: Federation, members: Members) -> str:
+    if not members.own:
+        return federation.train.source
+    tests = "" if federation.test is None else f"; the server's: {federation.test.source}"
+    return f"what each node has of its own{tests}"
+
+
+def _range(sizes: Collection[int]) -> dict[str, int]:
     return {"min": min(sizes), "max": max(sizes)}
 
 

@@ -97,4 +97,5 @@ def test_repaired_paths_have_the_ends_of_the_plain_ones(data):
     look = Evaluator(network, data, data, Evaluation(alphas=5))
     _, plain, mended = look.curves(models, paths)
     for place, (one, two) in enumerate(zip(plain.losses, mended.losses, strict=True)):
-        assert (one == two) == (place in (0, 4))
+        same = one == pytest.approx(two, rel=1e-5)  # many at once, and alone
+        assert same == (place in (0, 4))

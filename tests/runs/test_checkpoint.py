@@ -269,9 +269,9 @@ class Stop:
             raise KeyboardInterrupt
 
 
-def go(out, strategy, stop=None, grid=None):
+def go(out, strategy, stop=None, grid=None, **settings):
     """Run 7 rounds with a checkpoint every 3; return the model, the strategy and the states."""
-    config = read(None, {"out": str(out), "rounds": 7, "checkpoint_every": 3})
+    config = read(None, {"out": str(out), "rounds": 7, "checkpoint_every": 3} | settings)
     grid = grid or InlineGrid(visited(), 4)
     resumed = resume(config, strategy, grid)
     done, model = (resumed.number, resumed.model) if resumed else (0, START)
@@ -338,16 +338,42 @@ def test_what_a_strategy_holds_and_cannot_keep_is_said_once(tmp_path, caplog):
         assert not list(lost_of(Federation(read(None, {"strategy": name})).strategy()))
 
 
+class Stock:
+    """A grid that holds no client's state, as those of Flower's own engine and of a SuperLink."""
+
+    def __init__(self, app):
+        self.inside = InlineGrid(app, 4)
+        self.nodes, self.states = self.inside.get_node_ids(), dict
+        self.get_node_ids = self.inside.get_node_ids
+        self.send_and_receive = self.inside.send_and_receive
+
+
 def test_no_checkpoint_where_the_engine_does_not_hold_the_clients_states(tmp_path):
-    class Stock:
-        """A grid that knows nothing of groups, as Flower's own."""
-
-        def __init__(self):
-            self.inside = InlineGrid(visited(), 4)
-            self.nodes, self.states = self.inside.get_node_ids(), dict
-            self.get_node_ids = self.inside.get_node_ids
-            self.send_and_receive = self.inside.send_and_receive
-
+    strategy, grid = FedAvg(**FLOWER_SAMPLING), Stock(visited())
     with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, FedAvg(**FLOWER_SAMPLING), stop=5, grid=Stock())
+        go(tmp_path, strategy, stop=5, grid=grid, client="moon")
     assert not list(tmp_path.glob("*/checkpoint*"))
+
+
+def test_clients_that_keep_nothing_need_no_engine_that_holds_it(tmp_path):
+    def stateless():
+        client = ClientApp()
+
+        @client.train()
+        def train(message, context):
+            moved = np.cos(message.content["arrays"]["w"].numpy())
+            weight = 1 + int(context.node_config["partition-id"])
+            return train_reply(message, ArrayRecord({"w": Array(moved)}), weight, {})
+
+        return Stock(client)
+
+    def strategy():
+        return FedAvgM(**FLOWER_SAMPLING, server_momentum=0.9)
+
+    whole, state, _ = go(tmp_path / "whole", strategy(), grid=stateless())
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "stopped", strategy(), stop=5, grid=stateless())
+    assert list(tmp_path.glob(f"stopped/*/{CHECKPOINT}"))
+    again, also, _ = go(tmp_path / "stopped", strategy(), grid=stateless())
+    assert again == whole
+    np.testing.assert_equal(also, state)

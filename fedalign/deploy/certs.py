@@ -30,7 +30,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _CA, _SERVER = "fedalign authority", "fedalign SuperLink"
 
 
-def certify(folder: Path, hosts: Sequence[str], days: int = 365, *, ends: int = 0) -> list[Path]:
+def certify(folder: Path, hosts: Sequence[str], days: int = 365) -> list[Path]:
     """Return the files of an authority and of a server certificate, made where they are missing.
 
     `ca.crt` goes to every node and to whoever submits runs, `server.crt` and `server.key` to the
@@ -42,7 +42,6 @@ def certify(folder: Path, hosts: Sequence[str], days: int = 365, *, ends: int = 
         hosts: names and addresses by which the SuperLink is reached; loopback is always among
             them, and so are those that the certificate before this one had.
         days: how long both are valid.
-        ends: days from now on which that time ends, if it is not `days`; below 0 it is over.
 
     Raises:
         InputError: an authority's certificate is there without its key, or the other way round.
@@ -54,8 +53,11 @@ def certify(folder: Path, hosts: Sequence[str], days: int = 365, *, ends: int = 
     names = [_name(host) for host in dict.fromkeys([*LOOPBACK, *known, *hosts])]
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
     made = (
-        _builder(_SERVER, key.public_key(), ca.subject, days, ends or days)
+        _builder(_SERVER, key.public_key(), ca.subject, days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+        )
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(usage, critical=False)
         .sign(ca_key, hashes.SHA384())
@@ -106,7 +108,7 @@ def _authority(folder: Path, days: int) -> tuple[x509.Certificate, ec.EllipticCu
         False,
     )
     made = (
-        _builder(_CA, key.public_key(), None, days, days)
+        _builder(_CA, key.public_key(), None, days)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
         .sign(key, hashes.SHA384())
@@ -117,22 +119,19 @@ def _authority(folder: Path, days: int) -> tuple[x509.Certificate, ec.EllipticCu
 
 
 def _builder(
-    name: str,
-    key: ec.EllipticCurvePublicKey,
-    issuer: x509.Name | None,
-    days: int,
-    ends: int,
+    name: str, key: ec.EllipticCurvePublicKey, issuer: x509.Name | None, days: int
 ) -> x509.CertificateBuilder:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    end = datetime.now(UTC) + timedelta(days=ends)
+    now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .subject_name(subject)
         .issuer_name(issuer or subject)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(end - timedelta(days=days, hours=1))  # clocks differ
-        .not_valid_after(end)
+        .not_valid_before(now - timedelta(hours=1))  # clocks differ
+        .not_valid_after(now + timedelta(days=days))
     )
 
 

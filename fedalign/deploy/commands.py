@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedalign.console import ConfigFile, Overrides, guarded
+from fedalign.errors import FedalignError, InputError
 
 app = typer.Typer(
     help="The same app on real machines.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -100,6 +101,22 @@ def register(
 
 
 @app.command()
+def unregister(
+    nodes: Annotated[list[str], typer.Argument(metavar="NODE...", help="as `nodes` lists them")],
+    superlink: Address,
+    root_certificates: Authority,
+) -> None:
+    """Let these nodes in no more."""
+    with guarded():
+        from fedalign.deploy.superlink import connected
+
+        with connected(superlink, root_certificates) as link:
+            for node in nodes:
+                link.unregister(node)
+                print(f"node {node} is let in no more", flush=True)
+
+
+@app.command()
 def nodes(superlink: Address, root_certificates: Authority) -> None:
     """List the nodes that are registered, and which of them are online."""
     with guarded():
@@ -134,3 +151,39 @@ def submit(
         planned = read(config, parse_overrides(overrides or []) | fixed)
         with connected(superlink, root_certificates) as link:
             follow(link, planned)
+
+
+@app.command()
+def health(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT")],
+    root_certificates: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="ca.crt of the federation; not said: without TLS"),
+    ] = None,
+) -> None:
+    """Say whether a SuperLink, or a SuperNode on its own machine, answers; exit code 1 if not."""
+    with guarded():
+        from fedalign.deploy.health import is_up
+
+        if root_certificates and not root_certificates.is_file():
+            raise InputError(f"--root-certificates: {str(root_certificates)!r} is no file")
+        if not is_up(address, root_certificates):
+            raise FedalignError(f"nobody answers at {address}")
+        print(f"{address} answers")
+
+
+@app.command()
+def data(
+    folder: Annotated[Path, typer.Argument(help="a node's data")],
+    config: ConfigFile,
+    overrides: Overrides = None,
+) -> None:
+    """Check a node's data against a federation, before it joins."""
+    with guarded():
+        from fedalign.config import read
+        from fedalign.federation import Federation
+        from fedalign.settings import parse_overrides
+        from fedalign.site import told
+
+        planned = read(config, parse_overrides(overrides or []))
+        print(told(folder, Federation(planned)))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import ssl
+import re
 import subprocess
 import sysconfig
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +19,16 @@ import tomli_w
 
 from fedalign import __version__
 from fedalign.config import Config
+from fedalign.deploy.health import is_up
 from fedalign.errors import FedalignError, InputError
 
+CHATTER = re.compile(r"(\x1b\[92m)?INFO |Using SuperLink: |Successfully installed ")
+# Flower's words for a ServerApp that is gone, and for one that was ended with its SuperLink.
+LOST = ("No heartbeat received", "Task failed with unknown error")
+ATTEMPTS = 5
+SETTLE = 30.0  # seconds in which a ServerApp that lives after all notices that it is given up
+PATIENCE = 300.0  # seconds for a SuperLink to be there again
+HOME = "FLWR_HOME"  # names a folder of Flower's own
 NAME = "fedalign"  # of the connection, in Flower's configuration
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -41,11 +47,13 @@ def environment(home: Path) -> dict[str, str]:
 
     They find parts of the user's own as fedalign itself does: in the folder that it was called in.
     """
-    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path.cwd())]))
-    # What Flower prints of each message is for its own log.
-    aside = ("FLWR_LOG_LEVEL",)
-    kept = {key: value for key, value in os.environ.items() if key not in aside}
-    return kept | QUIET | {"FLWR_HOME": str(home), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    paths = {
+        "PATH": [sysconfig.get_path("scripts"), os.environ.get("PATH")],  # they call one another
+        "PYTHONPATH": [os.environ.get("PYTHONPATH"), str(Path.cwd())],
+    }
+    found = {key: os.pathsep.join(filter(None, places)) for key, places in paths.items()}
+    kept = {key: value for key, value in os.environ.items() if key != "FLWR_LOG_LEVEL"}
+    return kept | QUIET | found | {HOME: str(home), "PYTHONUNBUFFERED": "1"}
 
 
 @dataclass(frozen=True)
@@ -63,24 +71,8 @@ class SuperLink:
     home: Path
 
     def is_up(self) -> bool:
-        """Return whether it answers, and is who its certificate says.
-
-        Raises:
-            FedalignError: something answers that is not the SuperLink of this authority.
-        """
-        context = ssl.create_default_context(cafile=self.authority)
-        try:
-            with urllib.request.urlopen(
-                f"https://{self.address}/health", timeout=5, context=context
-            ):
-                return True
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, ssl.SSLError):
-                told = f"{self.address} is not the SuperLink of {self.authority}: {error.reason}"
-                raise FedalignError(told) from None
-            return False
-        except OSError:
-            return False
+        """Return whether it answers; `FedalignError` if somebody else does."""
+        return is_up(self.address, self.authority)
 
     def register(self, public_key: Path) -> str | None:
         """Return the id of the node with this key, which is let in from now on; None: it was."""
@@ -94,6 +86,10 @@ class SuperLink:
                 return None
             raise
 
+    def unregister(self, node: str) -> None:
+        """Let a node in no more."""
+        self._ask("supernode", "unregister", node, NAME)
+
     def submit(self, config: Config) -> str:
         """Return the id of a run that has been started."""
         app = self.home / "app"
@@ -101,15 +97,24 @@ class SuperLink:
         return str(self._ask("run", str(app), NAME)["run-id"])
 
     def log(self, run: str) -> Iterator[str]:
-        """Yield the lines that a run prints until it is over, each once."""
-        seen = 0
+        """Yield the lines that a run prints until it is over, each once.
+
+        Raises:
+            FedalignError: the SuperLink is away for longer than `PATIENCE`.
+        """
+        seen, deadline = 0, time.monotonic() + PATIENCE
         while True:
             for place, line in enumerate(self._lines(run)):
                 if place >= seen:
                     seen += 1
                     yield line
-            if self.status(run)[0].startswith("finished"):
-                return
+            try:
+                if self.status(run)[0].startswith("finished"):
+                    return
+                deadline = time.monotonic() + PATIENCE
+            except FedalignError:  # it may be starting again
+                if time.monotonic() > deadline:
+                    raise
             time.sleep(1)
 
     def status(self, run: str) -> tuple[str, str]:
@@ -178,13 +183,26 @@ def connected(address: str, authority: Path) -> Iterator[SuperLink]:
 
 
 def follow(link: SuperLink, config: Config) -> None:
-    """Submit a run and print what it prints; `FedalignError` if it fails."""
-    run = link.submit(config)
-    for line in link.log(run):
-        print(line, end="", flush=True)
-    status, details = link.status(run)
-    if status != "finished:completed":
-        raise FedalignError(f"run {run} {status.removeprefix('finished:')}: {details}")
+    """Submit a run and print what it prints, without Flower's chatter.
+
+    One that was lost with the SuperLink's machine, or while the SuperLink was away, is submitted
+    again, and goes on from its last checkpoint.
+
+    Raises:
+        FedalignError: it failed, or was lost once too often.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        run = link.submit(config)
+        for line in link.log(run):
+            if not CHATTER.match(line):
+                print(line, end="", flush=True)
+        status, details = link.status(run)
+        if status == "finished:completed":
+            return
+        if not details.startswith(LOST) or attempt == ATTEMPTS:
+            raise FedalignError(f"run {run} {status.removeprefix('finished:')}: {details}")
+        print("the run was lost; it is submitted again", flush=True)
+        time.sleep(SETTLE)
 
 
 def write_app(folder: Path, run_config: Mapping[str, Any]) -> None:

@@ -1,0 +1,80 @@
+"""Real processes on loopback: TLS, a key for each node, data of their own."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from fedalign.cli import app
+from fedalign.config import read
+from fedalign.federation import Federation
+
+SETTINGS = {
+    "rounds": 2,
+    "num_clients": 3,
+    "strategy": "fedpnu",
+    "evaluation.pairs": 2,
+    "evaluation.client_fraction": 1,
+    "evaluation.client_every": 2,
+    "evaluation.holdout": 0.25,
+    "simulation.cohort": 1,
+    "simulation.fuse": False,
+}
+WORDS = [f"{key}={json.dumps(value)}" for key, value in SETTINGS.items()]
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """What each client of the simulation has, in a folder of its own."""
+    federation = Federation(read("quickstart", SETTINGS))
+    folders = []
+    for i, (own, kept) in enumerate(zip(federation.shards(3), federation.holdouts(3), strict=True)):
+        rows = np.sort(np.concatenate([own, kept]))
+        data = federation.train.at(rows)
+        folder = tmp_path / f"clinic-{i}"
+        folder.mkdir()
+        np.savez(folder / "train.npz", images=data.images.numpy(), labels=data.labels.numpy())
+        folders.append(folder)
+    return folders
+
+
+def processes():
+    """Flower's processes, anybody's on this machine."""
+    found = psutil.process_iter(["name", "cmdline"])
+    return {p.pid for p in found if any("flower-super" in w for w in p.info["cmdline"] or ())}
+
+
+def test_own_data_over_tls_is_the_simulation_to_the_bit(tmp_path, parts):
+    before, run = processes(), CliRunner()
+    words = [word for folder in parts for word in ("--data", str(folder))]
+    out, logs = tmp_path / "runs", tmp_path / "logs"
+    done = run.invoke(
+        app,
+        ["deploy", "local", "quickstart", *WORDS, *words, "--out", str(out), "--logs", str(logs)],
+    )
+    assert done.exit_code == 0, done.output
+    assert processes() <= before  # nothing is left behind
+    (deployed,) = out.iterdir()
+    assert deployed.name.startswith("quickstart-deployed-")
+
+    assert run.invoke(app, ["run", "quickstart", *WORDS, "--out", str(tmp_path)]).exit_code == 0
+    (simulated,) = tmp_path.glob("quickstart-*")
+    assert simulated.name.split("-")[-1] == deployed.name.split("-")[-1]
+    model = "model.safetensors"
+    assert (deployed / model).read_bytes() == (simulated / model).read_bytes()
+    for table in ("landscape.csv", "barriers.csv", "clients.csv"):
+        assert (deployed / table).read_text() == (simulated / table).read_text()
+    ours, theirs = (
+        pd.read_csv(f / "metrics.csv").drop(columns="seconds") for f in (deployed, simulated)
+    )
+    pd.testing.assert_frame_equal(ours, theirs)
+    told = json.loads((deployed / "manifest.json").read_text())
+    assert told["engine"] == "HttpGrid"
+    assert told["data"]["source"].startswith("what each node has of its own")
+    assert not (deployed / "partition.png").exists()
+
+    again = run.invoke(app, ["deploy", "local", "quickstart", *WORDS, *words, "--out", str(out)])
+    assert "is finished already" in again.output

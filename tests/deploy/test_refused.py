@@ -1,0 +1,74 @@
+"""Who has no business in a federation is not let in, and the logs say why."""
+
+import re
+import time
+from datetime import datetime, timedelta
+
+import pytest
+
+from fedalign.deploy import certs
+from fedalign.deploy.certs import certify, make_key
+from fedalign.deploy.local import Local
+from fedalign.errors import FedalignError
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory):
+    """A key and an authority that nobody knows."""
+    folder = tmp_path_factory.mktemp("strange")
+    certify(folder, [])
+    make_key(folder / "key")
+    return folder
+
+
+def wait_for(local, name, pattern, timeout=60):
+    until = time.monotonic() + timeout
+    while not (found := re.search(pattern, local.log(name))):
+        assert time.monotonic() < until, local.log(name)
+        time.sleep(0.2)
+    return found
+
+
+def test_only_known_nodes_come_in_and_only_over_tls(tmp_path, strange):
+    with Local([{"partition-id": 0}], tmp_path, late=1) as local:
+        authority = ["--root-certificates", local.superlink.authority]
+        own = ["--auth-supernode-private-key", local.key(0)]
+        cases = {
+            "unknown-key": [*authority, "--auth-supernode-private-key", strange / "key"],
+            "no-key": authority,
+            "wrong-authority": ["--root-certificates", strange / "ca.crt", *own],
+            "plain-text": ["--insecure", "--max-retries", "1"],
+        }
+        for name, options in cases.items():
+            local.start(name, "flower-supernode", *local.node_options(), *options)
+        wait_for(local, "unknown-key", r"code: 2004\] Failed to activate SuperNode")
+        wait_for(local, "superlink", r"ApiError:2004\] Attempted to register SuperNode with public")
+        wait_for(
+            local, "no-key", r"SuperNode authentication is enabled. All SuperNodes must be reg"
+        )
+        wait_for(local, "superlink", r"ApiError:2001\] Attempted to register SuperNode with public")
+        wait_for(local, "wrong-authority", r"certificate verify failed: unable to get local issuer")
+        wait_for(local, "plain-text", r"(Server disconnected without sending|Connection reset by)")
+        for name in cases:
+            wait_for(local, name, "Exit Code: 305")
+            assert local.running[name].wait(30) == 1
+        assert [node["status"] for node in local.superlink.nodes()] == ["registered"]
+
+
+def test_a_superlink_with_an_expired_certificate_is_not_believed(tmp_path, monkeypatch):
+    class Past(datetime):
+        @classmethod
+        def now(cls, zone=None):
+            return datetime.now(zone) - timedelta(days=400)
+
+    with Local([{"partition-id": 0}], tmp_path, late=1) as local:
+        assert local.superlink.is_up()
+        local.stop("superlink")
+        monkeypatch.setattr(certs, "datetime", Past)
+        certify(local.superlink.authority.parent, [], days=30)
+        expired = "certificate verify failed: certificate has expired"
+        with pytest.raises(FedalignError, match=expired):
+            local.start_superlink()
+        local.start_node(0)
+        wait_for(local, "node-0", expired)
+        assert local.running["node-0"].wait(30) == 1

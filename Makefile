@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export FLWR_TELEMETRY_ENABLED := 0
 
-.PHONY: run test test-all lint clean
+.PHONY: run test test-all lint deploy-check clean
 
 run: .venv/ready  ## the main job, on the embedded data set
 	$(BIN)/fedalign run configs/quickstart.yaml --again
@@ -17,6 +17,9 @@ lint: .venv/ready  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+deploy-check: .venv/ready  ## all of docker/ that can be checked without an engine
+	PYTHONPATH=docker $(BIN)/python -m check
 
 clean:
 	rm -rf .venv build dist *.egg-info

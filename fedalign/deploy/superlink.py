@@ -9,7 +9,7 @@ import subprocess
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from fedalign.deploy.health import is_up
 from fedalign.errors import FedalignError, InputError
 
 CHATTER = re.compile(r"(\x1b\[92m)?INFO |Using SuperLink: |Successfully installed ")
+RAISED = "ServerApp raised an exception"
+OURS = re.compile(r"fedalign\.[\w.]+Error: ")
 # Flower's words for a ServerApp that is gone, and for one that was ended with its SuperLink.
 LOST = ("No heartbeat received", "Task failed with unknown error")
 ATTEMPTS = 5
@@ -193,16 +195,27 @@ def follow(link: SuperLink, config: Config) -> None:
     """
     for attempt in range(1, ATTEMPTS + 1):
         run = link.submit(config)
-        for line in link.log(run):
-            if not CHATTER.match(line):
-                print(line, end="", flush=True)
+        show(link.log(run))
         status, details = link.status(run)
         if status == "finished:completed":
             return
         if not details.startswith(LOST) or attempt == ATTEMPTS:
-            raise FedalignError(f"run {run} {status.removeprefix('finished:')}: {details}")
+            told = details.removeprefix("ServerApp failed with exception: ")
+            raise FedalignError(f"run {run} {status.removeprefix('finished:')}: {told}")
         print("the run was lost; it is submitted again", flush=True)
         time.sleep(SETTLE)
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print a run's lines without Flower's chatter, and without tracebacks of our own errors."""
+    raised: list[str] = []
+    for line in lines:
+        if raised or RAISED in line:
+            raised.append(line)
+        elif not CHATTER.match(line):
+            print(line, end="", flush=True)
+    if not any(map(OURS.match, raised)):  # what ours say is said once more, at the end
+        print("".join(raised), end="", flush=True)
 
 
 def write_app(folder: Path, run_config: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from fedalign.cli import app
 from fedalign.config import read
+from fedalign.deploy.superlink import show
 from fedalign.federation import Federation
 
 SETTINGS = {
@@ -39,6 +40,15 @@ def parts(tmp_path):
         np.savez(folder / "train.npz", images=data.images.numpy(), labels=data.labels.numpy())
         folders.append(folder)
     return folders
+
+
+def test_a_runs_log_is_shown_without_chatter_and_tracebacks_of_ours(capsys):
+    chatter = ["\x1b[92mINFO \x1b[0m:      configure_train\n", "Using SuperLink: fedalign\n"]
+    raised = ["\x1b[91mERROR \x1b[0m:     ServerApp raised an exception\n", "Traceback\n"]
+    show([*chatter, "round 1\n", *raised, "fedalign.errors.InputError: too few\n", "more\n"])
+    assert capsys.readouterr().out == "round 1\n"
+    show([*raised, "KeyError: 1\n"])
+    assert capsys.readouterr().out == "".join(raised) + "KeyError: 1\n"
 
 
 def processes():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -53,8 +53,7 @@ class Federation:
     @cached_property
     def test(self) -> Dataset | None:
         """The official test set, if there is one; only the server asks for it."""
-        has = getattr(self.source, "has", lambda _part: True)
-        return self._load("test") if has("test") else None
+        return self._load("test") if self._has("test") else None
 
     @cached_property
     def source(self) -> Any:
@@ -270,8 +269,7 @@ class Federation:
     @cached_property
     def reference(self) -> Dataset | None:
         """The training set, where the server has one; it has none where only clients have data."""
-        has = getattr(self.source, "has", lambda _part: True)
-        return self.train if has("train") else None
+        return self.train if self._has("train") else None
 
     def shared(self) -> dict[str, Any]:
         """Return the training set with NumPy arrays, which processes of a machine can share."""
@@ -281,6 +279,10 @@ class Federation:
         """Take the training set that another process has shared, in place of one from disk."""
         train = Dataset.from_numpy(shared).to(pick_device(self.config.device))
         self.__dict__.update(train=train, spec=train.spec)
+
+    def _has(self, part: Part) -> bool:
+        has: Callable[[Part], bool] = getattr(self.source, "has", lambda _part: True)
+        return has(part)
 
     def _load(self, part: Part) -> Dataset:
         data: Dataset = self.source.load(part)

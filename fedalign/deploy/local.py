@@ -149,5 +149,5 @@ def _planned(
     given |= {"num_clients": count} if count else {}
     planned = read(config, given)
     # The processes are started elsewhere.
-    full = {"out": str(Path(planned.out).expanduser().resolve())}
-    return read(config, given | full | {"name": f"{planned.name}-deployed"})
+    full = str(Path(planned.out).expanduser().resolve())
+    return planned.model_copy(update={"out": full, "name": f"{planned.name}-deployed"})

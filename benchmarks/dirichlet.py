@@ -30,7 +30,7 @@ from scipy.stats import ks_2samp
 
 from fedalign.data.digits import Digits
 from fedalign.partitioning import split
-from fedalign.registry import parse
+from fedalign.settings.registry import parse
 
 NAMES = ("size", "entropy", "commonest")
 CLIENTS = 10

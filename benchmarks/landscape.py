@@ -20,11 +20,11 @@ from statistics import median
 import torch
 from workloads import measure
 
-from fedalign.config import read
-from fedalign.device import torch_threads
-from fedalign.federation import Federation
+from fedalign.federation.federation import Federation
 from fedalign.landscape.evaluator import Evaluator
 from fedalign.landscape.paths import Path, grid
+from fedalign.network.device import torch_threads
+from fedalign.settings.config import read
 
 MODELS = {
     "mlp": {"model": "mlp"},

@@ -43,20 +43,20 @@ import scipy
 import torch
 from torch import Tensor
 
-from fedalign.algorithm import Cohort
-from fedalign.config import read
-from fedalign.device import torch_threads
-from fedalign.federation import Federation
+from fedalign.algorithm import Stack
+from fedalign.federation.federation import Federation
 from fedalign.landscape.activations import activation_matching
 from fedalign.landscape.barriers import loss_barrier
 from fedalign.landscape.evaluator import Evaluator
 from fedalign.landscape.matching import Matched, weight_matching
 from fedalign.landscape.paths import Path, grid
 from fedalign.landscape.permutations import shuffled
-from fedalign.masks import MaskPlan
-from fedalign.network import Network
+from fedalign.masks.plan import MaskPlan
+from fedalign.network.device import torch_threads
+from fedalign.network.network import Network
 from fedalign.rng import rng
-from fedalign.settings import parse_overrides
+from fedalign.settings.config import read
+from fedalign.settings.sources import parse_overrides
 
 # Of VGG, 9.2 M parameters: as many steps of half the batch, and fewer images.
 LARGE = {"client.batch_size": 8, "data.max_examples": 1600, "evaluation.examples": 200}
@@ -148,8 +148,8 @@ class Bench:
         block, data = start.repeat(1, 1), self.federation.train
         streams = [rng(self.seed, "batches", whose)]
         rows = [torch.arange(len(data)).numpy()]
-        cohort = Cohort(self.network, data, start, block, rows, streams, [MaskPlan()])
-        self.federation.client.train(cohort)
+        stack = Stack(self.network, data, start, block, rows, streams, [MaskPlan()])
+        self.federation.client.train(stack)
         return block[0]
 
     def _barrier(self, reference: Tensor, model: Tensor) -> float:

@@ -25,9 +25,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedalign.cohorts import Wanted
-from fedalign.rounds import group_size
-from fedalign.sums import clients_in
+from fedalign.messages.groups import GroupRequest
+from fedalign.messages.partial_sums import clients_in, group_size
 
 server = ServerApp()
 
@@ -46,7 +45,7 @@ def main(grid: Grid, context: Context) -> None:
         drawn = nodes[:: max(1, len(nodes) // config["clients"])][: config["clients"]]
         messages = [Message(content, n, MessageType.TRAIN) for n in drawn]
         if config["sums"]:
-            wanted = Wanted(fuse=True)
+            wanted = GroupRequest(partial_sums=True)
             group = group_size(messages, wanted)
             replies = grid.exchange(messages, wanted, group, None).replies
         else:

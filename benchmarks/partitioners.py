@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from fedalign.builtin import BUILTIN
 from fedalign.partitioning import checked, split
-from fedalign.registry import parse
+from fedalign.settings.builtin import BUILTIN
+from fedalign.settings.registry import parse
 
 OPTIONS: dict[str, dict[str, Any]] = {"dirichlet": {"too_small": "move"}}
 OTHERS = {"replicated", "flwr"}  # one does nothing, and one is another package's

@@ -12,7 +12,7 @@ take turns (A B A B), each in a fresh process. Wall: median of the rounds after 
 all processes of a run use from the end of the first round to the end of the last, per round.
 Memory: the peak of their proportional set sizes. Give the machine nothing else to do.
 
-Any setting may follow: simulation.cohort=1 simulation.fuse=false.
+Any setting may follow: simulation.stack=1 simulation.partial_aggregation=false.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedalign.config import read
 from fedalign.data import Dataset
-from fedalign.federation import Federation
+from fedalign.federation.federation import Federation
 from fedalign.rng import rng
+from fedalign.settings.config import read
 
 HERE = Path(__file__).parent
 COMMON: dict[str, Any] = {

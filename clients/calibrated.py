@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from clients.local import Local, Training
-from fedalign.network import Loss
-from fedalign.stacked import losses_of
+from fedalign.network.network import Loss
+from fedalign.network.stacked import losses_of
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Calibrated(Local):
 
     def begin(self, training: Training) -> None:
         """Count each client's labels."""
-        data = training.cohort.data
+        data = training.stack.data
         counts = [
             torch.bincount(data.labels[torch.from_numpy(rows)], minlength=data.classes)
-            for rows in training.cohort.rows
+            for rows in training.stack.rows
         ]
         training.own["shift"] = self.shift(torch.stack(counts).to(training.block.dtype))
 

@@ -26,7 +26,7 @@ class FedSAM(Local):
         self, training: Training, images: Tensor, labels: Tensor, sizes: list[int]
     ) -> Tensor:
         """Return the losses at w; the gradients are those at the perturbed weights."""
-        network, block = training.cohort.network, training.block[: len(sizes)]
+        network, block = training.stack.network, training.block[: len(sizes)]
         weights = training.weights[: len(sizes)]
         ascent = torch.empty_like(weights)
         losses = network.gradients(block, images, labels, sizes, ascent)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from clients.batches import Batches
 from clients.optimizers import SGD, Adam, Optimizer
-from fedalign.algorithm import Cohort, Trained
-from fedalign.device import torch_threads
-from fedalign.freezer import Freezer
-from fedalign.masks import phases
-from fedalign.network import Loss
+from fedalign.algorithm import Stack, Trained
+from fedalign.masks.freezer import Freezer
+from fedalign.masks.plan import phases
+from fedalign.network.device import torch_threads
+from fedalign.network.network import Loss
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class Local:
     clip_norm: Annotated[float, Field(ge=0, description="longest gradient of a step; 0: any")] = 0.0
     threads: Annotated[int, Field(gt=0, description="torch threads a client trains with")] = 1
 
-    def train(self, cohort: Cohort) -> Trained:
-        """Train the block of a cohort in place; return losses, and what clients send and keep."""
-        training = Training(self, cohort)
-        losses = torch.zeros(training.batches.sizes.shape, device=cohort.block.device)
+    def train(self, stack: Stack) -> Trained:
+        """Train the block of a stack in place; return losses, and what clients send and keep."""
+        training = Training(self, stack)
+        losses = torch.zeros(training.batches.sizes.shape, device=stack.block.device)
         with torch_threads(self.threads):
             self.begin(training)
             for step in range(training.batches.steps[0]):
                 losses[step] = self._step(training, step)
             sizes = training.batches.sizes
             result = Trained((losses.cpu() * sizes).sum(0) / sizes.sum(0))
-            result.metrics["effort"] = torch.tensor(training.efforts)
+            result.metrics["normalized_steps"] = torch.tensor(training.normalized_steps)
             self.finish(training, result)
         return result
 
@@ -66,7 +66,7 @@ class Local:
         """Return the losses `(k,)` of a step, and put the gradients into the optimiser."""
         k, optimizer, loss = len(sizes), training.optimizer, self.loss(training)
         out, keep = optimizer.gradient[:k], optimizer.keep
-        network = training.cohort.network
+        network = training.stack.network
         return network.gradients(training.block[:k], images, labels, sizes, out, keep, loss)
 
     def loss(self, training: Training) -> Loss | None:  # noqa: ARG002
@@ -77,7 +77,7 @@ class Local:
         """Add to the gradients `(k, P)` what an algorithm adds."""
 
     def pull(self) -> float:
-        """Return mu where the gradient has a term mu (w - w_t), for the effort of a client."""
+        """Return mu where the gradient has a term mu (w - w_t), for `Training.normalized_steps`."""
         return 0.0
 
     def finish(self, training: Training, result: Trained) -> None:
@@ -95,7 +95,7 @@ class Local:
     def _step(self, training: Training, step: int) -> Tensor:
         """Make one step of those who still train; return the losses of all, 0 of the others."""
         index, sizes = training.batches.at(step)
-        data, weights = training.cohort.data, training.weights[: len(sizes)]
+        data, weights = training.stack.data, training.weights[: len(sizes)]
         for row in training.freezer.enter(step, training.weights):
             training.optimizer.reset(row)
         training.images = images = data.images[index]
@@ -115,10 +115,10 @@ class Local:
 
 
 class Training:
-    """A cohort while it trains.
+    """A stack while it trains.
 
     Attributes:
-        cohort: what was given.
+        stack: what was given.
         block: `(K, F)`, the clients' models.
         weights: `(K, P)`, a view of their parameters.
         start: `(F,)`, the global model.
@@ -128,23 +128,23 @@ class Training:
         freezer: holds fixed weights.
         images: `(k, B, C, H, W)`, those of the step.
         own: what an algorithm keeps for itself until the round is over.
-        efforts: for each client, how many steps' worth of a constant gradient its model has gone:
-            the 1-norm of the vector a_i of FedNova (Wang et al. 2020); just its number of steps for
-            SGD without momentum.
+        normalized_steps: for each client, FedNova's ‖a_i‖₁ (Wang et al. 2020): the distance, in
+            units of lr, that its steps cover under a constant gradient of 1. For SGD without
+            momentum this is the number of steps.
     """
 
-    def __init__(self, algorithm: Local, cohort: Cohort):
-        self.cohort, self.block, layout = cohort, cohort.block, cohort.network.layout
+    def __init__(self, algorithm: Local, stack: Stack):
+        self.stack, self.block, layout = stack, stack.block, stack.network.layout
         self.weights = self.block[:, : layout.num_parameters]
-        self.start = cohort.start
+        self.start = stack.start
         self.images, self.own = torch.empty(0), dict[str, Tensor]()
-        self.lr = algorithm.lr_of(cohort.server_round, cohort.rounds)
+        self.lr = algorithm.lr_of(stack.server_round, stack.rounds)
         epochs, device = algorithm.epochs, self.block.device
-        self.batches = Batches(cohort.rows, cohort.streams, epochs, algorithm.batch_size, device)
-        pairs = zip(cohort.plans, self.batches.steps, strict=True)
+        self.batches = Batches(stack.rows, stack.streams, epochs, algorithm.batch_size, device)
+        pairs = zip(stack.plans, self.batches.steps, strict=True)
         self._planned = [phases(plan, layout, steps, epochs) for plan, steps in pairs]
         clipped = bool(algorithm.clip_norm)
-        self.freezer = Freezer(self.weights, self._planned, cohort.plans[0], clipped)
+        self.freezer = Freezer(self.weights, self._planned, stack.plans[0], clipped)
         self.optimizer: Optimizer
         if algorithm.optimizer == "adam":
             self.optimizer = Adam(self.weights, self.lr, algorithm.weight_decay)
@@ -155,26 +155,32 @@ class Training:
             self.optimizer = SGD(
                 self.weights, self.lr, algorithm.momentum, algorithm.weight_decay, raw
             )
-        self.efforts = [sum(self._effort(p.steps) for p in own) for own in self._planned]
+        self.normalized_steps = [
+            sum(self._normalized_steps(p.steps) for p in own) for own in self._planned
+        ]
 
     def kept(self, name: str, newcomers: Tensor) -> Tensor:
         """Return what each client kept under a name, `(K, ...)`, or what stands for it at first."""
-        known = self.cohort.kept or [{} for _ in self.block]
+        known = self.stack.kept or [{} for _ in self.block]
         return torch.stack([own.get(name, newcomers) for own in known])
 
-    def effort_of_weights(self) -> Tensor:
-        """Return each weight's own effort, `(K, P)` or `(K, 1)`: 0 for those that were fixed."""
+    def normalized_steps_of_weights(self) -> Tensor:
+        """Return `normalized_steps` of each weight, `(K, P)` or `(K, 1)`: 0 where it was fixed."""
         total = torch.zeros(len(self.block), 1, device=self.block.device)
         for row, own in enumerate(self._planned):
             for phase in own:
-                effort = self._effort(phase.steps)
+                normalized_steps = self._normalized_steps(phase.steps)
                 if phase.trains is not None and total.shape[1] == 1:
                     total = total.repeat(1, self.weights.shape[1])
-                total[row] += effort if phase.trains is None else effort * phase.trains.to(total)
+                total[row] += (
+                    normalized_steps
+                    if phase.trains is None
+                    else normalized_steps * phase.trains.to(total)
+                )
         return total
 
-    def _effort(self, steps: int) -> float:
-        """Return how far, in units of lr, so many steps of gradient 1 lead."""
+    def _normalized_steps(self, steps: int) -> float:
+        """Return the distance, in units of lr, that `steps` steps cover under a gradient of 1."""
         far, speed = 0.0, 0.0
         for _ in range(steps):
             speed = self._momentum * speed + 1 - self._pull * self.lr * far

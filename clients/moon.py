@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from clients.local import Local, Training
 from fedalign.algorithm import Trained
-from fedalign.network import Loss
-from fedalign.stacked import losses_of
+from fedalign.network.network import Loss
+from fedalign.network.stacked import losses_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class MOON(Local):
 
     def loss(self, training: Training) -> Loss:
         """Return cross-entropy plus mu times the contrastive term."""
-        network, images = training.cohort.network, training.images
+        network, images = training.stack.network, training.images
         glob = network.features(training.start[None], images.flatten(0, 1)[None])
         glob = glob.view(*images.shape[:2], -1)
         prev = network.features(training.own["previous"][: len(images)], images)

@@ -16,8 +16,8 @@ class Scaffold(Local):
     """Gradients corrected by c - c_i (SCAFFOLD, Karimireddy et al. 2020, algorithm 1).
 
     A client's c_i becomes option II of the paper, `c_i - c + (w_t - w_i) / (lr a_i)`, where a_i is
-    the number of its steps, or with momentum what those are worth (see `Training.efforts`). It
-    stays what it was for weights that were fixed. The paper's optimiser is SGD without momentum.
+    its `Training.normalized_steps`: the number of its steps if SGD has no momentum, as in the
+    paper. Where a weight was fixed, c_i stays what it was.
     """
 
     other_half = "scaffold"
@@ -26,7 +26,7 @@ class Scaffold(Local):
     def begin(self, training: Training) -> None:
         """Look up c and the c_i, which are 0 at first."""
         zeros = torch.zeros_like(training.weights[0])
-        training.own["c"] = training.cohort.received.get("control", zeros)
+        training.own["c"] = training.stack.received.get("control", zeros)
         training.own["c_i"] = training.kept("control", zeros)
 
     def correct(self, training: Training, gradient: Tensor) -> None:
@@ -35,8 +35,8 @@ class Scaffold(Local):
 
     def finish(self, training: Training, result: Trained) -> None:
         """Keep the new c_i, and send how they changed."""
-        c, effort = training.own["c"], training.effort_of_weights()
+        c, normalized_steps = training.own["c"], training.normalized_steps_of_weights()
         gone = training.start[: len(c)] - training.weights
-        change = torch.where(effort > 0, gone / (training.lr * effort) - c, 0)
+        change = torch.where(normalized_steps > 0, gone / (training.lr * normalized_steps) - c, 0)
         result.sends["control"] = change
         result.keeps["control"] = training.own["c_i"] + change

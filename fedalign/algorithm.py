@@ -10,12 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from fedalign.data import Dataset
-from fedalign.masks import MaskPlan
-from fedalign.network import Network
+from fedalign.masks.plan import MaskPlan
+from fedalign.network.network import Network
 
 
 @dataclass
-class Cohort:
+class Stack:
     """K clients that are trained as one, and what they know.
 
     Attributes:
@@ -48,7 +48,7 @@ class Cohort:
 
 @dataclass
 class Trained:
-    """What comes of a cohort beside its models.
+    """What comes of a stack beside its models.
 
     Attributes:
         losses: `(K,)`, mean training loss.
@@ -66,5 +66,5 @@ class Trained:
 class ClientAlgorithm(Protocol):
     """The client's half of an algorithm, such as `clients.local.Local`."""
 
-    def train(self, cohort: Cohort) -> Trained:
-        """Train `cohort.block` in place."""
+    def train(self, stack: Stack) -> Trained:
+        """Train `stack.block` in place."""

@@ -16,7 +16,7 @@ from fedalign.deploy.commands import app as deploy
 from fedalign.errors import InputError
 
 if TYPE_CHECKING:
-    from fedalign.config import Config
+    from fedalign.settings.config import Config
 
 app = typer.Typer(
     help="Federated learning simulations with neuron alignment.",
@@ -42,8 +42,8 @@ def run(
     from its last checkpoint.
     """
     with guarded(verbose):
-        from fedalign import registry
-        from fedalign.runs.folder import folder_of, forget, is_finished
+        from fedalign.runs.paths import folder_of, forget, is_finished
+        from fedalign.settings import registry
         from fedalign.simulation import simulate
         from fedalign.simulation.app import FlowerApp
 
@@ -83,7 +83,7 @@ def partition(
 ) -> None:
     """Show who has what: statistics, and a picture; `partition.alpha=0.1,1` shows two."""
     with guarded():
-        from fedalign.federation import Federation
+        from fedalign.federation.federation import Federation
         from fedalign.report.figures import save
         from fedalign.report.partition import dealt, picture, told
 
@@ -98,7 +98,7 @@ def partition(
 
 @app.command()
 def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Say what this machine gives a configuration: workers, cohort, the cost of a message."""
+    """Say what this machine gives a configuration: workers, stack, the cost of a message."""
     with guarded():
         from fedalign.report.doctor import doctor
 
@@ -193,7 +193,7 @@ def reproduce(
     Settings hold for all runs; `seed=0,1` takes the place of the study's own seeds.
     """
     with guarded():
-        from fedalign.reproduce import reproduce
+        from fedalign.studies.reproduce import reproduce
 
         reproduce(study, overrides or [], jobs, out)
 
@@ -230,7 +230,7 @@ def simulation_command(
         found, given = find_app(app), parse_run_config(run_config or [])
         engine = ({"init_args": {"address": address}} if address else {}) | _json(backend_config)
         if found.server == "fedalign.server_app:app":
-            from fedalign.config import from_run_config
+            from fedalign.settings.config import from_run_config
 
             more = {"num_clients": num_supernodes, "simulation.backend": backend}
             given |= {key: value for key, value in more.items() if value is not None}
@@ -242,7 +242,7 @@ def simulation_command(
             backend = config.simulation.backend
             engine = config.simulation.backend_config() | engine
         else:
-            from fedalign.registry import nearest
+            from fedalign.settings.registry import nearest
 
             for key in given:
                 if key not in found.defaults:
@@ -272,8 +272,8 @@ def flower_simulation() -> None:
 
 def _grid(config: str, overrides: list[str], out: str | None) -> list[Config]:
     """Return a configuration for each combination of the overrides' comma-separated values."""
-    from fedalign.config import read
-    from fedalign.settings import combinations, parse_choices
+    from fedalign.settings.config import read
+    from fedalign.settings.sources import combinations, parse_choices
 
     fixed = {} if out is None else {"out": out}
     return [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]

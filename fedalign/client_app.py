@@ -11,33 +11,33 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
 from torch import Tensor
 
-from fedalign import trainer
-from fedalign.algorithm import Cohort
-from fedalign.cohorts import Answers, CohortApp, RunConfig, Wanted
-from fedalign.device import torch_threads
-from fedalign.federation import PLACE, Federation, federation_of, place_of
-from fedalign.masks import MaskPlan
-from fedalign.outbox import Outbox
-from fedalign.replies import Sender, each, mean
+from fedalign.algorithm import Stack
+from fedalign.federation.federation import PLACE, Federation, federation_of, place_of
+from fedalign.federation.local_data import DATA_DIR, federation_at
+from fedalign.masks.plan import MaskPlan
+from fedalign.messages.decoder import ReplyDecoder
+from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest, RunConfig
+from fedalign.messages.records import TrainTask, arrays_of, evaluate_reply, round_of
+from fedalign.network.device import torch_threads
 from fedalign.rng import rng
-from fedalign.site import DATA_DIR, federation_at
-from fedalign.wire import TrainTask, arrays_of, evaluate_reply, round_of
+from fedalign.training import trainer
+from fedalign.training.replies import Sender, each, mean
 
 
-class App(CohortApp):
+class App(GroupApp):
     """What fedalign's own engines may ask beside what Flower asks."""
 
     def train_many(
-        self, messages: Sequence[Message], contexts: Sequence[Context], wanted: Wanted
-    ) -> Answers:
-        """Return the models of several clients, or their mean, after training in cohorts."""
+        self, messages: Sequence[Message], contexts: Sequence[Context], wanted: GroupRequest
+    ) -> GroupReplies:
+        """Return the models of several clients, or their mean, after training in stacks."""
         federation = federation_at(contexts[0], messages[0])
         task = TrainTask.read(messages[0])
         if task.clipped and len(messages) > 1:
             raise NotImplementedError("Flower clips the updates of one client after the other")
-        models = trainer.train(federation, task, messages, contexts, wanted.cohort)
+        models = trainer.train(federation, task, messages, contexts, wanted.stack)
         sender = Sender.of(federation, task, messages[0])
-        if wanted.fuse:
+        if wanted.partial_sums:
             return mean(sender, messages, models, wanted)
         return each(sender, messages, models)
 
@@ -45,7 +45,7 @@ class App(CohortApp):
         self, message: Message, context: Context, reply: Message, most: float | None
     ) -> str | None:
         """Return why a client's reply cannot be summed; None if it can."""
-        outbox = Outbox(federation_of(context.run_config).codec, [message], most)
+        outbox = ReplyDecoder(federation_of(context.run_config).codec, [message], most)
         return outbox.flaw(reply, int(context.node_config["partition-id"]))
 
     def sizes(self, run_config: RunConfig, num_partitions: int) -> list[float]:
@@ -77,7 +77,7 @@ app = App(mods=[clip])
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Return the client's model after local training from the global one under the round's mask."""
-    return app.train_many([message], [context], Wanted()).replies[0]
+    return app.train_many([message], [context], GroupRequest()).replies[0]
 
 
 @app.evaluate()
@@ -120,7 +120,7 @@ def _tuned(
     """Return a copy of the model `(F,)` after training, in which all weights train."""
     data, rows = federation.seen(count, [partition], [federation.held(partition, count).trained])
     stream = rng(federation.config.seed, "finetune", server_round, partition)
-    cohort = Cohort(
+    stack = Stack(
         federation.network,
         data,
         start=model,
@@ -131,5 +131,5 @@ def _tuned(
         server_round=server_round,
         rounds=federation.config.rounds,
     )
-    federation.tuner.train(cohort)
-    return cohort.block[0]
+    federation.tuner.train(stack)
+    return stack.block[0]

@@ -8,19 +8,19 @@ import logging
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedalign.cohorts import CohortGrid
-from fedalign.device import torch_threads
-from fedalign.federation import Federation, federation_of
-from fedalign.landscape.measure import Measure
-from fedalign.nodes import Guests, Members
-from fedalign.personal import columns
+from fedalign.federation.federation import Federation, federation_of
+from fedalign.messages.groups import GroupGrid
+from fedalign.network.device import torch_threads
 from fedalign.report.figures import save
 from fedalign.report.partition import dealt, picture
-from fedalign.rounds import run_rounds
 from fedalign.runs.checkpoint import Checkpoint, Checkpoints, resume
 from fedalign.runs.folder import RunFolder
 from fedalign.runs.manifest import manifest
 from fedalign.runs.progress import Progress
+from fedalign.server.client_metrics import columns
+from fedalign.server.measure import Measure
+from fedalign.server.nodes import RemoteNodes, SimulatedNodes
+from fedalign.server.rounds import run_rounds
 
 app = ServerApp()
 log = logging.getLogger("fedalign")
@@ -40,8 +40,8 @@ def main(grid: Grid, context: Context) -> None:
     strategy = federation.strategy(config.num_clients)
     resumed = resume(config, strategy, grid)
     taking_part = min(config.clients_per_round or len(present), len(present))
-    cohort = _cohort(federation, grid, taking_part, resumed)
-    facts = manifest(federation, members, type(grid).__name__, cohort)
+    stack = _stack(federation, grid, taking_part, resumed)
+    facts = manifest(federation, members, type(grid).__name__, stack)
 
     gc.freeze()  # some Flower strategies collect garbage reply by reply; none of this is any
     measures = _measures(federation, members)
@@ -51,7 +51,7 @@ def main(grid: Grid, context: Context) -> None:
     done, start = (resumed.number, resumed.model) if resumed else (0, network.initial)
     title = f"{config.strategy.name} on {config.data.name}: {folder.path}"
     progress = Progress(title, config.rounds, measured=columns(config.evaluation), done=done)
-    checkpoints = Checkpoints(config, strategy, grid, cohort)
+    checkpoints = Checkpoints(config, strategy, grid, stack)
     # A second torch thread spins on after each large operation; measuring shares out batches.
     with folder, progress, torch_threads(1):
         model = run_rounds(
@@ -68,8 +68,8 @@ def main(grid: Grid, context: Context) -> None:
             can_test=members.can_test,
             timeout=config.timeout,
             told=members.told,
-            cohort=cohort,
-            fused=config.simulation.fuse and not federation.codec.half,
+            stack=stack,
+            partial_sums=config.simulation.partial_aggregation and not federation.codec.half,
             codec=federation.codec,
             max_update_norm=config.max_update_norm,
             min_replies=config.min_replies,
@@ -85,18 +85,18 @@ def main(grid: Grid, context: Context) -> None:
     print(f"results in {folder.path}", flush=True)
 
 
-def _members(grid: Grid, federation: Federation) -> Members:
+def _members(grid: Grid, federation: Federation) -> SimulatedNodes:
     """Return the federation's nodes; those of a simulation have what the partition gives them."""
     config = federation.config
-    if isinstance(grid, CohortGrid):
+    if isinstance(grid, GroupGrid):
         nodes = grid.partitions()
         held = [federation.held(partition, len(nodes)) for partition in nodes]
-        return Members(nodes, [len(h.trained) for h in held], [len(h.tested) for h in held])
+        return SimulatedNodes(nodes, [len(h.trained) for h in held], [len(h.tested) for h in held])
     told = federation.spec.to_config()
-    return Guests(grid, told, config.num_clients, config.min_available_nodes, config.timeout)
+    return RemoteNodes(grid, told, config.num_clients, config.min_available_nodes, config.timeout)
 
 
-def _measures(federation: Federation, members: Members) -> list[Measure]:
+def _measures(federation: Federation, members: SimulatedNodes) -> list[Measure]:
     """Return what measures the global model, and models between models: nothing without a test set.
 
     Raises:
@@ -114,10 +114,10 @@ def _measures(federation: Federation, members: Members) -> list[Measure]:
     return [Measure(network, federation.test, train, *told, sizes=members.sizes)]
 
 
-def _cohort(federation: Federation, grid: Grid, clients: int, resumed: Checkpoint | None) -> int:
+def _stack(federation: Federation, grid: Grid, clients: int, resumed: Checkpoint | None) -> int:
     """Return how many clients to train as one; a run that goes on keeps what it once measured."""
-    if not isinstance(grid, CohortGrid):
+    if not isinstance(grid, GroupGrid):
         return 1
-    if resumed is not None and federation.config.simulation.cohort == "auto":
-        return resumed.cohort
-    return federation.cohort(clients)
+    if resumed is not None and federation.config.simulation.stack == "auto":
+        return resumed.stack
+    return federation.stack(clients)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedalign.errors import InputError
 from fedalign.partitioning import split
-from fedalign.registry import Part, parse
+from fedalign.settings.registry import Part, parse
 from partitions import Indices
 
 BasePart = Annotated[Part | str, "partitioners"]

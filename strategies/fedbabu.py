@@ -5,7 +5,7 @@ from __future__ import annotations
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
-from fedalign.parameters import Layout
+from fedalign.network.layout import Layout
 from strategies.masked import Masked
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 from pydantic import Field
 
-from fedalign.wire import arrays_of
+from fedalign.messages.records import arrays_of
 from strategies.wrapper import Wrapper, examples_of
 
 

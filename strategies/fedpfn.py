@@ -13,5 +13,5 @@ class FedPFN(Masked):
 
     Round t: the server draws a mask; every client trains the weights with mask 1 and holds the
     others at the global values; the server aggregates the trained ones and copies the fixed.
-    With `refresh: 0` it is TNA-PFN, and with `value: zero` beside it pruning at initialisation.
+    With `refresh: 0` it is TNA-PFN; with `fixed_value: zero` as well, pruning at initialisation.
     """

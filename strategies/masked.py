@@ -12,11 +12,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from pydantic import Field
 
-from fedalign.cohorts import averages
 from fedalign.errors import InputError
-from fedalign.masks import Counts, Freeze, Granularity, MaskPlan, trained
-from fedalign.registry import Part
-from fedalign.wire import write_plan
+from fedalign.masks.plan import Freeze, Granularity, MaskPlan, Sampling, update_mask
+from fedalign.messages.partial_sums import averages
+from fedalign.messages.records import write_plan
+from fedalign.settings.registry import Part
 from strategies.wrapper import Wrapper
 
 SchedulePart = Annotated[Part | str, "schedules"]
@@ -38,17 +38,19 @@ class Masked(Wrapper):
         int, Field(ge=0, description="rounds a mask is kept; 0: one mask for the run (TNA-PFN)")
     ] = 1
     granularity: Annotated[Granularity, Field(description="what is fixed as one")] = "weight"
-    counts: Annotated[Counts, Field(description="exact: the share holds to the weight")] = (
+    sampling: Annotated[Sampling, Field(description="exact: the share holds to the weight")] = (
         "bernoulli"
     )
     include: Annotated[str, Field(description="tensors that may be fixed; head: last layer")] = "*"
     exclude: Annotated[str, Field(description="tensors that may not")] = ""
-    value: Annotated[
+    fixed_value: Annotated[
         Literal["global", "init", "zero"],
         Field(description="of fixed weights: the global model's, the first model's, 0 (pruning)"),
     ] = "global"
     freeze: Annotated[Freeze, Field(description="grad_only: zero the gradient, no more")] = "exact"
-    slow: Annotated[float, Field(ge=0, le=1, description="share of a step of fixed weights")] = 0.0
+    fixed_lr_scale: Annotated[
+        float, Field(ge=0, le=1, description="share of a step of fixed weights")
+    ] = 0.0
     reset: Annotated[bool, Field(description="fresh optimiser where the mask changes")] = True
     per_client: Annotated[bool, Field(description="a mask each (federated dropout)")] = False
     mask_server_step: Annotated[
@@ -59,10 +61,11 @@ class Masked(Wrapper):
 
     def __post_init__(self) -> None:
         """Raise `InputError` for options that contradict each other."""
-        if self.per_client and self.value != "global":
+        if self.per_client and self.fixed_value != "global":
             raise InputError(
-                f"strategy.value: {self.value!r} is sent with the model, which all clients get, "
-                "and so cannot follow masks of their own (per_client: false, or value: global)"
+                f"strategy.fixed_value: {self.fixed_value!r} is sent with the model, which all "
+                "clients get, and so cannot follow masks of their own (per_client: false, or "
+                "fixed_value: global)"
             )
 
     @property
@@ -78,16 +81,16 @@ class Masked(Wrapper):
         told = self.schedule if isinstance(self.schedule, str) else json.dumps(self.schedule.dump())
         return MaskPlan(
             seed=self.seed,
-            turn=(server_round - 1) // self.refresh if self.refresh else 0,
+            mask_index=(server_round - 1) // self.refresh if self.refresh else 0,
             fixed_ratio=self.fixed_ratio,
             schedule=told,
             server_round=server_round,
             granularity=self.granularity,
-            counts=self.counts,
+            sampling=self.sampling,
             include=self.include,
             exclude=self.exclude,
             freeze=self.freeze,
-            slow=self.slow,
+            fixed_lr_scale=self.fixed_lr_scale,
             reset=self.reset,
             per_client=self.per_client,
         )
@@ -98,9 +101,11 @@ class Masked(Wrapper):
         """Return the base's messages, with the mask plan in their configuration."""
         plan = self.plan(server_round)
         write_plan(plan, config)
-        if self.value != "global":
+        if self.fixed_value != "global":
             start = {name: self._anchor(name, array) for name, array in arrays.items()}
-            told = replace(plan, freeze="exact", slow=0.0)  # whatever moves them afterwards
+            told = replace(
+                plan, freeze="exact", fixed_lr_scale=0.0
+            )  # whatever moves them afterwards
             arrays = self._merged(told, arrays, ArrayRecord(start))
         return super().configure_train(server_round, arrays, config, grid)
 
@@ -118,13 +123,13 @@ class Masked(Wrapper):
         return arrays, metrics
 
     def _anchor(self, name: str, array: Array) -> Array:
-        if self.value == "init":
+        if self.fixed_value == "init":
             return self.initial[name]
         return Array(np.zeros_like(array.numpy()))
 
     def _merged(self, plan: MaskPlan, moved: ArrayRecord, fixed: ArrayRecord) -> ArrayRecord:
         """Return the weights that train of one model, and the others of another."""
-        mask = trained(plan, self.layout)
+        mask = update_mask(plan, self.layout)
         if mask is None:
             return moved
         merged = ArrayRecord(dict(moved))

@@ -15,9 +15,9 @@ from torch import Tensor
 from fedalign.errors import InputError
 from fedalign.landscape import matching
 from fedalign.landscape.universe import universe
+from fedalign.messages.records import arrays_of
 from fedalign.models.symmetry import Group
 from fedalign.rng import rng
-from fedalign.wire import arrays_of
 from strategies.wrapper import Wrapper
 
 

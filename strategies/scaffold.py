@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from pydantic import Field
 
-from fedalign.wire import EXTRA
+from fedalign.messages.records import EXTRA
 from strategies.wrapper import Weighting, Wrapper, weighed
 
 

@@ -12,8 +12,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from pydantic import Field
 
-from fedalign.checks import WEIGHT
-from fedalign.parameters import Layout
+from fedalign.messages.validation import WEIGHT
+from fedalign.network.layout import Layout
 
 Weighting = Annotated[
     Literal["uniform", "examples"],

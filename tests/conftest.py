@@ -14,12 +14,12 @@ from torch import nn
 
 from fedalign.client_app import app as client_app
 from fedalign.data import Dataset
-from fedalign.federation import Held
-from fedalign.network import Network
-from fedalign.parameters import Entry, Layout
-from fedalign.rounds import run_rounds
+from fedalign.federation.federation import Held
+from fedalign.messages.codec import Codec
+from fedalign.network.layout import Entry, Layout
+from fedalign.network.network import Network
+from fedalign.server.rounds import run_rounds
 from fedalign.simulation.inline import InlineGrid
-from fedalign.wire import Codec
 
 settings.register_profile("fedalign", deadline=None)  # the machine may be busy
 settings.load_profile("fedalign")
@@ -57,9 +57,9 @@ def network(data: Dataset) -> Network:
 @pytest.fixture
 def run(tmp_path):
     """Run the app in this process with dotted settings; returns the run folder."""
-    from fedalign.config import resolve
-    from fedalign.registry import HOME
-    from fedalign.runs.folder import folder_of
+    from fedalign.runs.paths import folder_of
+    from fedalign.settings.config import resolve
+    from fedalign.settings.registry import HOME
     from fedalign.simulation import FlowerApp, simulate
 
     def run(**settings):

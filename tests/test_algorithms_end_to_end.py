@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fedalign.config import read
-from fedalign.federation import Federation
-from fedalign.masks import MaskPlan, trained
+from fedalign.federation.federation import Federation
+from fedalign.masks.plan import MaskPlan, update_mask
+from fedalign.settings.config import read
 
 PAIRS = {
     "scaffold": {"strategy": "scaffold", "client": "scaffold"},
@@ -50,19 +50,19 @@ def apart(one, other):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_one_mask_for_the_run(models, name):
-    """Fixed weights are those of the start, one by one, in a cohort, and by half precision.
+    """Fixed weights are those of the start, one by one, in a stack, and by half precision.
 
     Those ways are one but for rounding: so what clients keep, of whom four of six take part in a
     round, is not lost or mixed up.
     """
     settings = masked(PAIRS[name]) | {"strategy__refresh": 0}
-    alone, folder = models(**settings, simulation__cohort=1)
-    together, _ = models(**settings, simulation__cohort=3)
+    alone, folder = models(**settings, simulation__stack=1)
+    together, _ = models(**settings, simulation__stack=3)
     rough, _ = models(**settings, wire="float16")
     assert 0 < apart(alone, together) < 1e-4
     assert 0 < apart(alone, rough) < 3e-3
     network = Federation(read(str(folder / "config.yaml"), {})).network
-    free = trained(MaskPlan(0, 0, 0.4), network.layout)
+    free = update_mask(MaskPlan(0, 0, 0.4), network.layout)
     for entry in network.layout.parameters:
         own, before = entry.view(free).numpy(), network.initial[entry.name].numpy()
         for model in (alone, together, rough):

@@ -158,7 +158,7 @@ def test_flower_simulation_refuses_in_one_line(flower_simulation, words, told):
 def test_doctor_says_what_will_be_done(fedalign):
     told = fedalign("doctor", "quickstart", "num_clients=100", "model.width=32").stdout
     headings = [line.split()[0] for line in told.splitlines()]
-    assert headings == ["machine", "engine", "threads", "cohort", "sums", "messages"]
+    assert headings == ["machine", "engine", "threads", "stack", "sums", "messages"]
     assert "inline: all clients in this process" in told
     assert "of 100 clients together; ms a client for a short stretch" in told
     assert "at most 32, of the models of 100 clients, reach the server" in told
@@ -166,8 +166,8 @@ def test_doctor_says_what_will_be_done(fedalign):
 
 
 def test_doctor_knows_why_not(fedalign):
-    words = ["simulation.cohort=4", "strategy.base=fedmedian", "simulation.backend=flower"]
+    words = ["simulation.stack=4", "strategy.base=fedmedian", "simulation.backend=flower"]
     told = fedalign("doctor", "quickstart", *words).stdout
-    assert "4, as simulation.cohort says" in told
+    assert "4, as simulation.stack says" in told
     assert "none: the strategy wants every model" in told
     assert "flower: Flower's own, on Ray" in told

@@ -11,12 +11,12 @@ from flwr.app import Array, ArrayRecord
 from safetensors.numpy import load_file
 from torch.nn import functional
 
-from fedalign.config import read
 from fedalign.errors import InputError
-from fedalign.federation import Federation
-from fedalign.masks import MaskPlan, trained
+from fedalign.federation.federation import Federation
+from fedalign.masks.plan import MaskPlan, update_mask
 from fedalign.rng import rng
-from fedalign.rounds import RoundFailedError
+from fedalign.server.rounds import RoundFailedError
+from fedalign.settings.config import read
 
 
 def same(one, other):
@@ -122,7 +122,7 @@ def test_fixed_weights_keep_their_bits_under_any_base(run, base):
     folder = run(strategy="fedpfn", strategy__refresh=0, strategy__base=base, num_clients=10)
     network = Federation(read(str(folder / "config.yaml"), {})).network
     model, start = load_file(folder / "model.safetensors"), network.initial
-    trains = trained(MaskPlan(0, 0, 0.4), network.layout)
+    trains = update_mask(MaskPlan(0, 0, 0.4), network.layout)
     for entry in network.layout.parameters:
         free = entry.view(trains).numpy()
         before, after = start[entry.name].numpy(), model[entry.name]
@@ -152,7 +152,9 @@ def test_partial_participation_and_client_evaluation(run):
 
 @pytest.mark.parametrize("fuse", [False, True])
 def test_what_is_measured_now_and_then_is_an_empty_cell_otherwise(run, fuse):
-    folder = run(evaluation__every=2, evaluation__fusion_gap=True, simulation__fuse=fuse)
+    folder = run(
+        evaluation__every=2, evaluation__fusion_gap=True, simulation__partial_aggregation=fuse
+    )
     metrics = pd.read_csv(folder / "metrics.csv", index_col="round")
     for column in ("fusion_gap", "fusion_gap_accuracy", "client_loss_barrier"):
         assert metrics[column].isna().tolist() == [True, False, False]  # 2, and the last one
@@ -186,11 +188,11 @@ def test_a_round_without_replies_is_an_error(run, monkeypatch, tmp_path):
     "more",
     [
         {"strategy": "fedpfn"},
-        {"strategy": "fedpfn", "strategy__per_client": True, "strategy__counts": "exact"},
+        {"strategy": "fedpfn", "strategy__per_client": True, "strategy__sampling": "exact"},
         {"client": "moon"},
     ],
 )
-def test_a_failure_in_a_cohort_changes_nothing(run, monkeypatch, tmp_path, more):
+def test_a_failure_in_a_stack_changes_nothing(run, monkeypatch, tmp_path, more):
     """All are trained one by one then, as if nobody had been trained before.
 
     Replies that are packed by masks that differ stay apart.
@@ -199,15 +201,15 @@ def test_a_failure_in_a_cohort_changes_nothing(run, monkeypatch, tmp_path, more)
 
     train, calls = Local.train, []
 
-    def fall(self, cohort):
-        calls.append(len(cohort.block))
+    def fall(self, stack):
+        calls.append(len(stack.block))
         if calls == [2, 2]:
-            raise ZeroDivisionError("somebody in the second cohort")
-        return train(self, cohort)
+            raise ZeroDivisionError("somebody in the second stack")
+        return train(self, stack)
 
-    # Groups of two cohorts.
-    settings = {"simulation__cohort": 2, "num_clients": 4, "rounds": 1, **more}
-    monkeypatch.setattr("fedalign.rounds.group_size", lambda *_: 4)
+    # Groups of two stacks.
+    settings = {"simulation__stack": 2, "num_clients": 4, "rounds": 1, **more}
+    monkeypatch.setattr("fedalign.server.rounds.group_size", lambda *_: 4)
     expected = load_file(run(**settings).rename(tmp_path / "kept") / "model.safetensors")
     monkeypatch.setattr(Local, "train", fall)
     for name, value in load_file(run(**settings) / "model.safetensors").items():
@@ -252,7 +254,7 @@ def test_own_starts_share_the_anchors_and_nothing_else(run, freeze):
     starts = [federation.own_start(client) for client in range(2)]
     fused = layout.to_vector(ArrayRecord(load_numpy(folder / "model.safetensors")))
     shared = layout.to_vector(federation.network.initial)
-    mask = trained(MaskPlan(0, 0, 0.4), layout)
+    mask = update_mask(MaskPlan(0, 0, 0.4), layout)
     assert 0.3 < (~mask).float().mean() < 0.5
     torch.testing.assert_close(fused[~mask], shared[~mask])
     torch.testing.assert_close(fused[mask], ((starts[0] + starts[1]) / 2)[mask])

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from clients.local import Local
-from fedalign.algorithm import Cohort
+from fedalign.algorithm import Stack
 from fedalign.data import Dataset
-from fedalign.masks import MaskPlan
+from fedalign.masks.plan import MaskPlan
 from fedalign.models.cnn import cnn
 from fedalign.models.resnet import resnet20
-from fedalign.network import Network
+from fedalign.network.network import Network
 from fedalign.rng import rng
 
 pytestmark = [
@@ -31,8 +31,8 @@ def train(name, device, count, precision="float32"):
     block = start.repeat(count, 1)
     rows = [np.arange(40 - k) for k in range(count)]
     plan, streams = MaskPlan(0, 0, 0.4, "complement_half"), [rng(0, "b", k) for k in range(count)]
-    cohort = Cohort(network, data, start, block, rows, streams, [plan] * count)
-    losses = Local(lr=0.01).train(cohort).losses
+    stack = Stack(network, data, start, block, rows, streams, [plan] * count)
+    losses = Local(lr=0.01).train(stack).losses
     return block.cpu(), losses, network.stacked is not None
 
 

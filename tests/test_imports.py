@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from fedalign.registry import FOLDERS, HOME
+from fedalign.settings.registry import FOLDERS, HOME
 
 CORE = sorted((HOME / "fedalign").rglob("*.py"))
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from clients.local import Local
-from fedalign.algorithm import Cohort
-from fedalign.builtin import BUILTIN
+from fedalign.algorithm import Stack
 from fedalign.data import Dataset
-from fedalign.masks import MaskPlan, phases, trained
-from fedalign.network import Network
-from fedalign.registry import load
+from fedalign.masks.plan import MaskPlan, phases, update_mask
+from fedalign.network.network import Network
 from fedalign.rng import rng
+from fedalign.settings.builtin import BUILTIN
+from fedalign.settings.registry import load
 
 ALGORITHMS = {name: load("clients", name) for name in BUILTIN["clients"]}
 SCHEDULES = [
@@ -46,7 +46,7 @@ def train(network, data, algorithm, plan, sizes=SIZES, only=None):
     count, draw = network.layout.num_parameters, torch.Generator().manual_seed(1)
     start = network.layout.to_vector(network.initial)
     known = torch.randn(count, generator=draw) / 100
-    cohort = Cohort(
+    stack = Stack(
         network,
         data,
         start,
@@ -62,8 +62,8 @@ def train(network, data, algorithm, plan, sizes=SIZES, only=None):
             for k in clients
         ],
     )
-    result = algorithm.train(cohort)
-    return start, cohort.block, result
+    result = algorithm.train(stack)
+    return start, stack.block, result
 
 
 @pytest.mark.parametrize("sizes", [SIZES[:1], SIZES], ids=["alone", "five"])
@@ -74,7 +74,7 @@ def test_fixed_weights_keep_their_bits(network, data, name, rule, sizes, own):
     plan = MaskPlan(0, 0, 0.4, per_client=own)
     start, block, _ = train(network, data, ALGORITHMS[name](**RULES[rule]), plan, sizes)
     for k, vector in enumerate(block):
-        free = trained(plan.of(k), network.layout)
+        free = update_mask(plan.of(k), network.layout)
         count = len(free)
         assert torch.equal(vector[:count][~free], start[:count][~free])
         assert (vector[:count][free] != start[:count][free]).float().mean() > 0.9
@@ -104,7 +104,9 @@ def test_nothing_fixed_is_no_mask_to_the_bit(network, data, name, rule):
         _, block, result = train(network, data, algorithm, MaskPlan(0, 0, 0.0, schedule))
         assert torch.equal(block, plain)
         assert torch.equal(result.losses, told.losses)
-        assert result.metrics["effort"].tolist() == told.metrics["effort"].tolist()
+        assert (
+            result.metrics["normalized_steps"].tolist() == told.metrics["normalized_steps"].tolist()
+        )
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -195,15 +197,15 @@ def networks():
         fixed_ratio=st.floats(0, 1),
         schedule=st.sampled_from([*SCHEDULES, json.dumps({"name": "k_way", "parts": 3})]),
         granularity=st.sampled_from(["weight", "neuron", "layer"]),
-        counts=st.sampled_from(["bernoulli", "exact"]),
+        sampling=st.sampled_from(["bernoulli", "exact"]),
         exclude=st.sampled_from(["", "head"]),
         freeze=st.sampled_from(["exact", "grad_only"]),
-        slow=st.sampled_from([0.0, 0.2]),
+        fixed_lr_scale=st.sampled_from([0.0, 0.2]),
         reset=st.booleans(),
         per_client=st.booleans(),
     ),
 )
-def test_a_cohort_is_its_clients_one_by_one(which, name, rule, sizes, plan):
+def test_a_stack_is_its_clients_one_by_one(which, name, rule, sizes, plan):
     """Also where a client's batches are smaller, its steps fewer, or its mask another.
 
     Not with Adam, which divides by the gradient where that is nothing but rounding.

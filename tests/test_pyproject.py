@@ -6,10 +6,10 @@ import pytest
 from flwr.cli.build import build_fab_from_files
 
 import fedalign
-from fedalign.builtin import BUILTIN
-from fedalign.config import KINDS, Config, flatten
-from fedalign.registry import HOME, options
-from fedalign.sections import Evaluation
+from fedalign.settings.builtin import BUILTIN
+from fedalign.settings.config import KINDS, Config, flatten
+from fedalign.settings.registry import HOME, options
+from fedalign.settings.sections import Evaluation
 
 MANIFEST = tomllib.loads((HOME / "pyproject.toml").read_text())
 

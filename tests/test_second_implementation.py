@@ -22,9 +22,9 @@ from clients.fedsam import FedSAM
 from clients.local import Local
 from clients.moon import MOON
 from clients.scaffold import Scaffold as ScaffoldClient
-from fedalign.parameters import Layout
-from fedalign.registry import FLOWER_SAMPLING
+from fedalign.network.layout import Layout
 from fedalign.rng import rng
+from fedalign.settings.registry import FLOWER_SAMPLING
 from strategies.feddyn import FedDyn
 from strategies.fedexp import FedExP
 from strategies.fednova import FedNova
@@ -228,8 +228,8 @@ def test_a_whole_run(federate, name, masks):
     strategy = MASKS[masks](SERVERS[server](lambda _: FedAvg(**FLOWER_SAMPLING)))
     for t in range(1, ROUNDS + 1):
         naive.round(t)
-    for cohort in (1, 3):
-        settings = {"rounds": ROUNDS, "clients_per_round": PART, "cohort": cohort}
+    for stack in (1, 3):
+        settings = {"rounds": ROUNDS, "clients_per_round": PART, "stack": stack}
         seen = federate(strategy, client, network, naive.data, ROWS, start.numpy(), **settings)
         assert np.linalg.norm(seen.models[-1] - start.numpy()) > 0.1
         np.testing.assert_allclose(seen.models[-1], naive.w, rtol=1e-6, atol=1e-8)

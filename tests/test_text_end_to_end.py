@@ -1,4 +1,4 @@
-"""Text through the whole app: masks, cohorts, clients that test, and how well it learns."""
+"""Text through the whole app: masks, stacks, clients that test, and how well it learns."""
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ def settings_of(**settings):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_two_rounds_of_fedpfn(run, model):
-    told = SMALL | MODELS[model] | {"strategy": "fedpfn", "simulation__cohort": 2}
+    told = SMALL | MODELS[model] | {"strategy": "fedpfn", "simulation__stack": 2}
     told |= {"evaluation__client_fraction": 1.0, "evaluation__holdout": 0.2}
     folder = run(**settings_of(**told))
     metrics = pd.read_csv(folder / "metrics.csv")
@@ -54,7 +54,11 @@ def test_features_and_losses_of_ones_own_on_text(run, client):
 @pytest.mark.slow
 def test_ray_and_this_process_give_the_same_bits(run):
     """Workers get the data with its groups, and train on the same windows."""
-    told = SMALL | MODELS["char-lstm"] | {"simulation__cohort": 1, "simulation__fuse": False}
+    told = (
+        SMALL
+        | MODELS["char-lstm"]
+        | {"simulation__stack": 1, "simulation__partial_aggregation": False}
+    )
     one, other = (
         load_file(
             run(**settings_of(**told, simulation__backend=backend, name=backend))

@@ -11,8 +11,8 @@ import numpy as np
 
 from check import files
 from check.standin import SUPERLINK, StandIn
-from fedalign.config import read
-from fedalign.federation import Federation
+from fedalign.federation.federation import Federation
+from fedalign.settings.config import read
 
 CONFIG = ("quickstart", "rounds=1")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedalign.data import Spec
 from fedalign.errors import InputError
-from fedalign.registry import nearest
+from fedalign.settings.registry import nearest
 
 
 def shown(shape: Iterable[int]) -> str:

@@ -143,9 +143,9 @@ def submit(
     What runs is the fedalign that the SuperLink and its nodes have installed; only settings travel.
     """
     with guarded():
-        from fedalign.config import read
         from fedalign.deploy.superlink import connected, follow
-        from fedalign.settings import parse_overrides
+        from fedalign.settings.config import read
+        from fedalign.settings.sources import parse_overrides
 
         fixed = {} if out is None else {"out": out}
         planned = read(config, parse_overrides(overrides or []) | fixed)
@@ -180,10 +180,10 @@ def data(
 ) -> None:
     """Check a node's data against a federation, before it joins."""
     with guarded():
-        from fedalign.config import read
-        from fedalign.federation import Federation
-        from fedalign.settings import parse_overrides
-        from fedalign.site import told
+        from fedalign.federation.federation import Federation
+        from fedalign.federation.local_data import told
+        from fedalign.settings.config import read
+        from fedalign.settings.sources import parse_overrides
 
         planned = read(config, parse_overrides(overrides or []))
         print(told(folder, Federation(planned)))

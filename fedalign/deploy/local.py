@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from fedalign.config import Config, read
 from fedalign.deploy.certs import certify, make_key
 from fedalign.deploy.processes import PATIENCE, Processes, free_port
 from fedalign.deploy.superlink import SuperLink, follow
 from fedalign.errors import FedalignError, InputError
-from fedalign.runs.folder import folder_of, forget, is_finished
-from fedalign.settings import parse_overrides
+from fedalign.runs.paths import folder_of, forget, is_finished
+from fedalign.settings.config import Config, read
+from fedalign.settings.sources import parse_overrides
 
 Setting = str | int | float | bool
 

@@ -18,9 +18,9 @@ from typing import Any
 import tomli_w
 
 from fedalign import __version__
-from fedalign.config import Config
 from fedalign.deploy.health import is_up
 from fedalign.errors import FedalignError, InputError
+from fedalign.settings.config import Config
 
 CHATTER = re.compile(r"(\x1b\[92m)?INFO |Using SuperLink: |Successfully installed ")
 RAISED = "ServerApp raised an exception"

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedalign.landscape.matching import Matched, best_order
 from fedalign.landscape.permutations import permute_
 from fedalign.models.symmetry import Group, Seen, lies_in
-from fedalign.network import Network
+from fedalign.network.network import Network
 
 
 def activation_matching(

@@ -9,21 +9,21 @@ from pathlib import Path as File
 
 from torch import Tensor
 
-from fedalign.config import KINDS, Config
-from fedalign.config import read as read_config
 from fedalign.data import Dataset
-from fedalign.device import torch_threads
 from fedalign.errors import InputError
-from fedalign.federation import Federation
+from fedalign.federation.federation import Federation
 from fedalign.landscape.barriers import Curve, Point, fusion_gap
 from fedalign.landscape.evaluator import Evaluator, images_of
 from fedalign.landscape.files import read
 from fedalign.landscape.matcher import Matcher
 from fedalign.landscape.paths import Mix, Path, grid, repaired
 from fedalign.landscape.planes import Map, Plane, measured, plane
-from fedalign.registry import names
+from fedalign.network.device import torch_threads
 from fedalign.rng import rng
-from fedalign.settings import parse_overrides
+from fedalign.settings.config import KINDS, Config
+from fedalign.settings.config import read as read_config
+from fedalign.settings.registry import names
+from fedalign.settings.sources import parse_overrides
 
 ALPHAS = 25  # points on a line where the configuration, a run's that measured none, says 0
 EXAMPLES = 2000  # test images, of which a run that measures every round takes fewer

@@ -12,8 +12,8 @@ from fedalign.data import Dataset
 from fedalign.landscape.barriers import Curve, Point
 from fedalign.landscape.paths import Mix, Path
 from fedalign.landscape.repair import Repair
-from fedalign.network import Network
-from fedalign.sections import Evaluation
+from fedalign.network.network import Network
+from fedalign.settings.sections import Evaluation
 
 MOST = 32  # mixes measured at once; more do not run faster,
 MOST_NUMBERS = 1 << 26  # nor fit

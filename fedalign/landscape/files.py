@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedalign.errors import InputError
-from fedalign.network import Network
+from fedalign.network.network import Network
 
 NAMED = 6  # tensors that a message names of those that are too many, or missing
 CURE = "--model, --data, --config and model.KEY=VALUE say what the files are weights of"

@@ -10,8 +10,8 @@ from torch import Tensor
 from fedalign.landscape.activations import activation_matching
 from fedalign.landscape.matching import Matched, weight_matching
 from fedalign.landscape.universe import universe
-from fedalign.network import Network
-from fedalign.sections import Evaluation
+from fedalign.network.network import Network
+from fedalign.settings.sections import Evaluation
 
 
 class Matcher:

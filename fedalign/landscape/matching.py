@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedalign.landscape.permutations import permute_
 from fedalign.models.symmetry import Group, lies_in
-from fedalign.parameters import Layout
+from fedalign.network.layout import Layout
 
 LEAST = 1e-12  # of the product of the norms: a gain below it is rounding
 

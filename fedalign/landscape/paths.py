@@ -9,8 +9,8 @@ from math import comb
 import numpy as np
 from torch import Tensor
 
-from fedalign.masks import groups
-from fedalign.parameters import Layout
+from fedalign.masks.plan import groups
+from fedalign.network.layout import Layout
 from fedalign.rng import rng
 
 Mix = Mapping[str, float]

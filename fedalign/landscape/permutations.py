@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedalign.models.symmetry import Group
-from fedalign.parameters import Layout
+from fedalign.network.layout import Layout
 
 
 def permute(layout: Layout, group: Group, order: np.ndarray, vector: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedalign.landscape.paths import Mix
-from fedalign.network import Network
+from fedalign.network.network import Network
 
 FEATURES: dict[type[nn.Module], int] = {
     nn.Linear: -1,

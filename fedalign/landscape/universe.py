@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedalign.landscape.matching import Matched, Search, Start, to_reference
 from fedalign.models.symmetry import Group
-from fedalign.parameters import Layout
+from fedalign.network.layout import Layout
 
 
 @dataclass(frozen=True)

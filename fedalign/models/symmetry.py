@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from fedalign.errors import InputError
-from fedalign.registry import nearest
+from fedalign.settings.registry import nearest
 
 WEIGHTED = (nn.Linear, nn.Conv2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)

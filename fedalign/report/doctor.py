@@ -1,4 +1,4 @@
-"""What this machine gives a configuration: workers, cohort, and what a message costs."""
+"""What this machine gives a configuration: workers, stack, and what a message costs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import platform
 
 import torch
 
-from fedalign.cohorts import averages
-from fedalign.config import Config
-from fedalign.federation import Federation
-from fedalign.registry import HOME
-from fedalign.rounds import most_sums
+from fedalign.federation.federation import Federation
+from fedalign.messages.partial_sums import averages, most_sums
+from fedalign.settings.config import Config
+from fedalign.settings.registry import HOME
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.echo import client, message_seconds
 from fedalign.simulation.inline import InlineGrid
@@ -29,7 +28,7 @@ def doctor(config: Config) -> dict[str, str]:
         "engine": engine,
         "threads": f"{getattr(federation.client, 'threads', 1)} torch thread(s) a client; "
         f"{config.evaluation.threads} share the server's measuring where it is heavy",
-        "cohort": _cohort(federation, clients),
+        "stack": _stack(federation, clients),
         "sums": _sums(federation, clients),
         "messages": messages,
     }
@@ -71,11 +70,11 @@ def _cost(seconds: float, clients: int, size: int) -> str:
     return f"{1000 * seconds:.2f} ms a client, for {clients} of {size} numbers"
 
 
-def _cohort(federation: Federation, clients: int) -> str:
-    wanted = federation.config.simulation.cohort
+def _stack(federation: Federation, clients: int) -> str:
+    wanted = federation.config.simulation.stack
     if wanted != "auto":
-        return f"{wanted}, as simulation.cohort says"
-    times = federation.cohort_times(clients)
+        return f"{wanted}, as simulation.stack says"
+    times = federation.stack_times(clients)
     if not times and federation.network.stacked is None:
         return "1: the model has a layer that cannot be stacked, so clients train one by one"
     if not times:
@@ -86,8 +85,8 @@ def _cohort(federation: Federation, clients: int) -> str:
 
 
 def _sums(federation: Federation, clients: int) -> str:
-    if not federation.config.simulation.fuse:
-        return "none, as simulation.fuse says: every model reaches the server"
+    if not federation.config.simulation.partial_aggregation:
+        return "none, as simulation.partial_aggregation says: every model reaches the server"
     if not averages(federation.strategy()):
         return "none: the strategy wants every model"
     most = most_sums(4 * federation.network.layout.size)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedalign.federation import Federation
+from fedalign.federation.federation import Federation
 from fedalign.report.figures import COLOURS, STYLE
 from fedalign.report.summary import described
 

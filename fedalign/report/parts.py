@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args, get_origin
 from rich.console import Console
 from rich.markup import escape
 
-from fedalign.builtin import BUILTIN
 from fedalign.errors import InputError
-from fedalign.registry import Option, load, names, nearest, options
+from fedalign.settings.builtin import BUILTIN
+from fedalign.settings.registry import Option, load, names, nearest, options
 
 # Flower's own strategies mostly do not say whose they are.
 PAPERS = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedalign.config import Config
-from fedalign.federation import Federation
-from fedalign.registry import Part
-from fedalign.runs.folder import folder_of
+from fedalign.federation.federation import Federation
+from fedalign.runs.paths import folder_of
+from fedalign.settings.config import Config
+from fedalign.settings.registry import Part
 
 
 def summary(config: Config) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from fedalign.config import flatten
 from fedalign.errors import InputError
 from fedalign.report.statistics import UNKNOWN, Difference, mean_std, paired
+from fedalign.settings.config import flatten
 
 IGNORED = {"seed", "out", "evaluation.threads"}
 

@@ -15,12 +15,12 @@ from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedalign.cohorts import CohortGrid
-from fedalign.config import Config
-from fedalign.registry import load
-from fedalign.rounds import Round
-from fedalign.runs.folder import CHECKPOINT, folder_of, is_finished
+from fedalign.messages.groups import GroupGrid
+from fedalign.runs.paths import CHECKPOINT, folder_of, is_finished
 from fedalign.runs.trees import DamagedError, is_known, read, write
+from fedalign.server.round import Round
+from fedalign.settings.config import Config
+from fedalign.settings.registry import load
 
 log = logging.getLogger("fedalign")
 
@@ -32,7 +32,7 @@ class Checkpoint:
     Attributes:
         settings: `Config.digest()`.
         number: the round's.
-        cohort: how many clients are trained as one; measured anew, it could come out otherwise.
+        stack: how many clients are trained as one; measured anew, it could come out otherwise.
         sizes: bytes of each table (`*.csv`) that belong to rounds up to this one.
         model: the global model.
         strategy: see `state_of`.
@@ -41,7 +41,7 @@ class Checkpoint:
 
     settings: str
     number: int
-    cohort: int
+    stack: int
     sizes: dict[str, int]
     model: ArrayRecord
     strategy: dict[str, Any]
@@ -58,12 +58,12 @@ class Checkpoints:
         config: says where, and every how many rounds.
         strategy: the run's.
         grid: the run's.
-        cohort: how many clients are trained as one.
+        stack: how many clients are trained as one.
     """
 
-    def __init__(self, config: Config, strategy: Strategy, grid: Grid, cohort: int):
+    def __init__(self, config: Config, strategy: Strategy, grid: Grid, stack: int):
         self._folder, self._settings = folder_of(config), config.digest()
-        self._strategy, self._grid, self._cohort = strategy, grid, cohort
+        self._strategy, self._grid, self._stack = strategy, grid, stack
         self._every = config.checkpoint_every if holds_all(config, grid) else 0
         self._warned = False
 
@@ -79,11 +79,11 @@ class Checkpoints:
         checkpoint = Checkpoint(
             settings=self._settings,
             number=outcome.number,
-            cohort=self._cohort,
+            stack=self._stack,
             sizes={file.name: file.stat().st_size for file in self._folder.glob("*.csv")},
             model=outcome.after,
             strategy=state_of(self._strategy),
-            clients=self._grid.states() if isinstance(self._grid, CohortGrid) else {},
+            clients=self._grid.states() if isinstance(self._grid, GroupGrid) else {},
         )
         write(self._folder / CHECKPOINT, vars(checkpoint))
 
@@ -112,7 +112,7 @@ def resume(config: Config, strategy: Strategy, grid: Grid) -> Checkpoint | None:
         return None
     for owner, name, value in attributes:
         setattr(owner, name, value)
-    if isinstance(grid, CohortGrid):
+    if isinstance(grid, GroupGrid):
         for node, state in checkpoint.clients.items():
             grid.keep_state(node, state)
     return checkpoint
@@ -121,7 +121,7 @@ def resume(config: Config, strategy: Strategy, grid: Grid) -> Checkpoint | None:
 def holds_all(config: Config, grid: Grid) -> bool:
     """Return whether a checkpoint is the whole of a run, what its clients keep included."""
     stateful = getattr(load("clients", config.client.name), "stateful", False)
-    return isinstance(grid, CohortGrid) or not stateful
+    return isinstance(grid, GroupGrid) or not stateful
 
 
 def state_of(strategy: Strategy) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,13 +15,14 @@ import yaml
 from flwr.app import ArrayRecord
 from safetensors.numpy import save_file
 
-from fedalign.config import Config
 from fedalign.errors import InputError
-from fedalign.landscape import measure as landscape
 from fedalign.landscape.barriers import barriers
 from fedalign.landscape.planes import rows_of
-from fedalign.personal import columns
-from fedalign.rounds import Round
+from fedalign.runs.paths import CHECKPOINT, folder_of
+from fedalign.server import measure as landscape
+from fedalign.server.client_metrics import columns
+from fedalign.server.round import Round
+from fedalign.settings.config import Config
 
 if TYPE_CHECKING:
     from fedalign.runs.checkpoint import Checkpoint
@@ -48,23 +48,6 @@ PLANES = ("round", "plane", "corner", "x", "y", "loss", "accuracy")
 CLIENTS = (
     "round", "partition", "examples", "loss", "accuracy", "tuned_loss", "tuned_accuracy",
 )  # fmt: skip
-CHECKPOINT = "checkpoint.safetensors"
-
-
-def folder_of(config: Config) -> Path:
-    """Return where the run's results go."""
-    return Path(config.out).expanduser() / f"{config.name}-{config.digest()}"
-
-
-def is_finished(folder: Path) -> bool:
-    """Return whether a run folder holds a run that came to its end."""
-    manifest = folder / "manifest.json"
-    return manifest.is_file() and json.loads(manifest.read_text())["status"] == "finished"
-
-
-def forget(config: Config) -> None:
-    """Remove the checkpoint of an unfinished run, which then starts from nothing."""
-    (folder_of(config) / CHECKPOINT).unlink(missing_ok=True)
 
 
 class RunFolder:

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from fedalign.config import Config
-from fedalign.registry import HOME
+from fedalign.settings.config import Config
+from fedalign.settings.registry import HOME
 
 RUN = (sys.executable, "-c", "from fedalign.cli import main; main()", "run")
 GRACE = 10.0  # seconds to stop in

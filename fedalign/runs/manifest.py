@@ -16,12 +16,14 @@ import numpy as np
 import torch
 
 from fedalign import __version__
-from fedalign.federation import Federation
-from fedalign.nodes import Members
-from fedalign.registry import HOME
+from fedalign.federation.federation import Federation
+from fedalign.server.nodes import SimulatedNodes
+from fedalign.settings.registry import HOME
 
 
-def manifest(federation: Federation, members: Members, engine: str, cohort: int) -> dict[str, Any]:
+def manifest(
+    federation: Federation, members: SimulatedNodes, engine: str, stack: int
+) -> dict[str, Any]:
     """Return what `manifest.json` says of a run when it starts."""
     config, network = federation.config, federation.network
     return {
@@ -31,8 +33,8 @@ def manifest(federation: Federation, members: Members, engine: str, cohort: int)
         "settings": config.digest(),
         "commit": _commit(),
         "engine": engine,
-        "cohort": cohort,
-        "fuse": config.simulation.fuse,
+        "stack": stack,
+        "partial_aggregation": config.simulation.partial_aggregation,
         "versions": {
             "fedalign": __version__,
             "python": platform.python_version(),
@@ -61,7 +63,7 @@ def manifest(federation: Federation, members: Members, engine: str, cohort: int)
     }
 
 
-def _source(federation: Federation, members: Members) -> str:
+def _source(federation: Federation, members: SimulatedNodes) -> str:
     if not members.own:
         return federation.train.source
     tests = "" if federation.test is None else f"; the server's: {federation.test.source}"

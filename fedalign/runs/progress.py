@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from fedalign.rounds import Round
+from fedalign.server.round import Round
 
 COLUMNS = {
     "round": ("round", "{}"),

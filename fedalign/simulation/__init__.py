@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedalign.errors import InputError
 from fedalign.simulation.app import (
     FlowerApp,
-    Scalar,
     find_app,
     load_component,
     parse_run_config,
 )
 
+if TYPE_CHECKING:
+    from flwr.app import UserConfigValue
+
 __all__ = [
     "BACKENDS",
     "FlowerApp",
-    "Scalar",
     "find_app",
     "load_component",
     "parse_run_config",
@@ -36,7 +37,7 @@ BACKENDS: dict[str, tuple[str, ...]] = {
 def simulate(
     app: FlowerApp,
     num_supernodes: int,
-    run_config: Mapping[str, Scalar],
+    run_config: Mapping[str, UserConfigValue],
     *,
     backend: str = "inline",
     backend_config: Mapping[str, Any] | None = None,

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from fedalign.errors import InputError
 
 if TYPE_CHECKING:  # importing Flower takes half a second; looking for an app should not
+    from flwr.app import UserConfigValue
     from flwr.clientapp import ClientApp
     from flwr.serverapp import ServerApp
-
-Scalar = bool | int | float | str
 
 MANIFEST = "pyproject.toml"
 _PAIR = re.compile(
@@ -41,7 +40,7 @@ class FlowerApp:
     root: Path
     server: str
     client: str
-    defaults: dict[str, Scalar]
+    defaults: dict[str, UserConfigValue]
 
     def put_on_path(self) -> None:
         """Return nothing; ``root`` is now the first place Python looks for modules."""
@@ -91,7 +90,7 @@ def find_app(name: str) -> FlowerApp:
     )
 
 
-def parse_run_config(args: Sequence[str]) -> dict[str, Scalar]:
+def parse_run_config(args: Sequence[str]) -> dict[str, UserConfigValue]:
     """Return the settings in ``args``, keys dotted, a later one replacing an earlier one.
 
     Args:
@@ -101,7 +100,7 @@ def parse_run_config(args: Sequence[str]) -> dict[str, Scalar]:
         InputError: If a word is not ``key=value``, a value is not a TOML scalar, or a file cannot
             be read; names the word.
     """
-    settings: dict[str, Scalar] = {}
+    settings: dict[str, UserConfigValue] = {}
     for arg in args:
         if arg.endswith(".toml") and ("=" not in arg or Path(arg).is_file()):
             settings |= _flatten(_read_toml(Path(arg).expanduser()), f"--run-config: {arg}")
@@ -206,7 +205,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {error}") from error
 
 
-def _flatten(table: Mapping[str, Any] | None, place: str) -> dict[str, Scalar]:
+def _flatten(table: Mapping[str, Any] | None, place: str) -> dict[str, UserConfigValue]:
     """Return ``table`` with dotted keys, by the rules of Flower's own run config."""
     from flwr.common.config import flatten_dict
 
@@ -227,7 +226,7 @@ def _words(line: str) -> Iterator[re.Match[str]]:
         position = word.end()
 
 
-def _parse_word(word: re.Match[str]) -> dict[str, Scalar]:
+def _parse_word(word: re.Match[str]) -> dict[str, UserConfigValue]:
     """Return the one setting of a word."""
     place = f"--run-config: {word[0]!r}"
     try:

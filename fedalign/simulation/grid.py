@@ -24,6 +24,7 @@ from flwr.app import (
     Message,
     MetricRecord,
     RecordDict,
+    UserConfigValue,
 )
 from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
@@ -31,9 +32,9 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedalign.cohorts import Answers, Wanted, flaws, train_together
-from fedalign.simulation.app import Scalar
-from fedalign.sums import fuse
+from fedalign.messages.groups import GroupReplies, GroupRequest
+from fedalign.messages.partial_sums import sum_replies
+from fedalign.simulation.stacks import flaws, train_together
 
 SERVER_NODE_ID = SUPERLINK_NODE_ID
 FIRST_NODE_ID = 1000  # partition p is node 1000 + p in every run, so that runs can be compared
@@ -52,7 +53,7 @@ class LocalGrid(Grid):
     def __init__(
         self,
         num_nodes: int,
-        run_config: Mapping[str, Scalar] | None = None,
+        run_config: Mapping[str, UserConfigValue] | None = None,
         run_id: int | None = None,
     ) -> None:
         self._nodes = range(FIRST_NODE_ID, FIRST_NODE_ID + num_nodes)
@@ -102,7 +103,7 @@ class LocalGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Return the ids of ``messages``, each of which has been answered by now."""
         batch = self._stamp(messages)
-        for answers in self._answer(batch, Wanted(), 1, None):
+        for answers in self._answer(batch, GroupRequest(), 1, None):
             self._keep(answers)
         return [message.metadata.message_id for message in batch]
 
@@ -122,11 +123,11 @@ class LocalGrid(Grid):
                 that comes too late is not returned here but can be pulled by its message's id;
                 a message whose client was never started has no reply.
         """
-        return self.exchange(list(messages), Wanted(), 1, timeout).replies
+        return self.exchange(list(messages), GroupRequest(), 1, timeout).replies
 
     def exchange(
-        self, messages: Sequence[Message], wanted: Wanted, group: int, timeout: float | None
-    ) -> Answers:
+        self, messages: Sequence[Message], wanted: GroupRequest, group: int, timeout: float | None
+    ) -> GroupReplies:
         """Return the answers to ``messages``, in their order.
 
         Consecutive messages with the same content are dealt out in groups of ``group``, however
@@ -141,11 +142,11 @@ class LocalGrid(Grid):
                 in_time |= {reply.metadata.reply_to_message_id for reply in answers.replies}
                 models |= answers.models
         ids = (message.metadata.message_id for message in batch)
-        return Answers(self.pull_messages(key for key in ids if key in in_time), models)
+        return GroupReplies(self.pull_messages(key for key in ids if key in in_time), models)
 
     def context(self, node_id: int) -> Context:
         """Return the Context of a node, with the state that it left."""
-        node_config: dict[str, Scalar] = {
+        node_config: dict[str, UserConfigValue] = {
             PARTITION_ID_KEY: self._nodes.index(node_id),
             NUM_PARTITIONS_KEY: len(self._nodes),
         }
@@ -166,8 +167,8 @@ class LocalGrid(Grid):
 
     @abstractmethod
     def _run_all(
-        self, groups: list[list[Message]], wanted: Wanted, deadline: float | None
-    ) -> Iterator[Answers]:
+        self, groups: list[list[Message]], wanted: GroupRequest, deadline: float | None
+    ) -> Iterator[GroupReplies]:
         """Yield the answers to each of ``groups``, in any order.
 
         Every message is for a node of this Grid. Nothing is started once ``is_over(deadline)``.
@@ -186,17 +187,17 @@ class LocalGrid(Grid):
         return batch
 
     def _answer(
-        self, batch: list[Message], wanted: Wanted, group: int, deadline: float | None
-    ) -> Iterator[Answers]:
+        self, batch: list[Message], wanted: GroupRequest, group: int, deadline: float | None
+    ) -> Iterator[GroupReplies]:
         """Yield the answers to ``batch``: an error for a node that is not in the table."""
         for message in batch:
             if message.metadata.dst_node_id not in self._nodes:
                 reason = f"there is no node {message.metadata.dst_node_id}"
-                yield Answers([error_reply(message, ErrorCode.NODE_UNAVAILABLE, reason)])
+                yield GroupReplies([error_reply(message, ErrorCode.NODE_UNAVAILABLE, reason)])
         known = [message for message in batch if message.metadata.dst_node_id in self._nodes]
         yield from self._run_all(_groups(known, group), wanted, deadline)
 
-    def _keep(self, answers: Answers) -> None:
+    def _keep(self, answers: GroupReplies) -> None:
         """Return nothing; the replies can now be pulled."""
         for reply in answers.replies:
             reply.metadata.__dict__["_message_id"] = next(self._message_ids)
@@ -204,15 +205,15 @@ class LocalGrid(Grid):
 
 
 def serve(
-    app: ClientApp, messages: Sequence[Message], contexts: Sequence[Context], wanted: Wanted
-) -> Answers:
+    app: ClientApp, messages: Sequence[Message], contexts: Sequence[Context], wanted: GroupRequest
+) -> GroupReplies:
     """Return what the clients of a group answer, together if the app can, else one by one."""
     together = train_together(app, messages, contexts, wanted)
     if together is not None:
         return together
     pairs = zip(messages, contexts, strict=True)
     replies = [call(app, private_copy(message), context) for message, context in pairs]
-    return fuse(replies, wanted, flaws(app, messages, contexts, replies, wanted))
+    return sum_replies(replies, wanted, flaws(app, messages, contexts, replies, wanted))
 
 
 def call(app: ClientApp, message: Message, context: Context) -> Message:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from flwr.app import Message
+from flwr.app import Message, UserConfigValue
 from flwr.clientapp import ClientApp
 
-from fedalign.cohorts import Answers, Wanted
-from fedalign.simulation.app import FlowerApp, Scalar
+from fedalign.messages.groups import GroupReplies, GroupRequest
+from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.grid import LocalGrid, is_over, serve
 
 
@@ -24,15 +24,15 @@ class InlineGrid(LocalGrid):
         self,
         client_app: ClientApp,
         num_nodes: int,
-        run_config: Mapping[str, Scalar] | None = None,
+        run_config: Mapping[str, UserConfigValue] | None = None,
         run_id: int | None = None,
     ) -> None:
         super().__init__(num_nodes, run_config, run_id)
         self._client_app = client_app
 
     def _run_all(
-        self, groups: list[list[Message]], wanted: Wanted, deadline: float | None
-    ) -> Iterator[Answers]:
+        self, groups: list[list[Message]], wanted: GroupRequest, deadline: float | None
+    ) -> Iterator[GroupReplies]:
         for group in groups:
             if is_over(deadline):
                 return
@@ -43,7 +43,7 @@ class InlineGrid(LocalGrid):
 
 
 def run(
-    app: FlowerApp, num_supernodes: int, run_config: dict[str, Scalar], run_id: int | None
+    app: FlowerApp, num_supernodes: int, run_config: dict[str, UserConfigValue], run_id: int | None
 ) -> None:
     """Return when the ServerApp of ``app`` has come to its end; what it raises comes out as is."""
     server_app, client_app = app.load()

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, UserConfigValue
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedalign.errors import FedalignError
-from fedalign.simulation.app import FlowerApp, Scalar, load_component
+from fedalign.simulation.app import FlowerApp, load_component
 from fedalign.simulation.grid import call
 from fedalign.simulation.ray_setup import full_backend_config, surroundings
 
@@ -26,7 +26,7 @@ from fedalign.simulation.ray_setup import full_backend_config, surroundings
 def run(
     app: FlowerApp,
     num_supernodes: int,
-    run_config: dict[str, Scalar],
+    run_config: dict[str, UserConfigValue],
     backend_config: Mapping[str, Any],
     run_id: int | None,
 ) -> None:
@@ -64,7 +64,9 @@ class _Server(ServerApp):
             three seconds for a result that never comes, and wrap or lose what is not an Exception.
     """
 
-    def __init__(self, app: ServerApp, run_config: dict[str, Scalar], run_id: int | None) -> None:
+    def __init__(
+        self, app: ServerApp, run_config: dict[str, UserConfigValue], run_id: int | None
+    ) -> None:
         super().__init__()
         self._app, self._run_config, self._run_id = app, run_config, run_id
         self._grid: Grid | None = None
@@ -93,7 +95,9 @@ class _Server(ServerApp):
 class _Client(ClientApp):
     """The app's ClientApp by name, which a worker imports for itself, with a run config."""
 
-    def __init__(self, app: FlowerApp, run_config: dict[str, Scalar], run_id: int | None) -> None:
+    def __init__(
+        self, app: FlowerApp, run_config: dict[str, UserConfigValue], run_id: int | None
+    ) -> None:
         super().__init__()
         self._app, self._run_config, self._run_id = app, run_config, run_id
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import ray
-from flwr.app import Array, Context, Message, RecordDict
+from flwr.app import Array, Context, Message, RecordDict, UserConfigValue
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from fedalign.cohorts import Answers, CohortApp, RunConfig, Wanted
 from fedalign.errors import InputError
-from fedalign.simulation.app import FlowerApp, Scalar, load_component
+from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest, RunConfig
+from fedalign.simulation.app import FlowerApp, load_component
 from fedalign.simulation.grid import LocalGrid, error_reply, serve, with_content
 from fedalign.simulation.ray_setup import full_backend_config, surroundings
 
@@ -57,8 +57,8 @@ class Worker:
             self._client_app.adopt(run_config, num_partitions, shared)
 
     def run(
-        self, jobs: Sequence[Job], wanted: Wanted, *broadcasts: RecordDict
-    ) -> list[tuple[Answers, list[Any], float]]:
+        self, jobs: Sequence[Job], wanted: GroupRequest, *broadcasts: RecordDict
+    ) -> list[tuple[GroupReplies, list[Any], float]]:
         """Return for each job the answers, the clients' states and the seconds that it took."""
         done = []
         for job in jobs:
@@ -83,7 +83,7 @@ class RayGrid(LocalGrid):
         self,
         app: FlowerApp,
         num_nodes: int,
-        run_config: Mapping[str, Scalar] | None = None,
+        run_config: Mapping[str, UserConfigValue] | None = None,
         run_id: int | None = None,
         resources: Mapping[str, float] | None = None,
     ) -> None:
@@ -97,8 +97,8 @@ class RayGrid(LocalGrid):
         self._costs = Costs()
 
     def prepare(self, client_app: ClientApp) -> None:
-        """Let a `CohortApp` tell how much clients have to do, and share with all workers."""
-        if isinstance(client_app, CohortApp):
+        """Let a `GroupApp` tell how much clients have to do, and share with all workers."""
+        if isinstance(client_app, GroupApp):
             sizes = client_app.sizes(self._run_config, len(self._nodes))
             # Who has nothing to do still costs a call.
             self._costs.size = lambda node: sizes[self._nodes.index(node)] or 1.0
@@ -117,8 +117,8 @@ class RayGrid(LocalGrid):
             ray.kill(worker)
 
     def _run_all(
-        self, groups: list[list[Message]], wanted: Wanted, deadline: float | None
-    ) -> Iterator[Answers]:
+        self, groups: list[list[Message]], wanted: GroupRequest, deadline: float | None
+    ) -> Iterator[GroupReplies]:
         contents = {id(group[0].content): group[0].content for group in groups}
         sent = {key: ray.put(content) for key, content in contents.items()}
         busy: dict[Any, tuple[int, list[list[Message]]]] = {}
@@ -135,7 +135,7 @@ class RayGrid(LocalGrid):
             yield from self._finish(ready[0], *busy.pop(ready[0]))
 
     def _start(
-        self, place: int, share: list[list[Message]], wanted: Wanted, sent: Mapping[int, Any]
+        self, place: int, share: list[list[Message]], wanted: GroupRequest, sent: Mapping[int, Any]
     ) -> Any:
         """Return the reference to what the worker at ``place`` will answer."""
         order = list({id(group[0].content): None for group in share})
@@ -149,7 +149,7 @@ class RayGrid(LocalGrid):
         ]
         return self._workers[place].run.remote(jobs, wanted, *(sent[key] for key in order))
 
-    def _finish(self, ready: Any, place: int, share: list[list[Message]]) -> Iterator[Answers]:
+    def _finish(self, ready: Any, place: int, share: list[list[Message]]) -> Iterator[GroupReplies]:
         """Yield the answers of one call; an error for each client of a worker that died."""
         try:
             done = ray.get(ready)
@@ -157,7 +157,7 @@ class RayGrid(LocalGrid):
             self._replace(place)
             why = f"the worker died: {str(error).strip().splitlines()[0]}"
             lost = [message for group in share for message in group]
-            yield Answers([error_reply(message, ErrorCode.UNKNOWN, why) for message in lost])
+            yield GroupReplies([error_reply(message, ErrorCode.UNKNOWN, why) for message in lost])
             return
         self._costs.learn(self._workers[place], share, [seconds for _, _, seconds in done])
         for group, (answers, states, _) in zip(share, done, strict=True):
@@ -223,7 +223,7 @@ class Costs:
 def run(
     app: FlowerApp,
     num_supernodes: int,
-    run_config: dict[str, Scalar],
+    run_config: dict[str, UserConfigValue],
     backend_config: Mapping[str, Any],
     run_id: int | None,
 ) -> None:
@@ -238,7 +238,7 @@ def run(
 def open_grid(
     app: FlowerApp,
     num_nodes: int,
-    run_config: dict[str, Scalar],
+    run_config: dict[str, UserConfigValue],
     backend_config: Mapping[str, Any],
     run_id: int | None,
 ) -> Iterator[RayGrid]:

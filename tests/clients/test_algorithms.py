@@ -13,7 +13,7 @@ from clients.fedprox import FedProx
 from clients.fedsam import FedSAM
 from clients.local import Local
 from clients.moon import MOON
-from fedalign.registry import FLOWER_SAMPLING
+from fedalign.settings.registry import FLOWER_SAMPLING
 from strategies.fedpfn import FedPFN
 
 ONE = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 1}
@@ -32,15 +32,15 @@ def ends(quadratics):
 
 def first_fixed(layout):
     """Of two weights the first is fixed, whatever the round: seed 0, if half of them are."""
-    options = {"fixed_ratio": 0.5, "counts": "exact", "refresh": 0}
+    options = {"fixed_ratio": 0.5, "sampling": "exact", "refresh": 0}
     return FedPFN(FedAvg(**FLOWER_SAMPLING), layout, None, seed=0, **options)
 
 
-@pytest.mark.parametrize("cohort", [1, 2])
-def test_fedprox(quadratics, cohort):
+@pytest.mark.parametrize("stack", [1, 2])
+def test_fedprox(quadratics, stack):
     """Client 0: -4, to 2; -2 + 0.5 * 2 = -1, to 2.5. Client 1: 2, to -1; 1.5 - 0.5, to -1.5."""
     losses, strategy = [(1, 4), (0.5, -4)], lambda _: FedAvg(**FLOWER_SAMPLING)
-    seen = quadratics(strategy, FedProx(**TWO, mu=0.5), losses, cohort=cohort, rounds=2)
+    seen = quadratics(strategy, FedProx(**TWO, mu=0.5), losses, stack=stack, rounds=2)
     assert seen.models[0] == pytest.approx(0.5)
     # From 0.5: -3.5, to 2.25; -1.75 + 0.875, to 2.6875; and 2.25, to -0.625; 1.6875 - 0.5625, to
     # -1.1875.
@@ -97,8 +97,8 @@ def test_learning_rates(ends, schedule, rates):
 
 
 def trained_on(data, rows):
-    cohort = SimpleNamespace(data=data, rows=[np.array(own) for own in rows])
-    return SimpleNamespace(cohort=cohort, block=torch.zeros(len(rows), 1).double(), own={})
+    stack = SimpleNamespace(data=data, rows=[np.array(own) for own in rows])
+    return SimpleNamespace(stack=stack, block=torch.zeros(len(rows), 1).double(), own={})
 
 
 LOGITS = torch.tensor([[[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]]).double().repeat(2, 1, 1)
@@ -148,9 +148,9 @@ def moon(glob, prev, **options):
     def features(block, images):
         return glob.reshape(1, *images.shape[1:2], -1) if block[0] == 0 else prev
 
-    cohort = SimpleNamespace(network=SimpleNamespace(features=features))
+    stack = SimpleNamespace(network=SimpleNamespace(features=features))
     images, own = torch.zeros(*glob.shape[:2], 1, 1, 1), {"previous": last}
-    training = SimpleNamespace(cohort=cohort, images=images, own=own, start=start)
+    training = SimpleNamespace(stack=stack, images=images, own=own, start=start)
     return MOON(**options).loss(training)
 
 

@@ -4,8 +4,8 @@ import torch
 from torch.nn import functional
 
 from clients.local import Local
-from fedalign.algorithm import Cohort
-from fedalign.masks import MaskPlan, phases, trained
+from fedalign.algorithm import Stack
+from fedalign.masks.plan import MaskPlan, phases, update_mask
 from fedalign.rng import rng
 
 OPTIMIZERS = [
@@ -19,15 +19,15 @@ def train(network, data, plan, **options):
     start = network.layout.to_vector(network.initial)
     block = start.clone()[None]
     rows = np.arange(0, 60, 2)
-    cohort = Cohort(network, data, start, block, [rows], [rng(0, "batches", 1, 0)], [plan])
-    return start, block[0], float(Local(batch_size=8, **options).train(cohort).losses[0])
+    stack = Stack(network, data, start, block, [rows], [rng(0, "batches", 1, 0)], [plan])
+    return start, block[0], float(Local(batch_size=8, **options).train(stack).losses[0])
 
 
 @pytest.mark.parametrize("options", OPTIMIZERS)
 def test_fixed_weights_keep_their_bits(network, data, options):
     plan = MaskPlan(0, 0, 0.4)
     before, after, _ = train(network, data, plan, epochs=3, **options)
-    trains = trained(plan, network.layout)
+    trains = update_mask(plan, network.layout)
     weights = slice(0, network.layout.num_parameters)
     assert torch.equal(before[weights][~trains], after[weights][~trains])
     assert (before[weights][trains] != after[weights][trains]).float().mean() > 0.9

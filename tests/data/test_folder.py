@@ -14,11 +14,11 @@ from flwr.app import ConfigRecord
 from flwr.common.serde import config_record_from_proto, config_record_to_proto
 from PIL import Image
 
-from fedalign.config import read
 from fedalign.data import Spec
 from fedalign.data.folder import FolderData, read_folder
 from fedalign.errors import InputError
-from fedalign.federation import Federation
+from fedalign.federation.federation import Federation
+from fedalign.settings.config import read
 
 NAMES = ("cat", "dog", "fox")
 GREY = np.random.default_rng(0).integers(0, 256, (12, 6, 5), dtype=np.uint8)

@@ -8,10 +8,10 @@ import time
 import pandas as pd
 import pytest
 
-from fedalign.config import read
 from fedalign.deploy.local import Local
 from fedalign.deploy.superlink import follow
-from fedalign.runs.folder import folder_of
+from fedalign.runs.paths import folder_of
+from fedalign.settings.config import read
 from fedalign.simulation import FlowerApp, simulate
 
 pytestmark = pytest.mark.slow
@@ -20,8 +20,8 @@ SETTINGS = {
     "num_clients": 3,
     "evaluation.pairs": 1,
     "checkpoint_every": 1,
-    "simulation.cohort": 1,
-    "simulation.fuse": False,
+    "simulation.stack": 1,
+    "simulation.partial_aggregation": False,
 }
 
 

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from fedalign.cli import app
-from fedalign.config import read
 from fedalign.deploy.superlink import show
-from fedalign.federation import Federation
+from fedalign.federation.federation import Federation
+from fedalign.settings.config import read
 
 SETTINGS = {
     "rounds": 2,
@@ -21,8 +21,8 @@ SETTINGS = {
     "evaluation.client_fraction": 1,
     "evaluation.client_every": 2,
     "evaluation.holdout": 0.25,
-    "simulation.cohort": 1,
-    "simulation.fuse": False,
+    "simulation.stack": 1,
+    "simulation.partial_aggregation": False,
 }
 WORDS = [f"{key}={json.dumps(value)}" for key, value in SETTINGS.items()]
 

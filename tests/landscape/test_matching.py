@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from fedalign.device import torch_threads
 from fedalign.landscape.activations import activation_matching
 from fedalign.landscape.matching import to_reference, weight_matching
 from fedalign.landscape.permutations import permute, shuffled
@@ -17,8 +16,9 @@ from fedalign.models.resnet import resnet20
 from fedalign.models.symmetry import symmetry
 from fedalign.models.vgg import vgg
 from fedalign.models.vit import vit
-from fedalign.network import Network
-from fedalign.parameters import Layout
+from fedalign.network.device import torch_threads
+from fedalign.network.layout import Layout
+from fedalign.network.network import Network
 
 BUILDS = {
     "mlp": lambda: mlp((1, 8, 8), 10, depth=4, width=40),

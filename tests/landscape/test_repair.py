@@ -5,8 +5,8 @@ from torch import nn
 from fedalign.landscape.evaluator import Evaluator
 from fedalign.landscape.paths import Path, grid, repaired
 from fedalign.landscape.repair import Repair, moments
-from fedalign.network import Network
-from fedalign.sections import Evaluation
+from fedalign.network.network import Network
+from fedalign.settings.sections import Evaluation
 
 MODULES = {
     "linear": lambda: nn.Sequential(

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedalign.device import torch_threads
 from fedalign.errors import InputError
 from fedalign.landscape.permutations import permute, shuffled
 from fedalign.models.cnn import cnn
@@ -20,7 +19,8 @@ from fedalign.models.symmetry import Group, Place, split, symmetry
 from fedalign.models.text import char_transformer
 from fedalign.models.vgg import vgg
 from fedalign.models.vit import vit
-from fedalign.parameters import Layout
+from fedalign.network.device import torch_threads
+from fedalign.network.layout import Layout
 
 SHAPE = (2, 18, 18)
 MODELS = {

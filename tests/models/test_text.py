@@ -12,7 +12,7 @@ from fedalign.models.resnet import resnet20
 from fedalign.models.text import char_lstm, char_transformer
 from fedalign.models.vgg import vgg
 from fedalign.models.vit import vit
-from fedalign.network import Network
+from fedalign.network.network import Network
 
 BUILD = {"char-lstm": char_lstm, "char-transformer": char_transformer}
 
@@ -144,7 +144,7 @@ def test_features_are_what_the_last_layer_sees_and_a_twin_is_apart(name):
     assert network.evaluate(one, data, 12)[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_model_of_layers_known_to_cohorts_is_stacked_on_text_too():
+def test_a_model_of_layers_known_to_stacks_is_stacked_on_text_too():
     class OneHot(torch.nn.Module):
         def __init__(self):
             super().__init__()

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedalign.builtin import BUILTIN
 from fedalign.errors import InputError
 from fedalign.partitioning import checked, deal, split
-from fedalign.registry import parse
+from fedalign.settings.builtin import BUILTIN
+from fedalign.settings.registry import parse
 from fedalign.testing import check_partitioner
 
 ALPHA = st.floats(1e-6, 1e6)

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from fedalign.builtin import BUILTIN
-from fedalign.registry import HOME, options
+from fedalign.settings.builtin import BUILTIN
+from fedalign.settings.registry import HOME, options
 
 PAGE = (HOME / "docs" / "partitions.md").read_text()
 EXAMPLE = HOME / "examples" / "my-partitioner"

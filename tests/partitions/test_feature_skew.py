@@ -3,9 +3,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from fedalign.config import read
 from fedalign.errors import InputError
-from fedalign.federation import Federation
+from fedalign.federation.federation import Federation
+from fedalign.settings.config import read
 from partitions.feature_skew import FeatureSkew
 
 GREY = torch.full((50, 1, 20, 20), 128, dtype=torch.uint8)
@@ -110,7 +110,7 @@ def same(first, second):
 
 ALL = {"evaluation__client_fraction": 1, "evaluation__holdout": 0.2, "evaluation__alphas": 0}
 NOISY = {"partition": "feature-skew", "partition__noise": 0.3, "partition__rotation": 90.0}
-ONE_BY_ONE = {"simulation__cohort": 1, "simulation__fuse": False}
+ONE_BY_ONE = {"simulation__stack": 1, "simulation__partial_aggregation": False}
 
 
 def test_no_skew_is_the_base_to_the_bit(run):
@@ -122,9 +122,9 @@ def test_no_skew_is_the_base_to_the_bit(run):
 
 def test_skew_changes_the_run_which_stays_itself(run):
     settings = NOISY | ALL | {"rounds": 1, "evaluation__finetune_epochs": 1}
-    first = run(**settings, simulation__cohort=3)
+    first = run(**settings, simulation__stack=3)
     found, clients = model(first), (first / "clients.csv").read_text()
-    again = run(**settings, simulation__cohort=3, name="again")
+    again = run(**settings, simulation__stack=3, name="again")
     assert same(found, model(again))
     assert clients == (again / "clients.csv").read_text()
     assert not same(found, model(run(**settings | {"partition__noise": 0.1})))

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from fedalign.config import Config, from_run_config, read
 from fedalign.errors import InputError
 from fedalign.partitioning import split
+from fedalign.settings.config import Config, from_run_config, read
 from fedalign.testing import check_partitioner
 from partitions.flower import FlowerDatasets
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedalign.config import read
 from fedalign.data.digits import Digits
 from fedalign.errors import InputError
-from fedalign.federation import Federation
+from fedalign.federation.federation import Federation
 from fedalign.partitioning import checked
+from fedalign.settings.config import read
 
 
 class Written:

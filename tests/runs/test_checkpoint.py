@@ -19,17 +19,18 @@ from flwr.serverapp.strategy import (
 from typer.testing import CliRunner
 
 from fedalign.cli import app
-from fedalign.config import read
-from fedalign.federation import Federation
-from fedalign.registry import FLOWER_SAMPLING
-from fedalign.rounds import run_rounds
+from fedalign.federation.federation import Federation
+from fedalign.messages.records import train_reply
 from fedalign.runs.checkpoint import Checkpoints, lost_of, resume, state_of
-from fedalign.runs.folder import CHECKPOINT, RunFolder
+from fedalign.runs.folder import RunFolder
+from fedalign.runs.paths import CHECKPOINT
 from fedalign.runs.progress import Progress
 from fedalign.runs.trees import read as read_tree
 from fedalign.runs.trees import write as write_tree
+from fedalign.server.rounds import run_rounds
+from fedalign.settings.config import read
+from fedalign.settings.registry import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
-from fedalign.wire import train_reply
 
 BRIEF = {"rounds": 6, "checkpoint_every": 2}
 START = ArrayRecord({"w": Array(np.linspace(0, 1, 5, dtype=np.float32))})
@@ -200,16 +201,16 @@ def test_the_same_command_goes_on_and_again_starts_from_nothing(interrupt, tmp_p
     assert manifest(folder)["resumed_after"] == []
 
 
-def test_a_measured_cohort_is_kept(run, interrupt, monkeypatch, tmp_path):
+def test_a_measured_stack_is_kept(run, interrupt, monkeypatch, tmp_path):
     settings = BRIEF | {"num_clients": 24}
     with monkeypatch.context() as patch:
-        patch.setattr(Federation, "cohort_times", lambda *_: {1: 2.0, 3: 1.0})
+        patch.setattr(Federation, "stack_times", lambda *_: {1: 2.0, 3: 1.0})
         interrupt(3, **settings)
     (folder,) = tmp_path.iterdir()
-    assert manifest(folder)["cohort"] == 3
-    monkeypatch.setattr(Federation, "cohort_times", lambda *_: {1: 1.0, 3: 2.0})
+    assert manifest(folder)["stack"] == 3
+    monkeypatch.setattr(Federation, "stack_times", lambda *_: {1: 1.0, 3: 2.0})
     run(**settings)
-    assert manifest(folder)["cohort"] == 3
+    assert manifest(folder)["stack"] == 3
 
 
 # Any Flower strategy, and clients with a state of their own.

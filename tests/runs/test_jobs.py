@@ -6,9 +6,9 @@ from contextlib import closing
 
 import pytest
 
-from fedalign.config import read
 from fedalign.runs import jobs
 from fedalign.runs.jobs import run_all
+from fedalign.settings.config import read
 
 FAKE = """
 import os, sys, time, yaml, pathlib

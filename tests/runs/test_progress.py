@@ -2,8 +2,8 @@ import io
 
 from rich.console import Console
 
-from fedalign.rounds import Round
 from fedalign.runs.progress import Progress
+from fedalign.server.round import Round
 
 
 def shown(console, rounds=3, **more):

@@ -9,8 +9,8 @@ import sys
 import ray
 from ray.cluster_utils import Cluster
 
-from fedalign.config import read
-from fedalign.registry import HOME
+from fedalign.settings.config import read
+from fedalign.settings.registry import HOME
 from fedalign.runs.folder import folder_of
 from fedalign.simulation import FlowerApp, simulate
 from fedalign.simulation.workers import RayGrid

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedalign.config import read
-from fedalign.registry import HOME
-from fedalign.runs.folder import folder_of
+from fedalign.runs.paths import folder_of
+from fedalign.settings.config import read
+from fedalign.settings.registry import HOME
 from fedalign.simulation import FlowerApp, simulate
 
 APP = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
@@ -22,9 +22,9 @@ SETTINGS = {
     "evaluation.examples": 50,
 }
 WAYS = {
-    "exact": {"simulation.cohort": 1, "simulation.fuse": False},
-    "fused": {"simulation.cohort": 1, "simulation.fuse": True},
-    "cohorts": {"simulation.cohort": 8, "simulation.fuse": True},
+    "exact": {"simulation.stack": 1, "simulation.partial_aggregation": False},
+    "fused": {"simulation.stack": 1, "simulation.partial_aggregation": True},
+    "stacks": {"simulation.stack": 8, "simulation.partial_aggregation": True},
 }
 
 
@@ -60,7 +60,7 @@ def run(out, way, workers=None, **more):
 @pytest.mark.parametrize("way", WAYS)
 def test_any_number_of_workers_gives_the_same_bits(tmp_path, way):
     model, rows = run(tmp_path, way)
-    for workers in (1, 2, 4) if way == "cohorts" else (2,):
+    for workers in (1, 2, 4) if way == "stacks" else (2,):
         there, rows_there = run(tmp_path, way, workers)
         assert torch.equal(model, there), workers
         assert rows == rows_there
@@ -70,17 +70,17 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path, way):
 @pytest.mark.parametrize("name", STATEFUL)
 def test_what_clients_keep_follows_them_to_any_worker(tmp_path, name):
     more = STATEFUL[name] | {"num_clients": 20, "clients_per_round": 8, "partition.min_size": 5}
-    model, rows = run(tmp_path, "cohorts", **more)
-    there, rows_there = run(tmp_path, "cohorts", 2, **more)
+    model, rows = run(tmp_path, "stacks", **more)
+    there, rows_there = run(tmp_path, "stacks", 2, **more)
     assert torch.equal(model, there)
     assert rows == rows_there
 
 
-def test_sums_and_cohorts_are_the_same_within_rounding(tmp_path):
+def test_sums_and_stacks_are_the_same_within_rounding(tmp_path):
     exact, _ = run(tmp_path / "exact", "exact")
     fused, _ = run(tmp_path / "fused", "fused")
-    cohorts, _ = run(tmp_path / "cohorts", "cohorts")
-    again, _ = run(tmp_path / "again", "cohorts")
+    stacks, _ = run(tmp_path / "stacks", "stacks")
+    again, _ = run(tmp_path / "again", "stacks")
     torch.testing.assert_close(fused, exact, rtol=0, atol=1e-6)
-    torch.testing.assert_close(cohorts, exact, rtol=0, atol=1e-5)
-    assert torch.equal(cohorts, again)
+    torch.testing.assert_close(stacks, exact, rtol=0, atol=1e-5)
+    assert torch.equal(stacks, again)

@@ -17,7 +17,7 @@ from clients.feddyn import FedDyn as FedDynClient
 from clients.fedprox import FedProx
 from clients.local import Local
 from clients.scaffold import Scaffold as ScaffoldClient
-from fedalign.registry import FLOWER_SAMPLING
+from fedalign.settings.registry import FLOWER_SAMPLING
 from strategies.feddyn import FedDyn
 from strategies.fedexp import FedExP
 from strategies.fednova import FedNova
@@ -37,12 +37,12 @@ def around(kind, **options):
     return lambda layout: kind(fedavg(layout), layout, **options)
 
 
-@pytest.fixture(params=[1, 2], ids=["one by one", "a cohort"])
+@pytest.fixture(params=[1, 2], ids=["one by one", "a stack"])
 def run(request, quadratics):
     """The two clients, one after the other or as one block."""
 
     def run(strategy, client, **settings):
-        return quadratics(strategy, client, LOSSES, cohort=request.param, **settings)
+        return quadratics(strategy, client, LOSSES, stack=request.param, **settings)
 
     return run
 
@@ -139,7 +139,7 @@ def test_who_comes_to_rest_at_the_optimum_of_all(quadratics):
 
 
 @pytest.mark.parametrize(
-    ("client", "effort", "expected"),
+    ("client", "normalized_steps", "expected"),
     [
         # To 3 and -1: 5/3 (2/3 * 3/2 - 1/3 * 1).
         (Local(**ONE), 2, 10 / 9),
@@ -150,11 +150,11 @@ def test_who_comes_to_rest_at_the_optimum_of_all(quadratics):
     ],
     ids=["sgd", "momentum", "proximal"],
 )
-def test_fednova(quadratics, client, effort, expected):
+def test_fednova(quadratics, client, normalized_steps, expected):
     """Client 0 has two examples and makes two steps, client 1 has one and makes one."""
     seen = quadratics(around(FedNova), client, LOSSES, copies=(2, 1))
     assert seen.models[0] == pytest.approx(expected)
-    assert seen.metrics[0]["effort"] == pytest.approx((2 * effort + 1) / 3)
+    assert seen.metrics[0]["normalized_steps"] == pytest.approx((2 * normalized_steps + 1) / 3)
 
 
 @pytest.mark.parametrize(

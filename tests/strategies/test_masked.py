@@ -4,11 +4,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
-from fedalign.masks import phases, trained
-from fedalign.parameters import Entry, Layout
-from fedalign.registry import FLOWER_SAMPLING
+from fedalign.masks.plan import phases, update_mask
+from fedalign.messages.records import TrainTask
+from fedalign.network.layout import Entry, Layout
+from fedalign.settings.registry import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
-from fedalign.wire import TrainTask
 from strategies.fedpfn import FedPFN
 from strategies.fedpnu import FedPNU
 
@@ -82,7 +82,7 @@ def test_all_clients_of_a_round_get_one_plan_and_rounds_differ():
         return {TrainTask.read(message).plan for message in sent}
 
     (first,), (second,) = plans(1), plans(2)
-    assert not np.array_equal(trained(first, LAYOUT), trained(second, LAYOUT))
+    assert not np.array_equal(update_mask(first, LAYOUT), update_mask(second, LAYOUT))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_all_clients_of_a_round_get_one_plan_and_rounds_differ():
 )
 def test_refresh_is_how_long_a_mask_is_kept(refresh, draws):
     strategy = fedpfn(FedAvg, refresh=refresh)
-    assert [strategy.plan(t).turn for t in range(1, 6)] == draws
+    assert [strategy.plan(t).mask_index for t in range(1, 6)] == draws
 
 
 def test_fedpnu_averages_everything():

@@ -15,8 +15,8 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
 
 from clients.local import Local
 from fedalign.errors import InputError
-from fedalign.masks import trained
-from fedalign.registry import FLOWER_SAMPLING
+from fedalign.masks.plan import update_mask
+from fedalign.settings.registry import FLOWER_SAMPLING
 from strategies.fedbabu import FedBABU
 from strategies.fedpfn import FedPFN
 from strategies.fedpnu import FedPNU
@@ -24,7 +24,7 @@ from strategies.fedpnu import FedPNU
 ONE = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 1}
 TWO = {**ONE, "epochs": 2}
 FOUR = {**ONE, "epochs": 4}
-HALF = {"fixed_ratio": 0.5, "counts": "exact"}
+HALF = {"fixed_ratio": 0.5, "sampling": "exact"}
 
 
 def together(w):
@@ -56,13 +56,13 @@ def one(quadratics):
     return one
 
 
-@pytest.fixture(params=[1, 2], ids=["one by one", "a cohort"])
+@pytest.fixture(params=[1, 2], ids=["one by one", "a stack"])
 def two(request, quadratics):
     """Where two clients end after each round."""
 
     def two(rounds, start=(0.0, 0.0), **options):
         losses = [(1, (4, 4)), (0.5, (-4, -4))]
-        settings = {"rounds": rounds, "cohort": request.param}
+        settings = {"rounds": rounds, "stack": request.param}
         seen = quadratics(plan(first=start[0], **options), Local(**TWO), losses, start, **settings)
         return [pytest.approx(model.tolist()) for model in seen.models]
 
@@ -99,15 +99,15 @@ def test_growing_over_rounds(two):
 def test_values_of_fixed_weights(two):
     from_one = together(1.0)
     start = (1.0, 1.0)
-    assert two(2, start, value="global") == [[1, from_one], [from_one, from_one]]
-    assert two(2, start, value="init") == [[1, from_one], [from_one, 1]]
-    assert two(2, start, value="zero") == [[0, from_one], [ONCE, 0]]
-    assert two(2, start, value="zero", freeze="grad_only") == [[0, from_one], [ONCE, 0]]
+    assert two(2, start, fixed_value="global") == [[1, from_one], [from_one, from_one]]
+    assert two(2, start, fixed_value="init") == [[1, from_one], [from_one, 1]]
+    assert two(2, start, fixed_value="zero") == [[0, from_one], [ONCE, 0]]
+    assert two(2, start, fixed_value="zero", freeze="grad_only") == [[0, from_one], [ONCE, 0]]
 
 
 def test_values_need_one_mask_for_all(two):
-    with pytest.raises(InputError, match=r"strategy.value: 'zero' is sent with the model"):
-        two(1, value="zero", per_client=True)
+    with pytest.raises(InputError, match=r"strategy.fixed_value: 'zero' is sent with the model"):
+        two(1, fixed_value="zero", per_client=True)
 
 
 def test_masks_of_their_own(quadratics):
@@ -117,7 +117,7 @@ def test_masks_of_their_own(quadratics):
         losses, build = [(1, (4, 4)), (0.5, (-4, -4))], plan(seed=seed, per_client=True)
         seen = quadratics(build, Local(**TWO), losses, (0.0, 0.0))
         told = seen.strategy.plan(1)
-        first, second = (trained(told.of(k), seen.layout).tolist() for k in (0, 1))
+        first, second = (update_mask(told.of(k), seen.layout).tolist() for k in (0, 1))
         expected = [(3 * a - 1.75 * b) / 2 for a, b in zip(first, second, strict=True)]
         assert seen.models[0] == pytest.approx(expected)
         drawn.add(first == second)
@@ -180,8 +180,8 @@ def test_weight_decay_of_fixed_weights(one):
 
 def test_slow_weights(one):
     """A quarter of each step: 0.25 * 2, to 0.5; 0.25 * 1.75, to 0.9375."""
-    assert one(Local(**TWO), slow=0.25) == [0.9375, 3]
-    assert one(Local(**TWO), slow=1.0) == [3, 3]
+    assert one(Local(**TWO), fixed_lr_scale=0.25) == [0.9375, 3]
+    assert one(Local(**TWO), fixed_lr_scale=1.0) == [3, 3]
 
 
 def test_server_momentum_and_fixed_weights(two):

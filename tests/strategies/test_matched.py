@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedalign.config import Config, validate
 from fedalign.data import Dataset
-from fedalign.device import torch_threads
 from fedalign.errors import InputError
-from fedalign.federation import Federation
+from fedalign.federation.federation import Federation
 from fedalign.landscape.permutations import shuffled
+from fedalign.messages.records import train_reply
 from fedalign.models.cnn import cnn
 from fedalign.models.mlp import mlp
 from fedalign.models.symmetry import symmetry
-from fedalign.network import Network
-from fedalign.parameters import Layout
-from fedalign.registry import FLOWER_SAMPLING
+from fedalign.network.device import torch_threads
+from fedalign.network.layout import Layout
+from fedalign.network.network import Network
+from fedalign.settings.config import Config, validate
+from fedalign.settings.registry import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
-from fedalign.wire import train_reply
 from strategies.matched import Matched
 
 TO = pytest.mark.parametrize("to", ["clients", "global"])
@@ -179,7 +179,7 @@ def built(strategy, **more):
         ({"name": "fedpfn", "base": "matched"}, {}, "strategy.name: 'fedpfn' would see neurons"),
         ({"base": "fedpfn"}, {}, "strategy.base: its mask fixes weights at their places"),
         ({"base": {"name": "fedexp", "base": "fedbabu"}}, {}, "strategy.base: its mask fixes"),
-        ({"base": {"name": "fedpfn", "slow": 0.5}}, {}, "strategy.base: its mask fixes"),
+        ({"base": {"name": "fedpfn", "fixed_lr_scale": 0.5}}, {}, "strategy.base: its mask fixes"),
         ({"base": {"name": "dp-server-fixed", "noise_multiplier": 1.0, "clipping_norm": 1.0}}, {},
          r"strategy.to: 'clients' .* \(to: global\)"),
         ({}, {"model": {"depth": 0}}, "of this model it is not known which neurons"),

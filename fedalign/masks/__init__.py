@@ -1,0 +1,1 @@
+"""Which weights are fixed, and when; fixed weights stay exactly where they are."""

@@ -1,0 +1,97 @@
+"""The message down (global model and `TrainTask`) and the message up (`TrainReply`).
+
+Both are plain Flower records under Flower's default keys, so that every Flower strategy can
+aggregate them and every mod can look at them. What algorithms send beside the model, such as
+control variates, is a record of its own under `EXTRA`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import cast
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
+from pydantic import TypeAdapter, ValidationError
+
+from fedalign.masks.plan import MaskPlan
+from fedalign.network.arrays import num_bytes
+
+EXTRA = "extra"
+_PREFIX = "mask-"
+_PLAN = TypeAdapter(MaskPlan)
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """What a client is told, beside the global arrays and the run's configuration.
+
+    Attributes:
+        server_round: from 1.
+        plan: the round's mask plan.
+        clipped: Flower's DP mod looks at the reply, and wants a whole model.
+    """
+
+    server_round: int
+    plan: MaskPlan
+    clipped: bool = False
+
+    @classmethod
+    def read(cls, message: Message) -> TrainTask:
+        """Return the task in a message; `ValueError` for a mask plan that cannot be."""
+        config = cast(ConfigRecord, message.content["config"])
+        told = {key.removeprefix(_PREFIX): config[key] for key in config if key.startswith(_PREFIX)}
+        try:
+            plan = _PLAN.validate_python(told)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(
+                f"not a mask plan this client knows: {place} {first['input']!r}"
+            ) from None
+        return cls(cast(int, config["server-round"]), plan, KEY_CLIPPING_NORM in config)
+
+
+def write_plan(plan: MaskPlan, config: ConfigRecord) -> None:
+    """Put a mask plan on the wire, but for what is as by default."""
+    for field in fields(plan):
+        value = getattr(plan, field.name)
+        if value != field.default:
+            config[_PREFIX + field.name] = value
+
+
+def arrays_of(message: Message) -> ArrayRecord:
+    """Return the model in a message, down or up."""
+    return cast(ArrayRecord, message.content["arrays"])
+
+
+def train_reply(
+    message: Message,
+    arrays: ArrayRecord,
+    num_examples: int,
+    metrics: Mapping[str, float],
+    extras: Mapping[str, Array] | None = None,
+) -> Message:
+    """Return the reply to a train message: the client's model and what it weighs."""
+    told = MetricRecord({"num-examples": num_examples, **metrics})
+    content = RecordDict({"arrays": arrays, "metrics": told})
+    if extras:
+        content[EXTRA] = ArrayRecord(dict(extras))
+    return Message(content, reply_to=message)
+
+
+def round_of(message: Message) -> int:
+    """Return the round that a message from the server belongs to."""
+    return cast(int, cast(ConfigRecord, message.content["config"])["server-round"])
+
+
+def evaluate_reply(message: Message, num_examples: int, measured: Mapping[str, float]) -> Message:
+    """Return the reply to an evaluate message."""
+    metrics = MetricRecord({"num-examples": num_examples, **measured})
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+def size_of(message: Message) -> int:
+    """Return the bytes of all arrays in a message."""
+    return sum(num_bytes(record) for record in message.content.array_records.values())

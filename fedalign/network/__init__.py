@@ -1,0 +1,1 @@
+"""The one place that runs a network: its flat layout, and stacks of models."""

@@ -1,0 +1,158 @@
+"""State dict ⇄ flat vector ⇄ Flower's ArrayRecord.
+
+A model is one vector `(F,)`: its P parameters first, then its floating-point buffers (BatchNorm
+statistics). Masks, optimisers and interpolation work on that vector; only forward and backward
+need the named tensors, which are views of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord
+from torch import Tensor, nn
+
+from fedalign.network.arrays import view_of
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a model and where it lies in the flat vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """Where the next tensor begins."""
+        return self.start + prod(self.shape)
+
+    def view(self, vector: Tensor) -> Tensor:
+        """Return this tensor as a view of `vector` `(F,)`, or of a stack of them `(K, F)`.
+
+        Kernels of convolutions lie channels-last: forward and backward on a CPU take a third of
+        the time that way.
+        """
+        part, stack = vector[..., self.start : self.stop], vector.shape[:-1]
+        if len(self.shape) != 4:
+            return part.view((*stack, *self.shape))
+        out, channels, height, width = self.shape
+        return part.view(*stack, out, height, width, channels).movedim(-1, -3)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which tensor of a model lies where in its flat vector; hashable, so that masks can be cached.
+
+    Attributes:
+        parameters: what the optimiser trains; a tensor used twice (tied weights) stands once.
+        buffers: floating-point buffers, behind the parameters.
+        counters: names of integer buffers, which no vector holds: they are never averaged.
+    """
+
+    parameters: tuple[Entry, ...]
+    buffers: tuple[Entry, ...]
+    counters: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Layout:
+        """Return the layout of a float32 model; `TypeError` names a parameter of another dtype."""
+        for name, parameter in model.named_parameters():
+            if parameter.dtype != torch.float32:
+                raise TypeError(f"parameter {name!r} is {parameter.dtype}; fedalign trains float32")
+        parameters = _place(model.named_parameters(), 0)
+        buffers = [(name, b) for name, b in model.named_buffers() if b.is_floating_point()]
+        counters = [name for name, b in model.named_buffers() if not b.is_floating_point()]
+        start = parameters[-1].stop if parameters else 0
+        return cls(parameters, _place(buffers, start), tuple(counters))
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Everything in the vector, in its order."""
+        return self.parameters + self.buffers
+
+    @property
+    def num_parameters(self) -> int:
+        """P, the number of trainable entries."""
+        return self.parameters[-1].stop
+
+    @property
+    def size(self) -> int:
+        """F, the length of the vector."""
+        return self.entries[-1].stop
+
+    def flatten(self, model: nn.Module) -> Tensor:
+        """Return a model's vector `(F,)`, a copy."""
+        vector = torch.empty(self.size, device=next(model.parameters()).device)
+        for entry, tensor in zip(self.entries, self._tensors(model), strict=True):
+            entry.view(vector).copy_(tensor.detach())
+        return vector
+
+    def bind(self, model: nn.Module, vector: Tensor) -> None:
+        """Make a model's parameters and float buffers views of `vector` `(F,)`, without a copy."""
+        for entry, tensor in zip(self.entries, self._tensors(model), strict=True):
+            tensor.data = entry.view(vector)
+
+    def bind_gradients(self, model: nn.Module, gradient: Tensor) -> None:
+        """Make a model's gradients views of `gradient` `(P,)`: backward adds to it in place."""
+        for entry, parameter in zip(self.parameters, model.parameters(), strict=True):
+            parameter.grad = entry.view(gradient)
+
+    def to_record(self, vector: Tensor, counters: dict[str, Array]) -> ArrayRecord:
+        """Return Flower's record of a vector `(F,)`, with the integer buffers as they came."""
+        vector = vector.detach().cpu()
+        named = {e.name: Array(e.view(vector).contiguous().numpy()) for e in self.entries}
+        return ArrayRecord({**named, **counters})
+
+    def to_vector(self, record: ArrayRecord) -> Tensor:
+        """Return the vector `(F,)` in a record; `ValueError` names what does not fit this model."""
+        vector = torch.empty(self.size)
+        for entry in self.entries:
+            if entry.name not in record:
+                raise ValueError(f"the message has no array {entry.name!r}; is it another model's?")
+            array = record[entry.name]
+            if tuple(array.shape) != entry.shape:
+                raise ValueError(f"{entry.name!r} is {tuple(array.shape)}, not {entry.shape}")
+            # NumPy's reader parses Python, which on 3.11 two threads must not do at once.
+            np.copyto(entry.view(vector).numpy(), view_of(array), casting="same_kind")
+        return vector
+
+    def counters_of(self, record: ArrayRecord) -> dict[str, Array]:
+        """Return the integer buffers in a record."""
+        return {name: record[name] for name in self.counters}
+
+    def initial_record(self, model: nn.Module) -> ArrayRecord:
+        """Return the record of a freshly built model, integer buffers included."""
+        state = dict(model.named_buffers())
+        counters = {name: Array(np.asarray(state[name].cpu())) for name in self.counters}
+        return self.to_record(self.flatten(model), counters)
+
+    def _tensors(self, model: nn.Module) -> list[Tensor]:
+        floats = [b for b in model.buffers() if b.is_floating_point()]
+        return [*model.parameters(), *floats]
+
+
+def like(record: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
+    """Return `record` with the order and dtypes of `sent`, whose integer buffers are kept.
+
+    Flower's FedAdam answers float64 for a float32 model, and averaging turns counters into floats.
+    """
+    kept = {}
+    for name, before in sent.items():
+        if np.issubdtype(np.dtype(before.dtype), np.floating):
+            kept[name] = Array(record[name].numpy().astype(before.dtype, copy=False))
+        else:
+            kept[name] = before
+    return ArrayRecord(kept)
+
+
+def _place(named: Iterable[tuple[str, Tensor]], start: int) -> tuple[Entry, ...]:
+    entries: list[Entry] = []
+    for name, tensor in named:
+        entries.append(Entry(name, tuple(tensor.shape), entries[-1].stop if entries else start))
+    return tuple(entries)

@@ -1,0 +1,260 @@
+"""What the server measures after a round: the global model, and the models between models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import ArrayRecord
+from torch import Tensor
+
+from fedalign.data import Dataset
+from fedalign.errors import InputError
+from fedalign.landscape.barriers import Curve, Point, barriers, fusion_gap
+from fedalign.landscape.evaluator import Evaluator, curve, images_of
+from fedalign.landscape.matcher import Matcher
+from fedalign.landscape.paths import Mix, Path, grid, hybrids, pairs, repaired, simplex, some
+from fedalign.landscape.planes import Plane, measured, plane
+from fedalign.network.network import NORMS, Network
+from fedalign.rng import rng
+from fedalign.server.round import Round
+from fedalign.settings.sections import Evaluation
+
+log = logging.getLogger("fedalign")
+
+KINDS = {
+    "global": "global",
+    "clients": "client",
+    "to_global": "to_global",
+    "matched": "matched",
+    "repaired": "repaired",
+    "matched_repaired": "matched_repaired",
+}
+"""In `metrics.csv` barriers are named after the kind of their path."""
+MIDDLE = ("midpoint_accuracy",)
+TOLD = {
+    "client": ("ends_accuracy", "midpoint_accuracy"),
+    **dict.fromkeys(("matched", "repaired", "matched_repaired"), MIDDLE),
+}
+
+
+def columns(settings: Evaluation) -> list[str]:
+    """Return the columns of `metrics.csv` that a landscape fills."""
+    shown = ["global", "client"]
+    shown += ["to_global"] if settings.to_global else []
+    shown += ["matched"] if settings.match != "none" else []
+    shown += ["repaired"] if settings.repair else []
+    shown += ["matched_repaired"] if settings.repair and "matched" in shown else []
+    told = [f"{kind}_{name}_barrier" for kind in shown for name in ("loss", "accuracy")]
+    told += [f"{kind}_{name}" for kind in shown for name in TOLD.get(kind, ())]
+    told += ["matching_sweeps"] if "matched" in shown else []
+    gaps = {"mix": settings.mixes > 0, "fusion": settings.fusion_gap}
+    gaps["matched_fusion"] = settings.fusion_gap and "matched" in shown
+    return told + [f"{gap}_gap{end}" for gap, on in gaps.items() if on for end in ("", "_accuracy")]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A mix beside the models that it is made of, for the metric of this name."""
+
+    name: str
+    mix: Mix
+    parts: Sequence[str]
+    weights: Sequence[float]
+
+    def mixes(self) -> list[Mix]:
+        """Return all that is to be measured."""
+        return [self.mix, *({part: 1.0} for part in self.parts)]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Whose models a round's paths lie between."""
+
+    pairs: Sequence[tuple[int, int]] = ()
+    to_global: Sequence[int] = ()
+
+    @property
+    def clients(self) -> set[int]:
+        """All of them."""
+        return {client for pair in self.pairs for client in pair} | set(self.to_global)
+
+
+@dataclass
+class Measure:
+    """A callback that evaluates the new global model and the models between the round's models.
+
+    Attributes:
+        rounds: how many the run has; the last one is measured, whatever `settings.every` says.
+        sizes: how many examples each partition has: its weight in the fusion gap.
+        train: the training set; None where only clients have data.
+    """
+
+    network: Network
+    test: Dataset
+    train: Dataset | None
+    settings: Evaluation
+    seed: int
+    rounds: int
+    sizes: Sequence[int] | Mapping[int, int]
+
+    def __post_init__(self) -> None:
+        self._evaluator = Evaluator(self.network, self.test, self.train, self.settings)
+        self._images = images_of(self.train, self.test, self.settings)
+        self._chosen: dict[int, Chosen] = {}
+        if self.train is None:
+            self._do_without()
+        if self.settings.match != "none" and not self.network.symmetry:
+            raise InputError(
+                f"evaluation.match: {self.settings.match!r}, but of this model it is not known "
+                "which neurons can be exchanged; give its class a method symmetry(), or match: none"
+            )
+
+    def _do_without(self) -> None:
+        """Refuse, or warn of, what needs images to train on, where only clients have such."""
+        settings, nobody = self.settings, "the server has no images to train on"
+        if settings.match == "activations" or settings.repair:
+            place = "repair" if settings.repair else "match"
+            raise InputError(f"evaluation.{place}: {getattr(settings, place)!r}, but {nobody}")
+        if self.network.modules(*NORMS):
+            log.warning("BatchNorm's statistics of mixed models are averages, since %s", nobody)
+
+    def on_round(self, outcome: Round) -> None:
+        """Add test loss and accuracy, mean barriers and gaps; the curves go into the outcome."""
+        settings, after = self.settings, self._vector(outcome.after)
+        loss, accuracy = self.network.evaluate(
+            after, self.test, settings.batch_size, settings.threads
+        )
+        outcome.metrics |= {"test_loss": loss, "test_accuracy": accuracy}
+        if self._is_due(outcome.number):
+            self._measure(outcome, after)
+
+    def wants(self, number: int, partitions: Sequence[int]) -> set[int]:
+        """Return whose models are measured, of all who take part in the round."""
+        if not self._is_due(number):
+            return set()
+        settings, chosen = self.settings, Chosen()
+        if settings.alphas or settings.plane:
+            chosen = Chosen(
+                pairs(partitions, settings.pairs, self.seed, number),
+                some(partitions, settings.to_global, self.seed, "to_global", number),
+            )
+        self._chosen[number] = chosen
+        return set(partitions) if settings.fusion_gap or settings.mixes else chosen.clients
+
+    def _is_due(self, number: int) -> bool:
+        settings = self.settings
+        due = number % settings.every == 0 or number == self.rounds
+        asked = settings.alphas, settings.plane, settings.mixes, settings.fusion_gap
+        return due and any(asked)
+
+    def _measure(self, outcome: Round, after: Tensor) -> None:
+        """Ask for all points of the round at once, then make curves and metrics of them."""
+        chosen = self._chosen.pop(outcome.number, Chosen())
+        models = {str(i): self._vector(model) for i, model in outcome.clients.items()}
+        models |= {"before": self._vector(outcome.before), "after": after}
+        matcher = self._matcher(outcome.number)
+        paths = self._paths(chosen, models, matcher) if self.settings.alphas else []
+        planes = self._planes(chosen, models)
+        gaps = self._gaps(outcome, models, matcher)
+        plain = [path for path in paths if not path.repaired]
+        lists = [part.mixes() for parts in (plain, planes, gaps) for part in parts]
+        asked = [mix for mixes in lists for mix in mixes]
+        points = iter(self._evaluator.points(models, asked))
+        curves = [curve(path, [next(points) for _ in path.alphas]) for path in plain]
+        repaired = [path for path in paths if path.repaired]
+        outcome.curves = [*curves, *self._evaluator.curves(models, repaired)]
+        outcome.maps = [measured(plane, [next(points) for _ in plane.places]) for plane in planes]
+        outcome.metrics |= _of_curves(outcome.curves) | _of_gaps(gaps, points)
+        if matcher and matcher.sweeps:
+            outcome.metrics["matching_sweeps"] = float(np.mean(matcher.sweeps))
+
+    def _matcher(self, number: int) -> Matcher | None:
+        if self.settings.match == "none":
+            return None
+        return Matcher(self.network, self.settings, self._images, rng(self.seed, "match", number))
+
+    def _paths(
+        self, chosen: Chosen, models: dict[str, Tensor], matcher: Matcher | None
+    ) -> list[Path]:
+        """Return the round's paths; models that lie at their ends and nowhere else are added."""
+        settings = self.settings
+        alphas = grid(settings.alphas)
+        paths = [Path("global", "before", "after", grid(settings.alphas, settings.extrapolate))]
+        for i in map(str, chosen.to_global):
+            if i in models:
+                paths.append(Path(f"to_global:{i}", i, "after", alphas))
+        for i, j in (map(str, pair) for pair in chosen.pairs):
+            if {i, j} <= models.keys():
+                paths.append(Path(f"clients:{i}-{j}", i, j, alphas))
+                paths += self._by_layer(i, j, models) if settings.layers else []
+                if matcher:
+                    models[f"{j}~{i}"] = matcher.pair(models[i], models[j])
+                    paths.append(Path(f"matched:{i}-{j}", i, f"{j}~{i}", alphas))
+        between = [path for path in paths if path.name.startswith(("clients:", "matched:"))]
+        return [*paths, *repaired(between)] if settings.repair else paths
+
+    def _planes(self, chosen: Chosen, models: dict[str, Tensor]) -> list[Plane]:
+        """Return the round's planes, each through two clients' models and where they started."""
+        side = self.settings.plane
+        pairs = [pair for pair in chosen.pairs if {*map(str, pair)} <= models.keys()]
+        corners = [(str(i), str(j), "before") for i, j in pairs] if side else []
+        found = [plane(f"plane:{i}-{j}", (i, j, k), models, side) for i, j, k in corners]
+        return [one for one in found if one is not None]
+
+    def _by_layer(self, i: str, j: str, models: dict[str, Tensor]) -> list[Path]:
+        found = hybrids(self.network.layout, models[i], models[j])
+        models |= {f"{i}<{j}:{layer}": model for layer, model in found.items()}
+        alphas = grid(self.settings.alphas)
+        return [Path(f"layer:{i}-{j}:{name}", i, f"{i}<{j}:{name}", alphas) for name in found]
+
+    def _gaps(
+        self, outcome: Round, models: dict[str, Tensor], matcher: Matcher | None
+    ) -> list[Gap]:
+        """Return the round's aggregates and random mixes beside what they are made of."""
+        parts = [str(partition) for partition in outcome.clients]
+        if not parts:
+            return []
+        weights, gaps = [float(self.sizes[partition]) for partition in outcome.clients], []
+        if self.settings.fusion_gap:
+            gaps.append(Gap("fusion_gap", {"after": 1.0}, parts, weights))
+            if matcher:
+                aligned = matcher.together([models[part] for part in parts])
+                models |= {f"{part}~": model for part, model in zip(parts, aligned, strict=True)}
+                shares = {f"{p}~": w / sum(weights) for p, w in zip(parts, weights, strict=True)}
+                gaps.append(Gap("matched_fusion_gap", shares, parts, weights))
+        drawn = simplex(len(parts), self.settings.mixes, self.seed, outcome.number)
+        for own in drawn.tolist():
+            gaps.append(Gap("mix_gap", dict(zip(parts, own, strict=True)), parts, own))
+        return gaps
+
+    def _vector(self, model: ArrayRecord) -> Tensor:
+        return self.network.layout.to_vector(model)
+
+
+def _of_curves(curves: Sequence[Curve]) -> dict[str, float]:
+    """Return the means over the paths of a kind."""
+    told: dict[str, float] = {}
+    for kind, name in KINDS.items():
+        own = [curve for curve in curves if curve.kind == kind]
+        if own:
+            means = {
+                key: float(np.mean([barriers(c)[key] for c in own])) for key in barriers(own[0])
+            }
+            told |= {f"{name}_{key}": means[key] for key in ("loss_barrier", "accuracy_barrier")}
+            told |= {f"{name}_{key}": means[key] for key in TOLD.get(name, ())}
+    return told
+
+
+def _of_gaps(gaps: Sequence[Gap], points: Iterator[Point]) -> dict[str, float]:
+    """Return the means over the gaps of a name."""
+    found: dict[str, list[Point]] = {}
+    for gap in gaps:
+        mixed, *apart = (next(points) for _ in gap.mixes())
+        found.setdefault(gap.name, []).append(fusion_gap(mixed, apart, gap.weights))
+    told: dict[str, float] = {}
+    for name, own in found.items():
+        told[name], told[f"{name}_accuracy"] = np.mean(own, axis=0).tolist()
+    return told

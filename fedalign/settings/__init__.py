@@ -1,0 +1,1 @@
+"""All that a run may be told, and the parts it is made of."""

@@ -1,0 +1,76 @@
+"""Settings as they are written: in YAML files, and in words on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedalign.errors import InputError
+from fedalign.settings.registry import HOME, nearest
+
+
+def find(path: str, folder: str = "configs") -> Path:
+    """Return the YAML file that is meant: a path, or the name of one of fedalign's own.
+
+    Args:
+        path: with or without its ending.
+        folder: where fedalign's own lie, such as `configs/studies`.
+    """
+    homes = (HOME, HOME / "fedalign")  # a checkout, or an installed package
+    own = [home / folder for home in homes]
+    for place in (Path(), *homes, *own):
+        for candidate in (place / path, place / f"{path}.yaml"):
+            if candidate.is_file():
+                return candidate
+    names = sorted(file.stem for place in own for file in place.glob("*.yaml"))
+    raise InputError(f"{path}: no such file, nor one in {folder}{nearest(path, names)}")
+
+
+def read_yaml(file: Path, called: str | None = None) -> dict[str, Any]:
+    """Return the table in a YAML file; errors call the file what the user called it."""
+    called = called or str(file)
+    try:
+        tree = yaml.safe_load(file.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        told = getattr(error, "problem", error)
+        raise InputError(f"{called}:{line} is not YAML: {told}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise InputError(f"{called}: holds {type(tree).__name__}, not a table of settings")
+    return tree
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """Return dotted keys and values from words such as `partition.alpha=0.1`, read as YAML."""
+    return {key: _value(key, text) for key, text in map(_split, words)}
+
+
+def parse_choices(words: Iterable[str]) -> dict[str, list[Any]]:
+    """Return dotted keys and the values to choose from, from words such as `seed=0,1,2`."""
+    return {key: [_value(key, t) for t in text.split(",")] for key, text in map(_split, words)}
+
+
+def combinations(choices: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return every way to choose one value for each key; the last key changes fastest."""
+    return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+
+
+def _split(word: str) -> tuple[str, str]:
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise InputError(f"command line: {word!r} is not key=value, such as partition.alpha=0.1")
+    return key, text
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"command line: {key}: {text!r} is not a YAML value") from None

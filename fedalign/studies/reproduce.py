@@ -1,0 +1,79 @@
+"""A study from its file to its table and figure."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from fedalign.errors import FedalignError
+from fedalign.report.tables import COLUMNS, label, read_runs
+from fedalign.runs.jobs import run_all
+from fedalign.runs.paths import folder_of, is_finished
+from fedalign.settings.config import Config
+from fedalign.studies.report import write
+from fedalign.studies.study import Planned, axes, find_study, plan, read_study
+
+
+def reproduce(name: str, words: Sequence[str], jobs: int | None, out: str | None) -> Path:
+    """Return the folder with a study's table and figure, after all runs that are not finished.
+
+    Args:
+        name: the study's file, or the name of one of fedalign's own.
+        words: `key=value` for all runs.
+        jobs: so many runs at a time; None: half as many as there are cores.
+        out: the folder that holds run folders, and the study's own; None: what the study says.
+
+    Raises:
+        FedalignError: if runs have failed; the table then holds the others.
+    """
+    file = find_study(name)
+    study, cores = read_study(file), os.cpu_count() or 1
+    jobs = jobs or max(1, cores // 2)
+    planned = [
+        Planned(run.arm, run.chosen, _placed(run.config, out, max(1, cores // jobs)))
+        for run in plan(study, file, words)
+    ]
+    failed = _run(planned, jobs)
+    folder = Path(planned[0].config.out).expanduser() / file.stem
+    if any(is_finished(folder_of(run.config)) for run in planned):
+        write(study, planned, folder, " ".join(["fedalign reproduce", name, *words]))
+        print(f"table and figure in {folder}", flush=True)
+    if failed:
+        raise FedalignError(f"{failed} runs failed; the same command tries them again")
+    return folder
+
+
+def _placed(config: Config, out: str | None, threads: int) -> Config:
+    """Return the configuration with where and how it is run, which no result depends on."""
+    update: dict[str, object] = {} if out is None else {"out": out}
+    if "threads" not in config.evaluation.model_fields_set:
+        update["evaluation"] = config.evaluation.model_copy(update={"threads": threads})
+    return config.model_copy(update=update)
+
+
+def _run(planned: Sequence[Planned], jobs: int) -> int:
+    """Run what is not finished, a line for each; return how many failed."""
+    keys = [*axes(planned), *(["seed"] if "seed" in planned[0].chosen else [])]
+    names: dict[Path, str] = {}
+    for run in planned:
+        told = label({"arm.name": run.arm} | {key: run.chosen[key] for key in keys})
+        names.setdefault(folder_of(run.config), told)
+    configs = {folder_of(run.config): run.config for run in planned}
+    todo = [config for folder, config in configs.items() if not is_finished(folder)]
+    done, failed = len(configs) - len(todo), 0
+    print(f"{len(configs)} runs, {done} of them finished already; {jobs} at a time", flush=True)
+    with closing(run_all(todo, jobs)) as outcomes:
+        for number, (config, error) in enumerate(outcomes, done + 1):
+            failed += error is not None
+            told = f"failed: {error}" if error else _result(folder_of(config))
+            print(f"[{number}/{len(configs)}] {names[folder_of(config)]}: {told}", flush=True)
+    return failed
+
+
+def _result(folder: Path) -> str:
+    (run,) = read_runs([folder])
+    seconds = json.loads((folder / "manifest.json").read_text("utf-8"))["seconds"]
+    return f"accuracy {COLUMNS['accuracy'].of(run):.4f}, {seconds:.0f} s"

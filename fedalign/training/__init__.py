@@ -1,0 +1,1 @@
+"""A round of clients at work."""

@@ -1,0 +1,115 @@
+import io
+import os
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+from flwr.app import Array
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedalign.network.arrays import view_of
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(12, dtype=np.float32).reshape(3, 4),
+        np.array(5),
+        np.zeros((0, 3), np.float16),
+        np.array([True, False]),
+        np.arange(3, dtype=">i8"),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.zeros((1,) * 64),
+    ],
+)
+def test_the_same_values_without_a_copy(values):
+    array = Array(values)
+    view = view_of(array)
+    assert (view.dtype, view.shape) == (values.dtype, values.shape)
+    assert np.array_equal(view, values)
+    assert not view.flags.writeable
+
+
+def npy(values, **options):
+    file = io.BytesIO()
+    np.save(file, values, **options)
+    return file.getvalue()
+
+
+class Trap:
+    """Unpickling it leaves a folder."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.place),)
+
+
+NUMBERS = npy(np.arange(6, dtype=np.float32))
+
+
+def header(text):
+    padded = text.encode().ljust(118)[:117] + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded
+
+
+HUGE = header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }")
+ODD = header("{'descr': '<f3', 'fortran_order': False, 'shape': (), }")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "stype", "data", "told"),
+    [
+        ("float32", (6,), "pickle", NUMBERS, "serialised as 'pickle', not as 'numpy.ndarray'"),
+        ("float32", (2, 3), "numpy.ndarray", NUMBERS, "another shape or dtype than it states"),
+        ("float64", (6,), "numpy.ndarray", NUMBERS, "another shape or dtype than it states"),
+        ("float32", (6,), "numpy.ndarray", NUMBERS[:-1], "too few or too many bytes"),
+        ("float32", (6,), "numpy.ndarray", NUMBERS + b"1234", "too few or too many bytes"),
+        ("float32", (6,), "numpy.ndarray", b"", "not the bytes"),
+        ("float32", (6,), "numpy.ndarray", b"PK\x03\x04" + NUMBERS, "not the bytes"),
+        ("float32", (10**12,), "numpy.ndarray", HUGE, "too few or too many bytes"),
+        ("float32", (6,), "numpy.ndarray", header("{'descr': ("), "not the bytes"),
+        ("float32", (6,), "numpy.ndarray", header("__import__('os')"), "not the bytes"),
+        ("f3", (), "numpy.ndarray", ODD, "no dtype that NumPy knows"),
+    ],
+)
+def test_bytes_that_are_not_what_they_say_are_refused(dtype, shape, stype, data, told):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=told):
+            view_of(Array(dtype, shape, stype, data))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20  # whatever a header claims
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dtype", ["object", "float32"])
+def test_objects_are_refused_and_never_made(tmp_path, dtype):
+    trace = tmp_path / "trace"
+    data = npy(np.array([Trap(trace)], dtype=object), allow_pickle=True)
+    array = Array(dtype, (1,), "numpy.ndarray", data)
+    with pytest.raises(ValueError, match="not the bytes of a NumPy file of numbers"):
+        view_of(array)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        array.numpy()  # Flower's own way
+    assert not trace.exists()
+    np.load(io.BytesIO(data), allow_pickle=True)
+    assert trace.exists()  # so it was a trap
+
+
+@given(st.data())
+def test_any_bytes_are_a_view_or_a_value_error(data):
+    raw = bytearray(npy(np.arange(6, dtype=np.float32).reshape(2, 3)))
+    for place in data.draw(st.lists(st.integers(0, len(raw) - 1), max_size=3)):
+        raw[place] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(raw)) | st.just(len(raw)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            view = view_of(Array("float32", (2, 3), "numpy.ndarray", bytes(raw[:cut])))
+        except ValueError:
+            return
+    assert (view.dtype, view.shape) == (np.float32, (2, 3))

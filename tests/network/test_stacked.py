@@ -1,0 +1,207 @@
+"""Many models at once compute what each would compute alone."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedalign.data import Dataset
+from fedalign.models.cnn import cnn
+from fedalign.models.lenet import lenet5
+from fedalign.models.mlp import mlp
+from fedalign.models.resnet import resnet20
+from fedalign.network.layout import Layout
+from fedalign.network.network import Network
+from fedalign.network.stacked import Stacked
+
+SHAPE = {"shape": (1, 28, 28), "classes": 10}
+MODELS = {
+    "mlp": lambda: mlp(**SHAPE),
+    "lenet5": lambda: lenet5(**SHAPE),
+    "cnn": lambda: cnn(**SHAPE),
+    "resnet20 batch": lambda: resnet20(**SHAPE, norm="batch"),
+    "resnet20 group": lambda: resnet20(**SHAPE, norm="group"),
+    "resnet20 none": lambda: resnet20(**SHAPE, norm="none"),
+    "no biases": lambda: nn.Sequential(
+        nn.Conv2d(1, 3, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(3, affine=False),
+        nn.GroupNorm(3, 3, affine=False),
+        nn.Flatten(),
+        nn.Linear(3 * 14 * 14, 10, bias=False),
+    ),
+    "only a layer": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10)),
+}
+
+
+def case(build, count=3, batch=4):
+    torch.manual_seed(0)
+    module = build()
+    layout = Layout.of(module)
+    block = layout.flatten(module).repeat(count, 1)
+    block[:, : layout.num_parameters] += 0.02 * torch.randn(count, layout.num_parameters)
+    images = torch.randn(count * batch, 1, 28, 28)
+    return module, layout, block, images, torch.randint(0, 10, (count, batch))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_each_model_as_if_alone(name, channels_last):
+    module, layout, block, images, labels = case(MODELS[name])
+    if channels_last:
+        images = images.to(memory_format=torch.channels_last)
+    deep = name == "resnet20 batch"  # where rounding grows from layer to layer
+    sizes = [4, 3, 2] if deep else [4, 3, 1]
+    for row, size in enumerate(sizes):
+        labels[row, size:] = -1
+    together, found = block.clone(), torch.full((3, layout.num_parameters), 7.0)
+    losses = Stacked(module, layout).gradients(together, images, labels, torch.tensor(sizes), found)
+    for row, size in enumerate(sizes):
+        alone, gradient = block[row].clone(), torch.zeros(layout.num_parameters)
+        layout.bind(module, alone)
+        layout.bind_gradients(module, gradient)
+        own = images[4 * row : 4 * row + size]
+        loss = functional.cross_entropy(module.train()(own), labels[row, :size])
+        loss.backward()
+        assert losses[row].item() == pytest.approx(loss.item(), rel=1e-4)
+        assert (found[row] - gradient).norm() <= (1e-2 if deep else 1e-3) * gradient.norm()
+        torch.testing.assert_close(together[row], alone, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_grouped_convolution_is_the_same(groups):
+    """What a GPU runs, on the CPU."""
+    from fedalign.network.kernels import Target, grouped_conv, looped_conv
+
+    torch.manual_seed(0)
+    x = torch.randn(groups * 2, 3, 9, 9)
+    weight, bias = torch.randn(groups, 4, 3, 3, 3), torch.randn(groups, 4)
+    found = []
+    for kind in (looped_conv, grouped_conv):
+        own = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+        to = torch.zeros_like(weight), torch.zeros_like(bias)
+        targets = (Target(place, 0.0) for place in to)
+        y = kind(*own, *targets, ((2, 1), (1, 0), (1, 1)))
+        y.square().sum().backward()
+        found.append([y, own[0].grad, *to])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet20 batch", "resnet20 group", "no biases"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_gradients_are_added_to_what_is_kept(name, alone):
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (2, 4, 1, 28, 28), dtype=torch.uint8)
+    data = Dataset(images[0], torch.arange(4), 10, (0.3,), (0.2,), "made up")
+    network = Network(MODELS[name](), data, torch.device("cpu"))
+    count = 1 if alone else 2
+    block = network.layout.to_vector(network.initial).repeat(count, 1)
+    labels, start = torch.randint(0, 10, (2, 4)), torch.randn(count, network.layout.num_parameters)
+    found = {}
+    for keep in (0.0, 0.5):
+        found[keep] = start.clone()
+        arguments = images[:count], labels[:count], [4] * count, found[keep]
+        network.gradients(block.clone(), *arguments, keep)
+    torch.testing.assert_close(found[0.5], found[0.0] + 0.5 * start, rtol=1e-4, atol=1e-5)
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.spare = nn.Linear(36, 3), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+
+def test_weights_that_nothing_uses_have_no_gradient(data):
+    """Stacked, what is in place of their gradients would be taken for it."""
+    network = Network(Unused(), data, torch.device("cpu"))
+    block = network.layout.to_vector(network.initial).repeat(2, 1)
+    gradient = torch.full((2, network.layout.num_parameters), 7.0)
+    images, labels = data.images[:4].expand(2, -1, -1, -1, -1), data.labels[:4].expand(2, -1)
+    network.gradients(block, images, labels, [4, 4], gradient)
+    spare = [e for e in network.layout.parameters if e.name.startswith("spare")]
+    assert all((e.view(gradient) == 0).all() for e in spare)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(784, 784), nn.Linear(784, 784)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        return self.two(self.one(x.flatten(1)))
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(784))
+
+    def forward(self, x):
+        return x.flatten(1) * self.scale
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Tied(),
+        Own(),
+        nn.Sequential(nn.Conv2d(2, 4, 3, groups=2)),
+        nn.Sequential(nn.Conv2d(1, 4, 3, padding="same")),
+        nn.Sequential(nn.BatchNorm2d(1, momentum=None)),
+        nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 3)),
+    ],
+)
+def test_what_it_does_not_know_it_refuses(module):
+    with pytest.raises(TypeError):
+        Stacked(module, Layout.of(module))
+
+
+class BehindItsBack(nn.Module):
+    """Uses a layer's weight without calling the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(36, 3)
+
+    def forward(self, x):
+        return functional.linear(x.flatten(1), self.fc.weight, self.fc.bias)
+
+
+class Twice(nn.Module):
+    """Calls one layer twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(36, 36), nn.Linear(36, 3)
+
+    def forward(self, x):
+        return self.out(self.hidden(self.hidden(x.flatten(1))))
+
+
+class Mixing(nn.Module):
+    """Subtracts what the batch has in common."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(36, 3)
+
+    def forward(self, x):
+        return self.fc((x - x.mean(0)).flatten(1))
+
+
+@pytest.mark.parametrize("kind", [BehindItsBack, Twice, Mixing])
+def test_what_is_not_the_same_at_once_is_trained_one_by_one(data, kind):
+    torch.manual_seed(0)
+    network = Network(kind(), data, torch.device("cpu"))
+    assert network.stacked is None
+    block = network.layout.to_vector(network.initial).repeat(2, 1)
+    found = torch.zeros(2, network.layout.num_parameters)
+    images, labels = data.images[:8].view(2, 4, 1, 6, 6), data.labels[:8].view(2, 4)
+    network.gradients(block, images, labels, [4, 4], found)
+    alone = torch.zeros(1, network.layout.num_parameters)
+    network.gradients(block[1:], images[1:], labels[1:], [4], alone)
+    assert torch.equal(found[1], alone[0])

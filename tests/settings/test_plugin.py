@@ -1,0 +1,100 @@
+"""The example distribution, installed and used as its README says; and all kinds of plug-ins."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedalign.settings.builtin import BUILTIN
+from fedalign.settings.registry import HOME, load, names
+
+EXAMPLE = HOME / "examples" / "my-partitioner"
+RUN = "rounds=1", "num_clients=4", "model.width=8", "data.max_examples=200", "evaluation.alphas=0"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Return a folder with the example installed, and one with its sources."""
+    source = shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("source") / "my-partitioner")
+    target = tmp_path_factory.mktemp("site")
+    offline = "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *offline]
+    subprocess.run([*command, "--target", target, source], check=True)
+    return target, source
+
+
+def python(target, *words, cwd):
+    paths = os.pathsep.join([str(target), str(HOME)])
+    environment = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def fedalign(target, *words, cwd):
+    return python(target, "-c", "from fedalign.cli import main; main()", *words, cwd=cwd)
+
+
+def test_its_own_tests_pass(installed):
+    code, told = python(installed[0], "-m", "pytest", "-q", installed[1], cwd=installed[1])
+    assert code == 0, told
+    assert "4 passed" in told
+
+
+def test_it_is_listed_and_checked_like_a_built_in_one(installed, tmp_path):
+    code, told = fedalign(installed[0], "list", "by-parity", cwd=tmp_path)
+    assert code == 0, told
+    assert "Every other client has examples of even classes" in told
+    assert "mixed = 0.0  float >= 0 <= 1\n      share dealt to all alike" in told
+    code, told = fedalign(
+        installed[0], "validate", "quickstart", "partition=by-parity", "partition.mixed=2",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert code == 2
+    assert "partition.mixed: 2 is not allowed: input should be less than or equal to 1" in told
+    _, told = fedalign(installed[0], "validate", "quickstart", "partition=by-party", cwd=tmp_path)
+    assert "'by-party' is not a partitioner; did you mean 'by-parity'?" in told
+
+
+def test_it_runs(installed, tmp_path):
+    words = "run", "quickstart", "partition=by-parity", "partition.mixed=0.2", *RUN
+    code, told = fedalign(installed[0], *words, cwd=tmp_path)
+    assert code == 0, told
+    (config,) = tmp_path.glob("runs/*/config.yaml")
+    assert "name: by-parity" in config.read_text()
+
+
+def write_distribution(folder: Path, points: str) -> None:
+    info = folder / "six_kinds-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: six-kinds\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(points)
+
+
+def test_parts_of_all_kinds_are_found_by_their_entry_points(tmp_path, monkeypatch):
+    classes = "".join(f'class {kind.title()}:\n    """Mine."""\n' for kind in BUILTIN)
+    (tmp_path / "six_kinds.py").write_text(classes)
+    points = "".join(
+        f"[fedalign.{kind}]\nmy-{kind} = six_kinds:{kind.title()}\n" for kind in BUILTIN
+    )
+    write_distribution(tmp_path, points)
+    monkeypatch.syspath_prepend(tmp_path)
+    for kind in BUILTIN:
+        assert names(kind)[-1] == f"my-{kind}"
+        assert load(kind, f"my-{kind}").__name__ == kind.title()
+    code, told = fedalign(tmp_path, "list", cwd=tmp_path)
+    assert code == 0, told
+    assert [f"my-{kind}" in told for kind in BUILTIN] == [True] * 6
+
+
+def test_a_plug_in_that_cannot_be_imported_is_named_and_the_others_listed(tmp_path):
+    write_distribution(tmp_path, "[fedalign.partitioners]\nbroken = no_such_module:Thing\n")
+    code, told = fedalign(tmp_path, "list", cwd=tmp_path)
+    assert code == 0, told
+    assert "broken" in told
+    assert "'no_such_module:Thing' cannot be imported: No module named 'no_such_module'" in told
+    assert "fashion-mnist" in told

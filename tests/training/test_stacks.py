@@ -1,0 +1,292 @@
+"""Groups of clients: summed by hand, trained together, and what happens if one of them fails."""
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+    QFedAvg,
+)
+
+from clients.local import Local
+from fedalign.client_app import app as own_app
+from fedalign.federation.federation import Federation, federation_of
+from fedalign.messages.decoder import ReplyDecoder
+from fedalign.messages.groups import GroupApp, GroupRequest
+from fedalign.messages.partial_sums import Mark, averages, clients_in, sum_replies, unmark
+from fedalign.messages.records import train_reply
+from fedalign.network.network import Network
+from fedalign.server.nodes import by_partition, draw, shown
+from fedalign.settings.config import read
+from fedalign.simulation.grid import _groups, serve
+from fedalign.simulation.inline import InlineGrid
+
+
+def reply(node, w, weight, n=5):
+    InlineGrid(GroupApp(), 1)  # Flower wants to know whose message it is
+    asked = Message(RecordDict(), node, "train")
+    asked.metadata.__dict__["_message_id"] = str(node)
+    arrays = ArrayRecord({"w": Array(np.array(w, np.float32)), "n": Array(np.array(n))})
+    return train_reply(asked, arrays, weight, {"train_loss": float(node)})
+
+
+def test_mean_by_hand():
+    replies = [reply(1, [0, 1], 1), reply(2, [4, 5], 3), reply(3, [9, 9], 4)]
+    answers = sum_replies(replies, GroupRequest(partial_sums=True, keep=frozenset({2})))
+    (one,) = answers.replies
+    assert one.content["arrays"]["w"].numpy().tolist() == [6.0, 6.5]  # (0 + 12 + 36) / 8, …
+    assert one.content["arrays"]["w"].numpy().dtype == np.float32
+    assert one.content["metrics"] == MetricRecord({"num-examples": 8, "train_loss": 19 / 8})
+    assert {n: m["w"].numpy().tolist() for n, m in answers.models.items()} == {2: [4.0, 5.0]}
+    size = 3 * sum(len(a.data) for a in reply(1, [0, 1], 1).content["arrays"].values())
+    assert clients_in(one) == 3
+    assert unmark(one) == Mark(3, size, {})
+    assert set(one.content) == {"arrays", "metrics"}
+    assert unmark(one) is None
+
+
+def test_one_model_keeps_its_bits():
+    w = np.float32([0.1, 1e-30, 3e7])
+    (one,) = sum_replies([reply(1, w, 7)], GroupRequest(partial_sums=True)).replies
+    assert one.content["arrays"]["w"].numpy().tobytes() == w.tobytes()
+
+
+def test_what_cannot_be_averaged_is_left_alone():
+    replies = [reply(1, [0], 1), reply(2, [0], 1)]
+    replies[1].content["more"] = ArrayRecord({"w": Array(np.zeros(1))})
+    assert sum_replies(replies, GroupRequest(partial_sums=True)).replies == replies
+    assert sum_replies(replies[:1] * 2, GroupRequest()).replies == replies[:1] * 2
+
+
+@pytest.mark.parametrize("kind", [FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam, FedYogi])
+def test_these_average(kind):
+    options = {"proximal_mu": 0.1} if kind is FedProx else {}
+    assert averages(kind(**options))
+    own = kind(**options, train_metrics_aggr_fn=lambda *_: MetricRecord())
+    assert not averages(own)
+    assert not averages(kind(**options, weighted_by_key="weight"))
+
+
+class Mine(FedAvg):
+    def aggregate_train(self, server_round, replies):
+        return super().aggregate_train(server_round, replies)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        FedMedian(),
+        FedTrimmedAvg(),
+        Krum(),
+        QFedAvg(client_learning_rate=0.1),
+        DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1.0, 1.0, 5),
+        Mine(),
+    ],
+)
+def test_these_do_not(strategy):
+    assert not averages(strategy)
+
+
+@pytest.mark.parametrize("name", ["fedpfn", "fedpnu"])
+@pytest.mark.parametrize(("base", "whether"), [("fedadam", True), ("fedmedian", False)])
+def test_masked_strategies_do_if_their_base_does(name, base, whether):
+    config = read(None, {"strategy": name, "strategy.base": base})
+    assert averages(federation_of(config.run_config()).strategy()) is whether
+
+
+SETTINGS = {
+    "num_clients": 12,
+    "data.max_examples": 600,
+    "partition": "dirichlet",
+    "partition.min_size": 5,
+    "model.width": 16,
+    "client.batch_size": 8,
+}
+
+
+def ask(strategy, wanted, group, **more):
+    config = read(None, SETTINGS | {"strategy": strategy} | more)
+    federation = federation_of(config.run_config())
+    grid = InlineGrid(own_app, 12, config.run_config())
+    drawn = draw(grid.partitions(), None, 0, "sample", 1)
+    messages = federation.strategy().configure_train(
+        1, federation.network.initial, ConfigRecord(), shown(grid, drawn)
+    )
+    ordered = by_partition(messages, drawn)
+    outbox = ReplyDecoder(federation.codec, ordered)
+    answers = grid.exchange(ordered, wanted, group, None)
+    assert not any(r.has_error() for r in answers.replies)
+    for reply in answers.replies:
+        outbox.open(reply, reply.metadata.src_node_id - ordered[0].metadata.dst_node_id)
+    return federation.network.layout, answers
+
+
+def vectors(layout, answers):
+    return torch.stack([layout.to_vector(r.content["arrays"]) for r in answers.replies])
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedpfn", "fedpnu"])
+@pytest.mark.parametrize("more", [{}, {"client.optimizer": "adam", "client.lr": 0.001}])
+def test_a_stack_is_its_clients_one_by_one(strategy, more):
+    layout, alone = ask(strategy, GroupRequest(), 1, **more)
+    _, together = ask(strategy, GroupRequest(5), 5, **more)
+    assert len(alone.replies) == len(together.replies) == 12
+    torch.testing.assert_close(
+        vectors(layout, together), vectors(layout, alone), rtol=1e-4, atol=1e-5
+    )
+    for one, other in zip(alone.replies, together.replies, strict=True):
+        assert one.metadata.src_node_id == other.metadata.src_node_id
+        ours, theirs = one.content["metrics"], other.content["metrics"]
+        assert ours["num-examples"] == theirs["num-examples"]
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+
+
+def test_a_stack_is_repeatable():
+    layout, first = ask("fedpnu", GroupRequest(5, True), 5)
+    _, second = ask("fedpnu", GroupRequest(5, True), 5)
+    assert torch.equal(vectors(layout, first), vectors(layout, second))
+
+
+def test_sums_by_group_and_models_beside_them():
+    layout, alone = ask("fedavg", GroupRequest(), 1)
+    _, partial_sums = ask("fedavg", GroupRequest(1, True, frozenset({1003})), 5)
+    assert [clients_in(r) for r in partial_sums.replies] == [4, 4, 4]
+    weights = torch.tensor([float(r.content["metrics"]["num-examples"]) for r in alone.replies])
+    models = vectors(layout, alone).double()
+    expected = (weights[:4, None] * models[:4]).sum(0) / weights[:4].sum()
+    torch.testing.assert_close(
+        vectors(layout, partial_sums)[0], expected.float(), rtol=1e-6, atol=1e-8
+    )
+    assert torch.equal(layout.to_vector(partial_sums.models[1003]).double(), models[3])
+
+
+class Failing(GroupApp):
+    def train_many(self, *_):
+        raise ValueError("somebody in the group is ill")
+
+
+def failing_app():
+    app = Failing()
+
+    @app.train()
+    def train(message, context):
+        partition = int(context.node_config["partition-id"])
+        if partition == 2:
+            raise ValueError("client 2 is ill")
+        arrays = ArrayRecord({"w": Array(np.full(2, partition, np.float32))})
+        return train_reply(message, arrays, 1, {"train_loss": 0.0})
+
+    return app
+
+
+@pytest.mark.parametrize("partial_sums", [False, True])
+def test_who_fails_in_a_group_fails_alone(partial_sums):
+    app = failing_app()
+    grid = InlineGrid(app, 4)
+    content = RecordDict()
+    messages = [Message(content, node, "train") for node in grid.get_node_ids()]
+    replies = grid.exchange(messages, GroupRequest(4, partial_sums), 4, None).replies
+    failed = [r for r in replies if r.has_error()]
+    assert [r.metadata.src_node_id for r in failed] == [1002]
+    assert failed[0].error.reason.startswith("ValueError: client 2 is ill")
+    assert sum(clients_in(r) for r in replies if r.has_content()) == 3
+    assert len(replies) == (2 if partial_sums else 4)
+
+
+def test_a_full_gpu_halves_the_stack(monkeypatch, caplog):
+    """Training more than three at once runs out of memory."""
+    train, seen = Local.train, []
+
+    def scarce(self, stack):
+        seen.append(len(stack.block))
+        if len(stack.block) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return train(self, stack)
+
+    layout, whole = ask("fedavg", GroupRequest(12, True), 12, seed=5)
+    monkeypatch.setattr(Local, "train", scarce)
+    federation_of.__globals__["_federation"].cache_clear()
+    _, halved = ask("fedavg", GroupRequest(12, True), 12, seed=5)
+    assert seen == [12, 6, 3, 3, 3, 3]
+    assert "no room for a stack of 12; next try: 6" in caplog.text
+    torch.testing.assert_close(vectors(layout, halved), vectors(layout, whole))
+
+
+def test_grouping_does_not_touch_what_differs():
+    app = failing_app()
+    grid = InlineGrid(app, 6)
+    one, other = RecordDict(), RecordDict()
+    contents = [one, one, other, one, one, one]
+    messages = [
+        Message(content, node, "train")
+        for content, node in zip(contents, grid.get_node_ids(), strict=True)
+    ]
+    sizes = [[m.metadata.dst_node_id - 1000 for m in group] for group in _groups(messages, 2)]
+    assert sizes == [[0, 1], [2], [3], [4, 5]]
+    twice = [Message(one, 1000, "train") for _ in range(3)]
+    assert [len(group) for group in _groups(twice, 3)] == [1, 1, 1]
+
+
+def test_only_training_is_done_together():
+    app = failing_app()
+
+    @app.query("who")
+    def who(message, _):
+        return Message(RecordDict(), reply_to=message)
+
+    grid = InlineGrid(app, 2)
+    content = RecordDict()
+    messages = [Message(content, node, "query.who") for node in grid.get_node_ids()]
+    for index, message in enumerate(messages):
+        message.metadata.__dict__["_message_id"] = str(index)
+    contexts = [grid.context(node) for node in grid.get_node_ids()]
+    assert not any(r.has_error() for r in serve(app, messages, contexts, GroupRequest(2)).replies)
+
+
+def test_a_worker_takes_the_data_that_is_shared(monkeypatch):
+    config = read(None, SETTINGS)
+    shared = Federation(config).shared()
+    assert isinstance(shared["images"], np.ndarray)
+    shared["images"].flags.writeable = False  # as Ray's are
+    worker = Federation(config)
+    monkeypatch.setattr(Federation, "_load", lambda *_: pytest.fail("read from disk"))
+    worker.adopt(shared)
+    assert torch.equal(worker.train.images, torch.tensor(shared["images"]))
+    assert len(worker.shards(12)) == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "clients", "expected"),
+    [
+        ({"simulation.stack": 7}, 100, 7),
+        ({}, 8, 1),  # an eighth of them is one
+    ],
+)
+def test_how_many_train_together(settings, clients, expected):
+    assert Federation(read(None, SETTINGS | settings)).stack(clients) == expected
+
+
+def test_the_fastest_stack_is_taken_if_it_is_much_faster(monkeypatch):
+    def choose(times, clients=1000):
+        monkeypatch.setattr(Federation, "_seconds", lambda _, size: times[size])
+        return Federation(read(None, SETTINGS)).stack(clients)
+
+    assert choose({1: 1.0, 4: 0.95}) == 1
+    assert choose({1: 1.0, 4: 0.5, 16: 0.2, 64: 0.19}) == 16
+    assert choose({1: 1.0, 4: 0.5, 16: 0.2, 64: 0.1}) == 64
+    assert choose({1: 1.0, 4: 0.5, 13: 0.3}, clients=100) == 13
+
+
+def test_layers_that_cannot_be_stacked_are_not_tried(monkeypatch):
+    monkeypatch.setattr(Network, "stacked", None)
+    assert Federation(read(None, SETTINGS)).stack(1000) == 1

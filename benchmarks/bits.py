@@ -49,12 +49,13 @@ RUNS = {
     "moon": f"{FAST} {STACKED} strategy=fedpfn client=moon",
     "fedadam": f"{FAST} {STACKED} strategy=fedpfn strategy.base=fedadam wire=float16",
     "krum": f"{FAST} {STACKED} strategy=krum client=fedprox client.mu=0.1",
-    "privacy": f"{FAST} strategy=dp-client-fixed strategy.noise_multiplier=0.1 strategy.clipping_norm=1",
+    "privacy": f"{FAST} strategy=dp-client-fixed strategy.noise_multiplier=0.1"
+    " strategy.clipping_norm=1",
     "matched": f"{FAST} {STACKED} strategy=matched init=own num_clients=4 partition=iid",
     "batch norm": f"{FAST} {STACKED} strategy=fedpfn model=vgg model.depth=11 model.norm=batch"
     " model.width=8 evaluation.repair=true num_clients=4 client.batch_size=47",
-    "convolutions": f"{FAST} {STACKED} strategy=fedpnu model=resnet20 model.norm=group num_clients=4"
-    " evaluation.match=weights",
+    "convolutions": f"{FAST} {STACKED} strategy=fedpnu model=resnet20 model.norm=group"
+    " num_clients=4 evaluation.match=weights",
     "landscape": f"{FAST} {STACKED} strategy=fedpfn evaluation.pairs=2 evaluation.plane=5"
     " evaluation.layers=true evaluation.mixes=2 evaluation.to_global=2 evaluation.extrapolate=1.5"
     " evaluation.match=activations evaluation.fusion_gap=true evaluation.overlap=false",

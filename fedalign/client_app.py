@@ -28,25 +28,29 @@ class App(GroupApp):
     """What fedalign's own engines may ask beside what Flower asks."""
 
     def train_many(
-        self, messages: Sequence[Message], contexts: Sequence[Context], wanted: GroupRequest
-    ) -> GroupReplies:
-        """Return the models of several clients, or their mean, after training in stacks."""
+        self, messages: Sequence[Message], contexts: Sequence[Context], request: GroupRequest
+    ) -> GroupReplies | None:
+        """Return the models of several clients, or their mean, after training in stacks.
+
+        None: Flower's differential privacy clips the updates of one client after the other.
+        """
         federation = federation_at(contexts[0], messages[0])
         task = TrainTask.read(messages[0])
         if task.clipped and len(messages) > 1:
-            raise NotImplementedError("Flower clips the updates of one client after the other")
-        models = trainer.train(federation, task, messages, contexts, wanted.stack)
+            return None
+        models = trainer.train(federation, task, messages, contexts, request.stack)
         sender = Sender.of(federation, task, messages[0])
-        if wanted.partial_sums:
-            return mean(sender, messages, models, wanted)
+        if request.partial_sums:
+            return mean(sender, messages, models, request)
         return each(sender, messages, models)
 
     def flaw(
         self, message: Message, context: Context, reply: Message, most: float | None
     ) -> str | None:
         """Return why a client's reply cannot be summed; None if it can."""
-        outbox = ReplyDecoder(federation_of(context.run_config).codec, [message], most)
-        return outbox.flaw(reply, int(context.node_config["partition-id"]))
+        codec = federation_of(context.run_config).codec
+        decoder = ReplyDecoder([message], codec, most)
+        return decoder.flaw(reply, int(context.node_config["partition-id"]))
 
     def sizes(self, run_config: RunConfig, num_partitions: int) -> list[float]:
         """Return how many examples each client has."""
@@ -77,7 +81,9 @@ app = App(mods=[clip])
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Return the client's model after local training from the global one under the round's mask."""
-    return app.train_many([message], [context], GroupRequest()).replies[0]
+    replies = app.train_many([message], [context], GroupRequest())
+    assert replies is not None  # a single client can always be served
+    return replies.replies[0]
 
 
 @app.evaluate()

@@ -18,8 +18,9 @@ from fedalign.federation.federation import Held
 from fedalign.messages.codec import Codec
 from fedalign.network.layout import Entry, Layout
 from fedalign.network.network import Network
-from fedalign.server.rounds import run_rounds
+from fedalign.server.callbacks import Callback
 from fedalign.simulation.inline import InlineGrid
+from tests.doubles import run_rounds
 
 settings.register_profile("fedalign", deadline=None)  # the machine may be busy
 settings.load_profile("fedalign")
@@ -92,7 +93,7 @@ class Quadratic:
         return (counts * a / 2 * far**2).sum((1, 2)) / torch.tensor(sizes)
 
 
-class Rounds:
+class Rounds(Callback):
     """What became of a small federation: its global model `(P,)` after each round."""
 
     def __init__(self, strategy, grid, layout):
@@ -136,8 +137,8 @@ def federate(monkeypatch):
         grid, vector = InlineGrid(client_app, len(shards)), np.array(start, float)
         first = {e.name: Array(vector[e.start : e.stop].reshape(e.shape)) for e in layout.entries}
         seen = Rounds(built, grid, layout)
-        settings = {"rounds": rounds, "seed": 0, "codec": codec, "callbacks": [seen]} | settings
-        run_rounds(built, grid, grid.partitions(), ArrayRecord(first), **settings)
+        settings = {"rounds": rounds, "codec": codec, "callbacks": [seen]} | settings
+        run_rounds(built, grid, ArrayRecord(first), grid.partitions(), **settings)
         return seen
 
     return federate

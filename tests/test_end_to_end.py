@@ -209,7 +209,7 @@ def test_a_failure_in_a_stack_changes_nothing(run, monkeypatch, tmp_path, more):
 
     # Groups of two stacks.
     settings = {"simulation__stack": 2, "num_clients": 4, "rounds": 1, **more}
-    monkeypatch.setattr("fedalign.server.rounds.group_size", lambda *_: 4)
+    monkeypatch.setattr("fedalign.server.exchange.group_size", lambda *_: 4)
     expected = load_file(run(**settings).rename(tmp_path / "kept") / "model.safetensors")
     monkeypatch.setattr(Local, "train", fall)
     for name, value in load_file(run(**settings) / "model.safetensors").items():

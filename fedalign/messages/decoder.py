@@ -1,10 +1,11 @@
-"""What was sent in a round, beside which every reply is held."""
+"""Encode the global model for its way to the clients, and decode each reply once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from torch import Tensor
 
 from fedalign.masks.plan import MaskPlan, update_mask
@@ -20,73 +21,120 @@ from fedalign.messages.validation import (
 )
 
 
-class ReplyDecoder:
-    """What was sent in a round, which tells what the replies mean, and what they may be.
-
-    Sends it as the codec does: messages that were told the same share a content, and still do.
+def encode(messages: Sequence[Message], codec: Codec | None) -> list[Message]:
+    """Return train messages as they travel; messages that share a content still share one.
 
     Args:
+        messages: one for each client; they stay as they are.
         codec: how models travel; None: as they are.
-        messages: the round's, one a client.
-        most: how far a model may move, see `Config.max_update_norm`.
+    """
+    if codec is None or not codec.half:
+        return list(messages)
+    contents: dict[int, RecordDict] = {}
+    for message in messages:
+        if id(message.content) not in contents:
+            content = RecordDict(dict(message.content))
+            content["arrays"] = codec.shrink(arrays_of(message))
+            contents[id(message.content)] = content
+    return [_with_content(message, contents[id(message.content)]) for message in messages]
+
+
+class _Sent(NamedTuple):
+    """What a client was sent: the global model as the server has it, and the round's mask plan."""
+
+    arrays: ArrayRecord
+    plan: MaskPlan
+
+
+class ReplyDecoder:
+    """Decodes the replies to the train messages of a round, and refuses what cannot be used.
+
+    Args:
+        messages: the round's, before they were encoded.
+        codec: how models travel; None: as they are.
+        max_update_norm: how far a client's model may move, see `Config.max_update_norm`.
     """
 
-    def __init__(self, codec: Codec | None, messages: Iterable[Message], most: float | None = None):
-        self._codec, self._most = codec, most
-        self._sent: dict[int, tuple[ArrayRecord, MaskPlan]] = {}
-        told: dict[int, tuple[ArrayRecord, MaskPlan]] = {}
+    def __init__(
+        self,
+        messages: Iterable[Message],
+        codec: Codec | None,
+        max_update_norm: float | None = None,
+    ):
+        self._codec, self._max_update_norm = codec, max_update_norm
+        self._sent: dict[int, _Sent] = {}  # by node
+        sent: dict[int, _Sent] = {}  # by content
         for message in messages:
-            if id(message.content) not in told:
-                arrays = arrays_of(message)
+            key = id(message.content)
+            if key not in sent:
                 plan = TrainTask.read(message).plan if codec else MaskPlan()
-                told[id(message.content)] = arrays, plan
-                if codec:
-                    message.content["arrays"] = codec.shrink(arrays)
-            self._sent[message.metadata.dst_node_id] = told[id(message.content)]
+                sent[key] = _Sent(arrays_of(message), plan)
+            self._sent[message.metadata.dst_node_id] = sent[key]
 
-    def unpack(
-        self, arrays: ArrayRecord, node: int, partition: int, summed: bool = False
-    ) -> ArrayRecord:
-        """Return the model that came from a node; `ValueError` says why it cannot be taken."""
-        sent, codec = self._sent[node][0], self._codec
-        most = None if summed else self._most
-        if codec is None:
-            return check_record(arrays, sent, most, summed)
-        model = codec.unpack(arrays, sent, self._mask(codec, node, partition), summed)
-        check_update(model, sent, most, {entry.name for entry in codec.layout.parameters})
-        return model
+    def decode(self, reply: Message, partition: int, summed: bool = False) -> RecordDict:
+        """Return the content that a reply stands for: whole arrays under their usual names.
 
-    def open(self, reply: Message, partition: int, summed: bool = False) -> None:
-        """Replace what came packed in a reply by what it means.
+        Args:
+            reply: stays as it is.
+            partition: of the client that sent it.
+            summed: it is the mean of several clients' models, whose norm is not limited.
 
-        `ValueError` says why it cannot be taken. A sum of models has no norm to be limited.
+        Raises:
+            ValueError: the reply cannot be used; says why.
         """
-        node, content = reply.metadata.src_node_id, reply.content
-        metrics_in(content)
-        arrays = arrays_in(content, "arrays", others=[EXTRA])
-        content["arrays"] = self.unpack(arrays, node, partition, summed)
-        if EXTRA in content:
-            extras = arrays_in(content, EXTRA, others=["arrays"])
-            content[EXTRA] = ArrayRecord(
-                {key: self._extra(array, node, partition) for key, array in extras.items()}
-            )
+        return self._decode(reply, partition, summed, extras=[EXTRA])
 
     def flaw(self, reply: Message, partition: int) -> str | None:
-        """Return why a reply, which stays as it came, cannot be taken; None if it can."""
+        """Return why a reply cannot be part of a sum of models; None if it can."""
         try:
-            metrics_in(reply.content)
-            arrays = arrays_in(reply.content, "arrays")
-            self.unpack(arrays, reply.metadata.src_node_id, partition)
+            self._decode(reply, partition, summed=False, extras=[])
         except ValueError as error:
             return str(error)
         return None
 
-    def _extra(self, array: Array, node: int, partition: int) -> Array:
-        codec = self._codec
-        if codec:
-            array = codec.unpack_extra(array, self._mask(codec, node, partition))
+    def model(self, arrays: ArrayRecord, node: int, partition: int) -> ArrayRecord:
+        """Return the model that a client's arrays stand for; `ValueError` if there is none."""
+        sent = self._sent[node]
+        return self._model(arrays, sent, self._mask(sent, partition), summed=False)
+
+    def _decode(
+        self, reply: Message, partition: int, summed: bool, extras: Collection[str]
+    ) -> RecordDict:
+        content, sent = reply.content, self._sent[reply.metadata.src_node_id]
+        metrics_in(content)
+        arrays = arrays_in(content, "arrays", others=extras)
+        mask = self._mask(sent, partition)
+        decoded = RecordDict(dict(content))
+        decoded["arrays"] = self._model(arrays, sent, mask, summed)
+        for name in [name for name in extras if name in content]:
+            record = arrays_in(content, name, others=["arrays"])
+            decoded[name] = ArrayRecord({key: self._extra(a, mask) for key, a in record.items()})
+        return decoded
+
+    def _mask(self, sent: _Sent, partition: int) -> Tensor | None:
+        """Return the weights `(P,)` that a client's update can change, or None for all of them."""
+        return update_mask(sent.plan.of(partition), self._codec.layout) if self._codec else None
+
+    def _model(
+        self, arrays: ArrayRecord, sent: _Sent, mask: Tensor | None, summed: bool
+    ) -> ArrayRecord:
+        codec, limit = self._codec, None if summed else self._max_update_norm
+        if codec is None:
+            return check_record(arrays, sent.arrays, limit, summed)
+        model = codec.unpack(arrays, sent.arrays, mask, summed)
+        check_update(model, sent.arrays, limit, {entry.name for entry in codec.layout.parameters})
+        return model
+
+    def _extra(self, array: Array, mask: Tensor | None) -> Array:
+        if self._codec:
+            array = self._codec.unpack_extra(array, mask)
         check_finite(EXTRA, values_of(EXTRA, array, FLOATS))
         return array
 
-    def _mask(self, codec: Codec, node: int, partition: int) -> Tensor | None:
-        return update_mask(self._sent[node][1].of(partition), codec.layout)
+
+def _with_content(message: Message, content: RecordDict) -> Message:
+    """Return an instruction that differs in its content only."""
+    sent = message.metadata
+    return Message(
+        content, sent.dst_node_id, sent.message_type, ttl=sent.ttl, group_id=sent.group_id
+    )

@@ -1,11 +1,10 @@
-"""Many clients in one call: trained together where the app can, summed where the strategy averages.
+"""Groups of clients in one call: trained as stacks if the app can, summed if the strategy averages.
 
-Flower's own engines know nothing of this: they call a `GroupApp` client by client.
+Flower's own engines know nothing about groups: they call a `GroupApp` client by client.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -17,8 +16,6 @@ from fedalign.messages.validation import flaw_of
 
 RunConfig = Mapping[str, UserConfigValue]
 
-log = logging.getLogger("fedalign")
-
 
 @dataclass(frozen=True)
 class GroupRequest:
@@ -26,39 +23,44 @@ class GroupRequest:
 
     Attributes:
         stack: how many clients are trained as one, at most.
-        partial_sums: the clients' weighted mean will do in place of their models.
-        keep: nodes whose own models are wanted all the same.
+        partial_sums: the weighted mean of the clients' models will do in their place.
+        models_of: nodes whose own models are wanted beside the mean.
         max_update_norm: how far a summed model may have moved, see `Config.max_update_norm`.
     """
 
     stack: int = 1
     partial_sums: bool = False
-    keep: frozenset[int] = frozenset()
+    models_of: frozenset[int] = frozenset()
     max_update_norm: float | None = None
 
 
 @dataclass
 class GroupReplies:
-    """What came back.
+    """What came back from clients.
 
     Attributes:
-        replies: one a client, or one for several; errors among them.
-        models: by node, the models that `GroupRequest.keep` asked for and no reply holds.
-        summed: replies may stand for several clients, and say so by a `Mark`.
+        replies: one for each client, or one for several of them; errors are among them.
+        models: by node, the models that `GroupRequest.models_of` asked for and no reply holds.
+        summed: a reply may stand for several clients, and then carries a `Mark`.
+        notes: what the server should log, such as why clients were not trained together.
     """
 
     replies: list[Message] = field(default_factory=list)
     models: dict[int, ArrayRecord] = field(default_factory=dict)
     summed: bool = False
+    notes: list[str] = field(default_factory=list)
 
 
 class GroupApp(ClientApp):
-    """A ClientApp that can also train several clients in one call, and that engines may prepare."""
+    """A ClientApp that can train several clients in one call, and that engines may prepare."""
 
     def train_many(
-        self, messages: Sequence[Message], contexts: Sequence[Context], wanted: GroupRequest
-    ) -> GroupReplies:
-        """Return the answers of several clients whose messages have one and the same content."""
+        self, messages: Sequence[Message], contexts: Sequence[Context], request: GroupRequest
+    ) -> GroupReplies | None:
+        """Return the replies of several clients whose messages have one and the same content.
+
+        None: these clients must be called one by one.
+        """
         raise NotImplementedError
 
     def flaw(
@@ -72,11 +74,11 @@ class GroupApp(ClientApp):
         return flaw_of(message, reply, max_update_norm)
 
     def sizes(self, run_config: RunConfig, num_partitions: int) -> Sequence[float]:  # noqa: ARG002
-        """Return how much each client has to do, in any unit."""
+        """Return how much work each client has, in any unit."""
         return [1.0] * num_partitions
 
     def share(self, run_config: RunConfig) -> Any:  # noqa: ARG002
-        """Return what all workers need, made once in the server's process."""
+        """Return what all workers need; it is made once, in the server's process."""
         return None
 
     def adopt(self, run_config: RunConfig, num_partitions: int, shared: Any) -> None:
@@ -85,16 +87,16 @@ class GroupApp(ClientApp):
 
 @runtime_checkable
 class GroupGrid(Protocol):
-    """A grid that takes whole groups of clients, and holds their states itself."""
+    """A grid that deals out groups of clients, and holds the clients' states itself."""
 
     def partitions(self) -> dict[int, int]:
         """Return node id by partition id."""
         ...
 
     def exchange(
-        self, messages: Sequence[Message], wanted: GroupRequest, group: int, timeout: float | None
+        self, messages: Sequence[Message], request: GroupRequest, group: int, timeout: float | None
     ) -> GroupReplies:
-        """Return the answers to messages, taken in groups of so many."""
+        """Return the replies to messages, which are dealt out in groups of at most `group`."""
         ...
 
     def states(self) -> dict[int, RecordDict]:
@@ -102,5 +104,5 @@ class GroupGrid(Protocol):
         ...
 
     def keep_state(self, node_id: int, state: RecordDict) -> None:
-        """Let a node find a state when it is next asked."""
+        """Let a node find this state when it is next asked."""
         ...

@@ -1,4 +1,4 @@
-"""One reply in place of several: the mean of their models, and for whom it stands."""
+"""Partial aggregation: one reply, the weighted mean of several clients' models, in their place."""
 
 from __future__ import annotations
 
@@ -23,70 +23,126 @@ from fedalign.messages.records import arrays_of
 from fedalign.messages.validation import WEIGHT
 from fedalign.network.arrays import num_bytes, view_of
 
-# At most this many sums come back in a round, however many clients and workers there are;
-MOST_SUMS = 32
-MOST_BYTES = 1 << 28  # fewer of large models,
-FEWEST_SUMS = 8  # but enough for the workers of a machine.
-BLOCK = 1 << 13  # numbers summed at a time, which stay in the cache
+# The number of partial sums in a round is at most MAX_SUMS, however many clients and workers there
+# are. Large models have fewer, MAX_BYTES in all, but still MIN_SUMS to keep a machine's cores busy.
+MAX_SUMS = 32
+MAX_BYTES = 1 << 28
+MIN_SUMS = 8
+BLOCK = 1 << 13  # numbers that are summed at a time: they stay in the cache
 Pairs = Sequence[tuple[ArrayRecord, MetricRecord]]
-_KEY = "partial-sum"
+_MARK = "partial-sum"
+_AVERAGING = (FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam, FedYogi)
+
+
+def averages(strategy: Strategy) -> bool:
+    """Return whether a strategy uses nothing of the replies but their weighted mean.
+
+    This holds for FedAvg and for Flower's strategies that build on it. A strategy of another
+    package says so with an attribute `averages`.
+    """
+    own = getattr(strategy, "averages", None)
+    if own is not None:
+        return bool(own)
+    plain = getattr(strategy, "train_metrics_aggr_fn", None) is aggregate_metricrecords
+    plain = plain and getattr(strategy, "weighted_by_key", None) == WEIGHT
+    return plain and any(
+        type(strategy).aggregate_train is known.aggregate_train for known in _AVERAGING
+    )
+
+
+def group_size(messages: Sequence[Message], request: GroupRequest) -> int:
+    """Return how many clients are dealt to a worker, and summed, together."""
+    if not request.partial_sums:
+        return request.stack
+    sums = max_sums(num_bytes(arrays_of(messages[0])))
+    return max(request.stack, -(-len(messages) // sums))
+
+
+def max_sums(size: int) -> int:
+    """Return how many partial sums of models of `size` bytes a round may have."""
+    return min(MAX_SUMS, max(MIN_SUMS, MAX_BYTES // max(size, 1)))
 
 
 class Mark(NamedTuple):
-    """What is written on a reply that stands for several clients.
+    """Written on a reply that stands for several clients.
 
     Attributes:
         clients: how many answered.
-        sent: the bytes of the arrays that they would have sent.
-        left_out: by node, why a client is not in the sum. If nobody is, the reply has no model.
+        num_bytes: the size of the arrays that they would have sent.
+        left_out: by node, why a client is not in the sum. If no client is, there is no model.
     """
 
     clients: int
-    sent: int
+    num_bytes: int
     left_out: Mapping[int, str]
 
 
+def put_mark(reply: Message, mark: Mark) -> None:
+    """Write on a reply for how many clients it stands, and who is left out."""
+    record = ConfigRecord({"clients": mark.clients, "bytes": mark.num_bytes})
+    if mark.left_out:
+        record["nodes"], record["why"] = list(mark.left_out), list(mark.left_out.values())
+    reply.content[_MARK] = record
+
+
+def take_mark(reply: Message) -> Mark | None:
+    """Return what `put_mark` wrote, and take it off the reply."""
+    if _MARK not in reply.content:
+        return None
+    record: Any = reply.content.pop(_MARK)
+    left_out = dict(zip(record.get("nodes", []), record.get("why", []), strict=True))
+    return Mark(record["clients"], record["bytes"], left_out)
+
+
+def clients_in(reply: Message) -> int:
+    """Return how many clients a reply stands for."""
+    record: Any = reply.content.get(_MARK, {"clients": 1})
+    return int(record["clients"])
+
+
+def empty_sum(reply: Message, mark: Mark) -> Message:
+    """Return a reply as that of a group in which all clients are left out."""
+    reply.content = RecordDict()
+    put_mark(reply, mark)
+    return reply
+
+
 def sum_replies(
-    replies: Sequence[Message], wanted: GroupRequest, flaws: Mapping[int, str] | None = None
+    replies: Sequence[Message], request: GroupRequest, flaws: Mapping[int, str]
 ) -> GroupReplies:
     """Return one reply in place of several, if they can be averaged; errors stay as they are.
 
-    Models are summed in float64, in the order of `replies`, without those that have a flaw, which
-    is told by node.
+    Models are summed in float64, in the order of `replies`.
+
+    Args:
+        replies: of one group of clients.
+        request: says whether a sum will do, and whose models are wanted beside it.
+        flaws: by node, why a reply must not be in the sum.
     """
-    flaws = flaws or {}
     answered = [reply for reply in replies if reply.has_content()]
-    good = [reply for reply in answered if reply.metadata.src_node_id not in flaws]
-    pairs = [_pair(reply) for reply in good] if wanted.partial_sums else []
-    if not (wanted.partial_sums and answered) or not _alike(pairs):  # the strategy will say so
+    usable = [reply for reply in answered if reply.metadata.src_node_id not in flaws]
+    pairs = [_pair(reply) for reply in usable] if request.partial_sums else []
+    if not (request.partial_sums and answered) or not _alike(pairs):  # the strategy will say so
         return GroupReplies(list(replies))
     size = sum(num_bytes(own) for r in answered for own in r.content.array_records.values())
-    failed = [reply for reply in replies if reply.has_error()]
-    if not good:
-        return GroupReplies([nobody(answered[0], Mark(len(answered), size, flaws)), *failed])
-    models, metrics = [model for model, _ in pairs], [own for _, own in pairs]
-    weights = [cast(float, own[WEIGHT]) for own in metrics]
-    mean = aggregate_metricrecords([RecordDict({"m": own}) for own in metrics], WEIGHT)
-    mean[WEIGHT] = sum(weights)
-    kept = {
+    mark, failed = Mark(len(answered), size, flaws), [r for r in replies if r.has_error()]
+    if not usable:
+        return GroupReplies([empty_sum(answered[0], mark), *failed])
+    wanted = {
         reply.metadata.src_node_id: model
-        for reply, model in zip(good, models, strict=True)
-        if reply.metadata.src_node_id in wanted.keep
+        for reply, (model, _) in zip(usable, pairs, strict=True)
+        if reply.metadata.src_node_id in request.models_of
     }
-    first = good[0]
-    values: dict[int, Any] = {id(models[0]): _mean(models, weights), id(metrics[0]): mean}
-    for key, record in list(first.content.items()):
-        if id(record) in values:
-            first.content[key] = values[id(record)]
-    mark(first, Mark(len(answered), size, flaws))
-    return GroupReplies([first, *failed], kept)
+    first = usable[0]
+    _replace_by_means(first, pairs)
+    put_mark(first, mark)
+    return GroupReplies([first, *failed], wanted)
 
 
 def _pair(reply: Message) -> tuple[ArrayRecord, MetricRecord] | None:
     """Return the model and the metrics of a reply that has one of each."""
-    records = list(reply.content.values())
-    models = [record for record in records if isinstance(record, ArrayRecord)]
-    metrics = [record for record in records if isinstance(record, MetricRecord)]
+    models = list(reply.content.array_records.values())
+    metrics = list(reply.content.metric_records.values())
     return (models[0], metrics[0]) if len(models) == len(metrics) == 1 else None
 
 
@@ -100,49 +156,31 @@ def _alike(pairs: Sequence[tuple[ArrayRecord, MetricRecord] | None]) -> TypeGuar
     return all(pair and [record.keys() for record in pair] == keys for pair in pairs)
 
 
-def mark(reply: Message, told: Mark) -> None:
-    """Write on a reply for how many clients it stands, and who is left out."""
-    record = ConfigRecord({"clients": told.clients, "bytes": told.sent})
-    if told.left_out:
-        record["nodes"], record["why"] = list(told.left_out), list(told.left_out.values())
-    reply.content[_KEY] = record
-
-
-def nobody(reply: Message, told: Mark) -> Message:
-    """Return a client's reply as that of a group of which all are left out."""
-    reply.content = RecordDict()
-    mark(reply, told)
-    return reply
-
-
-def clients_in(reply: Message) -> int:
-    """Return how many clients a reply stands for."""
-    record: Any = reply.content.get(_KEY, {"clients": 1})
-    return int(record["clients"])
-
-
-def unmark(reply: Message) -> Mark | None:
-    """Return what `mark` wrote, and take it off."""
-    if _KEY not in reply.content:
-        return None
-    record: Any = reply.content.pop(_KEY)
-    nodes, why = record.get("nodes", []), record.get("why", [])
-    return Mark(record["clients"], record["bytes"], dict(zip(nodes, why, strict=True)))
+def _replace_by_means(reply: Message, pairs: Pairs) -> None:
+    """Replace the model and the metrics in the first of several replies by the means of all."""
+    models, metrics = [model for model, _ in pairs], [own for _, own in pairs]
+    weights = [cast(float, own[WEIGHT]) for own in metrics]
+    mean = aggregate_metricrecords([RecordDict({"m": own}) for own in metrics], WEIGHT)
+    mean[WEIGHT] = sum(weights)
+    means: dict[int, Any] = {id(models[0]): _mean(models, weights), id(metrics[0]): mean}
+    for key, record in list(reply.content.items()):
+        if id(record) in means:
+            reply.content[key] = means[id(record)]
 
 
 def _mean(models: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:
     if len(models) == 1:
         return models[0]
     return ArrayRecord(
-        {name: Array(_weighted([m[name] for m in models], weights)) for name in models[0]}
+        {name: Array(_weighted_mean([m[name] for m in models], weights)) for name in models[0]}
     )
 
 
-def _weighted(arrays: Sequence[Array], weights: Sequence[float]) -> np.ndarray:
-    """Return the weighted mean, of the arrays' type, or float64 for integers."""
+def _weighted_mean(arrays: Sequence[Array], weights: Sequence[float]) -> np.ndarray:
+    """Return the weighted mean in the dtype of the arrays; in float64 if they are integers."""
     views = [view_of(array) for array in arrays]
-    kind = views[0].dtype if np.issubdtype(views[0].dtype, np.floating) else np.dtype(np.float64)
-    mean, flat, total = np.empty(views[0].size, kind), [v.ravel() for v in views], sum(weights)
+    dtype = views[0].dtype if np.issubdtype(views[0].dtype, np.floating) else np.dtype(np.float64)
+    mean, flat, total = np.empty(views[0].size, dtype), [v.ravel() for v in views], sum(weights)
     summed, term = np.empty(BLOCK), np.empty(BLOCK)
     for start in range(0, mean.size, BLOCK):
         count = min(BLOCK, mean.size - start)
@@ -152,35 +190,3 @@ def _weighted(arrays: Sequence[Array], weights: Sequence[float]) -> np.ndarray:
             a += np.multiply(vector[part], weight, out=b, dtype=np.float64)
         np.divide(a, total, out=mean[part], casting="same_kind")
     return mean.reshape(views[0].shape)
-
-
-_AVERAGING = (FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam, FedYogi)
-
-
-def averages(strategy: Strategy) -> bool:
-    """Return whether all that a strategy does with the replies starts from their weighted mean.
-
-    So do FedAvg and Flower's strategies on top of it. A strategy of another package says so by an
-    attribute `averages`.
-    """
-    own = getattr(strategy, "averages", None)
-    if own is not None:
-        return bool(own)
-    plain = getattr(strategy, "train_metrics_aggr_fn", None) is aggregate_metricrecords
-    plain = plain and getattr(strategy, "weighted_by_key", None) == WEIGHT
-    return plain and any(
-        type(strategy).aggregate_train is known.aggregate_train for known in _AVERAGING
-    )
-
-
-def group_size(messages: Sequence[Message], wanted: GroupRequest) -> int:
-    """Return how many clients are dealt out, and summed, together."""
-    if not wanted.partial_sums:
-        return wanted.stack
-    sums = most_sums(num_bytes(arrays_of(messages[0])))
-    return max(wanted.stack, -(-len(messages) // sums))
-
-
-def most_sums(size: int) -> int:
-    """Return how many sums of models of `size` bytes may come back in a round."""
-    return min(MOST_SUMS, max(FEWEST_SUMS, MOST_BYTES // max(size, 1)))

@@ -1,145 +1,154 @@
-"""What came back in a round: who is taken, who is left out, and why."""
+"""What came back in a round: the replies that can be used, and why the others are left out."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupReplies
-from fedalign.messages.partial_sums import Mark, unmark
+from fedalign.messages.partial_sums import Mark, take_mark
 from fedalign.messages.records import arrays_of, size_of
 from fedalign.messages.validation import metrics_in
 
-NAMED = 5  # clients, in a line about those that are left out
-LONGEST = 200  # characters of what a client calls its numbers
+MAX_NAMED = 5  # clients in a line about those that are left out
+MAX_CHARACTERS = 200  # of the names that a client gives to its records
+
+Decode = Callable[[Message, int, bool], RecordDict]
+"""Takes a reply, its partition and whether it is a sum; returns its content, or `ValueError`."""
 
 
 @dataclass
 class RoundReplies:
-    """The answers of a round's clients, of which those are left out that cannot be used.
+    """The replies of a round.
 
     Attributes:
-        partition_of: by node, those that were asked.
-        replies: those that are taken.
-        models: by partition, those that were asked for.
-        clients: how many answered.
-        size: the bytes of the arrays that they sent.
-        dropped: how many of them are left out.
-        why: by partition, what is wrong with those.
+        replies: the usable ones, decoded, in order of partitions.
+        models: by partition, the client models that somebody wants to look at.
+        num_clients: how many clients answered.
+        num_bytes: the size of the arrays that they sent.
+        left_out: by partition, why a client's reply is left out; of a sum, the first client.
+        num_left_out: how many clients are left out.
     """
 
-    partition_of: Mapping[int, int]
     replies: list[Message] = field(default_factory=list)
-    models: dict[int, ArrayRecord] = field(default_factory=dict)
-    clients: int = 0
-    size: int = 0
-    dropped: int = 0
-    why: dict[int, str] = field(default_factory=dict)
-    _parts: dict[int, int] = field(default_factory=dict)
+    models: Mapping[int, ArrayRecord] = field(default_factory=dict)
+    num_clients: int = 0
+    num_bytes: int = 0
+    left_out: dict[int, str] = field(default_factory=dict)
+    num_left_out: int = 0
 
-    def add(self, reply: Message, mark: Mark | None = None) -> None:
-        """Put in a reply, or one that stands for several clients."""
-        node = reply.metadata.src_node_id
-        told = mark or Mark(1, size_of(reply), {})
-        self.clients, self.size = self.clients + told.clients, self.size + told.sent
-        self.dropped += len(told.left_out)
-        self.why |= {self.partition_of[own]: why for own, why in told.left_out.items()}
-        if len(told.left_out) < told.clients:
-            self.replies.append(reply)
-        if mark:
-            self._parts[node] = told.clients - len(told.left_out)
+    def leave_out(self, partition: int, reason: str, clients: int = 1) -> None:
+        """Note that a reply, which stands for so many clients, cannot be used."""
+        among = f" (in a sum of {clients} clients)" if clients > 1 else ""
+        self.left_out[partition] = reason + among
+        self.num_left_out += clients
 
-    def is_sum(self, node: int) -> bool:
-        """Return whether a node's reply was summed where clients train."""
-        return node in self._parts
-
-    def keep_if(self, check: Callable[[Message, int], object]) -> None:
-        """Leave out the replies, each with its partition, for which `check` raises `ValueError`."""
-        kept = []
-        for reply in self.replies:
-            node = reply.metadata.src_node_id
-            parts = self._parts.get(node, 1)
-            try:
-                check(reply, self.partition_of[node])
-                kept.append(reply)
-            except ValueError as error:
-                self.dropped += parts
-                among = f" (in a sum of {parts} clients)" if parts > 1 else ""
-                self.why[self.partition_of[node]] = f"{error}{among}"
-        self.replies = kept
-
-    def keep_alike(self) -> None:
-        """Leave out replies with other records than most; at a tie those of the first one count.
-
-        Flower's strategies refuse to work on replies that differ.
-        """
-        forms = Counter(map(_form, self.replies))
-        usual = max(forms, key=lambda form: forms[form], default="")
-
-        def check(reply: Message, _partition: int) -> None:
-            if _form(reply) != usual:
-                came, told = _form(reply)[:LONGEST], usual[:LONGEST]
-                raise ValueError(f"came with {came}, and most with {told}")
-
-        self.keep_if(check)
-
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return who is left out and why, in one line."""
-        said = [f"client {partition} left out: {self.why[partition]}" for partition in self.why]
-        more = [f"and {len(said) - NAMED} more"] if len(said) > NAMED else []
-        return "; ".join(said[:NAMED] + more)
+        lines = [f"client {p} left out: {self.left_out[p]}" for p in sorted(self.left_out)]
+        more = [f"and {len(lines) - MAX_NAMED} more"] if len(lines) > MAX_NAMED else []
+        return "; ".join(lines[:MAX_NAMED] + more)
 
 
-def received(
-    answers: GroupReplies, outbox: ReplyDecoder, drawn: Mapping[int, int], keep: frozenset[int]
+def receive_models(
+    came: GroupReplies,
+    decoder: ReplyDecoder,
+    partition_of: Mapping[int, int],
+    models_wanted: Collection[int],
 ) -> RoundReplies:
-    """Return what came of train messages, opened; `keep` are nodes whose models are wanted."""
-    inbox = RoundReplies({node: partition for partition, node in drawn.items()})
-    for reply in answers.replies:
-        inbox.add(reply, unmark(reply) if answers.summed else None)
+    """Return the replies to train messages, decoded.
 
-    def open_it(reply: Message, partition: int) -> None:
-        outbox.open(reply, partition, inbox.is_sum(reply.metadata.src_node_id))
-
-    inbox.keep_if(open_it)
-    inbox.keep_alike()
+    Args:
+        came: replies in order of partitions, and models beside them.
+        decoder: knows what was sent.
+        partition_of: partition id by node id.
+        models_wanted: the nodes whose models are wanted on their own.
+    """
+    sums: set[int] = set()  # nodes
+    round_replies = _receive(came, decoder.decode, partition_of, sums)
     models: dict[int, ArrayRecord] = {}
-    for node, arrays in answers.models.items():
-        partition = inbox.partition_of[node]
-        if partition not in inbox.why:
-            with suppress(ValueError):  # then the sum that it is in has been left out
-                models[partition] = outbox.unpack(arrays, node, partition)
-    for reply in inbox.replies:
+    for node, arrays in came.models.items():
+        if partition_of[node] not in round_replies.left_out:
+            with suppress(ValueError):  # then the sum that it is part of has been left out
+                models[partition_of[node]] = decoder.model(arrays, node, partition_of[node])
+    for reply in round_replies.replies:
         node = reply.metadata.src_node_id
-        if node in keep and not inbox.is_sum(node):
-            models[inbox.partition_of[node]] = ArrayRecord(dict(arrays_of(reply)))
-    inbox.models = dict(sorted(models.items()))
-    return inbox
+        if node in models_wanted and node not in sums:
+            models[partition_of[node]] = ArrayRecord(dict(arrays_of(reply)))
+    round_replies.models = dict(sorted(models.items()))
+    return round_replies
 
 
-def measured(replies: Sequence[Message], drawn: Mapping[int, int]) -> RoundReplies:
-    """Return what came of evaluate messages."""
-    inbox = RoundReplies({node: partition for partition, node in drawn.items()})
-    for reply in replies:
-        inbox.add(reply)
-    inbox.keep_if(lambda reply, _partition: metrics_in(reply.content))
-    inbox.keep_alike()
-    return inbox
+def receive_metrics(came: GroupReplies, partition_of: Mapping[int, int]) -> RoundReplies:
+    """Return the replies to evaluate messages."""
+
+    def decode(reply: Message, _partition: int, _summed: bool) -> RecordDict:
+        metrics_in(reply.content)
+        return reply.content
+
+    return _receive(came, decode, partition_of, set())
+
+
+def _receive(
+    came: GroupReplies, decode: Decode, partition_of: Mapping[int, int], sums: set[int]
+) -> RoundReplies:
+    """Return the replies that can be decoded; the nodes whose replies are sums go into `sums`."""
+    round_replies = RoundReplies()
+    usable: list[tuple[Message, int]] = []  # each with the number of clients it stands for
+    for reply in came.replies:
+        node = reply.metadata.src_node_id
+        mark = take_mark(reply) if came.summed else None
+        if mark is not None:
+            sums.add(node)
+        num_clients, num_bytes, left_out = mark or Mark(1, size_of(reply), {})
+        round_replies.num_clients += num_clients
+        round_replies.num_bytes += num_bytes
+        for own, reason in left_out.items():
+            round_replies.leave_out(partition_of[own], reason)
+        remaining = num_clients - len(left_out)
+        if remaining:
+            try:
+                reply.content = decode(reply, partition_of[node], mark is not None)
+                usable.append((reply, remaining))
+            except ValueError as error:
+                round_replies.leave_out(partition_of[node], str(error), remaining)
+    _keep_alike(round_replies, usable, partition_of)
+    return round_replies
+
+
+def _keep_alike(
+    round_replies: RoundReplies,
+    usable: Sequence[tuple[Message, int]],
+    partition_of: Mapping[int, int],
+) -> None:
+    """Keep the replies with the records that most have; in a tie, those of the first reply.
+
+    Flower's strategies refuse to aggregate replies whose records differ.
+    """
+    forms = [_form(reply) for reply, _ in usable]
+    counts = Counter(forms)
+    usual = max(counts, key=lambda form: counts[form], default="")
+    for (reply, clients), form in zip(usable, forms, strict=True):
+        if form == usual:
+            round_replies.replies.append(reply)
+        else:
+            reason = f"came with {form[:MAX_CHARACTERS]}, and most with {usual[:MAX_CHARACTERS]}"
+            partition = partition_of[reply.metadata.src_node_id]
+            round_replies.leave_out(partition, reason, clients)
 
 
 def _form(reply: Message) -> str:
-    """Return the names of a reply's records of metrics and arrays, and what is in them."""
+    """Return the names of a reply's records of metrics and arrays, and of what is in them."""
     records: dict[str, ArrayRecord | MetricRecord] = {
         **reply.content.array_records,
         **reply.content.metric_records,
     }
     records.pop("arrays", None)  # known to be what was sent
-    told = [
+    return ", ".join(
         f"{name!r} of {', '.join(map(repr, sorted(records[name])))}" for name in sorted(records)
-    ]
-    return ", ".join(told)
+    )

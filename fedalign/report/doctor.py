@@ -8,7 +8,7 @@ import platform
 import torch
 
 from fedalign.federation.federation import Federation
-from fedalign.messages.partial_sums import averages, most_sums
+from fedalign.messages.partial_sums import averages, max_sums
 from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
 from fedalign.simulation.app import FlowerApp
@@ -89,7 +89,7 @@ def _sums(federation: Federation, clients: int) -> str:
         return "none, as simulation.partial_aggregation says: every model reaches the server"
     if not averages(federation.strategy()):
         return "none: the strategy wants every model"
-    most = most_sums(4 * federation.network.layout.size)
+    most = max_sums(4 * federation.network.layout.size)
     if clients <= most:
         return f"none needed: the models of {clients} clients reach the server"
     return f"at most {most}, of the models of {clients} clients, reach the server"

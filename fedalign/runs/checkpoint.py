@@ -18,6 +18,7 @@ from flwr.serverapp.strategy import Strategy
 from fedalign.messages.groups import GroupGrid
 from fedalign.runs.paths import CHECKPOINT, folder_of, is_finished
 from fedalign.runs.trees import DamagedError, is_known, read, write
+from fedalign.server.callbacks import Callback
 from fedalign.server.round import Round
 from fedalign.settings.config import Config
 from fedalign.settings.registry import load
@@ -48,7 +49,7 @@ class Checkpoint:
     clients: dict[int, RecordDict]
 
 
-class Checkpoints:
+class Checkpoints(Callback):
     """A callback that keeps the last checkpoint in the run folder.
 
     It does nothing where clients keep something that the grid does not hold: on Flower's engine,
@@ -67,13 +68,13 @@ class Checkpoints:
         self._every = config.checkpoint_every if holds_all(config, grid) else 0
         self._warned = False
 
-    def is_due(self, number: int) -> bool:
-        """Return whether the run's state is to be written after this round."""
+    def must_finish(self, number: int) -> bool:
+        """Return whether a checkpoint is written after this round."""
         return self._every > 0 and number % self._every == 0
 
     def on_round(self, outcome: Round) -> None:
         """Write a checkpoint, if it is time for one; the round's metrics must be written."""
-        if not self.is_due(outcome.number):
+        if not self.must_finish(outcome.number):
             return
         self._warn()
         checkpoint = Checkpoint(

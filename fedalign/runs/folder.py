@@ -20,6 +20,7 @@ from fedalign.landscape.barriers import barriers
 from fedalign.landscape.planes import rows_of
 from fedalign.runs.paths import CHECKPOINT, folder_of
 from fedalign.server import measure as landscape
+from fedalign.server.callbacks import Callback
 from fedalign.server.client_metrics import columns
 from fedalign.server.round import Round
 from fedalign.settings.config import Config
@@ -50,7 +51,7 @@ CLIENTS = (
 )  # fmt: skip
 
 
-class RunFolder:
+class RunFolder(Callback):
     """A callback that writes each round down as soon as it is over.
 
     Args:
@@ -111,7 +112,7 @@ class RunFolder:
         `planes.csv` the places of its planes, if any are measured, the corners with their names;
         `clients.csv` what each client measured itself, a row a client, if clients evaluate.
         """
-        row = {"round": outcome.number} | outcome.metrics
+        row = {"round": outcome.number, **outcome.metrics}
         self._append("metrics.csv", [[row.get(key, "") for key in self._columns]])
         for partition, own in outcome.evaluations.items():
             told = {"round": outcome.number, "partition": partition, **own}

@@ -17,13 +17,11 @@ import torch
 
 from fedalign import __version__
 from fedalign.federation.federation import Federation
-from fedalign.server.nodes import SimulatedNodes
+from fedalign.server.nodes import Nodes
 from fedalign.settings.registry import HOME
 
 
-def manifest(
-    federation: Federation, members: SimulatedNodes, engine: str, stack: int
-) -> dict[str, Any]:
+def manifest(federation: Federation, nodes: Nodes, engine: str, stack: int) -> dict[str, Any]:
     """Return what `manifest.json` says of a run when it starts."""
     config, network = federation.config, federation.network
     return {
@@ -52,22 +50,28 @@ def manifest(
             else None,
         },
         "data": {
-            "source": _source(federation, members),
-            "train_examples": sum(members.sizes.values()) if members.own else len(federation.train),
+            "source": _source(federation, nodes),
+            "train_examples": _train_examples(federation, nodes),
             "test_examples": len(federation.test or ()),
-            "client_examples": _range(members.sizes.values()),
-            "client_tests": _range(members.tests.values()),
+            "client_examples": _range(nodes.train_examples.values()),
+            "client_tests": _range(nodes.test_examples.values()),
         },
         "model": {"name": config.model.name, "parameters": network.layout.num_parameters},
-        "num_clients": members.population,
+        "num_clients": nodes.population,
     }
 
 
-def _source(federation: Federation, members: SimulatedNodes) -> str:
-    if not members.own:
+def _source(federation: Federation, nodes: Nodes) -> str:
+    if not nodes.hold_own_data:
         return federation.train.source
     tests = "" if federation.test is None else f"; the server's: {federation.test.source}"
     return f"what each node has of its own{tests}"
+
+
+def _train_examples(federation: Federation, nodes: Nodes) -> int:
+    if nodes.hold_own_data:
+        return sum(nodes.train_examples.values())
+    return len(federation.train)
 
 
 def _range(sizes: Collection[int]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from fedalign.server.callbacks import Callback
 from fedalign.server.round import Round
 
 COLUMNS = {
@@ -26,7 +27,7 @@ PERSONAL = {
 SHOWN = 12
 
 
-class Progress:
+class Progress(Callback):
     """A callback that shows the latest rounds in a live table, or a plain line a round.
 
     `barrier` is the mean relative accuracy barrier between sampled pairs of client models. Where
@@ -74,7 +75,7 @@ class Progress:
 
     def on_round(self, outcome: Round) -> None:
         """Show the round."""
-        known = {"round": outcome.number} | outcome.metrics
+        known = {"round": outcome.number, **outcome.metrics}
         line = [
             form.format(known[key]) if key in known else "-" for key, form in self._columns.values()
         ]

@@ -1,65 +1,90 @@
-"""What is done with a round once it is over, beside the next one if it may."""
+"""What happens after each round: measuring, writing, showing; beside the next round if possible."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 import torch
 
-from fedalign.server.round import Round
+from fedalign.server.round import Added, Round
 
 
-class Callback(Protocol):
-    """Something that happens after each round: measuring, writing, showing."""
+class Callback:
+    """Something that happens after each round; all of it is optional."""
 
-    def on_round(self, outcome: Round) -> None:
-        """Look at a round; may add to its metrics for the callbacks that follow."""
+    def models_wanted(self, number: int, partitions: Sequence[int]) -> Collection[int]:  # noqa: ARG002
+        """Return the partitions whose models `on_round` looks at, of those sampled for a round."""
+        return ()
+
+    def must_finish(self, number: int) -> bool:  # noqa: ARG002
+        """Return whether the next round must not start before this one has been handled."""
+        return False
+
+    def on_round(self, outcome: Round) -> Added | None:
+        """Handle a finished round; what is returned is added to it for the next callbacks."""
 
 
 class CallbackRunner:
-    """Tells callbacks of each round, in order; at most one round is behind.
+    """Calls callbacks after each round, in order, at most one round behind the training.
 
     Args:
-        callbacks: called in this order.
-        overlap: of a round's number, whether the next one may train meanwhile.
+        callbacks: in the order in which they are called.
+        overlap: the next round may train while callbacks are called, unless one of them
+            `must_finish`.
+        rounds: the number of the last round, after which nothing trains.
     """
 
-    def __init__(self, callbacks: Sequence[Callback], overlap: Callable[[int], bool]):
-        self._callbacks, self._overlap = callbacks, overlap
-        # A thread of its own takes as many torch threads as there are cores, unless told.
-        self._thread = ThreadPoolExecutor(1, "measure", torch.set_num_threads, (1,))
+    def __init__(self, callbacks: Sequence[Callback] = (), overlap: bool = False, rounds: int = 0):
+        self._callbacks, self._overlap, self._rounds = callbacks, overlap, rounds
+        # Unless told otherwise, a new thread takes as many torch threads as there are cores.
+        self._thread = ThreadPoolExecutor(1, "callbacks", torch.set_num_threads, (1,))
         self._behind: Future[None] | None = None
 
     def __enter__(self) -> CallbackRunner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Finish the round that is behind, also where the one after it has failed."""
+        """Finish the round that is behind, even if the round after it has failed."""
         with self._thread:
             self._catch_up()
 
-    def tell(self, outcome: Round, started: float) -> None:
-        """Tell of a round that started at this `time.perf_counter()`, once the last one is done.
+    def models_wanted(self, number: int, partitions: Sequence[int]) -> set[int]:
+        """Return the partitions whose models any callback looks at."""
+        return {p for own in self._callbacks for p in own.models_wanted(number, partitions)}
 
-        Its metric `seconds` runs to where the next round can start.
+    def call(self, outcome: Round, started: float) -> None:
+        """Call all callbacks with a round, once the round before it has been handled.
+
+        Args:
+            outcome: the round; its metric `seconds` is added here. It ends when the next round can
+                start.
+            started: `time.perf_counter()` at the start of the round.
         """
         self._catch_up()
-        if self._overlap(outcome.number):
-            outcome.metrics["seconds"] = time.perf_counter() - started
+        if self._may_overlap(outcome.number):
+            outcome = outcome.plus(_seconds(started))
             self._behind = self._thread.submit(self._call, outcome)
         else:
             self._call(outcome, started)
 
+    def _may_overlap(self, number: int) -> bool:
+        waits = any(callback.must_finish(number) for callback in self._callbacks)
+        return self._overlap and number < self._rounds and not waits
+
     def _call(self, outcome: Round, started: float | None = None) -> None:
         for callback in self._callbacks:
             if started is not None:
-                outcome.metrics["seconds"] = time.perf_counter() - started
-            callback.on_round(outcome)
+                outcome = outcome.plus(_seconds(started))
+            added = callback.on_round(outcome)
+            outcome = outcome if added is None else outcome.plus(added)
 
     def _catch_up(self) -> None:
         behind, self._behind = self._behind, None
         if behind is not None:
             behind.result()
+
+
+def _seconds(started: float) -> Added:
+    return Added({"seconds": time.perf_counter() - started})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from flwr.app import ArrayRecord
@@ -19,7 +19,8 @@ from fedalign.landscape.paths import Mix, Path, grid, hybrids, pairs, repaired, 
 from fedalign.landscape.planes import Plane, measured, plane
 from fedalign.network.network import NORMS, Network
 from fedalign.rng import rng
-from fedalign.server.round import Round
+from fedalign.server.callbacks import Callback
+from fedalign.server.round import Added, Round
 from fedalign.settings.sections import Evaluation
 
 log = logging.getLogger("fedalign")
@@ -83,7 +84,7 @@ class Chosen:
 
 
 @dataclass
-class Measure:
+class Measure(Callback):
     """A callback that evaluates the new global model and the models between the round's models.
 
     Attributes:
@@ -121,18 +122,19 @@ class Measure:
         if self.network.modules(*NORMS):
             log.warning("BatchNorm's statistics of mixed models are averages, since %s", nobody)
 
-    def on_round(self, outcome: Round) -> None:
-        """Add test loss and accuracy, mean barriers and gaps; the curves go into the outcome."""
+    def on_round(self, outcome: Round) -> Added:
+        """Return test loss and accuracy, mean barriers and gaps, and the curves and planes."""
         settings, after = self.settings, self._vector(outcome.after)
         loss, accuracy = self.network.evaluate(
             after, self.test, settings.batch_size, settings.threads
         )
-        outcome.metrics |= {"test_loss": loss, "test_accuracy": accuracy}
-        if self._is_due(outcome.number):
-            self._measure(outcome, after)
+        found = self._measure(outcome, after) if self._is_due(outcome.number) else Added()
+        return replace(
+            found, metrics={"test_loss": loss, "test_accuracy": accuracy, **found.metrics}
+        )
 
-    def wants(self, number: int, partitions: Sequence[int]) -> set[int]:
-        """Return whose models are measured, of all who take part in the round."""
+    def models_wanted(self, number: int, partitions: Sequence[int]) -> set[int]:
+        """Return the partitions whose models are measured, of those that train in the round."""
         if not self._is_due(number):
             return set()
         settings, chosen = self.settings, Chosen()
@@ -150,8 +152,8 @@ class Measure:
         asked = settings.alphas, settings.plane, settings.mixes, settings.fusion_gap
         return due and any(asked)
 
-    def _measure(self, outcome: Round, after: Tensor) -> None:
-        """Ask for all points of the round at once, then make curves and metrics of them."""
+    def _measure(self, outcome: Round, after: Tensor) -> Added:
+        """Measure all points of the round at once, then make curves and metrics of them."""
         chosen = self._chosen.pop(outcome.number, Chosen())
         models = {str(i): self._vector(model) for i, model in outcome.clients.items()}
         models |= {"before": self._vector(outcome.before), "after": after}
@@ -165,11 +167,12 @@ class Measure:
         points = iter(self._evaluator.points(models, asked))
         curves = [curve(path, [next(points) for _ in path.alphas]) for path in plain]
         repaired = [path for path in paths if path.repaired]
-        outcome.curves = [*curves, *self._evaluator.curves(models, repaired)]
-        outcome.maps = [measured(plane, [next(points) for _ in plane.places]) for plane in planes]
-        outcome.metrics |= _of_curves(outcome.curves) | _of_gaps(gaps, points)
+        curves += self._evaluator.curves(models, repaired)
+        maps = [measured(plane, [next(points) for _ in plane.places]) for plane in planes]
+        metrics = _of_curves(curves) | _of_gaps(gaps, points)
         if matcher and matcher.sweeps:
-            outcome.metrics["matching_sweeps"] = float(np.mean(matcher.sweeps))
+            metrics["matching_sweeps"] = float(np.mean(matcher.sweeps))
+        return Added(metrics, curves, maps)
 
     def _matcher(self, number: int) -> Matcher | None:
         if self.settings.match == "none":

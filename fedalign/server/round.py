@@ -1,9 +1,9 @@
-"""What one round came to."""
+"""The values of the round loop: what every round is told, and what one round came to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import ArrayRecord
 
@@ -11,26 +11,85 @@ from fedalign.landscape.barriers import Curve
 from fedalign.landscape.planes import Map
 
 
-@dataclass
+@dataclass(frozen=True)
+class RoundSettings:
+    """What is the same in every round of a run.
+
+    Attributes:
+        rounds: the number of the last round; the first one is 1.
+        seed: decides which clients are sampled.
+        clients_per_round: how many clients train in a round; None: all that are present.
+        evaluate_fraction: share of the clients with test examples that evaluate the new model on
+            them. They are sampled afresh, whoever trained.
+        evaluate_every: rounds between two such evaluations; the last round always has one.
+        timeout: seconds to wait for the replies to one set of messages.
+        stack: how many clients are trained as one, if both grid and ClientApp can.
+        partial_sums: sum models where they are trained, if both grid and strategy allow it.
+        max_update_norm: leave out models that moved further than this L2 norm; None: no limit.
+        min_replies: the run fails if a round has fewer usable models.
+    """
+
+    rounds: int
+    seed: int
+    clients_per_round: int | None = None
+    evaluate_fraction: float = 0.0
+    evaluate_every: int = 1
+    timeout: float = 3600.0
+    stack: int = 1
+    partial_sums: bool = False
+    max_update_norm: float | None = None
+    min_replies: int = 1
+
+    def clients_evaluate(self, number: int) -> bool:
+        """Return whether clients evaluate the new model of this round."""
+        due = number % self.evaluate_every == 0 or number == self.rounds
+        return self.evaluate_fraction > 0 and due
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a callback adds to a round, for the callbacks after it.
+
+    Attributes:
+        metrics: columns of `metrics.csv`.
+        curves: paths between the round's models.
+        maps: planes through three of them.
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Sequence[Curve] = ()
+    maps: Sequence[Map] = ()
+
+
+@dataclass(frozen=True)
 class Round:
     """One finished round, as callbacks see it.
 
     Attributes:
         number: from 1.
-        before: the global model that was sent.
-        after: the global model that came of it.
-        clients: those client models that were asked for, by partition id.
-        evaluations: by partition id, the numbers of those clients that evaluated `after`.
-        curves: what lies between the round's models, if it was measured.
-        maps: what lies around three of them.
-        metrics: numbers for `metrics.csv`; callbacks add theirs.
+        before: the global model that was sent to the clients.
+        after: the global model that the strategy made of their replies.
+        clients: by partition id, the client models that a callback asked for.
+        metrics: columns of `metrics.csv`.
+        evaluations: by partition id, the metrics of the clients that evaluated `after`.
+        curves: the measured paths between the round's models.
+        maps: the measured planes through three of them.
     """
 
     number: int
     before: ArrayRecord
     after: ArrayRecord
     clients: Mapping[int, ArrayRecord]
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     evaluations: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
     maps: Sequence[Map] = ()
+
+    def plus(self, added: Added) -> Round:
+        """Return the round with what a callback added."""
+        return replace(
+            self,
+            metrics={**self.metrics, **added.metrics},
+            curves=[*self.curves, *added.curves],
+            maps=[*self.maps, *added.maps],
+        )

@@ -126,7 +126,7 @@ class LocalGrid(Grid):
         return self.exchange(list(messages), GroupRequest(), 1, timeout).replies
 
     def exchange(
-        self, messages: Sequence[Message], wanted: GroupRequest, group: int, timeout: float | None
+        self, messages: Sequence[Message], request: GroupRequest, group: int, timeout: float | None
     ) -> GroupReplies:
         """Return the answers to ``messages``, in their order.
 
@@ -136,13 +136,16 @@ class LocalGrid(Grid):
         deadline = None if timeout is None else time.monotonic() + timeout
         batch, in_time = self._stamp(messages), set()
         models: dict[int, ArrayRecord] = {}
-        for answers in self._answer(batch, wanted, group, deadline):
+        notes: list[str] = []
+        for answers in self._answer(batch, request, group, deadline):
             self._keep(answers)
+            notes += answers.notes
             if not is_over(deadline):
                 in_time |= {reply.metadata.reply_to_message_id for reply in answers.replies}
                 models |= answers.models
         ids = (message.metadata.message_id for message in batch)
-        return GroupReplies(self.pull_messages(key for key in ids if key in in_time), models)
+        replies = self.pull_messages(key for key in ids if key in in_time)
+        return GroupReplies(replies, models, notes=notes)
 
     def context(self, node_id: int) -> Context:
         """Return the Context of a node, with the state that it left."""
@@ -167,7 +170,7 @@ class LocalGrid(Grid):
 
     @abstractmethod
     def _run_all(
-        self, groups: list[list[Message]], wanted: GroupRequest, deadline: float | None
+        self, groups: list[list[Message]], request: GroupRequest, deadline: float | None
     ) -> Iterator[GroupReplies]:
         """Yield the answers to each of ``groups``, in any order.
 
@@ -187,7 +190,7 @@ class LocalGrid(Grid):
         return batch
 
     def _answer(
-        self, batch: list[Message], wanted: GroupRequest, group: int, deadline: float | None
+        self, batch: list[Message], request: GroupRequest, group: int, deadline: float | None
     ) -> Iterator[GroupReplies]:
         """Yield the answers to ``batch``: an error for a node that is not in the table."""
         for message in batch:
@@ -195,7 +198,7 @@ class LocalGrid(Grid):
                 reason = f"there is no node {message.metadata.dst_node_id}"
                 yield GroupReplies([error_reply(message, ErrorCode.NODE_UNAVAILABLE, reason)])
         known = [message for message in batch if message.metadata.dst_node_id in self._nodes]
-        yield from self._run_all(_groups(known, group), wanted, deadline)
+        yield from self._run_all(_groups(known, group), request, deadline)
 
     def _keep(self, answers: GroupReplies) -> None:
         """Return nothing; the replies can now be pulled."""
@@ -205,15 +208,17 @@ class LocalGrid(Grid):
 
 
 def serve(
-    app: ClientApp, messages: Sequence[Message], contexts: Sequence[Context], wanted: GroupRequest
+    app: ClientApp, messages: Sequence[Message], contexts: Sequence[Context], request: GroupRequest
 ) -> GroupReplies:
     """Return what the clients of a group answer, together if the app can, else one by one."""
-    together = train_together(app, messages, contexts, wanted)
+    together, reason = train_together(app, messages, contexts, request)
     if together is not None:
         return together
     pairs = zip(messages, contexts, strict=True)
     replies = [call(app, private_copy(message), context) for message, context in pairs]
-    return sum_replies(replies, wanted, flaws(app, messages, contexts, replies, wanted))
+    answers = sum_replies(replies, request, flaws(app, messages, contexts, replies, request))
+    answers.notes += [reason] if reason else []
+    return answers
 
 
 def call(app: ClientApp, message: Message, context: Context) -> Message:

@@ -31,13 +31,13 @@ class InlineGrid(LocalGrid):
         self._client_app = client_app
 
     def _run_all(
-        self, groups: list[list[Message]], wanted: GroupRequest, deadline: float | None
+        self, groups: list[list[Message]], request: GroupRequest, deadline: float | None
     ) -> Iterator[GroupReplies]:
         for group in groups:
             if is_over(deadline):
                 return
             contexts = [self.context(message.metadata.dst_node_id) for message in group]
-            yield serve(self._client_app, group, contexts, wanted)
+            yield serve(self._client_app, group, contexts, request)
             for context in contexts:
                 self.keep_state(context.node_id, context.state)
 

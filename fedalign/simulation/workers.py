@@ -57,7 +57,7 @@ class Worker:
             self._client_app.adopt(run_config, num_partitions, shared)
 
     def run(
-        self, jobs: Sequence[Job], wanted: GroupRequest, *broadcasts: RecordDict
+        self, jobs: Sequence[Job], request: GroupRequest, *broadcasts: RecordDict
     ) -> list[tuple[GroupReplies, list[Any], float]]:
         """Return for each job the answers, the clients' states and the seconds that it took."""
         done = []
@@ -65,7 +65,7 @@ class Worker:
             started = time.perf_counter()
             content = broadcasts[job.broadcast]
             messages = [with_content(envelope, content) for envelope in job.envelopes]
-            answers = serve(self._client_app, messages, job.contexts, wanted)
+            answers = serve(self._client_app, messages, job.contexts, request)
             states = [context.state for context in job.contexts]
             done.append((answers, states, time.perf_counter() - started))
         return done
@@ -117,14 +117,14 @@ class RayGrid(LocalGrid):
             ray.kill(worker)
 
     def _run_all(
-        self, groups: list[list[Message]], wanted: GroupRequest, deadline: float | None
+        self, groups: list[list[Message]], request: GroupRequest, deadline: float | None
     ) -> Iterator[GroupReplies]:
         contents = {id(group[0].content): group[0].content for group in groups}
         sent = {key: ray.put(content) for key, content in contents.items()}
         busy: dict[Any, tuple[int, list[list[Message]]]] = {}
         for place, share in enumerate(self._deal(groups)):
             if share:
-                busy[self._start(place, share, wanted, sent)] = (place, share)
+                busy[self._start(place, share, request, sent)] = (place, share)
         while busy:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready, _ = ray.wait(list(busy), timeout=left)
@@ -135,7 +135,7 @@ class RayGrid(LocalGrid):
             yield from self._finish(ready[0], *busy.pop(ready[0]))
 
     def _start(
-        self, place: int, share: list[list[Message]], wanted: GroupRequest, sent: Mapping[int, Any]
+        self, place: int, share: list[list[Message]], request: GroupRequest, sent: Mapping[int, Any]
     ) -> Any:
         """Return the reference to what the worker at ``place`` will answer."""
         order = list({id(group[0].content): None for group in share})
@@ -147,7 +147,7 @@ class RayGrid(LocalGrid):
             )
             for group in share
         ]
-        return self._workers[place].run.remote(jobs, wanted, *(sent[key] for key in order))
+        return self._workers[place].run.remote(jobs, request, *(sent[key] for key in order))
 
     def _finish(self, ready: Any, place: int, share: list[list[Message]]) -> Iterator[GroupReplies]:
         """Yield the answers of one call; an error for each client of a worker that died."""

@@ -13,7 +13,7 @@ from fedalign.federation.federation import Federation
 from fedalign.masks.plan import MaskPlan, update_mask
 from fedalign.messages.codec import Codec
 from fedalign.messages.groups import GroupReplies, GroupRequest
-from fedalign.messages.partial_sums import Mark, mark, nobody
+from fedalign.messages.partial_sums import Mark, empty_sum, put_mark
 from fedalign.messages.records import TrainTask, arrays_of, train_reply
 from fedalign.messages.validation import check_finite, check_norm, check_numbers
 from fedalign.network.arrays import num_bytes
@@ -65,7 +65,7 @@ def each(sender: Sender, messages: Sequence[Message], models: Iterable[Model]) -
 
 
 def mean(
-    sender: Sender, messages: Sequence[Message], models: Iterable[Model], wanted: GroupRequest
+    sender: Sender, messages: Sequence[Message], models: Iterable[Model], request: GroupRequest
 ) -> GroupReplies:
     """Return one reply for all clients: their mean, summed in float64 in a fixed order.
 
@@ -78,22 +78,22 @@ def mean(
     for model in models:
         client = model.client
         examples, node = len(client.rows), messages[client.place].metadata.dst_node_id
-        if why := _flaw(sender, model, wanted.max_update_norm):
+        if why := _flaw(sender, model, request.max_update_norm):
             left_out[node] = why
             continue
         total.add_(model.vector, alpha=examples)
         count += examples
         for key, value in model.metrics.items():
             told[key] = told.get(key, 0.0) + value * examples
-        if node in wanted.keep:
+        if node in request.models_of:
             kept[node] = sender.pack(model.vector, client.partition)
     packed = sender.pack((total / count).float() if count else sender.start)
     marked = Mark(len(messages), len(messages) * num_bytes(packed), left_out)
     if not count:
-        return GroupReplies([nobody(Message(RecordDict(), reply_to=messages[0]), marked)])
+        return GroupReplies([empty_sum(Message(RecordDict(), reply_to=messages[0]), marked)])
     means = {key: value / count for key, value in told.items()}
     reply = train_reply(messages[0], packed, count, means)
-    mark(reply, marked)
+    put_mark(reply, marked)
     return GroupReplies([reply], kept)
 
 

@@ -27,10 +27,11 @@ from fedalign.runs.paths import CHECKPOINT
 from fedalign.runs.progress import Progress
 from fedalign.runs.trees import read as read_tree
 from fedalign.runs.trees import write as write_tree
-from fedalign.server.rounds import run_rounds
+from fedalign.server.callbacks import Callback
 from fedalign.settings.config import read
 from fedalign.settings.registry import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
+from tests.doubles import run_rounds
 
 BRIEF = {"rounds": 6, "checkpoint_every": 2}
 START = ArrayRecord({"w": Array(np.linspace(0, 1, 5, dtype=np.float32))})
@@ -261,7 +262,7 @@ def visited():
     return client
 
 
-class Stop:
+class Stop(Callback):
     def __init__(self, number):
         self.number = number
 
@@ -278,10 +279,10 @@ def go(out, strategy, stop=None, grid=None, **settings):
     done, model = (resumed.number, resumed.model) if resumed else (0, START)
     folder = RunFolder(config, {}, resumed)
     callbacks = [folder, Stop(stop), Checkpoints(config, strategy, grid, 1)]
-    options = {"rounds": 7, "first": done + 1, "seed": 0, "clients_per_round": 3}
+    options = {"rounds": 7, "first": done + 1, "clients_per_round": 3}
     with folder:
         nodes = grid.partitions() if hasattr(grid, "partitions") else dict(enumerate(grid.nodes))
-        model = run_rounds(strategy, grid, nodes, model, **options, callbacks=callbacks)
+        model = run_rounds(strategy, grid, model, nodes, callbacks=callbacks, **options)
     return model, state_of(strategy), grid.states()
 
 

@@ -2,11 +2,12 @@ import threading
 
 import pytest
 
-from fedalign.server.callbacks import CallbackRunner
-from fedalign.server.round import Round
+from fedalign.server.callbacks import Callback, CallbackRunner
+from fedalign.server.round import Added, Round
+from tests.doubles import Watch
 
 
-class Slow:
+class Slow(Callback):
     """A callback that takes a round when it is let to."""
 
     def __init__(self):
@@ -21,27 +22,56 @@ def outcome(number):
     return Round(number, None, None, {})
 
 
-def test_a_round_is_told_of_beside_the_next_one_and_before_it_is():
-    slow, last = Slow(), []
-    quick = type("Quick", (), {"on_round": lambda _, outcome: last.append(outcome.number)})()
-    with CallbackRunner([slow, quick], lambda _: True) as afterwards:
-        afterwards.tell(outcome(1), 0.0)  # returns although the callback has not
+class Note(Callback):
+    """A callback that notes what it sees, and adds to it."""
+
+    def __init__(self, number=0):
+        self.seen, self.number = [], number
+
+    def on_round(self, outcome):
+        self.seen.append(outcome)
+        return Added({"mine": float(outcome.number)})
+
+    def must_finish(self, number):
+        return number == self.number
+
+
+def test_callbacks_run_beside_the_next_round_and_before_they_are_called_again():
+    slow, quick = Slow(), Note()
+    with CallbackRunner([slow, quick], overlap=True, rounds=3) as runner:
+        runner.call(outcome(1), 0.0)  # returns although the callback has not
         assert not slow.seen
         slow.go.set()
-        afterwards.tell(outcome(2), 0.0)
+        runner.call(outcome(2), 0.0)
         assert slow.seen[0] == (1, False)
-        assert last[0] == 1
-    assert slow.seen == [(1, False), (2, False)]
-    assert last == [1, 2]
+        assert quick.seen[0].number == 1
+        runner.call(outcome(3), 0.0)  # after the last round nothing trains
+        assert slow.seen == [(1, False), (2, False), (3, True)]
+    assert [seen.number for seen in quick.seen] == [1, 2, 3]
 
 
-def test_a_round_that_must_not_overlap_is_told_of_at_once():
+def test_a_round_that_must_finish_does_so_at_once():
     slow = Slow()
     slow.go.set()
-    with CallbackRunner([slow], lambda number: number == 1) as afterwards:
-        afterwards.tell(outcome(1), 0.0)
-        afterwards.tell(outcome(2), 0.0)
+    with CallbackRunner([slow, Note(2)], overlap=True, rounds=9) as runner:
+        runner.call(outcome(1), 0.0)
+        runner.call(outcome(2), 0.0)
         assert slow.seen == [(1, False), (2, True)]
+
+
+def test_callbacks_see_what_those_before_them_added():
+    first, last, given = Note(), Note(), outcome(1)
+    with CallbackRunner([first, last]) as runner:
+        runner.call(given, 0.0)
+    assert "mine" not in first.seen[0].metrics
+    assert last.seen[0].metrics["mine"] == 1
+    assert last.seen[0].metrics["seconds"] >= first.seen[0].metrics["seconds"] > 0
+    assert not given.metrics
+
+
+def test_the_models_wanted_are_those_of_all_callbacks():
+    want = [Watch(lambda number, _: [number]), Watch(lambda _, partitions: partitions[-1:])]
+    assert CallbackRunner(want).models_wanted(3, [3, 5, 8]) == {3, 8}
 
 
 def test_the_round_behind_is_finished_when_the_next_one_fails():
@@ -49,8 +79,8 @@ def test_the_round_behind_is_finished_when_the_next_one_fails():
     slow.go.set()
 
     def train():
-        with CallbackRunner([slow], lambda _: True) as afterwards:
-            afterwards.tell(outcome(1), 0.0)
+        with CallbackRunner([slow], overlap=True, rounds=9) as runner:
+            runner.call(outcome(1), 0.0)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -59,14 +89,15 @@ def test_the_round_behind_is_finished_when_the_next_one_fails():
 
 
 def test_what_a_callback_raises_comes_out():
-    def fail(_, outcome):
-        raise ValueError(f"round {outcome.number}")
+    class Bad(Callback):
+        def on_round(self, outcome):
+            raise ValueError(f"round {outcome.number}")
 
     with (
         pytest.raises(ValueError, match="round 1"),
-        CallbackRunner([type("Bad", (), {"on_round": fail})()], lambda _: True) as afterwards,
+        CallbackRunner([Bad()], overlap=True, rounds=9) as runner,
     ):
-        afterwards.tell(outcome(1), 0.0)
+        runner.call(outcome(1), 0.0)
 
 
 def test_overlap_changes_no_number(run):

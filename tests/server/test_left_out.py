@@ -10,10 +10,10 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from fedalign.messages.records import EXTRA, evaluate_reply, train_reply
-from fedalign.server.nodes import RemoteNodes
-from fedalign.server.rounds import RoundFailedError, run_rounds
+from fedalign.server.exchange import RoundFailedError
 from fedalign.settings.registry import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
+from tests.doubles import Stock, Watch, everybody, run_rounds
 
 START = ArrayRecord({"w": Array(np.ones(3, np.float32)), "n": Array(np.array(5))})
 
@@ -29,6 +29,7 @@ def app_of(spoil, spoiled=(2,)):
     @app.query("whoami")
     def whoami(message, context):
         ids = {k: int(context.node_config[k]) for k in ("partition-id", "num-partitions")}
+        ids["tests"] = 1
         return Message(RecordDict({"whoami": MetricRecord(ids)}), reply_to=message)
 
     @app.train()
@@ -47,34 +48,10 @@ def app_of(spoil, spoiled=(2,)):
     return app
 
 
-class Stock:
-    """A grid that knows nothing of groups, as Flower's own."""
-
-    def __init__(self, app, count):
-        self.grid = InlineGrid(app, count)
-        self.push_messages, self.pull_messages = self.grid.push_messages, self.grid.pull_messages
-
-    def get_node_ids(self):
-        return self.grid.get_node_ids()
-
-    def send_and_receive(self, messages, *, timeout=None):
-        return self.grid.send_and_receive(messages, timeout=timeout)
-
-
-class Watch:
-    def __init__(self):
-        self.rounds = []
-
-    def on_round(self, outcome):
-        self.rounds.append(outcome)
-
-
 def go(grid, **settings):
-    watch, strategy = Watch(), FedAvg(**FLOWER_SAMPLING)
-    everybody = lambda _, partitions: partitions  # noqa: E731
-    options = {"rounds": 1, "seed": 0, "callbacks": [watch], "keep": everybody} | settings
-    end = run_rounds(strategy, grid, RemoteNodes(grid, {}, 1, None, 5).present(), START, **options)
-    return end["w"].numpy(), watch.rounds[-1]
+    watch, strategy = Watch(everybody), FedAvg(**FLOWER_SAMPLING)
+    options = {"rounds": 1, "callbacks": [watch]} | settings
+    return run_rounds(strategy, grid, START, **options)["w"].numpy(), watch.rounds[-1]
 
 
 def put(name, array):

@@ -16,9 +16,9 @@ from fedalign.errors import InputError
 from fedalign.federation.federation import federation_of
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupRequest
-from fedalign.messages.partial_sums import unmark
-from fedalign.server.nodes import by_partition, shown
+from fedalign.messages.partial_sums import take_mark
 from fedalign.server.rounds import RoundFailedError
+from fedalign.server.sampling import Sample
 from fedalign.settings.config import read
 from fedalign.settings.registry import HOME
 from fedalign.simulation.inline import InlineGrid
@@ -62,7 +62,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_one_of_four_is_left_out(run, monkeypatch, caplog, way):
-    monkeypatch.setattr("fedalign.messages.partial_sums.MOST_SUMS", 2)  # so groups have two clients
+    monkeypatch.setattr("fedalign.messages.partial_sums.MAX_SUMS", 2)  # so groups have two clients
     monkeypatch.setattr(Local, "train", sick)
     more = WAYS[way] | ({"client": "scaffold"} if way == "scaffold" else {})
     folder = run(**{"strategy": "fedavg"} | more)
@@ -84,7 +84,7 @@ def test_one_of_four_is_left_out(run, monkeypatch, caplog, way):
 
 
 def test_sums_leave_out_who_is_left_out_otherwise(run, monkeypatch, tmp_path):
-    monkeypatch.setattr("fedalign.messages.partial_sums.MOST_SUMS", 2)
+    monkeypatch.setattr("fedalign.messages.partial_sums.MAX_SUMS", 2)
     monkeypatch.setattr(Local, "train", sick)
     ends = []
     for way in ("apart", "summed one by one", "stacks"):
@@ -114,26 +114,26 @@ def test_workers_measure_as_the_server_does(model):
     config = read(None, settings | {"client.batch_size": 8, "strategy": "fedpfn"})
     federation = federation_of(config.run_config())
     grid = InlineGrid(own_app, 6, config.run_config())
-    drawn = grid.partitions()
+    clients = Sample(grid.partitions())
 
     def ask(wanted, group):
         configured = federation.strategy().configure_train(
-            1, federation.network.initial, ConfigRecord(), shown(grid, drawn)
+            1, federation.network.initial, ConfigRecord(), clients.grid(grid)
         )
-        messages = by_partition(configured, drawn)
-        outbox = ReplyDecoder(federation.codec, messages)
-        return messages, outbox, grid.exchange(messages, wanted, group, None).replies
+        messages = clients.ordered(configured)
+        decoder = ReplyDecoder(messages, federation.codec)
+        return messages, decoder, grid.exchange(messages, wanted, group, None).replies
 
-    messages, outbox, replies = ask(GroupRequest(), 1)
+    messages, decoder, replies = ask(GroupRequest(), 1)
     for partition, reply in enumerate(replies):
-        outbox.open(reply, partition)
+        reply.content = decoder.decode(reply, partition)
     found = norms(messages[0], federation.network.layout, replies)
     limit = float(np.mean(sorted(found)[3:5]))
     far = {1000 + k for k, norm in enumerate(found) if norm > limit}
     assert len(far) == 2
     for stack, group in ((1, 1), (1, 3), (3, 3)):
         sums = ask(GroupRequest(stack, True, max_update_norm=limit), group)[2]
-        left_out = [unmark(reply).left_out for reply in sums]
+        left_out = [take_mark(reply).left_out for reply in sums]
         assert {node for own in left_out for node in own} == far
         for own in left_out:
             for node, why in own.items():

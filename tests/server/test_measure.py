@@ -108,8 +108,8 @@ def test_a_round_is_measured(plain, data):
     models = [plain.layout.to_record(v, {}) for v in vectors(plain, 5)]
     outcome = Round(1, plain.initial, models[0], dict(zip((2, 5, 7, 9), models[1:], strict=True)))
     observer = measure(plain, data, pairs=4)
-    assert observer.wants(1, [2, 5, 7, 9]) <= {2, 5, 7, 9}
-    observer.on_round(outcome)
+    assert observer.models_wanted(1, [2, 5, 7, 9]) <= {2, 5, 7, 9}
+    outcome = outcome.plus(observer.on_round(outcome))
     paths = [curve.path for curve in outcome.curves]
     assert paths[0] == "global"
     assert len(set(paths)) == 5
@@ -123,29 +123,29 @@ def test_a_round_is_measured(plain, data):
 def test_a_pair_whose_client_failed_is_left_out(plain, data):
     models = {p: plain.layout.to_record(v, {}) for p, v in enumerate(vectors(plain, 3))}
     observer = measure(plain, data, pairs=3)
-    assert observer.wants(1, [0, 1, 2]) == {0, 1, 2}
+    assert observer.models_wanted(1, [0, 1, 2]) == {0, 1, 2}
     outcome = Round(1, plain.initial, models[0], {0: models[0], 2: models[2]})
-    observer.on_round(outcome)
+    outcome = outcome.plus(observer.on_round(outcome))
     assert [curve.path for curve in outcome.curves] == ["global", "clients:0-2"]
 
 
 def test_the_seed_and_the_round_choose_the_pairs(plain, data):
-    wanted = [measure(plain, data, pairs=2).wants(n, range(40)) for n in (1, 1, 2)]
+    wanted = [measure(plain, data, pairs=2).models_wanted(n, range(40)) for n in (1, 1, 2)]
     assert wanted[0] == wanted[1] != wanted[2]
 
 
 def test_no_alphas_no_paths(plain, data):
     outcome = Round(1, plain.initial, plain.initial, {0: plain.initial, 1: plain.initial})
     observer = measure(plain, data, alphas=0)
-    assert observer.wants(1, [0, 1]) == set()
-    observer.on_round(outcome)
+    assert observer.models_wanted(1, [0, 1]) == set()
+    outcome = outcome.plus(observer.on_round(outcome))
     assert set(outcome.metrics) == {"test_loss", "test_accuracy"}
     assert not outcome.curves
 
 
 def test_one_client_has_no_pairs(plain, data):
     outcome = Round(1, plain.initial, plain.initial, {0: plain.initial})
-    measure(plain, data).on_round(outcome)
+    outcome = outcome.plus(measure(plain, data).on_round(outcome))
     assert "client_loss_barrier" not in outcome.metrics
     assert outcome.metrics["global_loss_barrier"] == 0
 
@@ -155,7 +155,7 @@ def test_the_fusion_gap_by_another_way(plain, data):
     models = vectors(plain, 4)
     records = {p: plain.layout.to_record(v, {}) for p, v in zip((0, 2, 3), models[1:], strict=True)}
     outcome = Round(1, plain.initial, plain.layout.to_record(models[0], {}), records)
-    measure(plain, data, fusion_gap=True, alphas=0).on_round(outcome)
+    outcome = outcome.plus(measure(plain, data, fusion_gap=True, alphas=0).on_round(outcome))
 
     def judged(vector):
         plain.layout.bind(plain._module, vector.clone())
@@ -176,13 +176,13 @@ def test_equal_models_have_no_fusion_gap_with_batchnorm_too(network, data):
     (vector,) = vectors(network, 1)
     model = network.layout.to_record(vector, {})
     outcome = Round(1, network.initial, model, {0: model, 1: model})
-    measure(network, data, fusion_gap=True, alphas=0).on_round(outcome)
+    outcome = outcome.plus(measure(network, data, fusion_gap=True, alphas=0).on_round(outcome))
     assert outcome.metrics["fusion_gap"] == pytest.approx(0, abs=1e-12)
 
 
 def test_the_fusion_gap_asks_for_every_model_and_measures_each_once(plain, data, monkeypatch):
     observer = measure(plain, data, fusion_gap=True, pairs=3, alphas=3)
-    assert observer.wants(1, range(4)) == {0, 1, 2, 3}
+    assert observer.models_wanted(1, range(4)) == {0, 1, 2, 3}
     models = [plain.layout.to_record(v, {}) for v in vectors(plain, 5)]
     whole, mixes = plain.evaluate, plain.evaluate_mixes
     calls, asked = [], []
@@ -198,11 +198,11 @@ def test_every_so_many_rounds_and_in_the_last_one(plain, data):
     full = {"global_loss_barrier", "client_loss_barrier", "fusion_gap"}
     for number in range(1, 11):
         due = number in (4, 8, 10)
-        assert observer.wants(number, range(3)) == (set(range(3)) if due else set())
+        assert observer.models_wanted(number, range(3)) == (set(range(3)) if due else set())
         outcome = Round(
             number, plain.initial, plain.initial, dict.fromkeys(range(3), plain.initial)
         )
-        observer.on_round(outcome)
+        outcome = outcome.plus(observer.on_round(outcome))
         assert "test_accuracy" in outcome.metrics
         assert bool(full & outcome.metrics.keys()) == bool(outcome.curves) == due
         assert not due or full <= outcome.metrics.keys()
@@ -214,9 +214,9 @@ def test_more_paths_and_mixes(plain, data):
     observer = measure(
         plain, data, pairs=1, to_global=2, mixes=4, layers=True, extrapolate=1.5, alphas=5
     )
-    assert observer.wants(1, [0, 1, 2]) == {0, 1, 2}
+    assert observer.models_wanted(1, [0, 1, 2]) == {0, 1, 2}
     outcome = Round(1, plain.initial, plain.layout.to_record(models[3], {}), records)
-    observer.on_round(outcome)
+    outcome = outcome.plus(observer.on_round(outcome))
     kinds = [curve.kind for curve in outcome.curves]
     assert kinds == ["global", "to_global", "to_global", "clients", "layer", "layer"]
     assert outcome.curves[0].alphas.tolist() == [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5]
@@ -239,9 +239,9 @@ def test_the_gap_of_random_mixes_by_another_way(plain, data):
     models = vectors(plain, 3)
     records = {p: plain.layout.to_record(v, {}) for p, v in enumerate(models)}
     observer = measure(plain, data, mixes=5, alphas=0)
-    assert observer.wants(2, [0, 1, 2]) == {0, 1, 2}
+    assert observer.models_wanted(2, [0, 1, 2]) == {0, 1, 2}
     outcome = Round(2, plain.initial, plain.initial, records)
-    observer.on_round(outcome)
+    outcome = outcome.plus(observer.on_round(outcome))
     own = [plain.evaluate(model, data, 500)[0] for model in models]
     gaps = []
     for weights in simplex(3, 5, 0, 2):
@@ -255,9 +255,9 @@ def test_columns_name_all_that_a_round_tells(plain, data):
     settings = {"pairs": 1, "to_global": 1, "mixes": 1, "fusion_gap": True}
     observer = measure(plain, data, **settings)
     models = {p: plain.layout.to_record(v, {}) for p, v in enumerate(vectors(plain, 3))}
-    observer.wants(1, [0, 1, 2])
+    observer.models_wanted(1, [0, 1, 2])
     outcome = Round(1, plain.initial, plain.initial, models)
-    observer.on_round(outcome)
+    outcome = outcome.plus(observer.on_round(outcome))
     assert set(columns(observer.settings)) | {"test_loss", "test_accuracy"} == set(outcome.metrics)
 
 
@@ -268,9 +268,9 @@ def test_models_that_differ_in_the_order_of_their_neurons_are_one_after_matching
     records = {p: plain.layout.to_record(v, {}) for p, v in enumerate(clients)}
     mean = plain.layout.to_record(sum(clients) / 3, {})
     observer = measure(plain, data, pairs=2, match=by, fusion_gap=True)
-    observer.wants(1, [0, 1, 2])
+    observer.models_wanted(1, [0, 1, 2])
     outcome = Round(1, plain.initial, mean, records)
-    observer.on_round(outcome)
+    outcome = outcome.plus(observer.on_round(outcome))
     told = outcome.metrics
     assert told["client_loss_barrier"] > 0.01
     assert told["matched_loss_barrier"] == pytest.approx(0, abs=1e-5)

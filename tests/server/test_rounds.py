@@ -10,10 +10,11 @@ from fedalign.errors import FedalignError
 from fedalign.messages.groups import GroupRequest
 from fedalign.messages.partial_sums import group_size
 from fedalign.messages.records import train_reply
-from fedalign.server.nodes import RemoteNodes
-from fedalign.server.rounds import RoundFailedError, run_rounds
+from fedalign.server.exchange import RoundFailedError
+from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.settings.registry import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
+from tests.doubles import Stock, Watch, everybody, run_rounds
 
 START = ArrayRecord({"w": Array(np.ones(3, np.float32)), "n": Array(np.array(5))})
 
@@ -36,33 +37,11 @@ def client():
     return app
 
 
-class Stock:
-    """A grid that knows nothing of groups, as Flower's own."""
-
-    def __init__(self, app, count):
-        self.grid = InlineGrid(app, count)
-        self.push_messages, self.pull_messages = self.grid.push_messages, self.grid.pull_messages
-
-    def get_node_ids(self):
-        return self.grid.get_node_ids()
-
-    def send_and_receive(self, messages, *, timeout=None):
-        return self.grid.send_and_receive(messages, timeout=timeout)
-
-
-class Watch:
-    def __init__(self):
-        self.rounds = []
-
-    def on_round(self, outcome):
-        self.rounds.append(outcome)
-
-
-def go(grid, strategy=None, **settings):
-    watch, nodes = Watch(), RemoteNodes(grid, {}, 1, None, 5).present
-    strategy = strategy or FedAvg(**FLOWER_SAMPLING)
-    options = {"rounds": 2, "seed": 0, "callbacks": [watch]} | settings
-    return run_rounds(strategy, grid, nodes, START, **options), watch.rounds
+def go(grid, strategy=None, wanted=lambda *_: (), **settings):
+    watch, strategy = Watch(wanted), strategy or FedAvg(**FLOWER_SAMPLING)
+    return run_rounds(
+        strategy, grid, START, callbacks=[watch], **{"rounds": 2} | settings
+    ), watch.rounds
 
 
 def test_weighted_average_by_hand():
@@ -80,8 +59,8 @@ def test_integers_and_dtypes_stay():
 
 def test_clients_are_drawn_by_the_seed_alone():
     def drawn(seed):
-        grid, everybody = InlineGrid(client(), 30), lambda _, partitions: partitions
-        _, rounds = go(grid, clients_per_round=4, rounds=5, seed=seed, keep=everybody)
+        grid = InlineGrid(client(), 30)
+        _, rounds = go(grid, clients_per_round=4, rounds=5, seed=seed, wanted=everybody)
         return [tuple(outcome.clients) for outcome in rounds]  # all are kept
 
     assert drawn(0) == drawn(0) != drawn(1)
@@ -105,7 +84,7 @@ def test_shuffled_node_ids_and_replies_change_nothing():
 @pytest.mark.parametrize("partial_sums", [False, True])
 def test_models_are_kept_only_if_somebody_looks_at_them(grid, partial_sums):
     keep = lambda number, partitions: partitions[number : number + 2]  # noqa: E731
-    _, rounds = go(grid(client(), 100), rounds=2, partial_sums=partial_sums, keep=keep)
+    _, rounds = go(grid(client(), 100), rounds=2, partial_sums=partial_sums, wanted=keep)
     assert [list(outcome.clients) for outcome in rounds] == [[1, 2], [2, 3]]
     assert rounds[0].clients[2]["w"].numpy().tolist() == [3.0] * 3
 

@@ -23,10 +23,10 @@ from fedalign.client_app import app as own_app
 from fedalign.federation.federation import Federation, federation_of
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupApp, GroupRequest
-from fedalign.messages.partial_sums import Mark, averages, clients_in, sum_replies, unmark
+from fedalign.messages.partial_sums import Mark, averages, clients_in, sum_replies, take_mark
 from fedalign.messages.records import train_reply
 from fedalign.network.network import Network
-from fedalign.server.nodes import by_partition, draw, shown
+from fedalign.server.sampling import sample
 from fedalign.settings.config import read
 from fedalign.simulation.grid import _groups, serve
 from fedalign.simulation.inline import InlineGrid
@@ -42,7 +42,7 @@ def reply(node, w, weight, n=5):
 
 def test_mean_by_hand():
     replies = [reply(1, [0, 1], 1), reply(2, [4, 5], 3), reply(3, [9, 9], 4)]
-    answers = sum_replies(replies, GroupRequest(partial_sums=True, keep=frozenset({2})))
+    answers = sum_replies(replies, GroupRequest(partial_sums=True, models_of=frozenset({2})), {})
     (one,) = answers.replies
     assert one.content["arrays"]["w"].numpy().tolist() == [6.0, 6.5]  # (0 + 12 + 36) / 8, …
     assert one.content["arrays"]["w"].numpy().dtype == np.float32
@@ -50,22 +50,22 @@ def test_mean_by_hand():
     assert {n: m["w"].numpy().tolist() for n, m in answers.models.items()} == {2: [4.0, 5.0]}
     size = 3 * sum(len(a.data) for a in reply(1, [0, 1], 1).content["arrays"].values())
     assert clients_in(one) == 3
-    assert unmark(one) == Mark(3, size, {})
+    assert take_mark(one) == Mark(3, size, {})
     assert set(one.content) == {"arrays", "metrics"}
-    assert unmark(one) is None
+    assert take_mark(one) is None
 
 
 def test_one_model_keeps_its_bits():
     w = np.float32([0.1, 1e-30, 3e7])
-    (one,) = sum_replies([reply(1, w, 7)], GroupRequest(partial_sums=True)).replies
+    (one,) = sum_replies([reply(1, w, 7)], GroupRequest(partial_sums=True), {}).replies
     assert one.content["arrays"]["w"].numpy().tobytes() == w.tobytes()
 
 
 def test_what_cannot_be_averaged_is_left_alone():
     replies = [reply(1, [0], 1), reply(2, [0], 1)]
     replies[1].content["more"] = ArrayRecord({"w": Array(np.zeros(1))})
-    assert sum_replies(replies, GroupRequest(partial_sums=True)).replies == replies
-    assert sum_replies(replies[:1] * 2, GroupRequest()).replies == replies[:1] * 2
+    assert sum_replies(replies, GroupRequest(partial_sums=True), {}).replies == replies
+    assert sum_replies(replies[:1] * 2, GroupRequest(), {}).replies == replies[:1] * 2
 
 
 @pytest.mark.parametrize("kind", [FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam, FedYogi])
@@ -118,16 +118,17 @@ def ask(strategy, wanted, group, **more):
     config = read(None, SETTINGS | {"strategy": strategy} | more)
     federation = federation_of(config.run_config())
     grid = InlineGrid(own_app, 12, config.run_config())
-    drawn = draw(grid.partitions(), None, 0, "sample", 1)
+    clients = sample(grid.partitions(), None, 0, "sample", 1)
     messages = federation.strategy().configure_train(
-        1, federation.network.initial, ConfigRecord(), shown(grid, drawn)
+        1, federation.network.initial, ConfigRecord(), clients.grid(grid)
     )
-    ordered = by_partition(messages, drawn)
-    outbox = ReplyDecoder(federation.codec, ordered)
+    ordered = clients.ordered(messages)
+    decoder = ReplyDecoder(ordered, federation.codec)
     answers = grid.exchange(ordered, wanted, group, None)
     assert not any(r.has_error() for r in answers.replies)
     for reply in answers.replies:
-        outbox.open(reply, reply.metadata.src_node_id - ordered[0].metadata.dst_node_id)
+        partition = reply.metadata.src_node_id - ordered[0].metadata.dst_node_id
+        reply.content = decoder.decode(reply, partition)
     return federation.network.layout, answers
 
 
@@ -195,12 +196,17 @@ def test_who_fails_in_a_group_fails_alone(partial_sums):
     grid = InlineGrid(app, 4)
     content = RecordDict()
     messages = [Message(content, node, "train") for node in grid.get_node_ids()]
-    replies = grid.exchange(messages, GroupRequest(4, partial_sums), 4, None).replies
+    came = grid.exchange(messages, GroupRequest(4, partial_sums), 4, None)
+    replies = came.replies
     failed = [r for r in replies if r.has_error()]
     assert [r.metadata.src_node_id for r in failed] == [1002]
     assert failed[0].error.reason.startswith("ValueError: client 2 is ill")
     assert sum(clients_in(r) for r in replies if r.has_content()) == 3
     assert len(replies) == (2 if partial_sums else 4)
+    assert came.notes == [
+        "clients of a group were called one by one, since together: "
+        "ValueError: somebody in the group is ill"
+    ]
 
 
 def test_a_full_gpu_halves_the_stack(monkeypatch, caplog):

@@ -7,7 +7,8 @@ from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedalign.errors import FedalignError
-from fedalign.server.nodes import RemoteNodes, why_not
+from fedalign.server.exchange import reason_of
+from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.simulation.inline import InlineGrid
 
 
@@ -55,38 +56,38 @@ def guests(hall, expected, least=None, timeout=0.2):
 
 def test_nodes_are_asked_once_and_go_by_partition():
     hall = Hall(n7=node(1, examples=10, tests=4), n3=node(0, examples=5), n9=node(2, own=1))
-    members = guests(hall, 3)
-    assert list(members.present().items()) == [(0, 3), (1, 7), (2, 9)]
-    assert members.present() == {0: 3, 1: 7, 2: 9}
+    nodes = guests(hall, 3)
+    assert list(nodes.present().items()) == [(0, 3), (1, 7), (2, 9)]
+    assert nodes.present() == {0: 3, 1: 7, 2: 9}
     assert hall.asked == [(n, {"data-classes": 3}) for n in (3, 7, 9)]
-    assert members.sizes == {0: 5, 1: 10, 2: 1}
-    assert [members.can_test(p) for p in (0, 1, 2)] == [False, True, False]
-    assert members.own
+    assert nodes.train_examples == {0: 5, 1: 10, 2: 1}
+    assert nodes.test_examples == {0: 0, 1: 4, 2: 0}
+    assert nodes.hold_own_data
 
 
 def test_a_node_without_a_partition_goes_by_its_id():
-    members = guests(Hall(n5={"own": 1}, n2={"own": 1}), 2)
-    assert members.present() == {2: 2, 5: 5}
+    nodes = guests(Hall(n5={"own": 1}, n2={"own": 1}), 2)
+    assert nodes.present() == {2: 2, 5: 5}
 
 
 def test_as_many_are_waited_for_as_they_say_there_are():
-    members = guests(Hall(n1=node(0, num_partitions=2)), 1)
+    nodes = guests(Hall(n1=node(0, num_partitions=2)), 1)
     with pytest.raises(FedalignError, match="1 of 2 nodes came within 0 s, and 2 must"):
-        members.present()
+        nodes.present()
     assert guests(Hall(n1=node(0, num_partitions=2)), 1, least=1).present() == {0: 1}
 
 
 def test_who_leaves_who_comes_late_and_who_comes_back(caplog):
     hall = Hall(n1=node(0), n2=node(1), n3=node(2))
     hall.there = {1, 2}
-    members = guests(hall, 3, least=1)
-    assert members.present() == {0: 1, 1: 2}
+    nodes = guests(hall, 3, least=1)
+    assert nodes.present() == {0: 1, 1: 2}
     hall.there = {1, 2, 3}
-    assert members.present() == {0: 1, 1: 2, 2: 3}
+    assert nodes.present() == {0: 1, 1: 2, 2: 3}
     hall.there = {3}
-    assert members.present() == {2: 3}
+    assert nodes.present() == {2: 3}
     hall.there = {1, 3}
-    assert members.present() == {0: 1, 2: 3}
+    assert nodes.present() == {0: 1, 2: 3}
     assert [asked for asked, _ in hall.asked] == [1, 2, 3, 1]  # whoever comes back is asked again
     said = [record.getMessage() for record in caplog.records]
     assert said[0] == "client 2 has come"
@@ -96,27 +97,27 @@ def test_who_leaves_who_comes_late_and_who_comes_back(caplog):
 
 def test_a_round_waits_for_enough_nodes(caplog, monkeypatch):
     hall = Hall(n1=node(0), n2=node(1))
-    members = guests(hall, 2, timeout=60)
-    members.present()
+    nodes = guests(hall, 2, timeout=60)
+    nodes.present()
     hall.there = {1}
-    monkeypatch.setattr("fedalign.server.nodes.time.sleep", lambda _: hall.there.add(2))
-    assert members.present() == {0: 1, 1: 2}
+    monkeypatch.setattr("fedalign.server.remote_nodes.time.sleep", lambda _: hall.there.add(2))
+    assert nodes.present() == {0: 1, 1: 2}
     assert "waiting: 1 of 2 nodes are there, and 2 must be" in caplog.text
 
 
 def test_one_that_takes_its_time_holds_up_nobody(caplog):
     hall = Hall(n1=node(0), n2=None)
-    members = guests(hall, 2, least=1, timeout=60)
-    assert members.present() == {0: 1}
+    nodes = guests(hall, 2, least=1, timeout=60)
+    assert nodes.present() == {0: 1}
     hall.answers[2] = node(1)
-    assert members.present() == {0: 1, 1: 2}
+    assert nodes.present() == {0: 1, 1: 2}
     assert [asked for asked, _ in hall.asked] == [1, 2]
     assert caplog.messages == ["client 1 has come"]
 
 
 def test_one_that_dies_before_it_answers_is_asked_again():
     hall = Hall(n1=node(0), n2="Node Unavailable")
-    members, pull = guests(hall, 2, timeout=60), hall.pull_messages
+    nodes, pull = guests(hall, 2, timeout=60), hall.pull_messages
 
     def superlink_answers(message_ids):
         replies = pull(message_ids)
@@ -127,7 +128,7 @@ def test_one_that_dies_before_it_answers_is_asked_again():
         return replies
 
     hall.pull_messages = superlink_answers
-    assert members.present() == {0: 1, 1: 2}
+    assert nodes.present() == {0: 1, 1: 2}
     assert [asked for asked, _ in hall.asked] == [1, 2, 2]
 
 
@@ -150,12 +151,12 @@ def test_where_all_are_needed_a_refusal_ends_the_run_at_once():
 
 def test_a_refused_node_that_comes_back_is_asked_again():
     hall = Hall(n1=node(0), n2="no data")
-    members = guests(hall, 2, least=1)
-    members.present()
+    nodes = guests(hall, 2, least=1)
+    nodes.present()
     hall.there = {1}
-    members.present()
+    nodes.present()
     hall.there, hall.answers[2] = {1, 2}, node(1)
-    assert members.present() == {0: 1, 1: 2}
+    assert nodes.present() == {0: 1, 1: 2}
 
 
 def test_two_nodes_cannot_hold_one_partition(caplog):
@@ -172,7 +173,7 @@ def test_nodes_must_agree_on_how_many_they_are(caplog):
 def test_errors_of_clients_are_told_in_their_own_words():
     def told(reason):
         message = Message(RecordDict(), 1, "train")
-        return why_not(Message(Error(1, reason), reply_to=message))
+        return reason_of(Message(Error(1, reason), reply_to=message))
 
     InlineGrid(ClientApp(), 1)
     assert told("<class 'fedalign.errors.InputError'>:<'/data: no images'>") == "/data: no images"

@@ -1,0 +1,97 @@
+"""Send messages to clients, and collect what they answer."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedalign.errors import FedalignError, InputError
+from fedalign.messages.groups import GroupGrid, GroupReplies, GroupRequest
+from fedalign.messages.partial_sums import clients_in, group_size
+from fedalign.server.sampling import Sample
+
+log = logging.getLogger("fedalign")
+
+
+class RoundFailedError(FedalignError):
+    """A round in which too few clients answered with a model that can be used."""
+
+
+def exchange(
+    grid: Grid,
+    messages: Sequence[Message],
+    sample: Sample,
+    number: int,
+    timeout: float,
+    request: GroupRequest | None = None,
+) -> GroupReplies:
+    """Return the replies with a content, ordered by partition, and the models beside them.
+
+    Args:
+        grid: any Flower grid.
+        messages: one for each sampled client, in the order of their partitions.
+        sample: the clients they go to.
+        number: of the round, for the log.
+        timeout: seconds.
+        request: what is asked of groups of clients, where the grid can deal with groups.
+
+    Raises:
+        RoundFailedError: nobody answered.
+    """
+    request = request or GroupRequest()
+    if isinstance(grid, GroupGrid):
+        came = grid.exchange(messages, request, group_size(messages, request), timeout)
+    else:
+        came = GroupReplies(list(grid.send_and_receive(messages, timeout=timeout)))
+    summed = isinstance(grid, GroupGrid) and request.partial_sums
+    failed = [reply for reply in came.replies if reply.has_error()]
+    asked = [r for r in came.replies if r.metadata.src_node_id in sample.partition_of]
+    good = [reply for reply in asked if reply.has_content()]
+    good.sort(key=lambda reply: sample.partition_of[reply.metadata.src_node_id])
+    answered = sum(map(clients_in, good)) if summed else len(good)
+    _report_missing(messages, answered, failed, sample, number)
+    return GroupReplies(good, came.models, summed, came.notes)
+
+
+def _report_missing(
+    messages: Sequence[Message],
+    answered: int,
+    failed: Sequence[Message],
+    sample: Sample,
+    number: int,
+) -> None:
+    """Log clients without an answer; raise if nobody answered."""
+    missing = len(messages) - len(failed) - answered
+    if not failed and not missing:
+        return
+    lost = f"{len(failed)} of {len(messages)} clients failed, {missing} did not answer"
+    if failed:
+        lost += f"; client {_asked(messages, failed[0], sample)}: {reason_of(failed[0])}"
+    if not answered:
+        raise RoundFailedError(f"round {number}: {lost}")
+    log.warning("round %d: %s", number, lost)
+
+
+def _asked(messages: Sequence[Message], reply: Message, sample: Sample) -> int:
+    """Return the partition of the client that an error reply is about.
+
+    If a node is gone, the SuperLink answers in its place, with its own node id.
+    """
+    node, answered = reply.metadata.src_node_id, reply.metadata.reply_to_message_id
+    if node not in sample.partition_of:
+        ids = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
+        node = ids[answered]
+    return sample.partition_of[node]
+
+
+def reason_of(reply: Message) -> str:
+    """Return the first line of an error reply; for an `InputError`, its message alone."""
+    reason = (reply.error.reason or "no reason given").partition("\n")[0]
+    if found := re.fullmatch(r"<class '(?:\w+\.)*(\w+)'>:<(['\"])(.*)\2>", reason):  # Flower's way
+        kind, _, message = found.groups()
+        return message if kind == InputError.__name__ else f"{kind}: {message}"
+    return reason

@@ -1,0 +1,133 @@
+"""Nodes that come and go: of a SuperLink, or of Flower's own engine."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from operator import itemgetter
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedalign.errors import FedalignError
+from fedalign.server.exchange import reason_of
+
+log = logging.getLogger("fedalign")
+
+MAX_PAUSE = 1.0  # seconds between two looks at which nodes are there
+PATIENCE = 10.0  # seconds of waiting before the log says so
+
+
+class RemoteNodes:
+    """Nodes that register with a SuperLink whenever they like, and leave.
+
+    Flower's node ids are random, and everything reproducible goes by partition id. So each node is
+    asked which partition it holds. A node with data of its own may hold none; its node id is then
+    its partition id.
+
+    Args:
+        grid: the run's.
+        message_config: what examples look like, see `Spec.to_config`; every message says it.
+        population: the number of clients, if nodes do not state it themselves.
+        min_available: the number of nodes that must be present; None: all of them.
+        timeout: seconds to wait for them.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        message_config: Mapping[str, Any],
+        population: int,
+        min_available: int | None,
+        timeout: float,
+    ):
+        self.population, self.message_config = population, message_config
+        self.train_examples: dict[int, int] = {}
+        self.test_examples: dict[int, int] = {}
+        self.hold_own_data = False
+        self._grid, self._min_available, self._timeout = grid, min_available, timeout
+        self._stated: int | None = None  # the number of partitions that nodes state
+        self._partition_of: dict[int, int] = {}
+        self._refused: dict[int, str] = {}
+        self._asked: dict[str, int] = {}  # by message id, the nodes that have not answered yet
+        self._complete = False
+
+    def present(self) -> Mapping[int, int]:
+        """Return node id by partition id of the nodes present, as soon as there are enough.
+
+        Raises:
+            FedalignError: too few came within the timeout, or too many were refused.
+        """
+        began, pause, logged = time.monotonic(), 0.05, False
+        while True:
+            self._look()
+            least = self._min_available or self.population
+            if len(self._partition_of) >= least:
+                self._complete = True
+                found = ((partition, node) for node, partition in self._partition_of.items())
+                return dict(sorted(found))
+            here = f"{len(self._partition_of)} of {self.population} nodes"
+            if self._refused and self.population - len(self._refused) < least:
+                reason = next(iter(self._refused.values()))
+                raise FedalignError(f"{here} can take part, and {least} must: {reason}")
+            waited = time.monotonic() - began
+            if waited > self._timeout:
+                raise FedalignError(f"{here} came within {self._timeout:.0f} s, and {least} must")
+            if not logged and (self._complete or waited > PATIENCE):
+                log.warning("waiting: %s are there, and %d must be", here, least)
+                logged = True
+            time.sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE)
+
+    def _look(self) -> None:
+        """Note which nodes have left, ask those that have come, and read what they answer.
+
+        Nobody is waited for: a node that is slow to answer does not hold up the others.
+        """
+        there = set(self._grid.get_node_ids())
+        for node in self._partition_of.keys() - there:
+            log.warning("client %d has left", self._partition_of.pop(node))
+        for node in self._refused.keys() - there:
+            del self._refused[node]  # if it comes back, it is asked again
+        known = self._partition_of.keys() | self._refused.keys() | set(self._asked.values())
+        self._ask(sorted(there - known))
+        replies = list(self._grid.pull_messages(list(self._asked))) if self._asked else []
+        nodes = [self._asked.pop(reply.metadata.reply_to_message_id) for reply in replies]
+        for node, reply in sorted(zip(nodes, replies, strict=True), key=itemgetter(0)):
+            if reply.metadata.src_node_id == node:  # else it is gone, and Flower answers for it
+                self._admit(node, reply)
+
+    def _ask(self, nodes: list[int]) -> None:
+        record = RecordDict({"config": ConfigRecord(dict(self.message_config))})
+        messages = [Message(record, node, "query.whoami") for node in nodes]
+        ids = self._grid.push_messages(messages) if messages else ()
+        self._asked |= {id: node for id, node in zip(ids, nodes, strict=True) if id}
+
+    def _admit(self, node: int, reply: Message) -> None:
+        """Admit a node with what it says about itself, or note why it cannot take part."""
+        record = None if reply.has_error() else reply.content.metric_records.get("whoami")
+        answer = {key: value for key, value in (record or {}).items() if isinstance(value, int)}
+        partition, stated = answer.get("partition-id", node), answer.get("num-partitions")
+        reason = reason_of(reply) if reply.has_error() else self._objection(partition, stated)
+        if reason:
+            self._refused[node] = f"node {node} cannot take part: {reason}"
+            log.warning(self._refused[node])
+            return
+        if stated is not None:
+            self._stated = self.population = stated
+        self.train_examples[partition] = answer.get("examples", 1)
+        self.test_examples[partition] = answer.get("tests", 0)
+        self.hold_own_data = self.hold_own_data or answer.get("own", 0) > 0
+        if self._complete:
+            log.warning("client %d has come", partition)
+        self._partition_of[node] = partition
+
+    def _objection(self, partition: int, stated: int | None) -> str | None:
+        """Return why a node that says this about itself cannot be admitted; None: it can."""
+        if partition in self._partition_of.values():
+            return f"it holds partition {partition}, as another node does"
+        if stated is not None and self._stated not in (None, stated):
+            return f"it says that there are {stated} partitions, and others say {self._stated}"
+        return None

@@ -1,0 +1,47 @@
+"""Stand-ins that the tests of several rooms share."""
+
+from fedalign.server.callbacks import Callback, CallbackRunner
+from fedalign.server.nodes import SimulatedNodes
+from fedalign.server.remote_nodes import RemoteNodes
+from fedalign.server.round import RoundSettings
+from fedalign.server.rounds import RoundLoop
+from fedalign.simulation.inline import InlineGrid
+
+
+class Stock:
+    """A grid that knows nothing of groups, as Flower's own."""
+
+    def __init__(self, app, count):
+        self.grid = InlineGrid(app, count)
+        self.push_messages, self.pull_messages = self.grid.push_messages, self.grid.pull_messages
+
+    def get_node_ids(self):
+        return self.grid.get_node_ids()
+
+    def send_and_receive(self, messages, *, timeout=None):
+        return self.grid.send_and_receive(messages, timeout=timeout)
+
+
+class Watch(Callback):
+    """Keeps every round, and asks for the models that `wanted` returns of partitions."""
+
+    def __init__(self, wanted=lambda _number, _partitions: ()):
+        self.rounds, self.models_wanted = [], wanted
+
+    def on_round(self, outcome):
+        self.rounds.append(outcome)
+
+
+def everybody(_number, partitions):
+    return partitions
+
+
+def run_rounds(strategy, grid, model, nodes=None, codec=None, callbacks=(), first=1, **settings):
+    """The model after all rounds; `nodes` are node ids by partition, or asked if not given."""
+    if nodes is None:
+        nodes = RemoteNodes(grid, {}, 1, None, 5)
+    else:
+        nodes = SimulatedNodes(nodes, [1] * len(nodes), [1] * len(nodes))
+    settings = RoundSettings(**{"seed": 0} | settings)
+    loop = RoundLoop(strategy, grid, nodes, settings, codec, CallbackRunner(callbacks))
+    return loop.run(model, first)

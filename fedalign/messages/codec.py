@@ -1,4 +1,4 @@
-"""How models travel: trained entries only, and in half precision if wanted."""
+"""How models travel: only their trained entries, and in half precision on request."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ FLOATS = ("float16", "float32", "float64")
 
 @dataclass(frozen=True)
 class Codec:
-    """How models travel: of a reply, the trained weights only; in half precision, if wanted.
+    """Packs models into records and unpacks them; a reply holds only the weights that trained.
 
-    A server that sends float16 keeps its own float32 weights, and what comes back is the change,
-    which it adds to those: rounding does not swallow small steps.
+    With `half`, the server sends float16 but keeps its float32 weights. Clients return the change
+    as float16, and the server adds it to those weights. So rounding does not swallow small steps.
 
     Attributes:
-        layout: the model's.
-        half: parameters as float16, and extras in replies; buffers stay float32.
+        layout: of the model.
+        half: send parameters, and extras in replies, as float16; buffers stay float32.
     """
 
     layout: Layout
     half: bool = False
 
     def shrink(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Return the global model as it is sent down."""
+        """Return the global model as it is sent to clients."""
         if not self.half:
             return arrays
         names = {entry.name for entry in self.layout.parameters}
@@ -66,29 +66,34 @@ class Codec:
         return ArrayRecord({**packed, **counters})
 
     def pack_extra(self, vector: Tensor, mask: Tensor | None) -> Array:
-        """Return what an algorithm sends about each parameter `(P,)`, the trained ones only."""
+        """Return the trained entries of a vector `(P,)` that travels beside the model."""
         values = (vector if mask is None else vector[mask.to(vector.device)]).cpu().numpy()
         return Array(values.astype(np.float16) if self.half else values)
 
     def unpack_extra(self, array: Array, mask: Tensor | None) -> Array:
-        """Return it `(P,)`, float32, zeros for the fixed ones; `ValueError` if it cannot be."""
+        """Return what `pack_extra` packed, `(P,)` float32, 0 where a weight was fixed.
+
+        Raises:
+            ValueError: the array has another size or dtype.
+        """
         with np.errstate(over="ignore"):
             came = values_of(EXTRA, array, FLOATS).astype(np.float32, copy=False)
         zeros = np.zeros(self.layout.num_parameters, np.float32)
-        return Array(_placed(came, zeros, None if mask is None else mask.numpy(), EXTRA, False))
+        return Array(_fill_in(came, zeros, None if mask is None else mask.numpy(), EXTRA, False))
 
     def unpack(
         self, arrays: ArrayRecord, sent: ArrayRecord, mask: Tensor | None, summed: bool = False
     ) -> ArrayRecord:
-        """Return the model that a reply means, in the order in which it was sent.
-
-        `ValueError` names an array that is not of that model, or not of its size or dtype.
+        """Return the model in a reply, whole and in the order of `sent`.
 
         Args:
-            arrays: what came, packed or whole.
+            arrays: the reply's, packed or whole.
             sent: the global model as the server has it.
-            mask: which weights `(P,)` the client may have trained.
-            summed: it is the mean of several models.
+            mask: the weights `(P,)` that the client may have trained; None: all of them.
+            summed: the reply is the mean of several models.
+
+        Raises:
+            ValueError: an array has another name, size or dtype than the model's.
         """
         check_names(arrays, sent)
         entries = {entry.name: entry for entry in self.layout.parameters}
@@ -102,22 +107,22 @@ class Codec:
         return ArrayRecord(whole)
 
     def _parameter(self, entry: Entry, array: Array, sent: Array, mask: Tensor | None) -> Array:
-        """Return a parameter as a reply means it."""
+        """Return a whole parameter from an array of a reply."""
         came = values_of(entry.name, array, [sent.dtype, *(["float16"] if self.half else [])])
         change = came.dtype == np.float16
         if came.shape == entry.shape and not change:
             return array
-        free = None if mask is None else entry.view(mask).numpy()
-        return Array(_placed(came, view_of(sent), free, entry.name, change))
+        trained = None if mask is None else entry.view(mask).numpy()
+        return Array(_fill_in(came, view_of(sent), trained, entry.name, change))
 
 
-def _placed(
-    came: np.ndarray, before: np.ndarray, free: np.ndarray | None, name: str, change: bool
+def _fill_in(
+    came: np.ndarray, before: np.ndarray, trained: np.ndarray | None, name: str, change: bool
 ) -> np.ndarray:
-    """Return a tensor whose trained entries came, as values or as their change."""
-    if free is not None and came.shape == (np.count_nonzero(free),):
+    """Return the whole tensor, of which the trained entries came, as values or as their change."""
+    if trained is not None and came.shape == (np.count_nonzero(trained),):
         values = before.copy()
-        values[free] = values[free] + came if change else came
+        values[trained] = values[trained] + came if change else came
         return values
     if came.shape != before.shape:
         raise ValueError(f"{name!r} came as {came.shape}, and is {before.shape}")

@@ -1,8 +1,8 @@
-"""The message down (global model and `TrainTask`) and the message up (`TrainReply`).
+"""The records in messages: the global model and a `TrainTask` down, a model and metrics up.
 
-Both are plain Flower records under Flower's default keys, so that every Flower strategy can
-aggregate them and every mod can look at them. What algorithms send beside the model, such as
-control variates, is a record of its own under `EXTRA`.
+They are plain Flower records under Flower's default keys, so that every Flower strategy can
+aggregate them and every mod can read them. What algorithms send beside the model, such as control
+variates, goes into a record of its own, `EXTRA`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _PLAN = TypeAdapter(MaskPlan)
 
 @dataclass(frozen=True)
 class TrainTask:
-    """What a client is told, beside the global arrays and the run's configuration.
+    """What a client must know, beside the global model and the run's configuration.
 
     Attributes:
         server_round: from 1.
         plan: the round's mask plan.
-        clipped: Flower's DP mod looks at the reply, and wants a whole model.
+        clipped: Flower's differential-privacy mod clips the reply, which must hold a whole model.
     """
 
     server_round: int
@@ -39,11 +39,11 @@ class TrainTask:
 
     @classmethod
     def read(cls, message: Message) -> TrainTask:
-        """Return the task in a message; `ValueError` for a mask plan that cannot be."""
+        """Return the task in a message; `ValueError` if its mask plan is not valid."""
         config = cast(ConfigRecord, message.content["config"])
-        told = {key.removeprefix(_PREFIX): config[key] for key in config if key.startswith(_PREFIX)}
+        plan_fields = {k.removeprefix(_PREFIX): config[k] for k in config if k.startswith(_PREFIX)}
         try:
-            plan = _PLAN.validate_python(told)
+            plan = _PLAN.validate_python(plan_fields)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
@@ -54,7 +54,7 @@ class TrainTask:
 
 
 def write_plan(plan: MaskPlan, config: ConfigRecord) -> None:
-    """Put a mask plan on the wire, but for what is as by default."""
+    """Write a mask plan into the configuration of a message, without fields that have defaults."""
     for field in fields(plan):
         value = getattr(plan, field.name)
         if value != field.default:
@@ -73,9 +73,9 @@ def train_reply(
     metrics: Mapping[str, float],
     extras: Mapping[str, Array] | None = None,
 ) -> Message:
-    """Return the reply to a train message: the client's model and what it weighs."""
-    told = MetricRecord({"num-examples": num_examples, **metrics})
-    content = RecordDict({"arrays": arrays, "metrics": told})
+    """Return the reply to a train message: the client's model, its weight and its metrics."""
+    record = MetricRecord({"num-examples": num_examples, **metrics})
+    content = RecordDict({"arrays": arrays, "metrics": record})
     if extras:
         content[EXTRA] = ArrayRecord(dict(extras))
     return Message(content, reply_to=message)
@@ -93,5 +93,5 @@ def evaluate_reply(message: Message, num_examples: int, measured: Mapping[str, f
 
 
 def size_of(message: Message) -> int:
-    """Return the bytes of all arrays in a message."""
+    """Return the size of all arrays in a message, in bytes."""
     return sum(num_bytes(record) for record in message.content.array_records.values())

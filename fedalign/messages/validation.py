@@ -1,6 +1,6 @@
-"""What a reply has to be before anything is made of it, for the server trusts no client.
+"""Checks of replies: the server trusts no client.
 
-Each check raises `ValueError` with what is wrong in plain words: names, numbers, what is allowed.
+Each check raises `ValueError`, which says in plain words what is wrong and what is allowed.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping
 from math import isfinite, sqrt
-from reprlib import repr as short  # what a client wrote may be long
+from reprlib import repr as short  # a client may write something long
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,20 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from fedalign.network.arrays import view_of
 
 WEIGHT = "num-examples"
-MOST_EXAMPLES = 1 << 40  # so that the sum of a million clients' still fits into 64 bits
+MAX_EXAMPLES = 1 << 40  # the sum over a million clients still fits into 64 bits
 
 
 def metrics_in(content: RecordDict) -> MetricRecord:
-    """Return the one record of metrics in a reply: finite numbers, and a number of examples."""
+    """Return the only record of metrics in a reply: finite numbers, one of them `num-examples`."""
     records = list(content.metric_records.values())
     if len(records) != 1:
         raise ValueError(f"{len(records)} records of metrics came, not one")
     check_numbers(records[0])
     count = records[0].get(WEIGHT)
-    if type(count) is not int or not 0 < count <= MOST_EXAMPLES:
-        told = f"not a whole number from 1 to {MOST_EXAMPLES}"
-        raise ValueError(f"{WEIGHT!r} is {short(count)}, {told}")
+    if type(count) is not int or not 0 < count <= MAX_EXAMPLES:
+        raise ValueError(
+            f"{WEIGHT!r} is {short(count)}, not a whole number from 1 to {MAX_EXAMPLES}"
+        )
     return records[0]
 
 
@@ -41,11 +42,11 @@ def check_numbers(metrics: Mapping[str, Any]) -> None:
 
 
 def arrays_in(content: RecordDict, name: str, others: Collection[str] = ()) -> ArrayRecord:
-    """Return the record of arrays of this name in a reply, which has `others` at most beside it."""
+    """Return the record of arrays of this name; beside it a reply may have only `others`."""
     record = content.get(name)
     if not isinstance(record, ArrayRecord):
-        told = "is missing" if record is None else f"is a {type(record).__name__}"
-        raise ValueError(f"{name!r} {told}, not a record of arrays")
+        found = "is missing" if record is None else f"is a {type(record).__name__}"
+        raise ValueError(f"{name!r} {found}, not a record of arrays")
     for key in content.array_records:
         if key != name and key not in others:
             raise ValueError(f"arrays came under {short(key)}, where nobody looks for any")
@@ -53,7 +54,7 @@ def arrays_in(content: RecordDict, name: str, others: Collection[str] = ()) -> A
 
 
 def check_names(came: ArrayRecord, sent: ArrayRecord) -> None:
-    """Raise unless just the arrays came that were sent."""
+    """Raise unless a reply has exactly the arrays that were sent."""
     for name in sent.keys() - came.keys():
         raise ValueError(f"no array {name!r} came")
     for name in came.keys() - sent.keys():
@@ -61,7 +62,7 @@ def check_names(came: ArrayRecord, sent: ArrayRecord) -> None:
 
 
 def values_of(name: str, array: Array, dtypes: Collection[str]) -> np.ndarray:
-    """Return the values of an array that may have one of these dtypes."""
+    """Return the values of an array, which must have one of these dtypes."""
     if array.dtype not in dtypes:
         raise ValueError(f"{name!r} is {short(array.dtype)}, not {' or '.join(dtypes)}")
     try:
@@ -71,7 +72,10 @@ def values_of(name: str, array: Array, dtypes: Collection[str]) -> np.ndarray:
 
 
 def check_as_sent(name: str, array: Array, sent: Array, summed: bool = False) -> None:
-    """Raise unless an array has the shape and dtype that it was sent in; means are no integers."""
+    """Raise unless an array has the shape and dtype that it was sent with.
+
+    The mean of integer arrays (`summed`) may be float64.
+    """
     whole = not np.issubdtype(np.dtype(sent.dtype), np.floating)
     values = values_of(name, array, [sent.dtype, *(["float64"] if summed and whole else [])])
     if values.shape != sent.shape:
@@ -79,7 +83,7 @@ def check_as_sent(name: str, array: Array, sent: Array, summed: bool = False) ->
 
 
 def check_finite(name: str, values: np.ndarray) -> None:
-    """Raise for NaN or infinity; one product tells that there is none, or that it may be."""
+    """Raise for NaN or infinity; a finite product of the values with themselves rules out both."""
     flat = values.ravel("K")
     with np.errstate(all="ignore"):
         if isfinite(np.dot(flat, flat)) or np.isfinite(flat).all():
@@ -90,10 +94,7 @@ def check_finite(name: str, values: np.ndarray) -> None:
 def check_record(
     came: ArrayRecord, sent: ArrayRecord, most: float | None = None, summed: bool = False
 ) -> ArrayRecord:
-    """Return a model that travels as it is, in the order in which it was sent; raise if it is not.
-
-    `most` is how far it may have moved, see `check_update`.
-    """
+    """Return a model that travels as it is, in the order of `sent`; `most`: see `check_update`."""
     check_names(came, sent)
     for name, before in sent.items():
         check_as_sent(name, came[name], before, summed)
@@ -108,13 +109,13 @@ def check_update(
     most: float | None = None,
     names: Collection[str] | None = None,
 ) -> None:
-    """Raise for a model that is not finite, or that moved too far.
+    """Raise if a model is not finite, or moved too far from what was sent.
 
     Args:
         model: of the shapes and dtypes of `sent`.
         sent: what the client was sent.
-        most: how far it may have moved from there, as an L2 norm; None: as far as it likes.
-        names: the arrays that count in it; None: all of floating point.
+        most: the largest L2 norm of its change; None: no limit.
+        names: the arrays that the norm is taken over; None: all with floating point.
     """
     squares = 0.0
     for name, array in model.items():
@@ -130,13 +131,13 @@ def check_update(
 
 
 def check_norm(norm: float, most: float | None) -> None:
-    """Raise if a model moved further than it may."""
+    """Raise if the norm of a change is larger than it may be."""
     if most is not None and not norm <= most:
         raise ValueError(f"moved by {norm:.6g}, and max_update_norm is {most:g}")
 
 
 def flaw_of(message: Message, reply: Message, most: float | None) -> str | None:
-    """Return why any app's reply to a message cannot be summed; None if it can."""
+    """Return why the reply of any Flower app cannot be summed; None if it can."""
     sent = message.content.get("arrays")
     try:
         if isinstance(sent, ArrayRecord):

@@ -1,4 +1,4 @@
-"""What the server measures after a round: the global model, and the models between models."""
+"""What the server measures after a round: the global model, and interpolated models."""
 
 from __future__ import annotations
 
@@ -33,32 +33,34 @@ KINDS = {
     "repaired": "repaired",
     "matched_repaired": "matched_repaired",
 }
-"""In `metrics.csv` barriers are named after the kind of their path."""
+"""The prefix of a barrier's column in `metrics.csv`, by the kind of its path."""
 MIDDLE = ("midpoint_accuracy",)
-TOLD = {
+POINTS = {
     "client": ("ends_accuracy", "midpoint_accuracy"),
     **dict.fromkeys(("matched", "repaired", "matched_repaired"), MIDDLE),
 }
 
 
 def columns(settings: Evaluation) -> list[str]:
-    """Return the columns of `metrics.csv` that a landscape fills."""
+    """Return the columns of `metrics.csv` that measuring the landscape fills."""
     shown = ["global", "client"]
     shown += ["to_global"] if settings.to_global else []
     shown += ["matched"] if settings.match != "none" else []
     shown += ["repaired"] if settings.repair else []
     shown += ["matched_repaired"] if settings.repair and "matched" in shown else []
-    told = [f"{kind}_{name}_barrier" for kind in shown for name in ("loss", "accuracy")]
-    told += [f"{kind}_{name}" for kind in shown for name in TOLD.get(kind, ())]
-    told += ["matching_sweeps"] if "matched" in shown else []
+    names = [f"{kind}_{name}_barrier" for kind in shown for name in ("loss", "accuracy")]
+    names += [f"{kind}_{name}" for kind in shown for name in POINTS.get(kind, ())]
+    names += ["matching_sweeps"] if "matched" in shown else []
     gaps = {"mix": settings.mixes > 0, "fusion": settings.fusion_gap}
     gaps["matched_fusion"] = settings.fusion_gap and "matched" in shown
-    return told + [f"{gap}_gap{end}" for gap, on in gaps.items() if on for end in ("", "_accuracy")]
+    return names + [
+        f"{gap}_gap{end}" for gap, on in gaps.items() if on for end in ("", "_accuracy")
+    ]
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A mix beside the models that it is made of, for the metric of this name."""
+    """A mix of models beside these models, for the metric of this name."""
 
     name: str
     mix: Mix
@@ -66,31 +68,31 @@ class Gap:
     weights: Sequence[float]
 
     def mixes(self) -> list[Mix]:
-        """Return all that is to be measured."""
+        """Return the mix and its parts, all of which must be measured."""
         return [self.mix, *({part: 1.0} for part in self.parts)]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Whose models a round's paths lie between."""
+    """The clients between whose models a round's paths lie."""
 
     pairs: Sequence[tuple[int, int]] = ()
     to_global: Sequence[int] = ()
 
     @property
     def clients(self) -> set[int]:
-        """All of them."""
+        """All clients that are chosen."""
         return {client for pair in self.pairs for client in pair} | set(self.to_global)
 
 
 @dataclass
 class Measure(Callback):
-    """A callback that evaluates the new global model and the models between the round's models.
+    """A callback that evaluates the new global model, and mixes of the round's models.
 
     Attributes:
-        rounds: how many the run has; the last one is measured, whatever `settings.every` says.
-        sizes: how many examples each partition has: its weight in the fusion gap.
-        train: the training set; None where only clients have data.
+        rounds: the number of the last round, which is always measured (see `settings.every`).
+        sizes: the number of examples of each partition, its weight in the fusion gap.
+        train: the training set; None if only clients have data.
     """
 
     network: Network
@@ -109,18 +111,18 @@ class Measure(Callback):
             self._do_without()
         if self.settings.match != "none" and not self.network.symmetry:
             raise InputError(
-                f"evaluation.match: {self.settings.match!r}, but of this model it is not known "
-                "which neurons can be exchanged; give its class a method symmetry(), or match: none"
+                f"evaluation.match: {self.settings.match!r}, but it is not known which neurons of "
+                "this model can be exchanged; give its class a method symmetry(), or match: none"
             )
 
     def _do_without(self) -> None:
-        """Refuse, or warn of, what needs images to train on, where only clients have such."""
+        """Refuse what needs training images, or warn that its numbers are averages."""
         settings, nobody = self.settings, "the server has no images to train on"
         if settings.match == "activations" or settings.repair:
             place = "repair" if settings.repair else "match"
             raise InputError(f"evaluation.{place}: {getattr(settings, place)!r}, but {nobody}")
         if self.network.modules(*NORMS):
-            log.warning("BatchNorm's statistics of mixed models are averages, since %s", nobody)
+            log.warning("mixed models have averaged BatchNorm statistics, since %s", nobody)
 
     def on_round(self, outcome: Round) -> Added:
         """Return test loss and accuracy, mean barriers and gaps, and the curves and planes."""
@@ -182,7 +184,7 @@ class Measure(Callback):
     def _paths(
         self, chosen: Chosen, models: dict[str, Tensor], matcher: Matcher | None
     ) -> list[Path]:
-        """Return the round's paths; models that lie at their ends and nowhere else are added."""
+        """Return the round's paths; adds to `models` those that exist only as ends of paths."""
         settings = self.settings
         alphas = grid(settings.alphas)
         paths = [Path("global", "before", "after", grid(settings.alphas, settings.extrapolate))]
@@ -200,7 +202,7 @@ class Measure(Callback):
         return [*paths, *repaired(between)] if settings.repair else paths
 
     def _planes(self, chosen: Chosen, models: dict[str, Tensor]) -> list[Plane]:
-        """Return the round's planes, each through two clients' models and where they started."""
+        """Return the round's planes, each through two clients' models and their common start."""
         side = self.settings.plane
         pairs = [pair for pair in chosen.pairs if {*map(str, pair)} <= models.keys()]
         corners = [(str(i), str(j), "before") for i, j in pairs] if side else []
@@ -216,7 +218,7 @@ class Measure(Callback):
     def _gaps(
         self, outcome: Round, models: dict[str, Tensor], matcher: Matcher | None
     ) -> list[Gap]:
-        """Return the round's aggregates and random mixes beside what they are made of."""
+        """Return the round's aggregates and random mixes beside the models they are made of."""
         parts = [str(partition) for partition in outcome.clients]
         if not parts:
             return []
@@ -238,26 +240,26 @@ class Measure(Callback):
 
 
 def _of_curves(curves: Sequence[Curve]) -> dict[str, float]:
-    """Return the means over the paths of a kind."""
-    told: dict[str, float] = {}
+    """Return the mean barriers over the paths of each kind."""
+    metrics: dict[str, float] = {}
     for kind, name in KINDS.items():
         own = [curve for curve in curves if curve.kind == kind]
         if own:
             means = {
                 key: float(np.mean([barriers(c)[key] for c in own])) for key in barriers(own[0])
             }
-            told |= {f"{name}_{key}": means[key] for key in ("loss_barrier", "accuracy_barrier")}
-            told |= {f"{name}_{key}": means[key] for key in TOLD.get(name, ())}
-    return told
+            metrics |= {f"{name}_{key}": means[key] for key in ("loss_barrier", "accuracy_barrier")}
+            metrics |= {f"{name}_{key}": means[key] for key in POINTS.get(name, ())}
+    return metrics
 
 
 def _of_gaps(gaps: Sequence[Gap], points: Iterator[Point]) -> dict[str, float]:
-    """Return the means over the gaps of a name."""
+    """Return the mean gaps of each name."""
     found: dict[str, list[Point]] = {}
     for gap in gaps:
         mixed, *apart = (next(points) for _ in gap.mixes())
         found.setdefault(gap.name, []).append(fusion_gap(mixed, apart, gap.weights))
-    told: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for name, own in found.items():
-        told[name], told[f"{name}_accuracy"] = np.mean(own, axis=0).tolist()
-    return told
+        metrics[name], metrics[f"{name}_accuracy"] = np.mean(own, axis=0).tolist()
+    return metrics

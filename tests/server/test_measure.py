@@ -283,5 +283,5 @@ def test_models_that_differ_in_the_order_of_their_neurons_are_one_after_matching
 
 
 def test_a_model_of_which_no_symmetry_is_known_cannot_be_matched(network, data):
-    with pytest.raises(InputError, match="of this model it is not known"):
+    with pytest.raises(InputError, match="it is not known which neurons of this model"):
         measure(network, data, match="weights")

@@ -11,7 +11,7 @@ import heapq
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from flwr.common.constant import ErrorCode
 from fedalign.errors import InputError
 from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest, RunConfig
 from fedalign.simulation.app import FlowerApp, load_component
+from fedalign.simulation.costs import Costs
 from fedalign.simulation.grid import LocalGrid, error_reply, serve, with_content
 from fedalign.simulation.ray_setup import full_backend_config, surroundings
 
@@ -184,40 +185,6 @@ class RayGrid(LocalGrid):
             shares[place].append(groups[index])
             heapq.heappush(loads, (load + costs[index], place))
         return shares
-
-
-class Costs:
-    """How long clients take, as far as is known: in seconds, the older a measurement the less.
-
-    Args:
-        size: how much a node has to do, in any unit, for the time before it was seen.
-    """
-
-    def __init__(self, size: Callable[[int], float] = lambda _node: 1.0) -> None:
-        self.size = size
-        self._seconds: dict[int, float] = {}
-        self._usual = 1.0  # seconds for a unit
-        self._warm: set[Any] = set()
-
-    def of(self, group: Sequence[Message]) -> float:
-        """Return what a group should take."""
-        nodes = [message.metadata.dst_node_id for message in group]
-        known = self._seconds
-        return sum(known[n] if n in known else self._usual * self.size(n) for n in nodes)
-
-    def learn(self, worker: Any, share: Sequence[Sequence[Message]], taken: list[float]) -> None:
-        """Take note of what each group of a worker's call took; its first call is no measure."""
-        if worker not in self._warm:
-            self._warm.add(worker)
-            return
-        units = (self.size(m.metadata.dst_node_id) for group in share for m in group)
-        self._usual = sum(taken) / sum(units)
-        for group, seconds in zip(share, taken, strict=True):
-            nodes = [message.metadata.dst_node_id for message in group]
-            a_unit = seconds / sum(map(self.size, nodes))
-            for node in nodes:
-                own = a_unit * self.size(node)
-                self._seconds[node] = (self._seconds.get(node, own) + own) / 2
 
 
 def run(

@@ -142,7 +142,7 @@ def test_the_longest_go_first_and_to_whoever_has_least_to_do(grid):
 
 
 def test_costs_are_learnt_but_not_from_a_cold_worker(grid):
-    from fedalign.simulation.workers import Costs
+    from fedalign.simulation.costs import Costs
 
     groups = [[Message(RecordDict(), node, "train")] for node in grid.get_node_ids()]
     pair, costs = groups[0] + groups[1], Costs()

@@ -1,0 +1,43 @@
+"""What clients cost, so that workers get equal shares of the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flwr.app import Message
+
+
+class Costs:
+    """How long clients take, in seconds: a running average in which old measurements fade.
+
+    Args:
+        size: returns the amount of work of a node, in any unit. It stands in for seconds until the
+            node has been measured.
+    """
+
+    def __init__(self, size: Callable[[int], float] = lambda _node: 1.0) -> None:
+        self.size = size
+        self._seconds: dict[int, float] = {}
+        self._usual = 1.0  # seconds for a unit
+        self._warm: set[Any] = set()
+
+    def of(self, group: Sequence[Message]) -> float:
+        """Return the seconds that a group should take."""
+        nodes = [message.metadata.dst_node_id for message in group]
+        known = self._seconds
+        return sum(known[n] if n in known else self._usual * self.size(n) for n in nodes)
+
+    def learn(self, worker: Any, share: Sequence[Sequence[Message]], taken: list[float]) -> None:
+        """Note the seconds that each group of a worker's call took; its first call does not count."""
+        if worker not in self._warm:
+            self._warm.add(worker)
+            return
+        units = (self.size(m.metadata.dst_node_id) for group in share for m in group)
+        self._usual = sum(taken) / sum(units)
+        for group, seconds in zip(share, taken, strict=True):
+            nodes = [message.metadata.dst_node_id for message in group]
+            a_unit = seconds / sum(map(self.size, nodes))
+            for node in nodes:
+                own = a_unit * self.size(node)
+                self._seconds[node] = (self._seconds.get(node, own) + own) / 2

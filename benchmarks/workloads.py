@@ -107,7 +107,7 @@ def plain(settings: dict[str, Any], rounds: int, threads: int, out: Path) -> Non
     federation = Federation(config)
     train, test, batch = federation.train, federation.test, settings["client.batch_size"]
     shards = federation.shards(config.num_clients)
-    model = federation.network._module.to(memory_format=torch.contiguous_format)
+    model = federation.network.module.to(memory_format=torch.contiguous_format)
 
     def floats(images: Tensor) -> Tensor:
         return (images.float() / 255 - 0.5) / 0.5

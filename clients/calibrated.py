@@ -10,8 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from clients.local import Local, Training
-from fedalign.network.network import Loss
-from fedalign.network.stacked import losses_of
+from fedalign.network.losses import Loss, losses_of
 
 
 @dataclass(frozen=True)

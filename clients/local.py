@@ -16,7 +16,7 @@ from fedalign.algorithm import Stack, Trained
 from fedalign.masks.freezer import Freezer
 from fedalign.masks.plan import phases
 from fedalign.network.device import torch_threads
-from fedalign.network.network import Loss
+from fedalign.network.losses import Loss
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from clients.local import Local, Training
 from fedalign.algorithm import Trained
-from fedalign.network.network import Loss
-from fedalign.network.stacked import losses_of
+from fedalign.network.losses import Loss, losses_of
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def plain_fedavg(folder):
     federation = Federation(config)
     data, shards = federation.train, federation.shards(config.num_clients)
     images = (data.images.float() - data.mean[0] * 255) / (data.std[0] * 255)
-    model = federation.network._module
+    model = federation.network.module
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     local = config.client.build()
     threads = torch.get_num_threads()

@@ -37,3 +37,8 @@ def pick_device(wanted: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device: {wanted!r}, but PyTorch sees {torch.cuda.device_count()} GPUs")
     return device
+
+
+def autocast(device: torch.device, bf16: bool) -> torch.autocast:
+    """Return a context in which a network runs in bfloat16, or as it is."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)

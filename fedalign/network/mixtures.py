@@ -1,53 +1,77 @@
-"""Many mixes of a few models through one network at once, on the same examples."""
+"""Many mixtures of a few models through one network at once, on the same examples."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedalign.network.device import autocast
 from fedalign.network.kernels import Target, from_groups
 from fedalign.network.layout import Layout
-from fedalign.network.stacked import LAYERS, Stacked
+from fedalign.network.stacked_layers import (
+    LAYERS,
+    Layers,
+    StackedConv2d,
+    StackedLinear,
+    stacked_twin,
+)
+
+NOWHERE = Target(torch.empty(0), 0.0)
 
 
-class Mixes(Stacked):
-    """A twin of a module that runs K mixes of M models, without gradients.
+class Mixtures:
+    """Runs K mixtures of M models in one pass through a twin of a module, without gradients.
 
-    The first layer is linear in its weights and sees the same examples in every model, so what it
-    makes of a mix is the mix of what it makes of the models: it runs M times and not K times.
+    A layer that sees the examples themselves is linear in its weights, and its input is the same
+    for all models. So its output for a mixture is the mixture of its outputs for the models: it
+    runs M times and not K times.
+
+    Attributes:
+        bf16: forward passes run under autocast.
+        examples: empty, since nothing trains.
     """
 
-    def __init__(self, module: nn.Module, layout: Layout):
-        super().__init__(module, layout)
+    def __init__(self, module: nn.Module, layout: Layout, bf16: bool = False):
+        self.bf16, self.examples = bf16, torch.empty(0)
         self._entries = {entry.name: entry for entry in layout.entries}
-        self._now = threading.local()  # threads have batches of their own
+        self._batch = threading.local()  # threads have batches of their own
+        self._twin = stacked_twin(module, layout, self, LAYERS | MIXED).eval()
         chains = [chain for chain in self._twin.modules() if isinstance(chain, nn.Sequential)]
         for before, layer in (pair for chain in chains for pair in pairwise(chain)):
-            if isinstance(layer, nn.ReLU) and type(before) in LAYERS:
-                layer.inplace = True  # nobody else looks at what it gets
+            if isinstance(layer, nn.ReLU) and isinstance(before, tuple(LAYERS)):
+                layer.inplace = True  # nothing else reads its input
 
-    @torch.no_grad()
     def load(self, models: Tensor, shares: Tensor | None) -> None:
         """Take the models to run.
 
         Args:
             models: `(M, F)`, finite.
-            shares: `(K, M)`, of each mix the weights of the models, which add up to 1; None: the
-                models themselves, K = M.
+            shares: `(K, M)`, the weight of each model in each mixture; a row adds up to 1. None:
+                the models themselves, K = M.
         """
         self._models, self._shares = models, shares
         self._count = len(models if shares is None else shares)
         self._mixed: dict[str, Tensor] = {}
-        self._twin.eval()
 
-    def view(self, name: str) -> Tensor:
-        """Return a tensor of all mixes, `(K, …)`; those of the first layer are not asked for."""
+    @torch.no_grad()
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Return each mixture's logits for inputs `(B, …)`: `(K, B, classes)`, float32."""
+        self._batch.size = len(inputs)
+        with autocast(inputs.device, self.bf16):
+            logits: Tensor = self._twin(inputs).float()
+        return logits.view(self._count, len(inputs), -1)
+
+    def parameter(self, name: str) -> tuple[Tensor, Target]:
+        """Return a parameter of all mixtures, `(K, …)`; no gradient is asked for."""
+        return self.buffer(name), NOWHERE
+
+    def buffer(self, name: str) -> Tensor:
+        """Return a tensor of all mixtures, `(K, …)`, mixed when it is first asked for."""
         if name not in self._mixed:
             entry = self._entries[name]
             own = self._models[:, entry.start : entry.stop]
@@ -55,29 +79,56 @@ class Mixes(Stacked):
             self._mixed[name] = replace(entry, start=0).view(mixed)
         return self._mixed[name]
 
-    def weight(self, name: str) -> tuple[Tensor, Target]:
-        """Return a parameter of all mixes, which asks for no gradient."""
-        return self.view(name), Target(torch.empty(0), 0.0)
+    def are_examples(self, x: Tensor) -> bool:
+        """Return whether a layer's input is the examples themselves: `(B, …)`, not `(K * B, …)`."""
+        return len(x) == int(self._batch.size)
 
-    @torch.no_grad()
-    def logits(self, images: Tensor) -> Tensor:
-        """Return what each mix puts out for normalised images `(B, C, H, W)`: `(K, B, classes)`."""
-        self._now.rows = len(images)
-        logits: Tensor = self._twin(images)
-        return logits.view(self._count, len(images), -1)
+    def of_models(self, name: str) -> Tensor:
+        """Return a parameter of all models, `(M, …)`."""
+        return self._entries[name].view(self._models)
 
-    def first(self, layer: nn.Linear | nn.Conv2d, prefix: str, x: Tensor) -> Tensor | None:
-        """Return what a layer that sees the images makes of them, `(K * B, …)`."""
-        if len(x) != self._now.rows:
-            return None
-        weight = self._entries[f"{prefix}weight"].view(self._models)
-        bias = None if layer.bias is None else self._entries[f"{prefix}bias"].view(self._models)
-        rows, flat = weight.flatten(0, 1), None if bias is None else bias.flatten()
-        if isinstance(layer, nn.Linear):
-            y = functional.linear(x, rows, flat).view(len(x), len(weight), -1).transpose(0, 1)
-        else:
-            how: Any = layer.stride, layer.padding, layer.dilation
-            y = from_groups(torch.conv2d(x, rows, flat, *how), len(weight))
-            y = y.view(len(weight), len(x), *y.shape[1:])
-        mixed = y if self._shares is None else (self._shares @ y.flatten(1)).view(-1, *y.shape[1:])
-        return mixed.flatten(0, 1)
+    def mixed(self, outputs: Tensor) -> Tensor:
+        """Return the mixtures `(K * B, …)` of a layer's outputs for the models, `(M, B, …)`."""
+        if self._shares is not None:
+            outputs = (self._shares @ outputs.flatten(1)).view(-1, *outputs.shape[1:])
+        return outputs.flatten(0, 1)
+
+
+class MixedLinear(StackedLinear):
+    """`StackedLinear`, of which the first in a network runs M times."""
+
+    weights: Mixtures
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what each mixture makes of its own rows, or of those that all share."""
+        if not self.weights.are_examples(x):
+            return super().forward(x)
+        weight, bias = _rows(self)
+        y = functional.linear(x, weight, bias)
+        y = y.view(*x.shape[:-1], -1, self.out_features).movedim(-2, 0)
+        return self.weights.mixed(y)
+
+
+class MixedConv2d(StackedConv2d):
+    """`StackedConv2d`, of which the first in a network runs M times."""
+
+    weights: Mixtures
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return each mixture's convolution of its own examples, or of those that all share."""
+        if not self.weights.are_examples(x):
+            return super().forward(x)
+        weight, bias = _rows(self)
+        y = torch.conv2d(x, weight, bias, *self.how)
+        y = from_groups(y, len(weight) // self.out_channels)
+        return self.weights.mixed(y.view(-1, len(x), *y.shape[1:]))
+
+
+def _rows(layer: MixedLinear | MixedConv2d) -> tuple[Tensor, Tensor | None]:
+    """Return weight `(M * O, …)` and bias `(M * O,)` of a layer in all models."""
+    weight, bias = (layer.weights.of_models(name) if name else None for name in layer.names)
+    assert weight is not None
+    return weight.flatten(0, 1), None if bias is None else bias.flatten()
+
+
+MIXED: Layers = {nn.Linear: MixedLinear, nn.Conv2d: MixedConv2d}

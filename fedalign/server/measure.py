@@ -17,7 +17,8 @@ from fedalign.landscape.evaluator import Evaluator, curve, images_of
 from fedalign.landscape.matcher import Matcher
 from fedalign.landscape.paths import Mix, Path, grid, hybrids, pairs, repaired, simplex, some
 from fedalign.landscape.planes import Plane, measured, plane
-from fedalign.network.network import NORMS, Network
+from fedalign.network.batch_norm import NORMS
+from fedalign.network.network import Network
 from fedalign.rng import rng
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Added, Round

@@ -79,15 +79,15 @@ def _replay(network, data, start, batches, expected):
     """The same epoch with autograd on named tensors; checks the result, returns the mean loss."""
     vector, total = start.clone(), 0.0
     for batch in batches:
-        network.layout.bind(network._module, vector)
-        network._module.train()
-        for parameter in network._module.parameters():
+        network.layout.bind(network.module, vector)
+        network.module.train()
+        for parameter in network.module.parameters():
             parameter.grad = None
         images = (data.images[batch].float() - 0.3 * 255) / (0.2 * 255)
-        loss = functional.cross_entropy(network._module(images), data.labels[batch])
+        loss = functional.cross_entropy(network.module(images), data.labels[batch])
         loss.backward()
         with torch.no_grad():
-            for parameter in network._module.parameters():
+            for parameter in network.module.parameters():
                 parameter.sub_(0.1 * parameter.grad)
         total += loss.item() * len(batch)
     torch.testing.assert_close(vector, expected, rtol=1e-5, atol=1e-6)

@@ -38,11 +38,9 @@ def build(kind, data):
 def hidden(network, vector, data):
     """Moments of every repaired layer's output, of the model as it now is."""
     axes = {nn.Linear: -1, nn.Conv2d: 1, nn.GroupNorm: 1, nn.LayerNorm: -1}
-    names = [
-        n for n, m in network._module.named_modules() if type(m) in axes and m.bias is not None
-    ]
+    names = [n for n, m in network.module.named_modules() if type(m) in axes and m.bias is not None]
     out = network.watch(vector, data.images, names)
-    return [moments(out[name], axes[type(network._module.get_submodule(name))]) for name in names]
+    return [moments(out[name], axes[type(network.module.get_submodule(name))]) for name in names]
 
 
 @pytest.mark.parametrize("kind", MODULES)

@@ -13,7 +13,7 @@ from fedalign.models.mlp import mlp
 from fedalign.models.resnet import resnet20
 from fedalign.network.device import torch_threads
 from fedalign.network.layout import Layout
-from fedalign.network.mixtures import Mixes
+from fedalign.network.mixtures import Mixtures
 from fedalign.network.network import Network
 from fedalign.settings.sections import Evaluation
 
@@ -51,7 +51,7 @@ def alone(module, layout, vector, images):
 @pytest.mark.parametrize("shares", [SHARES, SHARES[3:4], None])
 def test_each_mix_as_if_alone(name, shares):
     module, layout, block, images = case(MODELS[name])
-    mixes, kept = Mixes(module, layout), images.clone()
+    mixes, kept = Mixtures(module, layout), images.clone()
     mixes.load(block, shares)
     together = mixes.logits(images)
     vectors = block if shares is None else shares @ block
@@ -65,7 +65,7 @@ def test_each_mix_as_if_alone(name, shares):
 
 def test_other_models_of_another_number_can_be_loaded():
     module, layout, block, images = case(MODELS["mlp"])
-    mixes = Mixes(module, layout)
+    mixes = Mixtures(module, layout)
     for shares in (SHARES, SHARES[:2], SHARES.flip(0)):
         mixes.load(block, shares)
         for vector, found in zip(shares @ block, mixes.logits(images), strict=True):
@@ -105,7 +105,7 @@ def test_batchnorm_is_re_estimated_on_each_mix_also_together(network):
     start = network.layout.to_vector(network.initial)
     models = {name: start + 0.01 * torch.randn(start.shape) for name in "abcd"}
     alone = curves(network, data, models)
-    network.__dict__["mixes"] = Mixes(network._module, network.layout)
+    network.__dict__["mixes"] = Mixtures(network.module, network.layout)
     for one, other in zip(alone, curves(network, data, models), strict=True):
         assert one.losses == pytest.approx(other.losses, rel=1e-3)
     assert len({*map(float, alone[0].losses)}) == 5
@@ -125,7 +125,7 @@ def test_a_model_that_has_diverged_spoils_no_other(network):
 def test_batches_can_be_shared_out_to_threads(network, monkeypatch):
     network, data = network
     block = network.layout.to_vector(network.initial).repeat(3, 1) + 0.1 * torch.randn(3, 1)
-    monkeypatch.setattr("fedalign.network.network.WORTH_A_THREAD", 0)
+    monkeypatch.setattr("fedalign.network.evaluation.WORTH_A_THREAD", 0)
     run, both, calls = network.mixes._twin.fc1.forward, threading.Barrier(2, timeout=10), count()
 
     def meet(x):

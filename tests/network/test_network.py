@@ -28,7 +28,7 @@ def test_gradients_are_autograds(network, data):
     state = named(network, weights) | {
         e.name: e.view(vector).clone() for e in network.layout.buffers
     }
-    logits = functional_call(network._module.train(), state, normalised(data))
+    logits = functional_call(network.module.train(), state, normalised(data))
     expected_loss = functional.cross_entropy(logits, data.labels)
     (expected,) = torch.autograd.grad(expected_loss, weights)
     count = network.layout.num_parameters
@@ -115,7 +115,7 @@ def test_what_is_received_is_never_stale(network):
 def test_evaluation_by_hand(network, data):
     (vector,) = vectors(network, 1)
     state = named(network, vector)
-    logits = functional_call(network._module.eval(), state, normalised(data))
+    logits = functional_call(network.module.eval(), state, normalised(data))
     loss, accuracy = network.evaluate(vector, data, 7)
     expected = functional.cross_entropy(logits, data.labels).item()
     assert loss == pytest.approx(expected, rel=1e-5)
@@ -123,7 +123,7 @@ def test_evaluation_by_hand(network, data):
 
 
 def test_threads_change_no_bit(network, data, monkeypatch):
-    monkeypatch.setattr("fedalign.network.network.WORTH_A_THREAD", 0.0)
+    monkeypatch.setattr("fedalign.network.evaluation.WORTH_A_THREAD", 0.0)
     (vector,) = vectors(network, 1)
     assert network.evaluate(vector, data, 7, threads=3) == network.evaluate(vector, data, 7)
 

@@ -54,7 +54,7 @@ def test_each_model_as_if_alone(name, channels_last):
     for row, size in enumerate(sizes):
         labels[row, size:] = -1
     together, found = block.clone(), torch.full((3, layout.num_parameters), 7.0)
-    losses = Stacked(module, layout).gradients(together, images, labels, torch.tensor(sizes), found)
+    losses = Stacked(module, layout).gradients(together, images, labels, sizes, found)
     for row, size in enumerate(sizes):
         alone, gradient = block[row].clone(), torch.zeros(layout.num_parameters)
         layout.bind(module, alone)

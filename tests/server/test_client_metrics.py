@@ -128,7 +128,7 @@ def test_fine_tuning_is_plain_local_training(run, settings, tolerance):
         trained, kept = (f(4)[partition] for f in (federation.shards, federation.holdouts))
         assert row["examples"] == len(kept)
         stream = rng(0, "finetune", config.rounds, partition)
-        module = federation.network._module
+        module = federation.network.module
         expected = by_hand(module, weights, images, data.labels, trained, kept, local, stream)
         found = row[["loss", "accuracy", "tuned_loss", "tuned_accuracy"]]
         assert list(found) == pytest.approx(expected, rel=tolerance)

@@ -96,8 +96,8 @@ def test_a_model_convex_in_its_weights_has_none(data):
 def test_recalibrated_statistics_are_those_of_the_data(network, data):
     (vector,) = vectors(network, 1)
     fresh = network.recalibrate(vector, data.images, batch_size=60)
-    network.layout.bind(network._module, vector.clone())
-    hidden = network._module.conv((data.images.float() - 0.3 * 255) / (0.2 * 255))
+    network.layout.bind(network.module, vector.clone())
+    hidden = network.module.conv((data.images.float() - 0.3 * 255) / (0.2 * 255))
     mean, var = hidden.mean((0, 2, 3)), hidden.var((0, 2, 3))
     buffers = fresh[network.layout.num_parameters :]
     torch.testing.assert_close(buffers, torch.cat([mean, var]).detach(), rtol=1e-4, atol=1e-5)
@@ -158,9 +158,9 @@ def test_the_fusion_gap_by_another_way(plain, data):
     outcome = outcome.plus(measure(plain, data, fusion_gap=True, alphas=0).on_round(outcome))
 
     def judged(vector):
-        plain.layout.bind(plain._module, vector.clone())
+        plain.layout.bind(plain.module, vector.clone())
         with torch.no_grad():
-            logits = plain._module((data.images.float() - 0.3 * 255) / (0.2 * 255))
+            logits = plain.module((data.images.float() - 0.3 * 255) / (0.2 * 255))
         right = (logits.argmax(1) == data.labels).float().mean()
         return float(functional.cross_entropy(logits, data.labels)), float(right)
 

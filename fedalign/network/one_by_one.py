@@ -1,0 +1,82 @@
+"""K models through a plain module, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedalign.network.device import autocast
+from fedalign.network.features import FeatureRecorder
+from fedalign.network.layout import Layout
+from fedalign.network.losses import Loss
+
+
+class OneByOne:
+    """Runs K models by binding a module to one after the other.
+
+    Attributes:
+        module: the module; its tensors are views of the model that was bound last.
+
+    Args:
+        bf16: forward passes run under autocast.
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout, bf16: bool = False):
+        self.module, self._layout, self._bf16 = module, layout, bf16
+        self._bound: tuple[int, int] | None = None
+
+    @cached_property
+    def recorder(self) -> FeatureRecorder:
+        """Records the features of each forward pass from now on."""
+        return FeatureRecorder(self.module)
+
+    def bind(self, vector: Tensor, gradient: Tensor | None = None) -> None:
+        """Point the module at a model `(F,)`, and its gradients at `(P,)`.
+
+        Does nothing if it points there already, as in every step of a client. What the module
+        points at cannot be freed, so the same address is the same memory.
+        """
+        place = (vector.data_ptr(), 0 if gradient is None else gradient.data_ptr())
+        if place != self._bound:
+            self._layout.bind(self.module, vector)
+            if gradient is not None:
+                self._layout.bind_gradients(self.module, gradient)
+            self._bound = place
+
+    def run(self, inputs: Tensor) -> Tensor:
+        """Return the logits of the bound model, float32."""
+        with autocast(inputs.device, self._bf16):
+            logits: Tensor = self.module(inputs).float()
+        return logits
+
+    def gradients(
+        self,
+        block: Tensor,
+        inputs: Tensor,
+        labels: Tensor,
+        sizes: Sequence[int],
+        out: Tensor,
+        keep: float = 0.0,
+        loss: Loss | None = None,
+    ) -> Tensor:
+        """Return the mean loss of each model on its own batch, `(K,)`: see `Runner`."""
+        if not self.module.training:  # walking through all modules costs as much as a small layer
+            self.module.train()
+        out.mul_(keep) if keep else out.zero_()
+        recorder = self.recorder if loss is not None else None  # before the first forward pass
+        losses, batches = [], torch.split(inputs, labels.shape[1])
+        for k, (size, batch) in enumerate(zip(sizes, batches, strict=True)):
+            self.bind(block[k], out[k])
+            logits, own = self.run(batch[:size]), labels[k, :size]
+            if loss is None or recorder is None:
+                mean = functional.cross_entropy(logits, own)
+            else:
+                features = recorder.features.float()[None]
+                mean = loss(logits[None], own[None], features, slice(k, k + 1)).mean()
+            mean.backward()  # type: ignore[no-untyped-call]
+            losses.append(mean.detach())
+        return torch.stack(losses)

@@ -21,6 +21,8 @@ from fedalign.server.client_metrics import columns
 from fedalign.server.measure import Measure
 from fedalign.server.nodes import RemoteNodes, SimulatedNodes
 from fedalign.server.rounds import run_rounds
+from fedalign.server.strategies import strategy_of
+from fedalign.training.stacks import stack_size
 
 app = ServerApp()
 log = logging.getLogger("fedalign")
@@ -37,7 +39,7 @@ def main(grid: Grid, context: Context) -> None:
         count = (members.population, config.num_clients)
         log.warning("the engine has %d nodes: so many clients take part, not %d", *count)
         config = config.model_copy(update={"num_clients": members.population})
-    strategy = federation.strategy(config.num_clients)
+    strategy = strategy_of(federation, config.num_clients)
     resumed = resume(config, strategy, grid)
     taking_part = min(config.clients_per_round or len(present), len(present))
     stack = _stack(federation, grid, taking_part, resumed)
@@ -120,4 +122,4 @@ def _stack(federation: Federation, grid: Grid, clients: int, resumed: Checkpoint
         return 1
     if resumed is not None and federation.config.simulation.stack == "auto":
         return resumed.stack
-    return federation.stack(clients)
+    return stack_size(federation, clients)

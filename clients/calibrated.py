@@ -1,4 +1,4 @@
-"""Losses that know how rare a client's classes are: FedLC and balanced softmax."""
+"""Losses calibrated by how rare each class is on a client: FedLC and balanced softmax."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fedalign.network.losses import Loss, losses_of
 
 @dataclass(frozen=True)
 class Calibrated(Local):
-    """Cross-entropy of logits that are shifted class by class; absent classes are left out."""
+    """Cross-entropy of logits shifted by class; classes that a client lacks are left out."""
 
     def shift(self, counts: Tensor) -> Tensor:
-        """Return what is added to logits, of how many examples of each class a client has."""
+        """Return what to add to the logits, `(K, C)`; `counts` `(K, C)` are examples per class."""
         raise NotImplementedError
 
     def begin(self, training: Training) -> None:

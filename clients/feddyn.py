@@ -18,8 +18,8 @@ from fedalign.algorithm import Trained
 class FedDyn(Local):
     """Local loss minus <g_i, w> plus alpha/2 ||w - w_t||^2 (FedDyn, Acar et al. 2021, algorithm 1).
 
-    After a round g_i becomes `g_i - alpha (w_i - w_t)`, the gradient of the client's loss where its
-    training came to rest. The strategy `feddyn` has an alpha too, which must be the same.
+    After a round g_i becomes `g_i - alpha (w_i - w_t)`, the gradient of the client's loss at the
+    point where its training has converged. The strategy `feddyn` must have the same alpha.
     """
 
     other_half = "feddyn"
@@ -28,8 +28,9 @@ class FedDyn(Local):
     alpha: Annotated[float, Field(gt=0, description="weight of the regulariser")] = 0.01
 
     def begin(self, training: Training) -> None:
-        """Look up the g_i, which are 0 at first."""
-        training.own["g"] = training.kept("gradient", torch.zeros_like(training.weights[0]))
+        """Look up the g_i; they are 0 at first."""
+        zeros = torch.zeros_like(training.weights[0])
+        training.own["g"] = training.client_state("gradient", zeros)
 
     def correct(self, training: Training, gradient: Tensor) -> None:
         """Add alpha (w - w_t) - g_i."""
@@ -41,6 +42,7 @@ class FedDyn(Local):
         return self.alpha
 
     def finish(self, training: Training, result: Trained) -> None:
-        """Keep the new g_i."""
+        """Store the new g_i."""
         start = training.start[: training.weights.shape[1]]
-        result.keeps["gradient"] = training.own["g"] - self.alpha * (training.weights - start)
+        moved = training.weights - start
+        result.client_state["gradient"] = training.own["g"] - self.alpha * moved

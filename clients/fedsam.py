@@ -1,4 +1,4 @@
-"""FedSAM: clients look for flat minima (Qu et al. 2022, ICML; Caldarola et al. 2022, ECCV)."""
+"""FedSAM: clients search for flat minima (Qu et al. 2022, ICML; Caldarola et al. 2022, ECCV)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from clients.local import Local, Training
 class FedSAM(Local):
     """Gradients at w + rho g/||g||, the worst point nearby (FedSAM, Qu et al. 2022, algorithm 1).
 
-    Twice the work of FedAvg. Fixed weights are left out of the ascent. BatchNorm statistics are
-    those of the first pass.
+    Each step costs twice as much as FedAvg's. Fixed weights take no part in the ascent. BatchNorm
+    statistics come from the first of the two passes.
     """
 
     rho: Annotated[float, Field(gt=0, description="radius of the ascent step")] = 0.05
@@ -25,7 +25,7 @@ class FedSAM(Local):
     def gradients(
         self, training: Training, images: Tensor, labels: Tensor, sizes: list[int]
     ) -> Tensor:
-        """Return the losses at w; the gradients are those at the perturbed weights."""
+        """Return the losses at w; put the gradients at the perturbed weights into the optimiser."""
         network, block = training.stack.network, training.block[: len(sizes)]
         weights = training.weights[: len(sizes)]
         ascent = torch.empty_like(weights)

@@ -1,4 +1,4 @@
-"""Local training as FedAvg's client does it, under whatever mask the server plans."""
+"""FedAvg's local training, under the mask that the server plans."""
 
 from __future__ import annotations
 
@@ -23,11 +23,18 @@ from fedalign.network.losses import Loss
 class Local:
     """Minibatch SGD or Adam on the client's own examples (FedAvg, McMahan et al. 2017).
 
-    The optimiser starts fresh in each round, and again when the mask changes: momentum from
-    before the change would go on moving weights that are now fixed.
+    The optimiser starts fresh in each round and whenever the mask changes; otherwise old momentum
+    would move weights that are now fixed.
 
     Other algorithms are subclasses that override some of `begin`, `loss`, `gradients`, `correct`,
-    `finish`.
+    `pull` and `finish`, such as this one with an option of its own:
+
+        @dataclass(frozen=True)
+        class Lasso(Local):
+            l1: Annotated[float, Field(ge=0, description="weight of the L1 norm")] = 1e-4
+
+            def correct(self, training: Training, gradient: Tensor) -> None:
+                gradient.add_(training.weights[: len(gradient)].sign(), alpha=self.l1)
     """
 
     epochs: Annotated[int, Field(gt=0, description="passes over the client's examples")] = 1
@@ -44,7 +51,7 @@ class Local:
     threads: Annotated[int, Field(gt=0, description="torch threads a client trains with")] = 1
 
     def train(self, stack: Stack) -> Trained:
-        """Train the block of a stack in place; return losses, and what clients send and keep."""
+        """Train the block of a stack in place; return losses, vectors to send and client state."""
         training = Training(self, stack)
         losses = torch.zeros(training.batches.sizes.shape, device=stack.block.device)
         with torch_threads(self.threads):
@@ -58,30 +65,37 @@ class Local:
         return result
 
     def begin(self, training: Training) -> None:
-        """Make ready what an algorithm needs beside the weights."""
+        """Prepare what an algorithm needs beside the weights, in `training.own`."""
 
     def gradients(
         self, training: Training, images: Tensor, labels: Tensor, sizes: list[int]
     ) -> Tensor:
-        """Return the losses `(k,)` of a step, and put the gradients into the optimiser."""
+        """Return the losses `(k,)` of a step and put the gradients into the optimiser.
+
+        Args:
+            training: the stack.
+            images: `(k, B, C, H, W)`, one batch for each client that still trains.
+            labels: `(k, B)`, -1 for examples that only fill up a batch.
+            sizes: how many examples of each batch count.
+        """
         k, optimizer, loss = len(sizes), training.optimizer, self.loss(training)
-        out, keep = optimizer.gradient[:k], optimizer.keep
+        out, carry = optimizer.gradient[:k], optimizer.carry
         network = training.stack.network
-        return network.gradients(training.block[:k], images, labels, sizes, out, keep, loss)
+        return network.gradients(training.block[:k], images, labels, sizes, out, carry, loss)
 
     def loss(self, training: Training) -> Loss | None:  # noqa: ARG002
-        """Return the loss of a step; None is cross-entropy."""
+        """Return the loss of a step, a `fedalign.network.network.Loss`; None is cross-entropy."""
         return None
 
     def correct(self, training: Training, gradient: Tensor) -> None:
-        """Add to the gradients `(k, P)` what an algorithm adds."""
+        """Add to the gradients `(k, P)` of a step; they may hold momentum, so do not scale them."""
 
     def pull(self) -> float:
-        """Return mu where the gradient has a term mu (w - w_t), for `Training.normalized_steps`."""
+        """Return mu if `correct` adds mu (w - w_t), for `Training.normalized_steps`; else 0."""
         return 0.0
 
     def finish(self, training: Training, result: Trained) -> None:
-        """Add to the result what clients send and keep."""
+        """Add to the result what clients send to the strategy and store for themselves."""
 
     def lr_of(self, server_round: int, rounds: int) -> float:
         """Return the learning rate of a round."""
@@ -93,7 +107,7 @@ class Local:
         return self.lr
 
     def _step(self, training: Training, step: int) -> Tensor:
-        """Make one step of those who still train; return the losses of all, 0 of the others."""
+        """Make one step of the clients that still train; return losses `(K,)`, 0 for the others."""
         index, sizes = training.batches.at(step)
         data, weights = training.stack.data, training.weights[: len(sizes)]
         for row in training.freezer.enter(step, training.weights):
@@ -118,16 +132,16 @@ class Training:
     """A stack while it trains.
 
     Attributes:
-        stack: what was given.
-        block: `(K, F)`, the clients' models.
-        weights: `(K, P)`, a view of their parameters.
-        start: `(F,)`, the global model.
-        lr: the round's learning rate.
-        batches: who sees which examples when.
-        optimizer: holds the gradients.
-        freezer: holds fixed weights.
-        images: `(k, B, C, H, W)`, those of the step.
-        own: what an algorithm keeps for itself until the round is over.
+        stack: the clients and what they know.
+        block: the clients' models, `(K, F)`.
+        weights: a view of their parameters, `(K, P)`.
+        start: the global model, `(F,)`.
+        lr: the learning rate of the round.
+        batches: which examples each client sees in each step.
+        optimizer: holds the gradients and applies them.
+        freezer: holds fixed weights in place.
+        images: those of the current step, `(k, B, C, H, W)`.
+        own: tensors that an algorithm needs during the round, by name.
         normalized_steps: for each client, FedNova's ‖a_i‖₁ (Wang et al. 2020): the distance, in
             units of lr, that its steps cover under a constant gradient of 1. For SGD without
             momentum this is the number of steps.
@@ -159,24 +173,23 @@ class Training:
             sum(self._normalized_steps(p.steps) for p in own) for own in self._planned
         ]
 
-    def kept(self, name: str, newcomers: Tensor) -> Tensor:
-        """Return what each client kept under a name, `(K, ...)`, or what stands for it at first."""
-        known = self.stack.kept or [{} for _ in self.block]
-        return torch.stack([own.get(name, newcomers) for own in known])
+    def client_state(self, name: str, default: Tensor) -> Tensor:
+        """Return what each client stored under a name, `(K, ...)`; `default` for new clients."""
+        states = self.stack.client_states or [{} for _ in self.block]
+        return torch.stack([state.get(name, default) for state in states])
 
     def normalized_steps_of_weights(self) -> Tensor:
-        """Return `normalized_steps` of each weight, `(K, P)` or `(K, 1)`: 0 where it was fixed."""
+        """Return the `normalized_steps` of each weight, 0 while it was fixed.
+
+        The shape is `(K, P)`, or `(K, 1)` where no weight was fixed.
+        """
         total = torch.zeros(len(self.block), 1, device=self.block.device)
-        for row, own in enumerate(self._planned):
+        if any(phase.trains is not None for own in self._planned for phase in own):
+            total = total.repeat(1, self.weights.shape[1])
+        for row, own in zip(total, self._planned, strict=True):
             for phase in own:
-                normalized_steps = self._normalized_steps(phase.steps)
-                if phase.trains is not None and total.shape[1] == 1:
-                    total = total.repeat(1, self.weights.shape[1])
-                total[row] += (
-                    normalized_steps
-                    if phase.trains is None
-                    else normalized_steps * phase.trains.to(total)
-                )
+                steps = self._normalized_steps(phase.steps)
+                row += steps if phase.trains is None else steps * phase.trains.to(row)
         return total
 
     def _normalized_steps(self, steps: int) -> float:

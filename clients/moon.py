@@ -19,10 +19,11 @@ from fedalign.network.losses import Loss, losses_of
 class MOON(Local):
     """Features near the global model's, far from the client's last (MOON, Li et al. 2021, eq. 3).
 
-    Features z are what the last linear layer sees; z_glob and z_prev are those of the global model
-    and of the client's own model of the round in which it last took part (in its first round that
-    is the global one). The term is `-log(e^(cos(z, z_glob)/T) / (e^(cos(z, z_glob)/T) +
-    e^(cos(z, z_prev)/T)))`. The paper adds a projection head, which models here do not have.
+    The features z are the input of the last linear layer; z_glob are those of the global model and
+    z_prev those of the client's own model from the last round in which it took part (the global
+    model if there was none). The term is `-log(e^(cos(z, z_glob)/T) / (e^(cos(z, z_glob)/T) +
+    e^(cos(z, z_prev)/T)))`. The paper adds a projection head; the
+    models here have none.
     """
 
     stateful = True
@@ -31,8 +32,8 @@ class MOON(Local):
     temperature: Annotated[float, Field(gt=0, description="T, of the contrastive term")] = 0.5
 
     def begin(self, training: Training) -> None:
-        """Look up the clients' last models."""
-        training.own["previous"] = training.kept("model", training.start)
+        """Look up the last model of each client."""
+        training.own["previous"] = training.client_state("model", training.start)
 
     def loss(self, training: Training) -> Loss:
         """Return cross-entropy plus mu times the contrastive term."""
@@ -51,5 +52,5 @@ class MOON(Local):
         return contrastive
 
     def finish(self, training: Training, result: Trained) -> None:
-        """Keep the models."""
-        result.keeps["model"] = training.block.clone()
+        """Store the models."""
+        result.client_state["model"] = training.block.clone()

@@ -1,4 +1,9 @@
-"""What a client algorithm is given, and what it gives back."""
+"""What a client algorithm gets, and what it returns.
+
+An algorithm trains K clients at once, as the rows of one block of flat models `(K, F)`. The first P
+of the F numbers of a model are its parameters; behind them lie buffers such as BatchNorm's running
+statistics. A real client is a stack of one.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +24,21 @@ class Stack:
     """K clients that are trained as one, and what they know.
 
     Attributes:
-        network: the network that all clients share.
+        network: the network, shared by all clients.
         data: the training set, on the network's device.
-        start: `(F,)`, the global model; not to be changed.
-        block: `(K, F)`, where clients start, by default at the global model; becomes their models.
-        rows: which examples of `data` each client owns. Who has most stands first, so that whoever
-            is done stands behind whoever is not, and the block shrinks.
+        start: the global model `(F,)`; it must not be changed.
+        block: the clients' models `(K, F)`: where each starts, by default at the global model.
+            Training changes it in place.
+        rows: which examples of `data` each client trains on. Clients are sorted by number of
+            examples, largest first, so those that still train are always the first rows of the
+            block.
         streams: each client's generator for the order of its examples.
         plans: each client's mask plan for the round; they differ in `client` only.
-        server_round: from 1.
-        rounds: how many the run has.
-        received: `(P,)` vectors from the server beside the model, by name.
-        kept: what each client kept in the round in which it last took part, by name.
+        server_round: the round, from 1.
+        rounds: the number of rounds in the run.
+        received: vectors `(P,)` from the strategy beside the model, by name.
+        client_states: what each client stored in the last round in which it took part, by name, see
+            `Trained.client_state`; empty for a client that is new.
     """
 
     network: Network
@@ -43,28 +51,50 @@ class Stack:
     server_round: int = 1
     rounds: int = 1
     received: Mapping[str, Tensor] = field(default_factory=dict)
-    kept: Sequence[Mapping[str, Tensor]] = ()
+    client_states: Sequence[Mapping[str, Tensor]] = ()
 
 
 @dataclass
 class Trained:
-    """What comes of a stack beside its models.
+    """The results of a stack beside its models.
 
     Attributes:
-        losses: `(K,)`, mean training loss.
-        metrics: `(K,)` numbers for the reply, by name.
-        sends: `(K, P)` vectors for the server, by name.
-        keeps: `(K, ...)` vectors that each client keeps for the next round, by name.
+        losses: mean training loss of each client, `(K,)`.
+        metrics: numbers `(K,)` for the reply, by name.
+        sends: vectors `(K, P)` for the strategy, by name.
+        client_state: tensors `(K, ...)` that clients store until they next take part, by name; row
+            k belongs to client k. The strategy never sees them.
     """
 
     losses: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
     sends: dict[str, Tensor] = field(default_factory=dict)
-    keeps: dict[str, Tensor] = field(default_factory=dict)
+    client_state: dict[str, Tensor] = field(default_factory=dict)
 
 
 class ClientAlgorithm(Protocol):
-    """The client's half of an algorithm, such as `clients.local.Local`."""
+    """The client's half of an algorithm; `clients.local.Local` is one, and easy to extend.
+
+    Its options are the annotated parameters of its constructor. A class may also have these
+    attributes, which are looked up by name:
+
+    - `stateful = True`: its clients store state from round to round (`Trained.client_state`).
+    - `other_half = "scaffold"`: it works with this strategy only.
+    - `epochs`: how often a client passes over its examples, for schedules that change the mask
+      between epochs; an option of this name is also what `evaluation.finetune_epochs` replaces.
+    - `threads`: the number of torch threads, which `fedalign doctor` shows.
+
+    The smallest one moves every model half-way from where it starts to zero:
+
+        class Shrink:
+            def train(self, stack: Stack) -> Trained:
+                stack.block.mul_(0.5)
+                return Trained(losses=torch.zeros(len(stack.block)))
+    """
 
     def train(self, stack: Stack) -> Trained:
-        """Train `stack.block` in place."""
+        """Train `stack.block` in place and return the results beside it.
+
+        The algorithm itself follows `stack.plans`: weights that a plan fixes keep their bits.
+        """
+        ...

@@ -1,4 +1,4 @@
-"""The ClientApp: what a client does with a train or an evaluate message."""
+"""The ClientApp: what a client does with a message to train, to evaluate, or to say who it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
 from torch import Tensor
 
 from fedalign.algorithm import Stack
-from fedalign.federation.federation import PLACE, Federation, federation_of, place_of
+from fedalign.federation.federation import PLACE, Federation, adopt, federation_of, place_of
 from fedalign.federation.local_data import DATA_DIR, federation_at
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.decoder import ReplyDecoder
@@ -25,12 +25,12 @@ from fedalign.training.replies import Sender, each, mean
 
 
 class App(GroupApp):
-    """What fedalign's own engines may ask beside what Flower asks."""
+    """Flower's ClientApp, and what fedalign's own engines ask beside."""
 
     def train_many(
         self, messages: Sequence[Message], contexts: Sequence[Context], request: GroupRequest
     ) -> GroupReplies | None:
-        """Return the models of several clients, or their mean, after training in stacks.
+        """Return the models of several clients, or their mean, after training them in stacks.
 
         None: Flower's differential privacy clips the updates of one client after the other.
         """
@@ -38,10 +38,10 @@ class App(GroupApp):
         task = TrainTask.read(messages[0])
         if task.clipped and len(messages) > 1:
             return None
-        models = trainer.train(federation, task, messages, contexts, request.stack)
+        models = trainer.train(federation, task, messages[0], contexts, request.stack)
         sender = Sender.of(federation, task, messages[0])
         if request.partial_sums:
-            return mean(sender, messages, models, request)
+            return mean(sender, task.plan, messages, models, request)
         return each(sender, messages, models)
 
     def flaw(
@@ -53,23 +53,22 @@ class App(GroupApp):
         return decoder.flaw(reply, int(context.node_config["partition-id"]))
 
     def sizes(self, run_config: RunConfig, num_partitions: int) -> list[float]:
-        """Return how many examples each client has."""
+        """Return the number of examples that each client trains on."""
         return [float(len(rows)) for rows in federation_of(run_config).shards(num_partitions)]
 
     def share(self, run_config: RunConfig) -> Any:
-        """Return the training set."""
-        return federation_of(run_config).shared()
+        """Return the training set with NumPy arrays, which processes of a machine can share."""
+        return federation_of(run_config).train.to_numpy()
 
     def adopt(self, run_config: RunConfig, num_partitions: int, shared: Any) -> None:
-        """Take the training set, and make what the first round would make otherwise."""
-        federation = federation_of(run_config)
-        federation.adopt(shared)
-        federation.shards(num_partitions)
+        """Take the training set, and deal it and build the network before the first round."""
+        federation = adopt(run_config, shared)
+        federation.held(0, num_partitions)
         federation.network  # noqa: B018
 
 
 def clip(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Return a reply whose update Flower's own mod has clipped, where the server wants it so."""
+    """Return the reply, its update clipped by Flower's own mod if the server asks for that."""
     if KEY_CLIPPING_NORM in message.content.config_records.get("config", {}):
         return adaptiveclipping_mod(message, context, call_next)  # a fixed norm is clipped alike
     return call_next(message, context)
@@ -80,7 +79,7 @@ app = App(mods=[clip])
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Return the client's model after local training from the global one under the round's mask."""
+    """Return the client's model after local training under the round's mask."""
     replies = app.train_many([message], [context], GroupRequest())
     assert replies is not None  # a single client can always be served
     return replies.replies[0]
@@ -88,14 +87,15 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Return how the global model does on what the client keeps back, or else trains on.
+    """Return loss and accuracy of the global model on the client's held-out examples.
 
-    With `evaluation.finetune_epochs` also how it does after local fine-tuning (`tuned_…`).
+    Where clients hold none out, on those it trains on. With `evaluation.finetune_epochs` also
+    those of the model after local fine-tuning (`tuned_…`).
     """
     federation, (partition, count) = federation_at(context, message), place_of(context)
     network, settings = federation.network, federation.config.evaluation
-    owned = federation.held(partition, count).tested
-    data, (rows,) = federation.seen(count, [partition], [owned])
+    held = federation.held(partition, count)
+    data, (rows,) = federation.examples.seen(count, [partition], [held.tested])
     own = data.at(rows)
     models = {"": network.receive(arrays_of(message))}
     if settings.finetune_epochs:
@@ -110,21 +110,22 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @app.query("whoami")
 def whoami(message: Message, context: Context) -> Message:
-    """Return which partition this node holds, of how many, and how many examples it has."""
+    """Return the partition of this node, the number of partitions, and its numbers of examples."""
     federation, (partition, count) = federation_at(context, message), place_of(context)
     held, own = federation.held(partition, count), DATA_DIR in context.node_config
-    told = MetricRecord({"examples": len(held.trained), "tests": len(held.tested)})
-    told["own"] = int(own)
+    facts = MetricRecord({"examples": len(held.trained), "tests": len(held.tested)})
+    facts["own"] = int(own)
     for key in PLACE & context.node_config.keys():
-        told[key] = int(context.node_config[key])
-    return Message(RecordDict({"whoami": told}), reply_to=message)
+        facts[key] = int(context.node_config[key])
+    return Message(RecordDict({"whoami": facts}), reply_to=message)
 
 
 def _tuned(
     federation: Federation, model: Tensor, server_round: int, partition: int, count: int
 ) -> Tensor:
-    """Return a copy of the model `(F,)` after training, in which all weights train."""
-    data, rows = federation.seen(count, [partition], [federation.held(partition, count).trained])
+    """Return the model `(F,)` after fine-tuning on the client's examples, without a mask."""
+    held = federation.held(partition, count)
+    data, rows = federation.examples.seen(count, [partition], [held.trained])
     stream = rng(federation.config.seed, "finetune", server_round, partition)
     stack = Stack(
         federation.network,

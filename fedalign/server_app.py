@@ -24,7 +24,9 @@ from fedalign.server.nodes import Nodes, SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
 from fedalign.server.rounds import RoundLoop
+from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
+from fedalign.training.stacks import stack_size
 
 app = ServerApp()
 log = logging.getLogger("fedalign")
@@ -37,7 +39,7 @@ def main(grid: Grid, context: Context) -> None:
     nodes = _nodes(grid, federation)
     clients = len(nodes.present())
     config = _config(federation, nodes)
-    strategy = federation.strategy(config.num_clients)
+    strategy = strategy_of(federation, config.num_clients)
     resumed = resume(config, strategy, grid)
     stack = _stack(federation, grid, min(config.clients_per_round or clients, clients), resumed)
     facts = manifest(federation, nodes, type(grid).__name__, stack)
@@ -89,7 +91,7 @@ def _stack(federation: Federation, grid: Grid, clients: int, resumed: Checkpoint
         return 1
     if resumed is not None and federation.config.simulation.stack == "auto":
         return resumed.stack
-    return federation.stack(clients)
+    return stack_size(federation, clients)
 
 
 def _measures(federation: Federation, nodes: Nodes) -> list[Measure]:

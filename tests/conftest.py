@@ -14,7 +14,7 @@ from torch import nn
 
 from fedalign.client_app import app as client_app
 from fedalign.data import Dataset
-from fedalign.federation.federation import Held
+from fedalign.federation.examples import Held
 from fedalign.messages.codec import Codec
 from fedalign.network.layout import Entry, Layout
 from fedalign.network.network import Network
@@ -93,6 +93,13 @@ class Quadratic:
         return (counts * a / 2 * far**2).sum((1, 2)) / torch.tensor(sizes)
 
 
+class Twin(SimpleNamespace):
+    """A federation's double; like a federation it is equal to itself alone."""
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
 class Rounds(Callback):
     """What became of a small federation: its global model `(P,)` after each round."""
 
@@ -105,8 +112,8 @@ class Rounds(Callback):
         self.models.append(np.concatenate([array.ravel() for array in arrays]))
         self.metrics.append(outcome.metrics)
 
-    def kept(self, partition):
-        """What a client keeps, as the grid has it; nothing for one that never took part."""
+    def client_state(self, partition):
+        """A client's state, as the grid has it; empty for one that never took part."""
         record = self.grid.context(1000 + partition).state.array_records.get("fedalign", {})
         return {key: array.numpy() for key, array in record.items()}
 
@@ -120,17 +127,13 @@ def federate(monkeypatch):
 
     def federate(strategy, client, network, data, shards, start, rounds=1, **settings):
         layout, codec, built = network.layout, Codec(network.layout), strategy(network.layout)
-        twin = SimpleNamespace(
+        twin = Twin(
             config=SimpleNamespace(seed=0, rounds=rounds, init="shared"),
             network=network,
-            train=data,
             client=client,
             codec=codec,
-            held=lambda partition, _: Held(
-                np.array(shards[partition]), np.array(shards[partition])
-            ),
-            seen=lambda _, __, rows: (data, rows),
-            room=np.inf,
+            held=lambda partition, _: Held(np.array(shards[partition])),
+            examples=SimpleNamespace(seen=lambda _, __, rows: (data, rows)),
         )
         monkeypatch.setattr("fedalign.client_app.federation_of", lambda _: twin)
         monkeypatch.setattr("fedalign.client_app.federation_at", lambda *_: twin)

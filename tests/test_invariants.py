@@ -57,7 +57,7 @@ def train(network, data, algorithm, plan, sizes=SIZES, only=None):
         server_round=2,
         rounds=3,
         received={"control": known},
-        kept=[
+        client_states=[
             {"control": known * k, "gradient": known * k, "model": start * (1 + k / 10)}
             for k in clients
         ],
@@ -83,7 +83,7 @@ def test_fixed_weights_keep_their_bits(network, data, name, rule, sizes, own):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_who_keeps_something_says_so(network, data, name):
     _, _, result = train(network, data, ALGORITHMS[name](), MaskPlan())
-    assert bool(result.keeps) == getattr(ALGORITHMS[name], "stateful", False)
+    assert bool(result.client_state) == getattr(ALGORITHMS[name], "stateful", False)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -218,7 +218,10 @@ def test_a_stack_is_its_clients_one_by_one(which, name, rule, sizes, plan):
         _, own, alone = train(network, data, algorithm, plan, sizes, only=k)
         close(block[k], own[0])
         close(together.losses[k], alone.losses[0])
-        for ours, theirs in [(together.sends, alone.sends), (together.keeps, alone.keeps)]:
+        for ours, theirs in [
+            (together.sends, alone.sends),
+            (together.client_state, alone.client_state),
+        ]:
             assert ours.keys() == theirs.keys()
             for key, value in ours.items():
                 close(value[k], theirs[key][0])

@@ -235,6 +235,6 @@ def test_a_whole_run(federate, name, masks):
         np.testing.assert_allclose(seen.models[-1], naive.w, rtol=1e-6, atol=1e-8)
         kept = naive.last if name == "moon" else naive.state
         for i in range(len(SIZES)):
-            for value in seen.kept(i).values():
+            for value in seen.client_state(i).values():
                 assert i in naive.last
                 np.testing.assert_allclose(value, kept[i], rtol=1e-6, atol=1e-8)

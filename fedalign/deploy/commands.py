@@ -181,9 +181,9 @@ def data(
     """Check a node's data against a federation, before it joins."""
     with guarded():
         from fedalign.federation.federation import Federation
-        from fedalign.federation.local_data import told
+        from fedalign.federation.local_data import description
         from fedalign.settings.config import read
         from fedalign.settings.sources import parse_overrides
 
         planned = read(config, parse_overrides(overrides or []))
-        print(told(folder, Federation(planned)))
+        print(description(folder, Federation(planned)))

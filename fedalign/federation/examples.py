@@ -1,20 +1,149 @@
-"""Which examples each client has: to train on, and to test on."""
+"""Which examples each client has, and what they look like to it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
 import numpy as np
+import torch
+
+from fedalign.data import Dataset
+from fedalign.partitioning import Indices, checked, split
+from fedalign.rng import rng
+from fedalign.settings.config import Config
+
+
+class Held(NamedTuple):
+    """The examples of one client, as rows of the training set.
+
+    Attributes:
+        trained: the rows that the client trains on.
+        held_out: the rows that it keeps back to test on; None where no client keeps any back.
+    """
+
+    trained: np.ndarray
+    held_out: np.ndarray | None = None
+
+    @property
+    def tested(self) -> np.ndarray:
+        """The rows that the client tests on: held-out ones, or else those that it trains on."""
+        return self.trained if self.held_out is None else self.held_out
+
+    @property
+    def owned(self) -> np.ndarray:
+        """All rows of the client, ascending."""
+        both = [self.trained] if self.held_out is None else [self.trained, self.held_out]
+        return np.sort(np.concatenate(both))
+
+
+class Examples(Protocol):
+    """The training set, and which of its examples each client has."""
+
+    @property
+    def data(self) -> Dataset:
+        """The training set, on the device; it may end with examples that are only tested on."""
+        ...
+
+    def held(self, partition: int, num_clients: int) -> Held:
+        """Return the examples of one of `num_clients` clients."""
+        ...
+
+    def seen(
+        self, num_clients: int, partitions: Sequence[int], rows: Sequence[np.ndarray]
+    ) -> tuple[Dataset, list[np.ndarray]]:
+        """Return a data set as some clients see it, and each one's rows of that data set.
+
+        Args:
+            num_clients: the number of all clients.
+            partitions: the clients that are asked for.
+            rows: for each of them, rows of `data`.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class DealtExamples:
+    """One data set that the partitioner of a configuration deals to the clients.
+
+    Every machine deals alike, since all draws come from the run's seed.
+    """
+
+    config: Config
+    data: Dataset
+    _dealt: dict[int, list[Held]] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def partitioner(self) -> Any:
+        """The `fedalign.partitioning.Partitioner`."""
+        return self.config.partition.build()
+
+    def held(self, partition: int, num_clients: int) -> Held:
+        """Return the examples of one of `num_clients` clients."""
+        if num_clients not in self._dealt:
+            shares, config = self._shares(num_clients), self.config
+            self._dealt[num_clients] = hold_out_all(shares, config.evaluation.holdout, config.seed)
+        return self._dealt[num_clients][partition]
+
+    def seen(
+        self, num_clients: int, partitions: Sequence[int], rows: Sequence[np.ndarray]
+    ) -> tuple[Dataset, list[np.ndarray]]:
+        """Return a data set as some clients see it, and each one's rows of that data set.
+
+        Without a method `transform` of the partitioner that is the training set itself. With one,
+        each call makes a data set of `rows` alone: only the clients that are asked for cost memory
+        and time, even with 100,000 clients.
+        """
+        if not hasattr(self.partitioner, "transform"):
+            return self.data, list(rows)
+        images = [
+            self._transformed(num_clients, partition, own)
+            for partition, own in zip(partitions, rows, strict=True)
+        ]
+        ends = np.cumsum([len(own) for own in rows])
+        places = np.split(np.arange(ends[-1]), ends[:-1])
+        labels = self.data.labels[torch.from_numpy(np.concatenate(rows))]
+        return replace(self.data, images=torch.cat(images), labels=labels, groups=None), places
+
+    def _transformed(self, num_clients: int, partition: int, rows: np.ndarray) -> torch.Tensor:
+        """Return some of a client's images; each is the same whichever others are asked for."""
+        owned = self.held(partition, num_clients).owned
+        images, stream = self.data.images, rng(self.config.seed, "transform", partition)
+        changed = self.partitioner.transform(
+            images[torch.from_numpy(owned)].cpu(), partition, num_clients, stream
+        )
+        chosen: torch.Tensor = changed[torch.from_numpy(np.searchsorted(owned, rows))]
+        return chosen.to(images.device)
+
+    def _shares(self, num_clients: int) -> list[Indices]:
+        """Return the rows that each client owns."""
+        config, labels = self.config, self.data.labels.cpu().numpy()
+        groups = None if self.data.groups is None else self.data.groups.cpu().numpy()
+        name, stream = config.partition.name, rng(config.seed, "partition")
+        named = {"called": name, "data": f"data set {config.data.name!r}"}
+        dealt = split(self.partitioner, labels, num_clients, stream, groups, **named)
+        return checked(dealt, num_clients, len(labels), name)
+
+
+def hold_out_all(shares: Sequence[np.ndarray], share: float, seed: int) -> list[Held]:
+    """Return what each client trains on and holds out; a share of 0 holds nothing out."""
+    if not share:
+        return list(map(Held, shares))
+    return [Held(*hold_out(rows, share, rng(seed, "holdout", i))) for i, rows in enumerate(shares)]
 
 
 def hold_out(
     rows: np.ndarray, share: float, stream: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which of a client's `rows` it trains on and which it keeps back, both in their order.
+    """Return the rows that a client trains on and those that it holds out, both in their order.
 
-    Kept back are `round(share * n)` (half to even), drawn at random, but never all n: so a client
-    with one example trains on it and has nothing to test on.
+    It holds out `round(share * n)` of its n rows (half to even), drawn at random, but never all of
+    them: a client with one example trains on it and has nothing to test on.
     """
     count = min(round(share * len(rows)), len(rows) - 1)
-    kept = np.zeros(len(rows), bool)
+    out = np.zeros(len(rows), bool)
     if count > 0:
-        kept[stream.choice(len(rows), count, replace=False)] = True
-    return rows[~kept], rows[kept]
+        out[stream.choice(len(rows), count, replace=False)] = True
+    return rows[~out], rows[out]

@@ -9,11 +9,13 @@ import torch
 
 from fedalign.federation.federation import Federation
 from fedalign.messages.partial_sums import averages, max_sums
+from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.echo import client, message_seconds
 from fedalign.simulation.inline import InlineGrid
+from fedalign.training.stacks import stack_times
 
 ECHO = FlowerApp(HOME, "", "fedalign.simulation.echo:client", {})
 
@@ -74,7 +76,7 @@ def _stack(federation: Federation, clients: int) -> str:
     wanted = federation.config.simulation.stack
     if wanted != "auto":
         return f"{wanted}, as simulation.stack says"
-    times = federation.stack_times(clients)
+    times = stack_times(federation, clients)
     if not times and federation.network.stacked is None:
         return "1: the model has a layer that cannot be stacked, so clients train one by one"
     if not times:
@@ -87,7 +89,7 @@ def _stack(federation: Federation, clients: int) -> str:
 def _sums(federation: Federation, clients: int) -> str:
     if not federation.config.simulation.partial_aggregation:
         return "none, as simulation.partial_aggregation says: every model reaches the server"
-    if not averages(federation.strategy()):
+    if not averages(strategy_of(federation)):
         return "none: the strategy wants every model"
     most = max_sums(4 * federation.network.layout.size)
     if clients <= most:

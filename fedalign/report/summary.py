@@ -6,6 +6,7 @@ import numpy as np
 
 from fedalign.federation.federation import Federation
 from fedalign.runs.paths import folder_of
+from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.registry import Part
 
@@ -14,7 +15,7 @@ def summary(config: Config) -> str:
     """Return what a run would do, in a few lines; loads the data and makes the partition."""
     federation = Federation(config)
     network = federation.network
-    federation.strategy()  # what it does not like about its options, it says here
+    strategy_of(federation)  # what it does not like about its options, it says here
     drawn = min(config.clients_per_round or config.num_clients, config.num_clients)
     return "\n".join(
         [
@@ -66,7 +67,7 @@ def _evaluation(federation: Federation) -> list[str]:
     config, settings = federation.config, federation.config.evaluation
     if not settings.client_fraction:
         return []
-    tests = [len(rows) for rows in federation.tested_on(config.num_clients)]
+    tests = [len(federation.held(i, config.num_clients).tested) for i in range(config.num_clients)]
     federation.check_testers(tests)
     testers = sum(count > 0 for count in tests)
     drawn = max(1, round(settings.client_fraction * testers))

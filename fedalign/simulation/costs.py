@@ -29,7 +29,7 @@ class Costs:
         return sum(known[n] if n in known else self._usual * self.size(n) for n in nodes)
 
     def learn(self, worker: Any, share: Sequence[Sequence[Message]], taken: list[float]) -> None:
-        """Note the seconds of each group in a worker's call; a worker's first call does not count."""
+        """Note the seconds of each group in a worker's call; a worker's first call is left out."""
         if worker not in self._warm:
             self._warm.add(worker)
             return

@@ -1,9 +1,9 @@
-"""What clients answer: each its model, or all of them their mean."""
+"""What clients answer: each its own model, or one reply with the mean of all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from flwr.app import Array, ArrayRecord, Message, RecordDict
@@ -22,42 +22,45 @@ from fedalign.training.trainer import Model
 
 @dataclass(frozen=True)
 class Sender:
-    """Puts the clients' models into replies."""
+    """Encodes models for the way to the server.
+
+    Attributes:
+        codec: how models travel.
+        start: the global model `(F,)` that the clients started from.
+        counters: integer buffers of that model, which go back as they came.
+        clipped: Flower's clipping of updates looks at the reply, so a model travels whole.
+    """
 
     codec: Codec
-    plan: MaskPlan
     start: Tensor
     counters: dict[str, Array]
     clipped: bool
 
     @classmethod
     def of(cls, federation: Federation, task: TrainTask, message: Message) -> Sender:
-        """Return what the replies to a message need."""
+        """Return the sender of the replies to a message."""
         arrays = arrays_of(message)
         counters = federation.network.layout.counters_of(arrays)
-        start = federation.network.receive(arrays)
-        return cls(federation.codec, task.plan, start, counters, task.clipped)
+        return cls(federation.codec, federation.network.receive(arrays), counters, task.clipped)
 
-    def pack(self, vector: Tensor, partition: int | None = None) -> ArrayRecord:
-        """Return a client's model as it is sent, or the mean of several clients'."""
+    def mask(self, plan: MaskPlan) -> Tensor | None:
+        """Return which parameters `(P,)` of a client with this plan travel; None: all of them."""
+        return None if self.clipped else update_mask(plan, self.codec.layout)
+
+    def pack(self, vector: Tensor, mask: Tensor | None) -> ArrayRecord:
+        """Return the record of a model `(F,)`."""
         if self.clipped:
             return self.codec.layout.to_record(vector, self.counters)
-        return self.codec.pack(vector, self.start, self.mask(partition), self.counters)
-
-    def mask(self, partition: int | None) -> Tensor | None:
-        """Return what a client may have trained."""
-        plan = self.plan if partition is None else self.plan.of(partition)
-        return None if self.clipped else update_mask(plan, self.codec.layout)
+        return self.codec.pack(vector, self.start, mask, self.counters)
 
 
 def each(sender: Sender, messages: Sequence[Message], models: Iterable[Model]) -> GroupReplies:
-    """Return a reply for each client."""
+    """Return one reply for each client, in the order of their messages."""
     replies: dict[int, Message] = {}
     for model in models:
-        client = model.client
-        mask = sender.mask(client.partition)
+        client, mask = model.client, sender.mask(model.client.plan)
+        packed = sender.pack(model.vector, mask)
         extras = {key: sender.codec.pack_extra(v, mask) for key, v in model.sends.items()}
-        packed = sender.pack(model.vector, client.partition)
         replies[client.place] = train_reply(
             messages[client.place], packed, len(client.rows), model.metrics, extras
         )
@@ -65,36 +68,59 @@ def each(sender: Sender, messages: Sequence[Message], models: Iterable[Model]) -
 
 
 def mean(
-    sender: Sender, messages: Sequence[Message], models: Iterable[Model], request: GroupRequest
+    sender: Sender,
+    plan: MaskPlan,
+    messages: Sequence[Message],
+    models: Iterable[Model],
+    request: GroupRequest,
 ) -> GroupReplies:
-    """Return one reply for all clients: their mean, summed in float64 in a fixed order.
+    """Return one reply for all clients: their mean, weighted by examples.
 
-    Those whose numbers cannot be used are left out, and are told of.
+    It is summed in float64 in a fixed order. A client whose numbers cannot be used is left out, and
+    the reply says so.
+
+    Args:
+        sender: encodes the mean.
+        plan: the mask plan of all clients.
+        messages: the clients' messages.
+        models: their models, in any order that is always the same.
+        request: which models are wanted beside the mean, and how far a model may have moved.
     """
-    layout = sender.codec.layout
-    total = torch.zeros(layout.size, dtype=torch.float64, device=sender.start.device)
-    told, count = dict[str, float](), 0
-    kept, left_out = dict[int, ArrayRecord](), dict[int, str]()
+    total, mask = _Total(torch.zeros_like(sender.start, dtype=torch.float64)), sender.mask(plan)
+    beside, left_out = dict[int, ArrayRecord](), dict[int, str]()
     for model in models:
-        client = model.client
-        examples, node = len(client.rows), messages[client.place].metadata.dst_node_id
-        if why := _flaw(sender, model, request.max_update_norm):
-            left_out[node] = why
+        node = messages[model.client.place].metadata.dst_node_id
+        if reason := _flaw(sender, model, request.max_update_norm):
+            left_out[node] = reason
             continue
-        total.add_(model.vector, alpha=examples)
-        count += examples
-        for key, value in model.metrics.items():
-            told[key] = told.get(key, 0.0) + value * examples
+        total.add(model)
         if node in request.models_of:
-            kept[node] = sender.pack(model.vector, client.partition)
-    packed = sender.pack((total / count).float() if count else sender.start)
+            beside[node] = sender.pack(model.vector, mask)
+    count = total.examples
+    packed = sender.pack((total.vector / count).float() if count else sender.start, mask)
     marked = Mark(len(messages), len(messages) * num_bytes(packed), left_out)
     if not count:
         return GroupReplies([empty_sum(Message(RecordDict(), reply_to=messages[0]), marked)])
-    means = {key: value / count for key, value in told.items()}
+    means = {key: value / count for key, value in total.metrics.items()}
     reply = train_reply(messages[0], packed, count, means)
     put_mark(reply, marked)
-    return GroupReplies([reply], kept)
+    return GroupReplies([reply], beside)
+
+
+@dataclass
+class _Total:
+    """Sums of models `(F,)` float64 and of their metrics, weighted by examples."""
+
+    vector: Tensor
+    examples: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def add(self, model: Model) -> None:
+        examples = len(model.client.rows)
+        self.vector.add_(model.vector, alpha=examples)
+        self.examples += examples
+        for key, value in model.metrics.items():
+            self.metrics[key] = self.metrics.get(key, 0.0) + value * examples
 
 
 def _flaw(sender: Sender, model: Model, most: float | None) -> str | None:

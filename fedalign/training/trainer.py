@@ -1,10 +1,10 @@
-"""A round of clients at work: what they are told and own becomes stacks, and those are trained."""
+"""A round of clients at work: contexts become clients, clients stacks, stacks trained models."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,28 +13,39 @@ from torch import Tensor
 
 from fedalign.algorithm import Stack, Trained
 from fedalign.federation.federation import Federation, place_of
-from fedalign.masks.plan import trainable_mask
+from fedalign.masks.plan import MaskPlan, trainable_mask
 from fedalign.messages.records import EXTRA, TrainTask, arrays_of
 from fedalign.network.network import Network
 from fedalign.rng import rng
+from fedalign.training.stacks import in_memory
 
-STATE = "fedalign"  # what a client keeps between rounds, in its Context
-log = logging.getLogger("fedalign")
+STATE = "fedalign"  # the record of a client's state, in its Context
 
 
 @dataclass(frozen=True)
 class Client:
-    """One of the clients that are trained in one call: its place there, and what it has."""
+    """One of the clients that are trained in one call.
+
+    Attributes:
+        place: its position among the messages.
+        partition: its number among all clients, of which there are `count`.
+        count: the number of all clients.
+        rows: the examples that it trains on.
+        plan: its mask plan.
+        context: Flower's, which holds its state.
+    """
 
     place: int
     partition: int
+    count: int
     rows: np.ndarray
+    plan: MaskPlan
     context: Context
 
 
 @dataclass(frozen=True)
 class Model:
-    """What comes of a client: its model `(F,)` and what it tells of it."""
+    """A client's trained model `(F,)`, its metrics, and vectors `(P,)` for the server."""
 
     client: Client
     vector: Tensor
@@ -45,65 +56,63 @@ class Model:
 def train(
     federation: Federation,
     task: TrainTask,
-    messages: Sequence[Message],
+    message: Message,
     contexts: Sequence[Context],
     stack: int,
 ) -> Iterator[Model]:
-    """Yield every client's model, those with most examples first."""
-    clients = []
-    for place, context in enumerate(contexts):
-        partition, count = place_of(context)
-        rows = federation.held(partition, count).trained
-        clients.append(Client(place, partition, rows, context))
+    """Yield every client's trained model, largest number of examples first.
+
+    Args:
+        federation: the run's.
+        task: the one that all clients got.
+        message: one of their messages, which all have the same content.
+        contexts: theirs; what an algorithm keeps of a client goes into its context.
+        stack: the largest number of clients to train as one.
+    """
+    clients = [_client(federation, task, *placed) for placed in enumerate(contexts)]
     clients.sort(key=lambda client: -len(client.rows))
-    for start in range(0, len(clients), stack):
-        yield from _train_stack(federation, task, messages[0], clients[start : start + stack])
+    train_stack = partial(_train_stack, federation, task, message)
+    for first in range(0, len(clients), stack):
+        yield from in_memory(federation, clients[first : first + stack], train_stack)
+
+
+def _client(federation: Federation, task: TrainTask, place: int, context: Context) -> Client:
+    partition, count = place_of(context)
+    rows = federation.held(partition, count).trained
+    return Client(place, partition, count, rows, task.plan.of(partition), context)
 
 
 def _train_stack(
     federation: Federation, task: TrainTask, message: Message, clients: Sequence[Client]
 ) -> list[Model]:
-    """Return the trained models of a stack; in halves if the GPU has no room."""
-    count = len(clients)
-    if count <= federation.room:
-        try:
-            stack = _stack(federation, task, message, clients)
-            return _models(clients, stack.block, federation.client.train(stack))
-        except torch.OutOfMemoryError:
-            if count == 1:
-                raise
-        federation.room = count // 2
-        log.warning("the GPU has no room for a stack of %d; next try: %d", count, count // 2)
-        torch.cuda.empty_cache()
-    halves = clients[: -(-count // 2)], clients[-(-count // 2) :]
-    return [m for half in halves for m in _train_stack(federation, task, message, half)]
+    """Return the trained models of a stack."""
+    stack = _stack(federation, task, message, clients)
+    return _models(clients, stack.block, federation.client.train(stack))
 
 
 def _stack(
     federation: Federation, task: TrainTask, message: Message, clients: Sequence[Client]
 ) -> Stack:
-    """Return what clients need to train as one."""
+    """Return all that an algorithm needs to train these clients as one."""
     network, config = federation.network, federation.config
-    number = task.server_round
-    extras: dict[str, Array] = dict(message.content.array_records.get(EXTRA) or {})
     start = network.receive(arrays_of(message))
-    _, count = place_of(clients[0].context)
-    owned = [client.rows for client in clients]
-    data, rows = federation.seen(count, [client.partition for client in clients], owned)
+    data, rows = federation.examples.seen(
+        clients[0].count, [client.partition for client in clients], [c.rows for c in clients]
+    )
+    extras = message.content.array_records.get(EXTRA)
     return Stack(
         network=network,
         data=data,
         start=start,
         block=_starts(federation, task, start, clients),
         rows=rows,
-        streams=[rng(config.seed, "batches", number, client.partition) for client in clients],
-        plans=[task.plan.of(client.partition) for client in clients],
-        server_round=number,
+        streams=[rng(config.seed, "batches", task.server_round, c.partition) for c in clients],
+        plans=[client.plan for client in clients],
+        server_round=task.server_round,
         rounds=config.rounds,
-        received={key: _tensor(network, array) for key, array in extras.items()},
-        kept=[
-            {key: _tensor(network, array) for key, array in _kept(client.context).items()}
-            for client in clients
+        received=_tensors(network, extras),
+        client_states=[
+            _tensors(network, client.context.state.array_records.get(STATE)) for client in clients
         ],
     )
 
@@ -111,37 +120,32 @@ def _stack(
 def _starts(
     federation: Federation, task: TrainTask, start: Tensor, clients: Sequence[Client]
 ) -> Tensor:
-    """Return where each client starts, `(K, F)`: with `init: own` they share what is fixed."""
+    """Return where each client starts, `(K, F)`: with `init: own` they share fixed weights only."""
     block = start.repeat(len(clients), 1)
     if federation.config.init == "own" and task.server_round == 1:
         for row, client in zip(block, clients, strict=True):
-            mask = trainable_mask(task.plan.of(client.partition), federation.network.layout)
-            own = federation.own_start(client.partition)
+            row.copy_(federation.own_start(client.partition))
+            mask = trainable_mask(client.plan, federation.network.layout)
             if mask is not None:
-                fixed = ~mask.to(own.device)
-                own[: len(mask)][fixed] = start[: len(mask)][fixed]
-            row.copy_(own)
+                fixed = ~mask.to(row.device)
+                row[: len(mask)][fixed] = start[: len(mask)][fixed]
     return block
 
 
-def _kept(context: Context) -> ArrayRecord:
-    """Return what a client kept of earlier rounds."""
-    return context.state.array_records.get(STATE) or ArrayRecord()
-
-
-def _tensor(network: Network, array: Array) -> Tensor:
-    return torch.from_numpy(array.numpy()).to(network.device)
+def _tensors(network: Network, record: ArrayRecord | None) -> dict[str, Tensor]:
+    """Return the arrays of a record, on the network's device."""
+    pairs = (record or {}).items()
+    return {key: torch.from_numpy(array.numpy()).to(network.device) for key, array in pairs}
 
 
 def _models(clients: Sequence[Client], block: Tensor, result: Trained) -> list[Model]:
-    """Return each client's part of what was trained; what it keeps goes into its context."""
-    models = []
-    told = {"train_loss": result.losses} | result.metrics
+    """Return each client's part of what was trained; its state goes into its context."""
+    models, numbers = [], {"train_loss": result.losses} | result.metrics
     for k, client in enumerate(clients):
-        if result.keeps:
-            kept = {key: Array(value[k].cpu().numpy()) for key, value in result.keeps.items()}
-            client.context.state[STATE] = ArrayRecord(kept)
-        metrics = {key: float(value[k]) for key, value in told.items()}
+        if result.client_state:
+            state = {key: Array(v[k].cpu().numpy()) for key, v in result.client_state.items()}
+            client.context.state[STATE] = ArrayRecord(state)
+        metrics = {key: float(value[k]) for key, value in numbers.items()}
         sends = {key: value[k] for key, value in result.sends.items()}
         models.append(Model(client, block[k], metrics, sends))
     return models

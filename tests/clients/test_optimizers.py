@@ -24,7 +24,7 @@ RULES = {
 def take(rule, gradient):
     """Do to a rule's gradient what a network does."""
     place = rule.gradient[: len(gradient)]
-    place.mul_(rule.keep) if rule.keep else place.zero_()
+    place.mul_(rule.carry) if rule.carry else place.zero_()
     place.add_(gradient)
 
 

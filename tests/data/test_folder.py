@@ -17,7 +17,7 @@ from PIL import Image
 from fedalign.data import Spec
 from fedalign.data.folder import FolderData, read_folder
 from fedalign.errors import InputError
-from fedalign.federation.federation import Federation
+from fedalign.federation.federation import Federation, adopt
 from fedalign.settings.config import read
 
 NAMES = ("cat", "dog", "fox")
@@ -493,8 +493,7 @@ def test_a_federation_knows_its_network_without_examples_and_may_have_no_test_pa
     archive(tmp_path)
     federation = Federation(read(None, {"data": "folder", "data.dir": str(tmp_path)}))
     assert federation.spec == federation.train.spec
-    worker = Federation(read(None, told))
-    worker.adopt(federation.shared())
+    worker = adopt(read(None, told).run_config(), federation.train.to_numpy())
     assert worker.spec == federation.spec
     assert Federation(read(None, {})).spec.shape == (1, 8, 8)
     assert len(Federation(read(None, {})).test) == 360

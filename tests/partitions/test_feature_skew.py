@@ -80,14 +80,14 @@ def test_the_base_deals_and_is_named_in_errors():
 def test_an_example_is_seen_alike_alone_in_company_and_by_whoever_tests_on_it():
     one = federation(evaluation__holdout=0.3, partition__noise=0.3)
     shards, kept = one.shards(8), one.holdouts(8)
-    together, places = one.seen(8, [2, 5], [shards[2], shards[5]])
-    alone, (rows,) = one.seen(8, [5], [shards[5]])
+    together, places = one.examples.seen(8, [2, 5], [shards[2], shards[5]])
+    alone, (rows,) = one.examples.seen(8, [5], [shards[5]])
     assert torch.equal(together.images[places[1]], alone.images[rows])
     assert torch.equal(together.labels[places[1]], one.train.labels[shards[5]])
     assert len(together) == len(shards[2]) + len(shards[5])
     whole = federation(partition__noise=0.3)  # nobody keeps anything back
-    every, (places,) = whole.seen(8, [5], [whole.shards(8)[5]])
-    tested, (rows,) = one.seen(8, [5], [kept[5]])
+    every, (places,) = whole.examples.seen(8, [5], [whole.shards(8)[5]])
+    tested, (rows,) = one.examples.seen(8, [5], [kept[5]])
     where = np.searchsorted(whole.shards(8)[5], kept[5])
     assert torch.equal(every.images[places][where], tested.images[rows])
     assert not torch.equal(tested.images[rows], one.train.images[kept[5]])
@@ -95,7 +95,7 @@ def test_an_example_is_seen_alike_alone_in_company_and_by_whoever_tests_on_it():
 
 def test_other_partitioners_show_the_training_set_itself():
     plain = Federation(read(None, {"partition": "iid"}))
-    data, rows = plain.seen(4, [1], [plain.shards(4)[1]])
+    data, rows = plain.examples.seen(4, [1], [plain.shards(4)[1]])
     assert data is plain.train
     assert rows[0] is plain.shards(4)[1]
 

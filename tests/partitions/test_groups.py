@@ -9,7 +9,7 @@ import torch
 
 from fedalign.data.digits import Digits
 from fedalign.errors import InputError
-from fedalign.federation.federation import Federation
+from fedalign.federation.federation import Federation, adopt
 from fedalign.partitioning import checked
 from fedalign.settings.config import read
 
@@ -35,10 +35,10 @@ def test_clients_are_those_who_wrote(monkeypatch):
 
 
 def test_a_worker_that_is_given_the_data_has_its_groups(monkeypatch):
-    server, worker = (federation(monkeypatch, partition="natural") for _ in range(2))
-    shared = server.shared()
+    server = federation(monkeypatch, partition="natural")
+    shared = server.train.to_numpy()
     assert isinstance(shared["groups"], np.ndarray)
-    worker.adopt(shared)
+    worker = adopt(server.config.run_config(), shared)
     assert torch.equal(worker.train.groups, server.train.groups)
     assert all(map(np.array_equal, worker.shards(5), server.shards(5)))
 

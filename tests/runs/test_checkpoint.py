@@ -28,6 +28,7 @@ from fedalign.runs.progress import Progress
 from fedalign.runs.trees import read as read_tree
 from fedalign.runs.trees import write as write_tree
 from fedalign.server.callbacks import Callback
+from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
 from fedalign.settings.registry import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
@@ -205,11 +206,11 @@ def test_the_same_command_goes_on_and_again_starts_from_nothing(interrupt, tmp_p
 def test_a_measured_stack_is_kept(run, interrupt, monkeypatch, tmp_path):
     settings = BRIEF | {"num_clients": 24}
     with monkeypatch.context() as patch:
-        patch.setattr(Federation, "stack_times", lambda *_: {1: 2.0, 3: 1.0})
+        patch.setattr("fedalign.training.stacks.stack_times", lambda *_: {1: 2.0, 3: 1.0})
         interrupt(3, **settings)
     (folder,) = tmp_path.iterdir()
     assert manifest(folder)["stack"] == 3
-    monkeypatch.setattr(Federation, "stack_times", lambda *_: {1: 1.0, 3: 2.0})
+    monkeypatch.setattr("fedalign.training.stacks.stack_times", lambda *_: {1: 1.0, 3: 2.0})
     run(**settings)
     assert manifest(folder)["stack"] == 3
 
@@ -337,7 +338,7 @@ def test_what_a_strategy_holds_and_cannot_keep_is_said_once(tmp_path, caplog):
     go(tmp_path, strategy)
     assert caplog.text.count("do not keep FedAvgM.generator of the strategy") == 1
     for name in ("fedpfn", "matched"):
-        assert not list(lost_of(Federation(read(None, {"strategy": name})).strategy()))
+        assert not list(lost_of(strategy_of(Federation(read(None, {"strategy": name})))))
 
 
 class Stock:

@@ -19,6 +19,7 @@ from fedalign.messages.groups import GroupRequest
 from fedalign.messages.partial_sums import take_mark
 from fedalign.server.rounds import RoundFailedError
 from fedalign.server.sampling import Sample
+from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
 from fedalign.settings.registry import HOME
 from fedalign.simulation.inline import InlineGrid
@@ -117,7 +118,7 @@ def test_workers_measure_as_the_server_does(model):
     clients = Sample(grid.partitions())
 
     def ask(wanted, group):
-        configured = federation.strategy().configure_train(
+        configured = strategy_of(federation).configure_train(
             1, federation.network.initial, ConfigRecord(), clients.grid(grid)
         )
         messages = clients.ordered(configured)

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from fedalign.errors import InputError
 from fedalign.federation.federation import federation_of
+from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import flatten, from_run_config, read
 from fedalign.settings.sources import find, parse_overrides
 
@@ -111,7 +112,7 @@ def test_the_file_is_refused_with_its_place(write, text, told):
 def test_halves_that_belong_together(write, text):
     config = read(write(text), {"data.max_examples": 20, "partition": "iid"})
     assert from_run_config(config.run_config()) == config
-    assert federation_of(config.run_config()).strategy().base
+    assert strategy_of(federation_of(config.run_config())).base
 
 
 def test_the_command_line_is_named_when_it_is_at_fault(write):

@@ -60,8 +60,8 @@ def test_scaffold(run):
     # -0.046875, to 0.6796875. The means of the gradients alone are -3.125 and 2.3203125.
     seen = run(around(Scaffold, num_clients=2), ScaffoldClient(**TWO), rounds=2)
     assert np.ravel(seen.models) == pytest.approx([0.625, (1.375 + 0.6796875) / 2])
-    assert seen.kept(0)["control"] == pytest.approx(-3.125)
-    assert seen.kept(1)["control"] == pytest.approx(2.3203125)
+    assert seen.client_state(0)["control"] == pytest.approx(-3.125)
+    assert seen.client_state(1)["control"] == pytest.approx(2.3203125)
     assert seen.strategy.control == pytest.approx((-3.125 + 2.3203125) / 2)
 
 
@@ -77,15 +77,15 @@ def test_scaffold_moves_c_by_the_share_that_took_part(quadratics):
     seen = quadratics(around(Scaffold, num_clients=4), ScaffoldClient(**TWO), **four)
     assert seen.models[0] == pytest.approx(3)
     assert seen.strategy.control == pytest.approx(-3 / 4)
-    assert sum(bool(seen.kept(k)) for k in range(4)) == 1
+    assert sum(bool(seen.client_state(k)) for k in range(4)) == 1
 
 
 def test_scaffold_with_momentum(run):
     """Velocities -4 and -2 - 2, 2 and 1 + 1.5: to 4 and -2.25. Two steps are worth 1 + 1.5."""
     client = ScaffoldClient(**TWO | {"momentum": 0.5})
     seen = run(around(Scaffold, num_clients=2), client)
-    assert seen.kept(0)["control"] == pytest.approx(-4 / (0.5 * 2.5))
-    assert seen.kept(1)["control"] == pytest.approx(2.25 / (0.5 * 2.5))
+    assert seen.client_state(0)["control"] == pytest.approx(-4 / (0.5 * 2.5))
+    assert seen.client_state(1)["control"] == pytest.approx(2.25 / (0.5 * 2.5))
     assert seen.strategy.control == pytest.approx((-3.2 + 1.8) / 2)
 
 
@@ -108,8 +108,8 @@ def test_feddyn(run):
     # h = -0.25 - 0.5 (1.09375 - 1.3125)/2 = -0.1953125; w = 0.890625 + 0.390625.
     seen = run(around(FedDyn, num_clients=2, alpha=0.5), FedDynClient(**TWO, alpha=0.5), rounds=2)
     assert np.ravel(seen.models) == pytest.approx([1, 1.28125])
-    assert seen.kept(0)["gradient"] == pytest.approx(-1.796875)
-    assert seen.kept(1)["gradient"] == pytest.approx(1.40625)
+    assert seen.client_state(0)["gradient"] == pytest.approx(-1.796875)
+    assert seen.client_state(1)["gradient"] == pytest.approx(1.40625)
     assert seen.strategy.h == pytest.approx(-0.1953125)
 
 
@@ -119,7 +119,7 @@ def test_feddyn_with_one_of_four_clients(quadratics):
     strategy = around(FedDyn, num_clients=4, alpha=0.5)
     seen = quadratics(strategy, FedDynClient(**TWO, alpha=0.5), **four)
     assert seen.models[0] == pytest.approx(3.125)
-    assert sum(bool(seen.kept(k)) for k in range(4)) == 1
+    assert sum(bool(seen.client_state(k)) for k in range(4)) == 1
 
 
 def test_who_comes_to_rest_at_the_optimum_of_all(quadratics):

@@ -22,6 +22,7 @@ from fedalign.models.symmetry import symmetry
 from fedalign.network.device import torch_threads
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
+from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config, validate
 from fedalign.settings.registry import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
@@ -166,7 +167,7 @@ def test_no_reply_and_one(to):
 
 def built(strategy, **more):
     tree = {"strategy": {"name": "matched"} | strategy} | more
-    return Federation(validate(Config, tree)).strategy()
+    return strategy_of(Federation(validate(Config, tree)))
 
 
 @pytest.mark.parametrize(

@@ -20,16 +20,18 @@ from flwr.serverapp.strategy import (
 
 from clients.local import Local
 from fedalign.client_app import app as own_app
-from fedalign.federation.federation import Federation, federation_of
+from fedalign.federation.federation import Federation, adopt, federation_of
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupApp, GroupRequest
 from fedalign.messages.partial_sums import Mark, averages, clients_in, sum_replies, take_mark
 from fedalign.messages.records import train_reply
 from fedalign.network.network import Network
 from fedalign.server.sampling import sample
+from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
 from fedalign.simulation.grid import _groups, serve
 from fedalign.simulation.inline import InlineGrid
+from fedalign.training.stacks import stack_size
 
 
 def reply(node, w, weight, n=5):
@@ -101,7 +103,7 @@ def test_these_do_not(strategy):
 @pytest.mark.parametrize(("base", "whether"), [("fedadam", True), ("fedmedian", False)])
 def test_masked_strategies_do_if_their_base_does(name, base, whether):
     config = read(None, {"strategy": name, "strategy.base": base})
-    assert averages(federation_of(config.run_config()).strategy()) is whether
+    assert averages(strategy_of(federation_of(config.run_config()))) is whether
 
 
 SETTINGS = {
@@ -119,7 +121,7 @@ def ask(strategy, wanted, group, **more):
     federation = federation_of(config.run_config())
     grid = InlineGrid(own_app, 12, config.run_config())
     clients = sample(grid.partitions(), None, 0, "sample", 1)
-    messages = federation.strategy().configure_train(
+    messages = strategy_of(federation).configure_train(
         1, federation.network.initial, ConfigRecord(), clients.grid(grid)
     )
     ordered = clients.ordered(messages)
@@ -221,7 +223,7 @@ def test_a_full_gpu_halves_the_stack(monkeypatch, caplog):
 
     layout, whole = ask("fedavg", GroupRequest(12, True), 12, seed=5)
     monkeypatch.setattr(Local, "train", scarce)
-    federation_of.__globals__["_federation"].cache_clear()
+    federation_of.__globals__["_federations"].clear()
     _, halved = ask("fedavg", GroupRequest(12, True), 12, seed=5)
     assert seen == [12, 6, 3, 3, 3, 3]
     assert "no room for a stack of 12; next try: 6" in caplog.text
@@ -261,12 +263,13 @@ def test_only_training_is_done_together():
 
 def test_a_worker_takes_the_data_that_is_shared(monkeypatch):
     config = read(None, SETTINGS)
-    shared = Federation(config).shared()
+    shared = Federation(config).train.to_numpy()
     assert isinstance(shared["images"], np.ndarray)
     shared["images"].flags.writeable = False  # as Ray's are
-    worker = Federation(config)
     monkeypatch.setattr(Federation, "_load", lambda *_: pytest.fail("read from disk"))
-    worker.adopt(shared)
+    worker = adopt(config.run_config(), shared)
+    assert federation_of(config.run_config()) is worker
+    assert np.shares_memory(worker.train.images.numpy(), shared["images"])
     assert torch.equal(worker.train.images, torch.tensor(shared["images"]))
     assert len(worker.shards(12)) == 12
 
@@ -279,13 +282,13 @@ def test_a_worker_takes_the_data_that_is_shared(monkeypatch):
     ],
 )
 def test_how_many_train_together(settings, clients, expected):
-    assert Federation(read(None, SETTINGS | settings)).stack(clients) == expected
+    assert stack_size(Federation(read(None, SETTINGS | settings)), clients) == expected
 
 
 def test_the_fastest_stack_is_taken_if_it_is_much_faster(monkeypatch):
     def choose(times, clients=1000):
-        monkeypatch.setattr(Federation, "_seconds", lambda _, size: times[size])
-        return Federation(read(None, SETTINGS)).stack(clients)
+        monkeypatch.setattr("fedalign.training.stacks._seconds", lambda _, size: times[size])
+        return stack_size(Federation(read(None, SETTINGS)), clients)
 
     assert choose({1: 1.0, 4: 0.95}) == 1
     assert choose({1: 1.0, 4: 0.5, 16: 0.2, 64: 0.19}) == 16
@@ -295,4 +298,4 @@ def test_the_fastest_stack_is_taken_if_it_is_much_faster(monkeypatch):
 
 def test_layers_that_cannot_be_stacked_are_not_tried(monkeypatch):
     monkeypatch.setattr(Network, "stacked", None)
-    assert Federation(read(None, SETTINGS)).stack(1000) == 1
+    assert stack_size(Federation(read(None, SETTINGS)), 1000) == 1

@@ -85,7 +85,7 @@ def test_the_run_folder_tells_all(run):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["status"] == "finished"
     assert manifest["seed"] == 5
-    assert "scikit-learn" in manifest["data"]["source"]
+    assert "UCI handwritten digits" in manifest["data"]["source"]
     assert {"flwr", "torch", "numpy", "python", "fedalign"} == set(manifest["versions"])
     metrics = pd.read_csv(folder / "metrics.csv")
     assert metrics["round"].tolist() == [1, 2, 3]

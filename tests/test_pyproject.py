@@ -31,13 +31,14 @@ def test_flwr_run_accepts_every_setting():
 
 
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern")
-def test_flowers_bundle_and_the_wheel_carry_the_excerpt():
-    """Flower keeps few kinds of files; hatchling takes whole packages, so what lies in one."""
-    excerpt = "fedalign/data/excerpt.json"
+@pytest.mark.parametrize("name", ["digits", "excerpt"])
+def test_flowers_bundle_and_the_wheel_carry_the_data(name):
+    """Flower's bundle keeps a few kinds of files only; hatchling's wheel takes whole packages."""
+    data = f"fedalign/data/{name}.json"
     folders = ("fedalign", "strategies", "clients", "partitions", "configs")
     paths = [path for folder in folders for path in (HOME / folder).rglob("*") if path.is_file()]
     paths += [HOME / name for name in ("pyproject.toml", "README.md", "LICENSE")]
     files = {path.relative_to(HOME).as_posix(): path for path in paths}
     bundle = zipfile.ZipFile(io.BytesIO(build_fab_from_files(files)[0]))
-    assert bundle.read(excerpt) == (HOME / excerpt).read_bytes()
+    assert bundle.read(data) == (HOME / data).read_bytes()
     assert "fedalign" in MANIFEST["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]

@@ -1,4 +1,4 @@
-"""Data sets in memory: labelled images or text as one value, and what every source offers."""
+"""Data sets in memory: labelled images or text as one value, and the interface of a source."""
 
 import math
 import warnings
@@ -18,17 +18,17 @@ Part = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Spec:
-    """What every example of a federation looks like, whoever holds it.
+    """The form of the examples, which all clients of a federation share.
 
     Attributes:
-        shape: `(C, H, W)` of images; of text `(L,)`.
-        classes: Number of classes; of text the size of the vocabulary.
-        mean: Mean of every channel on the 0..1 scale; of text `()`.
-        std: Standard deviation of every channel on the 0..1 scale, above 0; of text `()`.
-        names: What the classes are called, in their order; empty: the numbers 0..classes-1.
+        shape: Shape of an example: `(C, H, W)` for images, `(L,)` for text.
+        classes: Number of classes; for text the size of the vocabulary.
+        mean: Mean of every channel on the 0..1 scale; `()` for text.
+        std: Standard deviation of every channel on the 0..1 scale, above 0; `()` for text.
+        names: Names of the classes, in order; if empty, they are the numbers 0..classes-1.
 
     Raises:
-        ValueError: There is no such example; the message begins with the attribute.
+        ValueError: An attribute has an impossible value; the message begins with its name.
     """
 
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class Spec:
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be: a specification comes from others, by wire or by hand."""
+        """Check every attribute: a specification may come over the network or from a user."""
         if len(self.shape) != (1 if self.is_text else 3) or min(self.shape) < 1:
             wanted = "(L,) without a mean" if self.is_text else "(C, H, W)"
             raise ValueError(f"shape: {self.shape} must be {wanted}, each at least 1")
@@ -58,32 +58,32 @@ class Spec:
 
     @property
     def is_text(self) -> bool:
-        """Whether the examples are text, which nobody normalises."""
+        """Whether the examples are text, which is not normalised."""
         return not self.mean
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What every class is called: its name, or its number where it has none."""
+        """The label of every class: its name, or its number if classes have no names."""
         return self.names or tuple(map(str, range(self.classes)))
 
     def to_config(self) -> dict[str, int | list[int] | list[float] | list[str]]:
-        """Return the specification as a Flower `ConfigRecord` takes it; what is empty is left out.
+        """Return the specification as entries of a Flower `ConfigRecord`, without empty ones.
 
         The keys are `data-shape`, `data-classes`, `data-mean`, `data-std` and `data-names`.
         """
-        told = {f"data-{key}": value for key, value in asdict(self).items() if value != ()}
-        return {k: list(value) if isinstance(value, tuple) else value for k, value in told.items()}
+        entries = {f"data-{key}": value for key, value in asdict(self).items() if value != ()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in entries.items()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Spec":
-        """Return the specification that `to_config` has written; other keys are left alone.
+        """Return the specification that `to_config` has written; other keys are ignored.
 
         Raises:
-            ValueError: A key is missing, or its value makes no sense; the message names it.
+            ValueError: A key is missing or its value is invalid; the message names the key.
         """
-        told = {field.name: config.get(f"data-{field.name}", ()) for field in fields(cls)}
+        values = {field.name: config.get(f"data-{field.name}", ()) for field in fields(cls)}
         try:
-            return TypeAdapter(cls).validate_python(told)
+            return TypeAdapter(cls).validate_python(values)
         except ValidationError as error:
             first = error.errors()[0]
             place = "".join(f"{key}: " for key in first["loc"][:1])
@@ -93,20 +93,20 @@ class Spec:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled images or text, whole in memory as bytes; who trains on images normalises.
+    """Labelled images or text, entirely in memory as bytes; images are normalised in training.
 
     Attributes:
-        images: `(N, C, H, W)` uint8, 0..255; of text `(N, L)` uint8, the codes of characters.
-        labels: `(N,)` int64, 0..classes-1; of text the code of the character that follows.
-        classes: Number of classes; of text the size of the vocabulary.
-        mean: Mean of every channel on the 0..1 scale, over the training part; of text `()`.
-        std: Standard deviation of every channel on the 0..1 scale, over the training part; of text
-            `()`.
+        images: `(N, C, H, W)` uint8, 0..255; for text `(N, L)` uint8, the codes of characters.
+        labels: `(N,)` int64, 0..classes-1; for text the code of the character that follows.
+        classes: Number of classes; for text the size of the vocabulary.
+        mean: Mean of every channel on the 0..1 scale, over the training part; `()` for text.
+        std: Standard deviation of every channel on the 0..1 scale, over the training part; `()` for
+            text.
         source: A sentence for the run's manifest: which data, read from where, with which digest.
-        groups: `(N,)` int64, whose each example is: its speaker's or writer's number, or its coarse
-            label; None where the data says nothing of the kind. See `partitions.natural`.
-        group_names: What group 0, 1, … is called; empty where they have no names.
-        class_names: What class 0, 1, … is called; empty where they have no names.
+        groups: `(N,)` int64, the group of each example: the number of its speaker or writer, or its
+            coarse label; None if the data has no groups. See `partitions.natural`.
+        group_names: Names of groups 0, 1, …; empty if they have none.
+        class_names: Names of classes 0, 1, …; empty if they have none.
     """
 
     images: torch.Tensor
@@ -120,19 +120,21 @@ class Dataset:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what is not a data set, so that a bad file is named here and not in training."""
+        """Check all fields, so that a bad file is reported when it is read and not in training."""
         self._check_images()
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             found = f"{self.labels.dtype} {tuple(self.labels.shape)}"
-            raise InputError(f"{self.source}: labels must be int64, one an image, not {found}")
+            raise InputError(
+                f"{self.source}: labels must be int64, one for each image, not {found}"
+            )
         if len(self) == 0:
             raise InputError(f"{self.source}: there are no examples")
         if self.labels.min() < 0 or self.labels.max() >= self.classes:
             found = f"{int(self.labels.min())}..{int(self.labels.max())}"
-            raise InputError(f"{self.source}: labels {found} outside 0..{self.classes - 1}")
+            raise InputError(f"{self.source}: labels {found} are outside 0..{self.classes - 1}")
         if self.class_names and len(self.class_names) != self.classes:
             found = f"{len(self.class_names)} class names"
-            raise InputError(f"{self.source}: {found}, for {self.classes} classes")
+            raise InputError(f"{self.source}: {found} for {self.classes} classes")
         self._check_groups()
 
     def _check_images(self) -> None:
@@ -143,7 +145,7 @@ class Dataset:
         if self.is_text:
             most = int(self.images.max()) if self.images.numel() else 0
             if most >= self.classes:
-                raise InputError(f"{self.source}: code {most} outside 0..{self.classes - 1}")
+                raise InputError(f"{self.source}: code {most} is outside 0..{self.classes - 1}")
         elif self.images.shape[1] != len(self.mean) or len(self.mean) != len(self.std):
             channels = f"{self.images.shape[1]} channels, not {len(self.mean)}"
             raise InputError(f"{self.source}: the images have {channels}")
@@ -153,25 +155,27 @@ class Dataset:
             return
         if self.groups.dtype != torch.int64 or self.groups.shape != self.labels.shape:
             found = f"{self.groups.dtype} {tuple(self.groups.shape)}"
-            raise InputError(f"{self.source}: groups must be int64, one an example, not {found}")
+            raise InputError(
+                f"{self.source}: groups must be int64, one for each example, not {found}"
+            )
         names, least, most = self.group_names, self.groups.min(), self.groups.max()
         if least < 0 or (names and most >= len(names)):
             found = f"{int(least)}..{int(most)}"
-            raise InputError(f"{self.source}: groups {found}, with {len(names)} group names")
+            raise InputError(f"{self.source}: groups {found} do not fit {len(names)} group names")
 
     @property
     def is_text(self) -> bool:
-        """Whether the examples are text, which nobody normalises."""
+        """Whether the examples are text, which is not normalised."""
         return not self.mean
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one example: `(C, H, W)`, of text `(L,)`."""
+        """The shape of one example: `(C, H, W)`, or `(L,)` for text."""
         return tuple(self.images.shape[1:])
 
     @property
     def spec(self) -> Spec:
-        """What the examples look like."""
+        """The form of the examples."""
         return Spec(self.shape, self.classes, self.mean, self.std, self.class_names)
 
     def __len__(self) -> int:
@@ -193,7 +197,7 @@ class Dataset:
 
     @classmethod
     def from_numpy(cls, fields: Mapping[str, Any]) -> "Dataset":
-        """Return the data of `to_numpy`, of whose memory nothing is copied, nor to be written."""
+        """Return the data of `to_numpy`; it shares the arrays' memory and must not write to it."""
         known = dict(fields)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
@@ -204,13 +208,13 @@ class Dataset:
 
     @property
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """What there is by example."""
+        """The fields that have one row for each example."""
         return {key: v for key, v in vars(self).items() if isinstance(v, torch.Tensor)}
 
     def subset(self, examples: int | None) -> "Dataset":
-        """Return this many examples, always the same ones; all of them for None or too many.
+        """Return `examples` examples, always the same ones; all for None or more than there are.
 
-        They are the first of a fixed permutation, so a smaller subset lies inside a larger one.
+        They are the first of a fixed permutation, so a larger subset contains a smaller one.
         """
         if examples is None or examples >= len(self):
             return self
@@ -220,11 +224,11 @@ class Dataset:
 
 
 class Source(Protocol):
-    """A data set as a part: its options are the parameters of its constructor.
+    """A data set as a plug-in loads it; its options are the parameters of its constructor.
 
-    Two more methods are optional. `spec() -> Spec` says what every example looks like, for those
-    who hold none; without it that is what the training part has. `has(part) -> bool` says whether
-    there is such a part; without it both are there.
+    Two more methods are optional. `spec() -> Spec` returns the form of the examples to a process
+    that holds none; without it the training part is loaded for that. `has(part) -> bool` returns
+    whether the part exists; without it both parts must.
     """
 
     def load(self, part: Part) -> Dataset:

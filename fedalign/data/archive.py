@@ -14,16 +14,17 @@ from fedalign.data.formats import Array, names_in, read_arrays
 from fedalign.data.pictures import CHANNELS
 from fedalign.errors import InputError
 
-BLOCK = 256  # images that are turned at a time
+BLOCK = 256  # images that are converted at a time
 
 
 @dataclass(frozen=True)
 class Archive:
-    """`images` and `labels`, or `x` and `y`, which are never unpickled.
+    """An .npz file with the arrays `images` and `labels`, or `x` and `y`; nothing is unpickled.
 
     Attributes:
         place: the file.
-        wanted: the shape of an image, if it is known; so it is seen which axis is the channels.
+        wanted: the shape of an image `(C, H, W)` if it is known; it tells which axis holds the
+            channels.
     """
 
     place: Path
@@ -35,13 +36,13 @@ class Archive:
         return self._images.shape[1:]
 
     def labels(self) -> set[str] | int:
-        """Return the strings among the labels, or the largest number and 1."""
+        """Return the set of labels that are strings, or of numbers the largest plus 1."""
         if self._labels.dtype.kind == "U":
             return set(np.unique(self._labels).tolist())
         return int(self._labels.max()) + 1 if len(self._labels) else 0
 
     def read(self, spec: Spec, whose: str) -> tuple[Tensor, Tensor]:
-        """Return images and labels, in the order of the archive; see `forms.Form`."""
+        """Return images and labels in the order of the archive; see `forms.Form`."""
         check_shape(self.place, self.shape, spec, whose)
         if len(self._labels) != len(self._images):
             found = f"{len(self._images)} images and {len(self._labels)} labels"
@@ -56,8 +57,8 @@ class Archive:
             return np.array([number[name] for name in names.tolist()], np.int64)[rows]
         least, most = labels.min(), labels.max()
         if least < 0 or most >= spec.classes:
-            told = f"{whose} has {spec.classes} classes, 0..{spec.classes - 1}"
-            raise InputError(f"{place} {least}..{most}, and {told}")
+            allowed = f"{whose} has {spec.classes} classes, 0..{spec.classes - 1}"
+            raise InputError(f"{place} {least}..{most}, and {allowed}")
         return labels.astype(np.int64)
 
     @cached_property
@@ -94,7 +95,7 @@ def _channels_first(place: Path, images: Array, wanted: tuple[int, ...] | None) 
     """Return `(N, C, H, W)`, in the same memory.
 
     Raises:
-        InputError: it cannot be told which axis is the channels.
+        InputError: More than one axis, or none, could hold the channels.
     """
     images = np.ascontiguousarray(images)
     if images.ndim == 3:
@@ -104,13 +105,13 @@ def _channels_first(place: Path, images: Array, wanted: tuple[int, ...] | None) 
     fits = [i for i in (0, 1) if both[i] == wanted]
     fits = fits or [i for i in (0, 1) if both[i][0] in CHANNELS.values()]
     if len(fits) != 1:
-        told = "1 or 3 channels either first or last; data.image_shape can say which it is"
-        raise InputError(f"{place}: images {images.shape} must have {told}")
+        needed = "1 or 3 channels either first or last; data.image_shape can say which"
+        raise InputError(f"{place}: images {images.shape} must have {needed}")
     return images if fits == [0] else _turned(images, (count, *both[1]))
 
 
 def _turned(images: Array, shape: tuple[int, ...]) -> Array:
-    """Return `(N, H, W, C)` as `shape`, `(N, C, H, W)`; a second copy might not fit into memory."""
+    """Return `(N, H, W, C)` as `shape` `(N, C, H, W)`, in place: a copy may not fit in memory."""
     turned = images.reshape(shape)
     for start in range(0, len(images), BLOCK):
         rows = slice(start, start + BLOCK)

@@ -25,7 +25,7 @@ class CIFAR10:
     download: Download = True
 
     def load(self, part: Part) -> Dataset:
-        """Return one part, from the first place that has it (see `places.find`)."""
+        """Return one part, from the first place that has it; see `places.find`."""
         return _load(_TEN, part, self.dir, self.max_examples, self.download)
 
 
@@ -41,19 +41,19 @@ class CIFAR100:
     download: Download = True
 
     def load(self, part: Part) -> Dataset:
-        """Return one part, from the first place that has it (see `places.find`)."""
+        """Return one part, from the first place that has it; see `places.find`."""
         return _load(_HUNDRED, part, self.dir, self.max_examples, self.download)
 
 
 @dataclass(frozen=True)
 class _Official:
-    """What is known of one of the two; `batches` is the folder of the official Python pickles."""
+    """Facts of one data set; `batches` is the folder of the official Python pickles."""
 
     classes: int
     batches: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    superclasses: str = ""  # of each class
+    superclasses: str = ""  # the superclass of each class, in order
 
     @property
     def name(self) -> str:
@@ -88,7 +88,7 @@ def _load(
     found = find(kind.name, layouts, dir, fetch if download else None)
     images, labels, form = _read(kind, found.files[0], part)
     if images.ndim != 4 or images.dtype != np.uint8 or labels.dtype.kind not in "iu":
-        raise InputError(f"{found}: not bytes (N, H, W, 3) with whole-number labels")
+        raise InputError(f"{found}: images must be uint8 (N, H, W, 3), labels whole numbers")
     pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     digest = hashlib.sha256(pixels.data).hexdigest()
     coarse = np.array(kind.superclasses.split(), np.int64)
@@ -111,7 +111,7 @@ def _read(kind: _Official, path: Path, part: Part) -> tuple[Array, Array, str]:
             data = _torchvision(kind, path.parent, part, download=False)
         except (OSError, RuntimeError) as error:
             wrong = "damaged, or not the official files (torchvision checks their MD5)"
-            raise InputError(f"{path}: {wrong}; delete it or name another data.dir") from error
+            raise InputError(f"{path}: {wrong}; delete it or set another data.dir") from error
         return data.data, np.asarray(data.targets), "official files with verified MD5"
     if path.stem.endswith("_jpeg75"):
         return *_read_jpeg(path, part), "JPEG quality 75"
@@ -129,8 +129,8 @@ def _torchvision(kind: _Official, folder: Path, part: Part, download: bool) -> A
 def _read_jpeg(path: Path, part: Part) -> Arrays:
     """Return decoded images `(N, H, W, 3)` and labels of one part.
 
-    The archive holds `jpeg`, the bytes of all images one after another; `offset` `(N + 1,)`, where
-    each begins and ends; `label` `(N,)`; and `train` `(N,)`, true for the training part.
+    The archive holds `jpeg`, the concatenated files of all images; `offset` `(N + 1,)`, where each
+    begins and ends; `label` `(N,)`; and `train` `(N,)`, true for the training part.
     """
     jpeg, offset, label, train = read_arrays(path, ("jpeg", "offset", "label", "train"))
     chosen = np.flatnonzero(train == (part == "train"))

@@ -1,4 +1,4 @@
-"""The files that image data comes in: idx, and NumPy archives in the form that Keras uses."""
+"""File formats of image data: idx, and NumPy archives with the keys of Keras."""
 
 import gzip
 import hashlib
@@ -22,10 +22,10 @@ _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, zipf
 
 
 def read_idx(path: Path) -> Array:
-    """Return the array of unsigned bytes in an idx file, packed with gzip or not.
+    """Return the array of unsigned bytes in an idx file, compressed with gzip or not.
 
     Raises:
-        InputError: The file is damaged or holds something else.
+        InputError: The file is damaged or does not hold bytes.
     """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -37,12 +37,12 @@ def read_idx(path: Path) -> Array:
 
 
 def idx_bytes(array: Array) -> bytes:
-    """Return the array as the contents of an unpacked idx file."""
+    """Return the contents of an uncompressed idx file with this array."""
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def idx_md5(array: Array) -> str:
-    """Return the MD5 that the array's unpacked idx file has, whatever file the array came from."""
+    """Return the MD5 of the array's uncompressed idx file, whatever file the array came from."""
     return hashlib.md5(idx_bytes(array), usedforsecurity=False).hexdigest()
 
 
@@ -67,7 +67,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[Array]:
 
 
 def names_in(path: Path) -> list[str]:
-    """Return what the arrays of an archive are called; raises `InputError` if it is damaged."""
+    """Return the names of an archive's arrays; raises `InputError` if it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return list(archive.files)

@@ -1,4 +1,4 @@
-"""The forms that users' own images come in: a NumPy archive, folders of classes, a CSV file."""
+"""Forms of a user's own images: a NumPy archive, a folder for each class, or a CSV file."""
 
 import csv
 import os
@@ -22,15 +22,15 @@ FORMS = (
     "{part}.npz with images and labels, {part}/<class>/ with image files, "
     "and {part}.csv with the columns file and label"
 )
-LEFT_BEHIND = {"thumbs.db", "desktop.ini"}  # by Windows
+LEFT_BEHIND = {"thumbs.db", "desktop.ini"}  # files that Windows creates
 
 
 class Form(Protocol):
-    """One part of a folder, found and listed; its images are read when they are asked for."""
+    """One part of a data folder; its files are listed already, `read` reads the images."""
 
     @property
     def place(self) -> Path:
-        """Where it is."""
+        """The archive, folder or CSV file."""
         ...
 
     @property
@@ -39,38 +39,38 @@ class Form(Protocol):
         ...
 
     def labels(self) -> set[str] | int:
-        """Return what its classes are called; of numbered ones how many there must be."""
+        """Return the names of the classes; of numbered classes the least number there must be."""
         ...
 
     def read(self, spec: Spec, whose: str) -> tuple[Tensor, Tensor]:
         """Return images `(N, C, H, W)` uint8 and labels `(N,)` int64.
 
         Raises:
-            InputError: something is not as `spec` has it, which is `whose`; or cannot be read.
+            InputError: A file cannot be read or does not fit `spec`, which belongs to `whose`.
         """
         ...
 
 
 def has(folder: Path, part: Part) -> bool:
-    """Return whether a folder has one part, in whichever form."""
+    """Return whether a folder holds this part, in any form."""
     return bool(_candidates(folder, part))
 
 
 def find(folder: Path, part: Part, shape: tuple[int, ...] | None) -> Form | None:
-    """Return one part of a folder; None where it has no such part.
+    """Return one part of a folder; None if it does not hold this part.
 
     Args:
         folder: holds the data.
         part: which part.
-        shape: of an image, if it is known.
+        shape: shape of an image `(C, H, W)`, if it is known.
 
     Raises:
-        InputError: there is more than one form of it, or its files are in disorder.
+        InputError: The folder holds the part in several forms, or its files are in disorder.
     """
     found = _candidates(folder, part)
     if len(found) > 1:
-        told = " and as ".join(found)
-        raise InputError(f"{folder}: the {part} part is there as {told}; keep one of them")
+        forms = " and as ".join(found)
+        raise InputError(f"{folder}: holds the {part} part as {forms}; remove all but one")
     for name in found:
         path = folder / name
         if path.suffix == ".npz":
@@ -80,17 +80,17 @@ def find(folder: Path, part: Part, shape: tuple[int, ...] | None) -> Form | None
 
 
 def _candidates(folder: Path, part: Part) -> dict[str, list[Path]]:
-    """Return the forms of a part by their names, and the folders of classes of those that have."""
+    """Return the forms in which a part exists, by name, each with its folders of classes."""
     found: dict[str, list[Path]] = {
         name: [] for name in (f"{part}.npz", f"{part}.csv") if (folder / name).is_file()
     }
     if classes := _folders(folder / part):
         found[f"{part}/<class>/"] = classes
-    # Folders beside a CSV file are where its images lie.
+    # Folders beside a CSV file hold its images.
     if part == "train" and "train.csv" not in found and not (folder / "train").is_dir():
-        own = [path for path in _folders(folder) if path.name != "test"]
-        if any(_is_image(file) for path in own for file in path.iterdir()):
-            found["<class>/"] = own
+        classes = [path for path in _folders(folder) if path.name != "test"]
+        if any(_is_image(file) for path in classes for file in path.iterdir()):
+            found["<class>/"] = classes
     return found
 
 
@@ -100,8 +100,8 @@ class Files:
 
     Attributes:
         place: the folder or the CSV file.
-        files: each image, and its label.
-        at: every label, and where it stands first, for messages.
+        files: each image and its label.
+        at: every label and the place where it first occurs, for messages.
     """
 
     place: Path
@@ -109,7 +109,7 @@ class Files:
     at: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        """Refuse to be nothing."""
+        """Raise `InputError` if there are no images."""
         if not self.files:
             raise InputError(f"{self.place}: there are no images")
 
@@ -119,11 +119,11 @@ class Files:
         return pixels(self.files[0][0]).shape
 
     def labels(self) -> set[str] | int:
-        """Return the labels, those of empty folders too."""
+        """Return the labels, including those of empty folders."""
         return set(self.at)
 
     def read(self, spec: Spec, whose: str) -> tuple[Tensor, Tensor]:
-        """Return images and labels; see `Form`. Every image is decoded into its place."""
+        """Return images and labels; see `Form`. Each image is decoded straight into the result."""
         number = numbers(self.at, spec, whose)
         images = np.empty((len(self.files), *spec.shape), np.uint8)
         for row, (path, _) in enumerate(self.files):
@@ -137,14 +137,14 @@ class Files:
 def _in_classes(place: Path, folders: Iterable[Path]) -> Files:
     """Return the images in folders of classes, sorted by class and name."""
     for path in filter(_is_image, _visible(place)):
-        raise InputError(f"{path}: an image beside the folders of classes, so of no class")
+        raise InputError(f"{path}: an image outside the folders of classes has no class")
     files, at = [], {}
     for folder in folders:
         at[folder.name] = str(folder)
         for path in _visible(folder):
             if not _is_image(path):
-                wanted = f"image files ({', '.join(SUFFIXES)}), directly"
-                raise InputError(f"{path}: not an image; the folder of a class holds {wanted}")
+                allowed = f"image files ({', '.join(SUFFIXES)})"
+                raise InputError(f"{path}: not an image; the folder of a class may hold {allowed}")
             files.append((path, folder.name))
     return Files(place, files, at)
 
@@ -171,7 +171,7 @@ def _listed(path: Path) -> Files:
 
 
 def _inside(folder: Path, file: str, place: str) -> Path:
-    """Return where a file is; who wrote the list is not to read what else is on this machine."""
+    """Return the path of a listed file; a list must not reach files outside its own folder."""
     path = Path(os.path.normpath(file))
     if path.is_absolute() or path.parts[:1] == ("..",):
         raise InputError(f"{place}: file {file!r} is not a path inside {folder}")
@@ -183,7 +183,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Return what is in a folder, sorted by name, without what is hidden."""
+    """Return the entries of a folder, sorted by name, without hidden ones."""
     return sorted(
         path
         for path in folder.iterdir()

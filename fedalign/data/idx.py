@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, the data sets that come as idx files."""
+"""MNIST and Fashion-MNIST, which are stored as idx files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class MNIST:
     download: Download = True
 
     def load(self, part: Part) -> Dataset:
-        """Return one part, from the first place that has it (see `places.find`)."""
+        """Return one part, from the first place that has it; see `places.find`."""
         return _load(_MNIST, part, self.dir, self.max_examples, self.download)
 
 
@@ -35,13 +35,13 @@ class FashionMNIST:
     download: Download = True
 
     def load(self, part: Part) -> Dataset:
-        """Return one part, from the first place that has it (see `places.find`)."""
+        """Return one part, from the first place that has it; see `places.find`."""
         return _load(_FASHION, part, self.dir, self.max_examples, self.download)
 
 
 @dataclass(frozen=True)
 class _Official:
-    """What is known of a data set in MNIST's form; `md5` is of the unpacked idx files."""
+    """Facts of a data set in MNIST's format; `md5` is of the uncompressed idx files."""
 
     name: str
     title: str
@@ -51,7 +51,7 @@ class _Official:
 
     @property
     def torchvision(self) -> str:
-        """Return torchvision's name of the class and of its folder."""
+        """Torchvision's name of the class and of its folder."""
         return self.title.replace("-", "")
 
 
@@ -83,7 +83,7 @@ def _load(
     found = find(kind.name, _layouts(kind, part), dir, _fetch(kind) if download else None)
     images, labels = _read(found, part)
     if images.ndim != 3 or images.dtype != np.uint8 or labels.dtype.kind not in "iu":
-        raise InputError(f"{found}: not bytes (N, H, W) with whole-number labels")
+        raise InputError(f"{found}: images must be uint8 (N, H, W), labels whole numbers")
     digest = _digest(kind, found, part, images, labels)
     dataset = Dataset(
         images=torch.from_numpy(images[:, None].copy()),
@@ -115,23 +115,20 @@ def _read(found: Found, part: Part) -> Arrays:
 def _digest(kind: _Official, found: Found, part: Part, images: Array, labels: Array) -> str:
     digests = (idx_md5(images), idx_md5(labels.astype(np.uint8)))
     for other in (_MNIST, _FASHION):
-        # The two have the same file names and sizes: a wrong folder would go unnoticed.
+        # Both have the same file names and sizes, so a wrong folder would go unnoticed.
         if other is not kind and digests == other.md5[part]:
             raise InputError(
-                f"data: asked for {kind.title} and found {other.title} in {found}; "
-                f"keep each in a subfolder of its own, {kind.name}/ and {other.name}/"
+                f"data: {found} holds {other.title}, not {kind.title}; "
+                f"keep them in separate subfolders, {kind.name}/ and {other.name}/"
             )
-    verdict = (
-        "unpacked MD5 verified"
-        if digests == kind.md5[part]
-        else "unpacked MD5 unlike the official files'"
-    )
+    official = digests == kind.md5[part]
+    verdict = "unpacked MD5 verified" if official else "unpacked MD5 unlike the official files'"
     return f"{verdict}: images {digests[0]}, labels {digests[1]}"
 
 
 def _fetch(kind: _Official) -> Callable[[Path], object]:
     def fetch(folder: Path) -> object:
-        # Imported here because it takes a second and few runs download anything.
+        # Imported here because the import takes a second and few runs download anything.
         from torchvision import datasets
 
         return getattr(datasets, kind.torchvision)(folder, download=True)

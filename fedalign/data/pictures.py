@@ -11,16 +11,16 @@ from fedalign.data.formats import Array
 from fedalign.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-CHANNELS = {"L": 1, "RGB": 3}  # of Pillow's modes
+CHANNELS = {"L": 1, "RGB": 3}  # channels of the Pillow modes that are allowed
 
 _DAMAGED = (OSError, EOFError, ValueError, SyntaxError, struct.error, zlib.error)
 
 
 def pixels(path: Path) -> Array:
-    """Return an image as bytes `(C, H, W)`: grey has one channel, colour has three.
+    """Return an image `(C, H, W)` uint8: one channel for grey, three for colour.
 
     Raises:
-        InputError: it is damaged, or of another kind, which would have to be converted.
+        InputError: The file is damaged, or has another mode, which would need a conversion.
     """
     try:
         with Image.open(path) as image:
@@ -33,8 +33,8 @@ def pixels(path: Path) -> Array:
 
 
 def _check(path: Path, image: Image.Image) -> None:
-    # Pillow narrows colours of 16 bits on its own, and says so only here.
+    # Pillow silently reduces 16-bit colours to 8 bits; only `tile` still shows it.
     deep = " of 16 bits" if ";16" in str(getattr(image, "tile", "")) else ""
     if image.mode not in CHANNELS or deep:
-        wanted = "L (grey, 1 channel) and RGB (3 channels), of 8 bits, are allowed"
-        raise InputError(f"{path}: mode {image.mode}{deep}; {wanted}")
+        allowed = "L (grey, 1 channel) and RGB (3 channels), of 8 bits, are allowed"
+        raise InputError(f"{path}: mode {image.mode}{deep}; {allowed}")

@@ -1,4 +1,4 @@
-"""Where stored data sets are looked for, and in which order."""
+"""Where data sets are searched for, and in which order."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +12,13 @@ from fedalign.errors import InputError
 
 Folder = Annotated[
     str | None,
-    Field(description="Folder that holds the data; without it the usual places are searched."),
+    Field(description="Folder that holds the data; if not given, the usual places are searched."),
 ]
 MaxExamples = Annotated[
     int | None,
-    Field(gt=0, description="Keep this many training examples, a fixed random choice."),
+    Field(gt=0, description="Use this many training examples, a fixed random choice."),
 ]
-Download = Annotated[bool, Field(description="Download the data when it is found nowhere.")]
+Download = Annotated[bool, Field(description="Download the data if no place holds it.")]
 
 VARIABLE = "FEDALIGN_DATA"
 DEBIAN = Path("/usr/share/datasets")
@@ -27,7 +27,7 @@ DEBIAN_PACKAGES = {"fashion-mnist": "dataset-fashion-mnist"}
 
 @dataclass(frozen=True)
 class Found:
-    """The files of a data set, and the kind of place they were found in."""
+    """The files of a data set, and a name for the place where they were found."""
 
     files: tuple[Path, ...]
     place: str
@@ -45,19 +45,19 @@ def find(
 ) -> Found:
     """Return the first place that holds all files of one layout.
 
-    The order: `dir` and nothing else if it is given; otherwise the folder in `FEDALIGN_DATA`,
-    Debian's data set package, `~/.cache/fedalign`, and at last a download into the latter. In each
-    the files may lie in a subfolder called `name`, or directly.
+    If `dir` is given, only that folder is searched. Otherwise the order is: the folder in
+    `FEDALIGN_DATA`, Debian's data set package, `~/.cache/fedalign`, and last a download into
+    `~/.cache/fedalign`. In each folder the files may lie in a subfolder `name`, or directly.
 
     Args:
-        name: The data set's name, such as `fashion-mnist`.
-        layouts: Ways in which it may be stored, best first; each names all files it needs.
+        name: Name of the data set, such as `fashion-mnist`.
+        layouts: Ways to store it, preferred first; each lists all files it needs.
         dir: The option `data.dir`.
-        fetch: Downloads the data into a folder; None forbids it.
-        has_download: There is somewhere to download it from.
+        fetch: Downloads the data into a folder; None forbids a download.
+        has_download: Whether the data set can be downloaded at all.
 
     Raises:
-        InputError: Nothing was found; the message lists the places, the files and the cures.
+        InputError: No place holds the data; the message lists the places, the files and the cures.
     """
     places = dict(_places(name, dir))
     for place, folder in places.items():
@@ -66,22 +66,17 @@ def find(
     wanted = " or ".join(layout[0] for layout in layouts)
     if dir is not None:
         raise InputError(
-            f"data.dir: {dir!r} does not hold {name}; looked there and in {name}/ for {wanted}"
+            f"data.dir: {dir!r} does not hold {name}; searched it and its {name}/ for {wanted}"
         )
     outcome = "downloading is off" if has_download else "there is no download"
     if fetch is not None:
-        cache = _cache()
-        try:
-            fetch(cache)
-        except (OSError, RuntimeError) as error:
-            outcome = f"the download failed ({' '.join(str(error).split())})"
-        else:
-            if files := _held(cache, name, layouts):
-                return Found(files, "torchvision download")
-            outcome = f"the download into {cache} left no such files"
-    looked = ", ".join(f"{folder} ({place})" for place, folder in places.items())
+        fetched = _fetched(name, layouts, fetch)
+        if isinstance(fetched, Found):
+            return fetched
+        outcome = fetched
+    searched = ", ".join(f"{folder} ({place})" for place, folder in places.items())
     raise InputError(
-        f"data: {name} was not found and {outcome}. Looked in {looked} for {wanted}. "
+        f"data: {name} was not found and {outcome}. Searched {searched} for {wanted}. "
         f"Cures: {_cures(name, fetch is None and has_download)}"
     )
 
@@ -97,12 +92,26 @@ def _places(name: str, dir: str | None) -> Iterator[tuple[str, Path]]:
     yield "torchvision download", _cache()
 
 
+def _fetched(
+    name: str, layouts: Sequence[tuple[str, ...]], fetch: Callable[[Path], object]
+) -> Found | str:
+    """Return the downloaded files, or why there are none."""
+    cache = _cache()
+    try:
+        fetch(cache)
+    except (OSError, RuntimeError) as error:
+        return f"the download failed ({' '.join(str(error).split())})"
+    if files := _held(cache, name, layouts):
+        return Found(files, "torchvision download")
+    return f"the download into {cache} did not bring the files"
+
+
 def _cache() -> Path:
     return Path("~/.cache/fedalign").expanduser()
 
 
 def _held(folder: Path, name: str, layouts: Sequence[tuple[str, ...]]) -> tuple[Path, ...]:
-    # The named subfolder comes first: MNIST and Fashion-MNIST have the same file names.
+    # The subfolder comes first, because MNIST and Fashion-MNIST have the same file names.
     for inside in (folder / name, folder):
         for layout in layouts:
             files = tuple(inside / file for file in layout)

@@ -1,6 +1,19 @@
+import hashlib
+
 import torch
 
-from fedalign.data.digits import Digits
+from fedalign.data.digits import Digits, read_digits
+
+
+def test_they_are_those_of_scikit_learn():
+    """Digests of `load_digits()` of scikit-learn 1.9.1: its images and its target, as bytes."""
+    pixels, labels = read_digits()
+    assert (pixels.shape, pixels.dtype, labels.dtype) == ((1797, 8, 8), "uint8", "int64")
+    digests = [hashlib.sha256(a.astype("uint8").tobytes()).hexdigest() for a in (pixels, labels)]
+    assert digests == [
+        "8f26b2bd9d135c256808f68f14fdabddde6d9c7f869ae419704b051f0f14b3b3",
+        "8ba4f891220f5e4c9c819638d1602d74b83618f167043c6da52a2a247841ddf0",
+    ]
 
 
 def test_parts_are_fixed_disjoint_and_whole():

@@ -172,7 +172,7 @@ def test_a_part_that_is_not_there(tmp_path):
     assert read_folder(tmp_path, "train", None) is None
     folders(tmp_path / "test")
     assert read_folder(tmp_path, "train", SPEC) is None
-    with pytest.raises(InputError, match="no training part says what the test part is to be like"):
+    with pytest.raises(InputError, match="no training part, which defines the classes"):
         read_folder(tmp_path, "test", None)
     source = FolderData(dir=str(tmp_path))
     assert (source.has("train"), source.has("test")) == (False, True)
@@ -194,15 +194,15 @@ def test_a_part_that_is_not_there(tmp_path):
 def test_more_than_one_form_of_a_part_is_refused(tmp_path):
     folders(tmp_path / "train")
     listed(tmp_path)
-    told = r"the train part is there as train\.csv and as train/<class>/; keep one"
+    told = r"holds the train part as train\.csv and as train/<class>/; remove all but one"
     with pytest.raises(InputError, match=told):
         read_folder(tmp_path, "train", None)
     archive(tmp_path, "test")
     listed(tmp_path, "test")
-    with pytest.raises(InputError, match=r"test part is there as test\.npz and as test\.csv"):
+    with pytest.raises(InputError, match=r"holds the test part as test\.npz and as test\.csv"):
         read_folder(tmp_path, "test", SPEC)
     archive(folders(tmp_path / "both"))
-    with pytest.raises(InputError, match=r"as train\.npz and as <class>/; keep one of them"):
+    with pytest.raises(InputError, match=r"as train\.npz and as <class>/; remove all but one"):
         FolderData(dir=str(tmp_path / "both")).load("train")
 
 
@@ -246,7 +246,7 @@ def png(mode, kind="PNG"):
         ("a.bmp", png("L", "BMP")[:-9], "not a readable image: "),
         ("a.tif", png("L", "TIFF")[:-3], "not a readable image: "),
         ("a.png", b"", "not a readable image: "),
-        ("a.txt", b"", r"not an image; the folder of a class holds image files \(\.png, \.jpg"),
+        ("a.txt", b"", r"not an image; the folder of a class may hold image files \(\.png, \.jpg"),
     ],
 )
 def test_an_image_that_is_not_as_it_should_be_is_named(tmp_path, name, content, message):
@@ -267,9 +267,9 @@ def test_images_of_another_size_or_without_a_class_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"000\.png: .*1x6x5 .*, and the federation has 3x6x5"):
         FolderData(dir=str(tmp_path), image_shape="3x6x5").load("train")
     (tmp_path / "train" / "loose.png").write_bytes(png("L"))
-    with pytest.raises(InputError, match=r"loose\.png: an image beside the folders of classes"):
+    with pytest.raises(InputError, match=r"loose\.png: an image outside the folders of classes"):
         read_folder(tmp_path, "train", None)
-    with pytest.raises(InputError, match="holds images, and the federation has text"):
+    with pytest.raises(InputError, match="holds images, but the federation has text"):
         read_folder(tmp_path, "train", Spec((80,), 81, (), ()))
     (tmp_path / "empty" / "train" / "cat").mkdir(parents=True)
     with pytest.raises(InputError, match="empty/train: there are no images"):
@@ -360,9 +360,9 @@ def test_a_list_that_is_not_as_it_should_be_is_named(tmp_path, text, message):
 
 def test_one_class_is_too_few_to_learn_from(tmp_path):
     folders(tmp_path / "a", GREY, LABELS * 0)
-    with pytest.raises(InputError, match="a: one class, 'cat'; there must be two"):
+    with pytest.raises(InputError, match="a: has one class, 'cat'; at least two"):
         read_folder(tmp_path / "a", "train", None)
-    with pytest.raises(InputError, match="b: one class, 0; there must be two"):
+    with pytest.raises(InputError, match="b: has one class, '0'; at least two"):
         read_folder(archive(tmp_path / "b", labels=LABELS * 0), "train", None)
 
 
@@ -396,16 +396,16 @@ def test_options_and_training_part_complete_each_other(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "data.labels and data.image_shape must be given where there is no training part"),
-        ({"image_shape": "1x6x5"}, "data.labels must be given where there is no training part"),
-        ({"labels": "3"}, "data.image_shape must be given where there is no training part"),
-        ({"labels": "1"}, "data.labels: '1' is not allowed: two or more different names"),
+        ({}, "data.labels and data.image_shape must be given: data.dir=None"),
+        ({"image_shape": "1x6x5"}, "data.labels must be given: data.dir=None"),
+        ({"labels": "3"}, "data.image_shape must be given: data.dir=None"),
+        ({"labels": "1"}, "data.labels: '1' is not allowed: give two or more different names"),
         ({"labels": "cat,cat"}, "data.labels: 'cat,cat' is not allowed"),
         ({"labels": "cat,,dog"}, "data.labels: 'cat,,dog' is not allowed"),
         ({"labels": " "}, "data.labels: ' ' is not allowed"),
         (
             {"labels": "3", "image_shape": "1x6x5", "mean": "half"},
-            "data.mean: 'half' is not allowed: a n",
+            "data.mean: 'half' is not allowed: give a n",
         ),
         (
             {"labels": "3", "image_shape": "3x6x5", "mean": "0.5"},

@@ -129,7 +129,7 @@ def test_the_other_data_set_under_the_same_file_names_is_noticed(tmp_path, monke
     monkeypatch.setitem(idx._FASHION.md5, "test", digests["test"])
     write_idx(tmp_path)
     assert "unpacked MD5 verified" in FashionMNIST(dir=str(tmp_path)).load("test").source
-    with pytest.raises(InputError, match="asked for MNIST and found Fashion-MNIST"):
+    with pytest.raises(InputError, match="holds Fashion-MNIST, not MNIST"):
         MNIST(dir=str(tmp_path)).load("test")
 
 

@@ -66,17 +66,17 @@ def test_max_examples_limits_the_training_part_and_keeps_owners(tmp_path):
     ("x", "y", "message"),
     [
         ([[0.5] * 4], [1, 2], r"x and y must be lists of num_samples=2"),
-        ([[0.5] * 4], [62], r"labels 62\.\.62 outside 0\.\.61"),
+        ([[0.5] * 4], [62], r"labels 62\.\.62 are outside 0\.\.61"),
         ([[0.5] * 4], [1.5], "with whole numbers as y: x"),
         ([[0.5] * 4], ["a"], "with whole numbers as y: x"),
-        ([[0.5] * 4, [0.5] * 9], [1, 2], "x must be strings, or flat lists of as many numbers"),
+        ([[0.5] * 4, [0.5] * 9], [1, 2], "x must be strings, or flat lists of equal length"),
         ([[[0.5] * 2] * 2], [1], "x must be strings, or flat lists"),
         ([["a", "tweet"]], [1], "x must be strings, or flat lists"),
-        ([[0.5] * 5], [1], "5 numbers an image are no square"),
-        ([[128] * 4], [1], r"pixels 128\.\.128 outside 0\.\.1"),
-        ([[float("nan")] * 4], [1], r"pixels nan\.\.nan outside 0\.\.1"),
-        (["ab", "c"], ["d", "e"], r"strings must be equally long, not \[1, 2\] characters"),
-        ([""], ["a"], r"strings must be equally long, not \[0\]"),
+        ([[0.5] * 5], [1], "5 pixels do not make a square"),
+        ([[128] * 4], [1], r"pixels 128\.\.128 are outside 0\.\.1"),
+        ([[float("nan")] * 4], [1], r"pixels nan\.\.nan are outside 0\.\.1"),
+        (["ab", "c"], ["d", "e"], r"strings must have equal lengths, not \[1, 2\]"),
+        ([""], ["a"], r"strings must have equal lengths, not \[0\]"),
         (["ab"], ["cd"], "each y must be one character"),
         (["ab"], [3], "each y must be one character"),
     ],
@@ -112,9 +112,9 @@ def test_users_whose_examples_differ_in_form_are_refused(tmp_path):
     write(tmp_path, "train", a=([[0.5] * 4], [1]))
     write(tmp_path, "train", b=([[0.5] * 9], [1]))
     (tmp_path / "test").mkdir()
-    with pytest.raises(InputError, match=r"user_data\.b: x \(1, 3, 3\), and before it \(1, 2, 2\)"):
+    with pytest.raises(InputError, match=r"user_data\.b: x has shape \(1, 3, 3\), others \(1, 2"):
         LEAF(dir=str(tmp_path)).load("train")
-    with pytest.raises(InputError, match=r"test: no \.json file there has an example"):
+    with pytest.raises(InputError, match=r"test: no \.json file holds an example"):
         LEAF(dir=str(tmp_path)).load("test")
 
 
@@ -123,5 +123,5 @@ def test_images_are_not_shakespeare(tmp_path):
 
     for part in ("train", "test"):
         write(tmp_path, part, a=([[0.5] * 4], [1]))
-    with pytest.raises(InputError, match=r"images, where text was asked for; data\.name: leaf"):
+    with pytest.raises(InputError, match=r"holds images, not text; use data\.name: leaf"):
         Shakespeare(dir=str(tmp_path)).load("train")

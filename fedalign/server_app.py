@@ -12,7 +12,7 @@ from fedalign.federation.federation import Federation, federation_of
 from fedalign.messages.groups import GroupGrid
 from fedalign.network.device import torch_threads
 from fedalign.report.figures import save
-from fedalign.report.partition import dealt, picture
+from fedalign.report.partition import counts_of, picture
 from fedalign.runs.checkpoint import Checkpoint, Checkpoints, resume
 from fedalign.runs.folder import RunFolder
 from fedalign.runs.manifest import manifest
@@ -47,7 +47,7 @@ def main(grid: Grid, context: Context) -> None:
     measures = _measures(federation, members)
     folder = RunFolder(config, facts, resumed)
     if not members.own:
-        save(picture(dealt(federation, config.num_clients)), folder.path / "partition.png")
+        save(picture(counts_of(federation, config.num_clients)), folder.path / "partition.png")
     done, start = (resumed.number, resumed.model) if resumed else (0, network.initial)
     title = f"{config.strategy.name} on {config.data.name}: {folder.path}"
     progress = Progress(title, config.rounds, measured=columns(config.evaluation), done=done)

@@ -114,7 +114,7 @@ def run(
     planned = _planned(config, overrides, supernodes, data, out)
     folder = folder_of(planned)
     if is_finished(folder) and not again:
-        print(f"{folder} is finished already; --again repeats it")
+        print(f"{folder} is finished already; use --again to repeat it")
         return
     if again:
         forget(planned)

@@ -159,7 +159,7 @@ def change(**fields):
     [
         (damage, "cannot be read"),
         (change(settings="12345678"), "of other settings"),
-        (change(strategy={"own": {}, "inner": {}}), "of another strategy"),
+        (change(strategy={"own": {}, "inner": {}}), "belongs to another strategy"),
         (change(later="field"), "another version"),
         (lambda folder: (folder / "landscape.csv").write_text(""), "landscape.csv beside it lacks"),
         (lambda folder: (folder / "metrics.csv").unlink(), "metrics.csv beside it lacks"),
@@ -177,7 +177,7 @@ def test_a_checkpoint_that_is_of_no_use_is_named(run, interrupt, caplog, spoil, 
     (warning,) = (line.getMessage() for line in caplog.records if line.name == "fedalign")
     assert warning.startswith(f"{folder / CHECKPOINT}: ")
     assert told in warning
-    assert warning.endswith("; the run starts anew")
+    assert warning.endswith("; the run starts from round 1")
 
 
 def test_the_same_command_goes_on_and_again_starts_from_nothing(interrupt, tmp_path):

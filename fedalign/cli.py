@@ -114,7 +114,7 @@ def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
 def list_parts(
     name: Annotated[str | None, typer.Argument(help="show only this part, in detail")] = None,
 ) -> None:
-    """List all strategies, client algorithms, mask schedules, partitioners, models and data sets."""
+    """List the parts that a configuration can name, or show one of them in detail."""
     with guarded():
         from fedalign.report.parts import print_part, print_parts
 

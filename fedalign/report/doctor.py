@@ -70,7 +70,8 @@ def _engine(config: Config, clients: int, size: int) -> tuple[str, str]:
 
 
 def _cost(seconds: float, clients: int, size: int) -> str:
-    return f"{1000 * seconds:.2f} ms per client, measured with {clients} clients and {size:,} numbers a message"
+    milliseconds = f"{1000 * seconds:.2f} ms per client"
+    return f"{milliseconds}, measured with {clients} clients and {size:,} numbers a message"
 
 
 def _stack(federation: Federation, clients: int) -> str:

@@ -104,13 +104,14 @@ def counts_of(federation: Federation, num_clients: int | None = None) -> Partiti
 def describe(partition: PartitionCounts) -> str:
     """Return the statistics of a partition, one a line, and a heat map for the terminal."""
     sizes, classes, distances = partition.sizes, partition.effective_classes, partition.distances
-    spread = f"{sizes.min():,} to {sizes.max():,}, median {int(np.median(sizes)):,}"
+    examples = f"{sizes.min():,} to {sizes.max():,} examples each, median {int(np.median(sizes)):,}"
+    assigned = f"{partition.owned:,} of {partition.examples:,} assigned{_shared(partition)}"
     lines = [
         partition.title,
-        f"clients            {len(sizes):,}, with {spread} examples each; Gini {partition.gini:.3f}",
+        f"clients            {len(sizes):,}, with {examples}; Gini {partition.gini:.3f}",
         f"effective classes  {_range(classes)} of {partition.counts.shape[1]}",
         f"distance           {_range(distances)} (earth mover's, from the overall shares; 0 to 2)",
-        f"examples           {partition.owned:,} of {partition.examples:,} assigned{_shared(partition)}",
+        f"examples           {assigned}",
     ]
     return "\n".join([*lines, "", *_shaded(partition)])
 

@@ -30,7 +30,7 @@ def test_a_client_with_nothing_has_no_classes():
     found = made([[0, 0], [3, 1]])
     assert found.effective_classes[0] == 0
     assert np.isfinite(found.effective_classes).all()
-    assert "0 to 4, median 2" in describe(found)
+    assert "0 to 4 examples each, median 2" in describe(found)
 
 
 def test_clients_with_the_same_most_frequent_class_stand_together():

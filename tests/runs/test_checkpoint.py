@@ -158,11 +158,11 @@ def change(**fields):
     ("spoil", "told"),
     [
         (damage, "cannot be read"),
-        (change(settings="12345678"), "of other settings"),
+        (change(settings="12345678"), "belongs to other settings"),
         (change(strategy={"own": {}, "inner": {}}), "belongs to another strategy"),
         (change(later="field"), "another version"),
-        (lambda folder: (folder / "landscape.csv").write_text(""), "landscape.csv beside it lacks"),
-        (lambda folder: (folder / "metrics.csv").unlink(), "metrics.csv beside it lacks"),
+        (lambda folder: (folder / "landscape.csv").write_text(""), "landscape.csv lacks rounds"),
+        (lambda folder: (folder / "metrics.csv").unlink(), "metrics.csv lacks rounds"),
     ],
 )
 def test_a_checkpoint_that_is_of_no_use_is_named(run, interrupt, caplog, spoil, told):
@@ -334,7 +334,7 @@ def test_what_a_strategy_holds_and_cannot_keep_is_said_once(tmp_path, caplog):
     strategy.around.generator = np.random.default_rng(0)
     assert list(lost_of(strategy)) == ["FedAvgM.generator"]
     go(tmp_path, strategy)
-    assert caplog.text.count("do not keep FedAvgM.generator of the strategy") == 1
+    assert caplog.text.count("cannot store FedAvgM.generator of the strategy") == 1
     for name in ("fedpfn", "matched"):
         assert not list(lost_of(Federation(read(None, {"strategy": name})).strategy()))
 

@@ -1,6 +1,6 @@
 """The two commands: `fedalign …` and `flower-simulation --app …`.
 
-What is imported here is imported when a command needs it: `--help` should not wait for torch.
+Each command imports what it needs when it runs, so that `--help` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ app.add_typer(deploy, name="deploy")
 def run(
     config: ConfigFile,
     overrides: Overrides = None,
-    out: Annotated[str | None, typer.Option(help="folder that holds the run folders")] = None,
-    again: Annotated[bool, typer.Option("--again", help="start from nothing")] = False,
+    out: Annotated[str | None, typer.Option(help="folder for the run folders")] = None,
+    again: Annotated[bool, typer.Option("--again", help="repeat finished runs")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run a federation, or several: `partition.alpha=0.1,0.5 seed=0,1,2` is six.
+    """Run a federation, or several: `partition.alpha=0.1,0.5 seed=0,1,2` makes six runs.
 
-    A run whose folder says that it is finished is not run again; one that was stopped goes on
-    from its last checkpoint.
+    A finished run is not repeated; a stopped one continues from its last checkpoint. With `--again`
+    both start from the first round.
     """
     with guarded(verbose):
         from fedalign.runs.paths import folder_of, forget, is_finished
@@ -50,7 +50,7 @@ def run(
         own = FlowerApp(registry.HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
         for planned in _grid(config, overrides or [], out):
             if is_finished(folder_of(planned)) and not again:
-                print(f"{folder_of(planned)} is finished already; --again repeats it")
+                print(f"{folder_of(planned)} is finished already; use --again to repeat it")
                 continue
             if again:
                 forget(planned)
@@ -65,7 +65,7 @@ def run(
 
 @app.command()
 def validate(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Check a configuration down to the data and the partition, without training."""
+    """Check a configuration, its data and its partition without training, and summarise it."""
     with guarded():
         from fedalign.report.summary import summary
 
@@ -77,28 +77,31 @@ def validate(config: ConfigFile, overrides: Overrides = None) -> None:
 def partition(
     config: ConfigFile,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="PNG or PDF; numbered if there are several")] = Path(
-        "partition.png"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="PNG or PDF file; numbered if there are several")
+    ] = Path("partition.png"),
 ) -> None:
-    """Show who has what: statistics, and a picture; `partition.alpha=0.1,1` shows two."""
+    """Show how the examples are partitioned: statistics and a figure.
+
+    `partition.alpha=0.1,1` shows two partitions.
+    """
     with guarded():
         from fedalign.federation.federation import Federation
         from fedalign.report.figures import save
-        from fedalign.report.partition import dealt, picture, told
+        from fedalign.report.partition import counts_of, describe, picture
 
         several = _grid(config, overrides or [], None)
         for number, planned in enumerate(several, 1):
-            found = dealt(Federation(planned))
+            counts = counts_of(Federation(planned))
             file = out if len(several) == 1 else out.with_stem(f"{out.stem}-{number}")
-            save(picture(found), file)
-            print(told(found))
-            print(f"picture in {file}\n" if number < len(several) else f"picture in {file}")
+            save(picture(counts), file)
+            print(describe(counts))
+            print(f"figure in {file}\n" if number < len(several) else f"figure in {file}")
 
 
 @app.command()
 def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Say what this machine gives a configuration: workers, stack, the cost of a message."""
+    """Tell how a configuration would run on this machine: workers, stack, cost of a message."""
     with guarded():
         from fedalign.report.doctor import doctor
 
@@ -109,9 +112,9 @@ def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @app.command(name="list")
 def list_parts(
-    name: Annotated[str | None, typer.Argument(help="tell all about the part of this name")] = None,
+    name: Annotated[str | None, typer.Argument(help="show only this part, in detail")] = None,
 ) -> None:
-    """List strategies, client algorithms, mask schedules, partitioners, models and data sets."""
+    """List the parts that a configuration can name, or show one of them in detail."""
     with guarded():
         from fedalign.report.parts import print_part, print_parts
 
@@ -121,12 +124,14 @@ def list_parts(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="run folders")],
-    figure: Annotated[Path | None, typer.Option(help="draw the runs into this PNG or PDF")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="PNG or PDF file for curves over rounds")
+    ] = None,
     plane: Annotated[
-        Path | None, typer.Option(help="draw their planes (evaluation.plane) into this PNG or PDF")
+        Path | None, typer.Option(help="PNG or PDF file for planes (see evaluation.plane)")
     ] = None,
 ) -> None:
-    """Print a table of runs, seeds taken together, and draw their curves and planes."""
+    """Print a table of finished runs, averaged over seeds, and draw their curves and planes."""
     with guarded():
         from fedalign.report.figures import over_rounds, save
         from fedalign.report.tables import groups, read_runs, table
@@ -147,34 +152,39 @@ def report(
 def connect(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="A.safetensors B.safetensors... [KEY=VALUE]...", help="models"),
+        typer.Argument(
+            metavar="A.safetensors B.safetensors... [KEY=VALUE]...", help="models, then settings"
+        ),
     ],
     config: Annotated[
-        str | None, typer.Option(help="what they were trained with; by default beside the first")
+        str | None,
+        typer.Option(help="their configuration; by default config.yaml beside the first file"),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="what they are weights of")] = None,
-    data: Annotated[str | None, typer.Option(help="where they are tested")] = None,
-    out: Annotated[Path, typer.Option(help="folder for curves, barriers and figure")] = Path(
+    model: Annotated[
+        str | None, typer.Option(help="name of the model whose weights they are")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="name of the data set to test them on")] = None,
+    out: Annotated[Path, typer.Option(help="folder for curves, barriers and figures")] = Path(
         "connection"
     ),
 ) -> None:
-    """Measure the lines between models, wherever they were trained.
+    """Measure loss and accuracy on the lines between models, wherever they were trained.
 
-    Prints every pair's barriers, as they are and after their neurons have been matched.
+    Prints the barriers of every pair, before and after their neurons are matched.
     """
     with guarded():
         from fedalign.landscape.connect import connect, how
-        from fedalign.report.connection import told, write
+        from fedalign.report.connection import describe, write
 
         if out.exists() and not out.is_dir():
             raise InputError(f"--out: {out} is a file, not a folder")
         models = [Path(word) for word in files if _is_file(word)]
         words = [word for word in files if not _is_file(word)]
         planned = how(models, words, config, {"model": model, "data": data})
-        found = connect(models, planned)
-        print(told(found, planned.evaluation.match != "none"))
-        write(found, out)
-        print(f"\ncurves, barriers and figure in {out}")
+        connection = connect(models, planned)
+        print(describe(connection, planned.evaluation.match != "none"))
+        write(connection, out)
+        print(f"\ncurves, barriers and figures in {out}")
 
 
 @app.command()
@@ -184,13 +194,13 @@ def reproduce(
     ],
     overrides: Overrides = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="runs at a time; half the cores if not given")
+        int | None, typer.Option(min=1, help="number of runs at a time; by default half the cores")
     ] = None,
-    out: Annotated[str | None, typer.Option(help="folder that holds the run folders")] = None,
+    out: Annotated[str | None, typer.Option(help="folder for the run folders")] = None,
 ) -> None:
-    """Run all runs of a study that are not finished, then write its table and its figure.
+    """Run all unfinished runs of a study, then write its table and its figure.
 
-    Settings hold for all runs; `seed=0,1` takes the place of the study's own seeds.
+    Settings apply to all runs; `seed=0,1` replaces the study's own seeds.
     """
     with guarded():
         from fedalign.studies.reproduce import reproduce
@@ -204,22 +214,21 @@ simulation = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @simulation.command()
 def simulation_command(
     app: Annotated[
-        str, typer.Option(help="directory of a Flower app, its package folder, or an installed app")
+        str,
+        typer.Option(help="folder of a Flower app, its package folder, or an installed package"),
     ],
     num_supernodes: Annotated[
-        int | None, typer.Option(help="virtual clients; fedalign's own app knows its number")
+        int | None, typer.Option(help="number of clients; fedalign's own app has a default")
     ] = None,
     run_config: Annotated[
         list[str] | None, typer.Option(help="'key=value key2=\"text\"' or a TOML file; repeatable")
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="ray, inline or flower; ray if nobody says otherwise")
-    ] = None,
-    address: Annotated[str | None, typer.Option(help="a running Ray cluster's")] = None,
+    backend: Annotated[str | None, typer.Option(help="ray (the default), inline or flower")] = None,
+    address: Annotated[str | None, typer.Option(help="address of a running Ray cluster")] = None,
     backend_config: Annotated[
-        str, typer.Option(metavar="JSON", help='such as {"client_resources": {"num_cpus": 1}}')
+        str, typer.Option(metavar="JSON", help='for example {"client_resources": {"num_cpus": 1}}')
     ] = "{}",
-    run_id: Annotated[int | None, typer.Option(help="random if not given")] = None,
+    run_id: Annotated[int | None, typer.Option(help="id of the run; by default random")] = None,
     verbose: Verbose = False,
 ) -> None:
     """Run a Flower app with simulated SuperNodes."""
@@ -280,7 +289,7 @@ def _grid(config: str, overrides: list[str], out: str | None) -> list[Config]:
 
 
 def _is_file(word: str) -> bool:
-    """Return whether a word is a file, which may have an equals sign in its name, or a setting."""
+    """Return whether a word names a file, even one with an equals sign, and not a setting."""
     return "=" not in word or word.endswith(".safetensors") or Path(word).is_file()
 
 

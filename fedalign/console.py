@@ -1,4 +1,4 @@
-"""What the commands share: arguments, and how an expected failure looks."""
+"""What the commands share: their arguments, and how expected errors are shown."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ ConfigFile = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="dotted settings, such as partition.alpha=0.1"),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="settings by dotted key, such as partition.alpha=0.1"
+    ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="show Flower's own log")]
 
 
 @contextmanager
 def guarded(verbose: bool = False) -> Iterator[None]:
-    """Turn an expected failure into one line and an exit code; let Python find the user's parts."""
-    # Read when flwr is imported, here and in every worker.
+    """Turn expected errors into one line and an exit code; make the current folder importable."""
+    # flwr reads these when it is imported, here and in every worker.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("FLWR_LOG_LEVEL", "DEBUG" if verbose else "ERROR")

@@ -1,4 +1,4 @@
-"""Named random streams: the same words give the same numbers in every process, on every machine."""
+"""Named random streams: the same name gives the same numbers in every process, on every machine."""
 
 import zlib
 
@@ -6,11 +6,11 @@ import numpy as np
 
 
 def rng(seed: int, *stream: int | str) -> np.random.Generator:
-    """Return the generator of one named stream, such as `rng(seed, "batches", round, client)`.
+    """Return the generator of a named stream, such as `rng(seed, "batches", round, client)`.
 
-    Nothing in fedalign draws from a global generator: who runs first, in which process, on which
-    engine, never changes what is drawn.
+    fedalign never draws from a global generator, so the numbers do not depend on the order of the
+    calls, the process or the engine.
     """
     words = [zlib.crc32(word.encode()) if isinstance(word, str) else word for word in stream]
-    # Their number goes in too: a SeedSequence cannot tell [a] from [a, 0].
+    # The number of words is part of the seed, since a SeedSequence cannot tell [a] from [a, 0].
     return np.random.default_rng(np.random.SeedSequence([len(words), seed, *words]))

@@ -1,4 +1,4 @@
-"""What the author of a part can check in tests of their own."""
+"""Checks for the tests of those who write their own parts."""
 
 from __future__ import annotations
 
@@ -20,20 +20,24 @@ def check_partitioner(
     partial: bool = False,
     may_be_empty: bool = False,
 ) -> None:
-    """Raise `AssertionError` if this is no partitioner that a run can rely on.
+    """Raise `AssertionError` unless a run can rely on this partitioner.
 
-    It must give each client an ascending int64 array of indices in range; give every index to
-    exactly one client; give the same for the same generator, and draw from no other; leave labels
-    and groups as they are; and do so for one client too, or refuse by `InputError`.
+    A partitioner must
+
+    - give each client an ascending int64 array of indices in range,
+    - give every index to exactly one client,
+    - give the same result for the same generator, and draw from no other,
+    - leave labels and groups unchanged,
+    - and do all this for a single client too, or raise `InputError`.
 
     Args:
-        partitioner: made, with its options.
-        labels: the class of every example, `(N,)`; without it 1,000 examples of ten classes.
-        num_clients: for which it must not refuse.
-        groups: the group of every example, `(N,)`; without it fifty, beside labels of our own.
-        overlap: an index may belong to several clients.
-        partial: an index may belong to nobody.
-        may_be_empty: a client may have nothing; a run then ends with an error.
+        partitioner: an instance, made with its options.
+        labels: the class of every example, `(N,)`; by default 1,000 examples of ten classes.
+        num_clients: a number of clients for which it must not raise `InputError`.
+        groups: the group of every example, `(N,)`; by default 50 groups if `labels` is not given.
+        overlap: allow indices that belong to several clients.
+        partial: allow indices that belong to no client.
+        may_be_empty: allow clients without examples, although a run would end with an error.
     """
     if labels is None:
         labels = np.random.default_rng(0).permutation(np.arange(1000) % 10)
@@ -50,7 +54,7 @@ def check_partitioner(
 def _again(
     partitioner: Any, labels: Indices, num_clients: int, groups: Indices | None
 ) -> list[Indices]:
-    """Return what a partitioner deals, after it has dealt the same twice and touched nothing."""
+    """Return a partition, after checking that a second call gives the same and changes nothing."""
     given = labels.copy(), None if groups is None else groups.copy()
     before = np.random.get_state()[1:3]  # type: ignore[index]
     first, second = (
@@ -61,10 +65,10 @@ def _again(
     _must(np.array_equal(given[0], labels), "split changed the labels it was given")
     if groups is not None and given[1] is not None:
         _must(np.array_equal(given[1], groups), "split changed the groups it was given")
-    untouched = np.array_equal(before[0], after[0]) and before[1] == after[1]
-    _must(untouched, "split drew from NumPy's global generator, not from the one it was given")
+    unused = np.array_equal(before[0], after[0]) and before[1] == after[1]
+    _must(unused, "split drew from NumPy's global generator, not from the one it was given")
     same = len(first) == len(second) and all(map(np.array_equal, first, second))
-    _must(same, "split dealt differently when given the same generator again")
+    _must(same, "split returned another partition for the same generator")
     return first
 
 
@@ -76,16 +80,16 @@ def _check_shares(
     partial: bool,
     may_be_empty: bool,
 ) -> None:
-    told = f"{len(shares)} shares for {num_clients} clients"
-    _must(isinstance(shares, list) and len(shares) == num_clients, f"split returned {told}")
+    counted = f"{len(shares)} shares for {num_clients} clients"
+    _must(isinstance(shares, list) and len(shares) == num_clients, f"split returned {counted}")
     for client, share in enumerate(shares):
         _check_share(client, share, len(labels), may_be_empty)
     counts = np.bincount(np.concatenate(shares), minlength=len(labels))
     twice, unowned = np.flatnonzero(counts > 1), np.flatnonzero(counts == 0)
-    told = f"{len(twice)} indices belong to several clients, such as {twice[:1]}; overlap=True"
-    _must(overlap or not len(twice), f"{told} allows that")
-    told = f"{len(unowned)} indices belong to nobody, such as {unowned[:1]}; partial=True"
-    _must(partial or not len(unowned), f"{told} allows that")
+    shared = f"{len(twice)} indices belong to several clients, such as {twice[:1]}"
+    _must(overlap or not len(twice), f"{shared}; overlap=True allows that")
+    missing = f"{len(unowned)} indices belong to no client, such as {unowned[:1]}"
+    _must(partial or not len(unowned), f"{missing}; partial=True allows that")
 
 
 def _check_share(client: int, share: Indices, examples: int, may_be_empty: bool) -> None:
@@ -94,11 +98,11 @@ def _check_share(client: int, share: Indices, examples: int, may_be_empty: bool)
     _must(share.dtype == np.int64 and share.ndim == 1, f"{whose} is {share.dtype} {share.shape}")
     _must(may_be_empty or len(share) > 0, f"{whose} is empty; may_be_empty=True allows that")
     ascending = bool((np.diff(share) > 0).all())
-    _must(ascending, f"{whose} is not ascending, or has an index twice: {share[:10]}")
+    _must(ascending, f"{whose} is not strictly ascending: {share[:10]}")
     inside = not len(share) or (share[0] >= 0 and share[-1] < examples)
     _must(inside, f"{whose} has an index outside 0..{examples - 1}")
 
 
-def _must(holds: bool, otherwise: str) -> None:
+def _must(holds: bool, message: str) -> None:
     if not holds:
-        raise AssertionError(otherwise)
+        raise AssertionError(message)

@@ -1,6 +1,7 @@
 """The two commands as a person types them."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_run_prints_a_line_a_round_and_where_the_results_are(fedalign, tmp_path)
 def test_a_finished_run_is_not_repeated_unless_asked(fedalign, tmp_path):
     words = ("run", "quickstart", *BRIEF, "--out", str(tmp_path))
     assert fedalign(*words).exit_code == 0
-    assert "is finished already; --again repeats it" in fedalign(*words).output
+    assert "is finished already; use --again to repeat it" in fedalign(*words).output
     assert "results in" in fedalign(*words, "--again").output
 
 
@@ -44,8 +45,8 @@ def test_commas_make_a_sweep(fedalign, tmp_path):
     assert result.exit_code == 0, result.output
     assert len(list(tmp_path.iterdir())) == 4
     table = fedalign("report", *map(str, tmp_path.iterdir()), "--figure", str(tmp_path / "x.png"))
-    assert "| fedavg | 2 |" in table.output
-    assert "| fedpnu | 2 |" in table.output
+    assert re.search(r"\| fedavg +\| 2 +\|", table.output)
+    assert re.search(r"\| fedpnu +\| 2 +\|", table.output)
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
 
@@ -87,8 +88,8 @@ def test_validate_says_what_a_run_would_do(fedalign):
 
 def test_validate_says_what_clients_keep_back(fedalign):
     told = fedalign("validate", "personalised", "partition=iid", "data.max_examples=100").output
-    assert "7 to 7 examples a client, median 7; 3 to 3 more kept back to test on" in told
-    assert "10 of 10 clients test for themselves (client_every 5, holdout 0.3" in told
+    assert "7 to 7 examples per client, median 7; 3 to 3 more held out for testing" in told
+    assert "10 of 10 clients test on their own examples (client_every 5, holdout 0.3" in told
 
 
 def test_validate_shows_ones_own_images(fedalign, tmp_path):
@@ -123,7 +124,7 @@ def test_list_tells_all_about_a_part(fedalign):
     assert "clients: scaffold" in told
     result = fedalign("list", "fedpfm")
     assert result.exit_code == 2
-    assert "'fedpfm' is no part of fedalign; did you mean 'fedpfn'?" in result.output
+    assert "'fedpfm' is not a part of fedalign; did you mean 'fedpfn'?" in result.output
 
 
 def test_flower_simulation_runs_our_app(flower_simulation, tmp_path):
@@ -159,15 +160,15 @@ def test_doctor_says_what_will_be_done(fedalign):
     told = fedalign("doctor", "quickstart", "num_clients=100", "model.width=32").stdout
     headings = [line.split()[0] for line in told.splitlines()]
     assert headings == ["machine", "engine", "threads", "stack", "sums", "messages"]
-    assert "inline: all clients in this process" in told
-    assert "of 100 clients together; ms a client for a short stretch" in told
-    assert "at most 32, of the models of 100 clients, reach the server" in told
-    assert "ms a client, for 100 of 3466 numbers" in told
+    assert "inline: all clients run in this process" in told
+    assert "of 100 clients together; ms per client for a few steps" in told
+    assert "the models of 100 clients reach the server as at most 32 partial sums" in told
+    assert "ms per client, measured with 100 clients and 3,466 numbers a message" in told
 
 
 def test_doctor_knows_why_not(fedalign):
     words = ["simulation.stack=4", "strategy.base=fedmedian", "simulation.backend=flower"]
     told = fedalign("doctor", "quickstart", *words).stdout
-    assert "4, as simulation.stack says" in told
-    assert "none: the strategy wants every model" in told
+    assert "4, set by simulation.stack" in told
+    assert "none: the strategy needs every single model" in told
     assert "flower: Flower's own, on Ray" in told

@@ -1,1 +1,1 @@
-"""What can be known of this folder without a Docker engine; `make deploy-check` runs all of it."""
+"""Checks of this folder that need no Docker engine; `make deploy-check` runs them all."""

@@ -1,4 +1,4 @@
-"""`make deploy-check`: a line a check; exit code 1 if one failed."""
+"""Run all checks, for `make deploy-check`; prints a line for each, exit code 1 if one failed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from check import files, rules, run
 
 
 class UncheckedError(Exception):
-    """What a check needs that is not there, and how to get it."""
+    """A check cannot run; the message says what is missing and how to get it."""
 
 
 def main() -> int:
-    """Return the exit code after all checks have been printed."""
+    """Run and print all checks; return the exit code."""
     checks = dict(rules.CHECKS)
     checks |= {f"compose takes {' + '.join(stack)}": _schema(stack) for stack in files.STACKS}
     checks |= {"hadolint on the Dockerfile": hadolint, "shellcheck on shell scripts": shellcheck}
@@ -32,7 +32,7 @@ def hadolint() -> None:
 
 
 def shellcheck() -> str:
-    """Lint each shell script of the repository."""
+    """Lint all shell scripts of the repository."""
     listed = subprocess.run(
         ["git", "ls-files"], cwd=files.HOME, capture_output=True, text=True, check=True
     )
@@ -53,7 +53,7 @@ def _schema(stack: tuple[str, ...]) -> Callable[[], str]:
 
 
 def _compose() -> tuple[list[str], str]:
-    """Return a command of Compose, the plugin before the old program, and its version."""
+    """Return the command of Compose, preferably the plugin, and its version."""
     for command in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(command[0]):
             done = subprocess.run([*command, "version", "--short"], capture_output=True, text=True)
@@ -66,10 +66,10 @@ def _compose() -> tuple[list[str], str]:
 
 def _tool(name: str, how: str) -> str:
     beside = Path(sysconfig.get_path("scripts")) / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if not found:
+    path = str(beside) if beside.exists() else shutil.which(name)
+    if not path:
         raise UncheckedError(f"{name} ({how})")
-    return found
+    return path
 
 
 def _ask(*command: str) -> None:
@@ -85,21 +85,21 @@ def _is_shell(path: Path) -> bool:
     return path.suffix == ".sh" or (first.startswith(b"#!") and first.rstrip().endswith(b"sh"))
 
 
-def _print(found: Iterator[str]) -> None:
-    for step in found:
+def _print(steps: Iterator[str]) -> None:
+    for step in steps:
         print(f"ok           {step}", flush=True)
 
 
 def _say(name: str, check: Callable[[], object]) -> bool:
     try:
-        told = check()
-    except UncheckedError as needs:
-        print(f"not checked  {name}: needs {needs}", flush=True)
+        note = check()
+    except UncheckedError as missing:
+        print(f"not checked  {name}: needs {missing}", flush=True)
     except AssertionError as error:
         print(f"failed       {name}: {error}", flush=True)
         return False
     else:
-        print(f"ok           {name}{f' ({told})' if told else ''}", flush=True)
+        print(f"ok           {name}{f' ({note})' if note else ''}", flush=True)
     return True
 
 

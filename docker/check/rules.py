@@ -1,4 +1,4 @@
-"""What must hold of the files; each check raises `AssertionError` with what does not."""
+"""Rules for the files of this folder; each check raises `AssertionError` if a rule is broken."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from check import files
 from fedalign.deploy.commands import app
 from fedalign.deploy.superlink import QUIET
 
-TOLD = files.settings()
-STACKS = {stack: files.compose(stack, TOLD) for stack in files.STACKS}
+SETTINGS = files.settings()
+STACKS = {stack: files.compose(stack, SETTINGS) for stack in files.STACKS}
 ONE, NODE = STACKS[files.STACKS[0]], STACKS[files.STACKS[2]]
 SERVICES = [
     (f"{stack[-1]}: {name}", service)
     for stack, spec in STACKS.items()
     for name, service in spec["services"].items()
 ]
-# These two are not public in Flower; its commands have no other way to try options out.
+# These two are private in Flower, but its commands offer no other way to check options.
 FLOWER = {
     "flower-superlink": _parse_args_run_superlink,
     "flower-supernode": _parse_args_run_supernode,
@@ -35,19 +35,19 @@ FLOWER = {
 
 
 def every_variable_is_explained() -> None:
-    """Each variable of the compose files is in `.env`, each of `.env` in one, each with a word."""
+    """Compose files and `.env` have the same variables, each with a comment in `.env`."""
     used = set().union(*(files.variables(name) for stack in files.STACKS for name in stack))
-    known = {name for name in TOLD if not name.startswith("COMPOSE_")}
+    known = {name for name in SETTINGS if not name.startswith("COMPOSE_")}
     assert used == known, f"only in .env or only in compose files: {sorted(used ^ known)}"
     lines = (files.DOCKER / ".env").read_text().splitlines()
     for above, line in itertools.pairwise(lines):
-        said = above.startswith("#") or not re.match(r"[A-Z]", line)
-        assert said, f".env: no comment above {line}"
+        explained = above.startswith("#") or not re.match(r"[A-Z]", line)
+        assert explained, f".env: no comment above {line}"
 
 
 def each_container_is_locked_down() -> None:
-    """No root, no capability, no writable image, and limits, in every service."""
-    user = f"{TOLD['FEDALIGN_UID']}:{TOLD['FEDALIGN_GID']}"
+    """Every service has limits, but no root, no capability and no writable image."""
+    user = f"{SETTINGS['FEDALIGN_UID']}:{SETTINGS['FEDALIGN_GID']}"
     wanted = {"user": user, "read_only": True, "init": True, "cap_drop": ["ALL"]}
     wanted |= {"security_opt": ["no-new-privileges:true"]}
     for name, service in SERVICES:
@@ -60,9 +60,9 @@ def each_container_is_locked_down() -> None:
 
 
 def only_the_superlink_has_a_port() -> None:
-    """One port is open, on the address that `.env` says; SuperNodes have no way out but it."""
+    """One port is open, on the address in `.env`; SuperNodes reach only the SuperLink."""
     open_ports = {name: service["ports"] for name, service in SERVICES if "ports" in service}
-    port = f"{TOLD['FEDALIGN_BIND']}:{TOLD['FEDALIGN_PORT']}:8000"
+    port = f"{SETTINGS['FEDALIGN_BIND']}:{SETTINGS['FEDALIGN_PORT']}:8000"
     assert all(ports == [port] for ports in open_ports.values()), open_ports
     assert {name.split(": ")[1] for name in open_ports} == {"superlink"}, open_ports
     assert ONE["networks"]["federation"] == {"internal": True}
@@ -73,16 +73,18 @@ def only_the_superlink_has_a_port() -> None:
 
 
 def nobody_sees_a_key_of_another() -> None:
-    """A SuperNode sees its own key, `ca.crt` and its data; the SuperLink no key but its own."""
-    certs, keys = TOLD["FEDALIGN_CERTS"], TOLD["FEDALIGN_KEYS"]
+    """A SuperNode sees its own key, `ca.crt` and its data; the SuperLink sees only its own key."""
+    certs, keys = SETTINGS["FEDALIGN_CERTS"], SETTINGS["FEDALIGN_KEYS"]
     seen = {name: files.mounts(ONE, name) for name in ONE["services"]}
     nodes = [name for name in seen if name.startswith("supernode")]
     for number, name in enumerate(nodes, start=1):
-        _one_node_sees(seen[name], TOLD[f"FEDALIGN_NODE_{number}_DATA"], f"{keys}/node-{number}")
-        told = ONE["services"][name]["command"][0].split()[0]
-        assert told == f"partition-id={number - 1}", f"{name}: {told}"
+        _one_node_sees(
+            seen[name], SETTINGS[f"FEDALIGN_NODE_{number}_DATA"], f"{keys}/node-{number}"
+        )
+        config = ONE["services"][name]["command"][0].split()[0]
+        assert config == f"partition-id={number - 1}", f"{name}: {config}"
     alone = files.mounts(NODE, "supernode")
-    _one_node_sees(alone, TOLD["FEDALIGN_NODE_DATA"], f"{keys}/{TOLD['FEDALIGN_NODE']}")
+    _one_node_sees(alone, SETTINGS["FEDALIGN_NODE_DATA"], f"{keys}/{SETTINGS['FEDALIGN_NODE']}")
     sources = [source for source, _ in seen["superlink"].values()]
     secret = {source for source in sources if source.startswith((certs, keys))}
     assert secret == {f"{certs}/{name}" for name in ("ca.crt", "server.crt", "server.key")}, secret
@@ -97,30 +99,30 @@ def nobody_sees_a_key_of_another() -> None:
 def _one_node_sees(seen: dict[str, tuple[str, bool]], data: str, key: str) -> None:
     wanted = {
         "/data": (data, True),
-        "/app/parts": (TOLD["FEDALIGN_PARTS"], True),
-        "/run/secrets/ca.crt": (f"{TOLD['FEDALIGN_CERTS']}/ca.crt", True),
+        "/app/parts": (SETTINGS["FEDALIGN_PARTS"], True),
+        "/run/secrets/ca.crt": (f"{SETTINGS['FEDALIGN_CERTS']}/ca.crt", True),
         "/run/secrets/key": (key, True),
     }
     assert seen == wanted, f"{seen} is not {wanted}"
 
 
 def a_node_is_the_same_anywhere() -> None:
-    """A SuperNode on a machine of its own has the settings of those beside the SuperLink."""
+    """A SuperNode on its own machine has the same settings as those beside the SuperLink."""
     apart = {"build", "command", "secrets", "volumes", "depends_on", "networks"}
     here, there = ONE["services"]["supernode-1"], NODE["services"]["supernode"]
     for key in (set(here) | set(there)) - apart:
         same = [
-            str(service.get(key)).replace(f"{TOLD['FEDALIGN_HOST']}:8000", "superlink:8000")
+            str(service.get(key)).replace(f"{SETTINGS['FEDALIGN_HOST']}:8000", "superlink:8000")
             for service in (here, there)
         ]
         assert same[0] == same[1], f"{key}: {same[0]} is not {same[1]}"
 
 
 def each_command_is_understood() -> None:
-    """Flower's and fedalign's own parsers take the commands and health checks of all services."""
+    """Flower's and fedalign's parsers accept the commands and health checks of all services."""
     for name, service in SERVICES:
         check = service["healthcheck"].get("test", ["CMD"])
-        assert check[0] == "CMD", f"{name}: a shell in its health check"
+        assert check[0] == "CMD", f"{name}: its health check uses a shell"
         for command in (files.words(service), check[1:]):
             if command:
                 _understood(name, command, service.get("environment", {}))
@@ -135,9 +137,9 @@ def _understood(name: str, command: list[str], environment: dict[str, str]) -> N
         try:
             FLOWER[program]().parse_args(options)
         except SystemExit:
-            raise AssertionError(f"{name}: {program} does not take {options}") from None
+            raise AssertionError(f"{name}: {program} does not accept {options}") from None
         return
-    assert program == "fedalign", f"{name}: what is {program}?"
+    assert program == "fedalign", f"{name}: {program} is not a known program"
     if options == ["--help"]:
         return
     _deploy(name, options, environment)
@@ -151,29 +153,29 @@ def _deploy(name: str, options: list[str], environment: dict[str, str]) -> None:
         "FEDALIGN_SUPERLINK": "--superlink",
         "FEDALIGN_ROOT_CERTIFICATES": "--root-certificates",
     }
-    told = [f"{known[key]}={environment[key]}" for key in known if key in environment]
+    from_environment = [f"{known[key]}={environment[key]}" for key in known if key in environment]
     given = ["something" if word == "--help" else word for word in options[2:]]
     try:
-        group.commands[options[1]].make_context(options[1], [*given, *told])
+        group.commands[options[1]].make_context(options[1], [*given, *from_environment])
     except (KeyError, click.UsageError) as error:
         raise AssertionError(f"{name}: {' '.join(options)}: {error}") from None
 
 
 def the_image_runs_without_root() -> None:
-    """The last stage ends as a number that is not 0, has a health check and no shell."""
+    """The image runs under a user id other than 0, has a health check, and uses no shell."""
     last = files.last_stage()
-    said = dict(last)
-    assert said["USER"] == "${APP_UID}", said["USER"]
+    by_word = dict(last)
+    assert by_word["USER"] == "${APP_UID}", by_word["USER"]
     assert int(files.arguments()["APP_UID"]) > 0
     for word in ("CMD", "HEALTHCHECK"):
-        assert '["' in said[word], f"{word}: a shell stands between"
+        assert '["' in by_word[word], f"{word}: uses a shell"
     runs = " ".join(rest for word, rest in last if word == "RUN")
     assert not re.search(r"apt|gcc|pip ", runs), "the last stage installs something"
     assert files.environment().items() >= QUIET.items(), files.environment()
 
 
 def the_base_can_be_pinned() -> None:
-    """Each stage is built on an argument with a tag that is not `latest`, or on another stage."""
+    """Each stage is based on another one, or on an argument whose tag is not `latest`."""
     stages: set[str] = set()
     declared: set[str] = set()
     for word, rest in files.instructions():
@@ -188,17 +190,18 @@ def the_base_can_be_pinned() -> None:
         if word == "ARG":
             declared.add(rest.split("=")[0])
             assert "latest" not in rest, rest
-    told = files.arguments()
-    assert re.fullmatch(r"python:3\.\d+-slim-\w+", told["PYTHON_IMAGE"]), told["PYTHON_IMAGE"]
-    assert TOLD["FEDALIGN_PYTHON_IMAGE"] == told["PYTHON_IMAGE"]
-    assert TOLD["FEDALIGN_TORCH_INDEX"] == told["TORCH_INDEX"]
+    defaults = files.arguments()
+    image = defaults["PYTHON_IMAGE"]
+    assert re.fullmatch(r"python:3\.\d+-slim-\w+", image), image
+    assert SETTINGS["FEDALIGN_PYTHON_IMAGE"] == image
+    assert SETTINGS["FEDALIGN_TORCH_INDEX"] == defaults["TORCH_INDEX"]
 
 
 def what_is_copied_is_there() -> None:
-    """Each COPY finds its source in the context; no key, data or run is in it."""
+    """Each COPY finds its source in the build context, which holds no key, data or run."""
     for source in files.sources():
-        assert (files.HOME / source).exists(), f"COPY {source}: there is none"
-        assert files.in_context(source), f"COPY {source}: .dockerignore leaves it out"
+        assert (files.HOME / source).exists(), f"COPY {source}: no such file"
+        assert files.in_context(source), f"COPY {source}: .dockerignore excludes it"
     secret = ("docker/certs/ca.key", "docker/keys/node-1", "docker/data/node-1/train.npz")
     secret += ("docker/.env", "runs/a/model.safetensors", ".git/config", "fedalign/a/b.pyc")
     for path in secret:
@@ -206,28 +209,28 @@ def what_is_copied_is_there() -> None:
 
 
 def versions_agree() -> None:
-    """Image, label and package have one version, and what fedalign needs has a fixed one."""
-    told, version = files.arguments(), fedalign.__version__
-    assert told["VERSION"] == version
-    assert TOLD["FEDALIGN_IMAGE"] == f"fedalign:{version}"
+    """Image, label and package have the same version; all dependencies are pinned."""
+    defaults, version = files.arguments(), fedalign.__version__
+    assert defaults["VERSION"] == version
+    assert SETTINGS["FEDALIGN_IMAGE"] == f"fedalign:{version}"
     lines = (files.DOCKER / "constraints.txt").read_text().splitlines()
-    fixed = {line.split("==")[0] for line in lines if "==" in line}
-    fixed |= {word.split("==")[0] for word in told["TORCH"].strip('"').split()}
+    pinned = {line.split("==")[0] for line in lines if "==" in line}
+    pinned |= {word.split("==")[0] for word in defaults["TORCH"].strip('"').split()}
     manifest = tomllib.loads((files.HOME / "pyproject.toml").read_text())
     needs = manifest["project"]["dependencies"]
     needed = {re.split(r"[^\w-]", need, maxsplit=1)[0] for need in needs}
-    assert needed <= fixed, f"constraints.txt: {sorted(needed - fixed)} is missing"
+    assert needed <= pinned, f"constraints.txt: {sorted(needed - pinned)} is missing"
 
 
 def the_readme_names_what_there_is() -> None:
-    """Each `docker compose run --rm NAME` and each variable of README.md exists."""
+    """Each service and each variable that README.md names exists, and so does each file."""
     text = (files.DOCKER / "README.md").read_text()
     for line in text.splitlines():
         if "compose" in line and " run --rm " in line:
             spec = NODE if "compose.node.yaml" in line else ONE
             name = shlex.split(line.split(" run --rm ")[1].split("`")[0], comments=True)[0]
             assert name in spec["services"], f"README.md: no service {name}: {line.strip()}"
-    unknown = set(re.findall(r"FEDALIGN_[A-Z_0-9]+", text)) - set(TOLD)
+    unknown = set(re.findall(r"FEDALIGN_[A-Z_0-9]+", text)) - set(SETTINGS)
     assert not unknown, f"README.md: {sorted(unknown)} not in .env"
     files_named = set(re.findall(r"compose[a-z.]*\.yaml", text))
     assert files_named == {name for stack in files.STACKS for name in stack}, files_named

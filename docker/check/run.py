@@ -1,4 +1,4 @@
-"""A whole run of the services of `compose.yaml`, as processes of this machine."""
+"""Run the services of `compose.yaml` as processes of this machine, through a whole run."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ CONFIG = ("quickstart", "rounds=1")
 
 
 def steps() -> Iterator[str]:
-    """Yield what has been found to work, step by step; `AssertionError` where it does not."""
-    told = files.settings()
-    spec = files.compose(files.STACKS[0], told)
+    """Yield each step that has worked; `AssertionError` if one does not."""
+    settings = files.settings()
+    spec = files.compose(files.STACKS[0], settings)
     with tempfile.TemporaryDirectory(prefix="fedalign-") as folder:
         machine = Path(folder)
         for path in files.DOCKER.rglob(".gitkeep"):
             (machine / path.parent.relative_to(files.DOCKER)).mkdir(parents=True)
         stand_in = StandIn(spec, machine)
         with stand_in:
-            yield from _run(stand_in, machine, told)
+            yield from _run(stand_in, machine, settings)
         left = stand_in.left()
         assert not left, f"still running: {left}"
         yield "no process is left behind"
 
 
-def _run(stand_in: StandIn, machine: Path, told: dict[str, str]) -> Iterator[str]:
+def _run(stand_in: StandIn, machine: Path, settings: dict[str, str]) -> Iterator[str]:
     nodes = [name for name in stand_in.spec["services"] if name.startswith("supernode")]
     _data([machine / files.mounts(stand_in.spec, name)["/data"][0] for name in nodes])
     stand_in.run("certificates")
@@ -41,8 +41,8 @@ def _run(stand_in: StandIn, machine: Path, told: dict[str, str]) -> Iterator[str
     yield from _keys(machine, len(nodes))
     stand_in.up(SUPERLINK)
     yield "SuperLink healthy over TLS"
-    said = stand_in.run("register")
-    assert said.count(": node ") == len(nodes), said
+    output = stand_in.run("register")
+    assert output.count(": node ") == len(nodes), output
     yield f"{len(nodes)} keys registered"
     for name in nodes:
         stand_in.up(name)
@@ -50,29 +50,29 @@ def _run(stand_in: StandIn, machine: Path, told: dict[str, str]) -> Iterator[str
     stand_in.run(
         "submit", *CONFIG, f"num_clients={len(nodes)}"
     )  # exit code 0 is `finished:completed`
-    (made,) = (machine / told["FEDALIGN_RUNS"]).glob("*/manifest.json")
-    facts = json.loads(made.read_text())
+    (manifest,) = (machine / settings["FEDALIGN_RUNS"]).glob("*/manifest.json")
+    facts = json.loads(manifest.read_text())
     assert facts["status"] == "finished", facts
     assert facts["num_clients"] == len(nodes), facts
-    yield f"run completed, results in {made.parent.relative_to(machine)}"
-    said = stand_in.run("nodes")
-    assert said.count("online") == len(nodes), said
+    yield f"run completed, results in {manifest.parent.relative_to(machine)}"
+    output = stand_in.run("nodes")
+    assert output.count("online") == len(nodes), output
     took = max([*map(stand_in.down, nodes), stand_in.down(SUPERLINK)])
-    yield f"all ended by themselves after SIGTERM, the slowest within {took:.1f} s"
+    yield f"all services ended by themselves after SIGTERM, the slowest within {took:.1f} s"
     assert not stand_in.strays(), f"written into the image: {stand_in.strays()}"
-    yield "nothing was written beside /tmp and what is mounted to be written"
+    yield "nothing was written outside /tmp and the writable mounts"
 
 
 def _data(folders: list[Path]) -> None:
-    """Give each SuperNode a part of the digits, in a file of its own."""
+    """Give each SuperNode a part of the digits as its local data."""
     federation = Federation(read(CONFIG[0], {"num_clients": len(folders)}))
     for folder, rows in zip(folders, federation.shards(len(folders)), strict=True):
-        own = federation.train.at(rows)
-        np.savez(folder / "train.npz", images=own.images.numpy(), labels=own.labels.numpy())
+        part = federation.train.at(rows)
+        np.savez(folder / "train.npz", images=part.images.numpy(), labels=part.labels.numpy())
 
 
 def _keys(machine: Path, count: int) -> Iterator[str]:
     secret = [*(machine / "keys").glob("node-?"), *(machine / "certs").glob("*.key")]
     assert len(secret) == count + 2, secret
     assert {path.stat().st_mode & 0o777 for path in secret} == {0o600}, secret
-    yield f"authority, certificate and {count} keys made, readable for their owner alone"
+    yield f"authority, certificate and {count} keys made, readable only by their owner"

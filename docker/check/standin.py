@@ -1,8 +1,8 @@
-"""The services of a compose file as processes on loopback, each in a folder of its own.
+"""Run the services of a compose file as processes on loopback, each in its own folder.
 
-A service finds in its folder what is mounted into its container, under the same names, and its
-paths are rewritten to begin there; `superlink:8000` becomes a free port. The image's environment,
-the commands, the mounts and the health checks are those of the files.
+The folder of a service stands in for its container's file system: mounts are links with the same
+names, and paths in commands are rewritten to begin there. `superlink:8000` becomes a free port. The
+image's environment, the commands, the mounts and the health checks are those of the files.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SUPERLINK = "superlink"
 
 
 class StandIn(Processes):
-    """The services of a compose file without an engine; when left, nothing of them is there.
+    """The services of a compose file without a Docker engine; leaving the context removes them.
 
     Args:
-        spec: the compose file, filled in.
-        machine: folder that relative paths of the file begin in.
+        spec: the compose file, with variables replaced.
+        machine: folder to which paths of the file are relative.
     """
 
     def __init__(self, spec: Mapping[str, Any], machine: Path):
@@ -39,7 +39,7 @@ class StandIn(Processes):
         self.ports = {name: free_port() for name in spec["services"]}
 
     def run(self, name: str, *more: str) -> str:
-        """Return what a service prints that ends by itself; as `docker compose run --rm`."""
+        """Run a service that ends by itself, like `docker compose run --rm`; return its output."""
         command = self._command(name, *more)
         done = subprocess.run(
             command,
@@ -53,32 +53,32 @@ class StandIn(Processes):
         return done.stdout
 
     def up(self, name: str) -> None:
-        """Start a service and wait until its health check passes; as `docker compose up`."""
+        """Start a service and wait until its health check passes, like `docker compose up`."""
         _, *options = command = self._command(name)
-        told = self._environment(name)
-        self.start(name, Path(command[0]).name, *options, cwd=self._lay(name), env=told)
+        env = self._environment(name)
+        self.start(name, Path(command[0]).name, *options, cwd=self._lay(name), env=env)
         test = self._words(name, self.spec["services"][name]["healthcheck"]["test"][1:])
         until = time.monotonic() + PATIENCE
-        while subprocess.run(test, env=told, capture_output=True).returncode:
+        while subprocess.run(test, env=env, capture_output=True).returncode:
             late = self.running[name].poll() is not None or time.monotonic() > until
             assert not late, f"{name} is not healthy:\n{self.log(name)}"
             time.sleep(0.2)
 
     def down(self, name: str) -> float:
-        """Return after how many seconds a service ended that is told so as an engine does."""
+        """Stop a service as an engine does; return the seconds until it has ended."""
         begin = time.monotonic()
-        self.running[name].send_signal(signal.SIGTERM)  # to the first process and no other
+        self.running[name].send_signal(signal.SIGTERM)  # only to the first process
         grace = float(self.spec["services"][name]["stop_grace_period"].removesuffix("s"))
         try:
             self.running[name].wait(grace)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{name} did not end within {grace:.0f} s") from None
         took = time.monotonic() - begin
-        self.stop(name)  # and all that it started, whose end a container's is too
+        self.stop(name)  # and its descendants, which end with a container
         return took
 
     def strays(self) -> list[str]:
-        """Return files that were written where a container cannot write: into the image."""
+        """Return files that were written where a container could not write: into the image."""
         found = []
         for name in self.spec["services"]:
             for folder, _, names in os.walk(self.folder / name):
@@ -89,20 +89,20 @@ class StandIn(Processes):
         return found
 
     def left(self) -> list[str]:
-        """Return the processes that still run out of these folders."""
+        """Return the command lines of processes that still run in these folders."""
         found = []
         for process in psutil.process_iter(["environ", "cmdline", "status"]):
-            told = process.info["environ"] or {}
-            if str(self.folder) in told.get("FLWR_HOME", "") and process.pid != os.getpid():
+            env = process.info["environ"] or {}
+            if str(self.folder) in env.get("FLWR_HOME", "") and process.pid != os.getpid():
                 found.append(" ".join(process.info["cmdline"] or []))
         return found
 
     def _lay(self, name: str) -> Path:
-        """Return the folder that a service starts in, with all that is mounted in its place."""
+        """Return the working directory of a service, after linking all its mounts."""
         root = self.folder / name
         for target, (source, _) in files.mounts(self.spec, name).items():
             there = self.machine / source
-            assert there.exists(), f"{name}: {source} is to be mounted and is not there"
+            assert there.exists(), f"{name}: {source} should be mounted but does not exist"
             place = root / target[1:]
             place.parent.mkdir(parents=True, exist_ok=True)
             if not place.is_symlink():
@@ -120,19 +120,19 @@ class StandIn(Processes):
         return [program(first), *(self._here(name, word) for word in rest)]
 
     def _environment(self, name: str) -> dict[str, str]:
-        told = files.environment() | self.spec["services"][name].get("environment", {})
-        told = {key: self._here(name, value) for key, value in told.items() if key != "PATH"}
-        told["PYTHONPATH"] += f"{os.pathsep}{files.HOME}"
-        told["TMPDIR"] = str(self.folder / name / "tmp")
-        return {"PATH": environment(self.folder)["PATH"]} | told
+        env = files.environment() | self.spec["services"][name].get("environment", {})
+        env = {key: self._here(name, value) for key, value in env.items() if key != "PATH"}
+        env["PYTHONPATH"] += f"{os.pathsep}{files.HOME}"
+        env["TMPDIR"] = str(self.folder / name / "tmp")
+        return {"PATH": environment(self.folder)["PATH"]} | env
 
     def _here(self, name: str, word: str) -> str:
-        """Return a word of a command with addresses and paths that hold on this machine."""
+        """Return a word of a command with the addresses and paths of this machine."""
         port = self.ports[SUPERLINK]
         word = re.sub(r"\b(superlink|localhost):8000\b", f"127.0.0.1:{port}", word)
         word = word.replace("--port=8000", f"--port={port}").replace("0.0.0.0", "127.0.0.1")
         word = re.sub(r"\b9094\b", str(self.ports[name]), word)
-        # A path that is not mounted here is the SuperLink's: where the results go, for one.
+        # A path that the service does not mount is the SuperLink's, such as that of the results.
         targets = dict.fromkeys([*files.mounts(self.spec, SUPERLINK), "/tmp"], SUPERLINK)
         targets |= dict.fromkeys([*files.mounts(self.spec, name), "/tmp"], name)
         path = re.compile(rf"(?<![\w./])({'|'.join(map(re.escape, targets))})(?=[/\" ]|$)")

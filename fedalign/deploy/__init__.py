@@ -1,1 +1,1 @@
-"""The same app on real machines: certificates, keys, submitting runs, all of it on loopback."""
+"""Run the same app on real machines: certificates, keys, submitting runs, and all on loopback."""

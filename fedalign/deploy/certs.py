@@ -1,7 +1,7 @@
-"""Certificates and keys: an authority, the SuperLink's certificate, and a key for each SuperNode.
+"""Make certificates and keys: an authority, the SuperLink's certificate, a key for each SuperNode.
 
-Flower wants TLS certificates in PEM, and keys of SuperNodes on the curve NIST P-384 in OpenSSH's
-format.
+Flower requires TLS certificates in PEM format, and SuperNode keys on the curve NIST P-384 in
+OpenSSH format.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _CA, _SERVER = "fedalign authority", "fedalign SuperLink"
 
 
 def certify(folder: Path, hosts: Sequence[str], days: int = 365) -> list[Path]:
-    """Return the files of an authority and of a server certificate, made where they are missing.
+    """Return the files of an authority and of a new server certificate that it has signed.
 
     `ca.crt` goes to every node and to whoever submits runs, `server.crt` and `server.key` to the
-    SuperLink; `ca.key` stays where it is. An authority that is there already is used again, so the
-    server's certificate can be renewed without a word to the nodes.
+    SuperLink; `ca.key` stays in `folder`. An existing authority is reused, so the server
+    certificate can be renewed without changing anything on the nodes.
 
     Args:
-        folder: where they lie.
-        hosts: names and addresses by which the SuperLink is reached; loopback is always among
-            them, and so are those that the certificate before this one had.
-        days: how long both are valid.
+        folder: where the files are written.
+        hosts: names and addresses by which the SuperLink is reached; loopback, and the hosts of a
+            previous server certificate, are always included.
+        days: how long new certificates are valid.
 
     Raises:
-        InputError: an authority's certificate is there without its key, or the other way round.
+        InputError: only one of the authority's certificate and key exists.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ca, ca_key = _authority(folder, days)
@@ -68,28 +68,31 @@ def certify(folder: Path, hosts: Sequence[str], days: int = 365) -> list[Path]:
 
 
 def make_key(path: Path) -> Path:
-    """Return the public half, `path.pub`, of a new key for a SuperNode; `path` is the private one.
+    """Make a key for a SuperNode; return the file of the public half, `<path>.pub`.
+
+    Args:
+        path: the file of the private half.
 
     Raises:
-        InputError: one of the two is there already.
+        InputError: one of the two files exists.
     """
     public = path.with_name(f"{path.name}.pub")
     for file in (path, public):
         if file.exists():
-            raise InputError(f"{file} is there already, and a key that is in use must not be lost")
+            raise InputError(f"{file} exists already, and a key in use must not be overwritten")
     path.parent.mkdir(parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP384R1())
     _write(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    told = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    public.write_bytes(told + f" {path.name}\n".encode())
+    line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    public.write_bytes(line + f" {path.name}\n".encode())
     return public
 
 
 def _authority(folder: Path, days: int) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     file, key_file = folder / "ca.crt", folder / "ca.key"
     if file.exists() != key_file.exists():
-        there, lost = (file, key_file) if file.exists() else (key_file, file)
-        raise InputError(f"{there} is there without {lost.name}: put it back, or remove both")
+        present, missing = (file, key_file) if file.exists() else (key_file, file)
+        raise InputError(f"{present} exists without {missing.name}: restore it, or remove both")
     if file.exists():
         known = load_pem_private_key(key_file.read_bytes(), None)
         assert isinstance(known, ec.EllipticCurvePrivateKey)
@@ -130,17 +133,17 @@ def _builder(
         .issuer_name(issuer or subject)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))  # clocks differ
+        .not_valid_before(now - timedelta(hours=1))  # for clocks that are slow
         .not_valid_after(now + timedelta(days=days))
     )
 
 
 def _hosts(file: Path) -> list[str]:
-    """Return whom a certificate names; nobody if there is none."""
+    """Return the hosts that a certificate names; none if the file does not exist."""
     if not file.exists():
         return []
-    found = x509.load_pem_x509_certificate(file.read_bytes())
-    named = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    certificate = x509.load_pem_x509_certificate(file.read_bytes())
+    named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return [str(name.value) for name in named]
 
 
@@ -156,7 +159,7 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(file: Path, secret: bytes) -> None:
-    """Write what nobody else may read, at no time."""
+    """Write a file that only its owner can read, from its creation on."""
     file.unlink(missing_ok=True)
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
         opened.write(secret)

@@ -1,4 +1,4 @@
-"""`fedalign deploy …`: certificates and keys, submitting runs, and a federation on loopback."""
+"""The commands `fedalign deploy …`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from fedalign.console import ConfigFile, Overrides, guarded
 from fedalign.errors import FedalignError, InputError
 
 app = typer.Typer(
-    help="The same app on real machines.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Run federations on real machines.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 
 Address = Annotated[
-    str, typer.Option("--superlink", metavar="HOST:PORT", envvar="FEDALIGN_SUPERLINK")
+    str,
+    typer.Option(
+        "--superlink",
+        metavar="HOST:PORT",
+        envvar="FEDALIGN_SUPERLINK",
+        help="address of the SuperLink's control API",
+    ),
 ]
 Authority = Annotated[
     Path,
@@ -23,7 +29,7 @@ Authority = Annotated[
         "--root-certificates",
         metavar="FILE",
         envvar="FEDALIGN_ROOT_CERTIFICATES",
-        help="ca.crt of the federation",
+        help="the federation's ca.crt",
     ),
 ]
 
@@ -33,21 +39,22 @@ def local(
     config: ConfigFile,
     overrides: Overrides = None,
     supernodes: Annotated[
-        int | None, typer.Option(min=1, help="how many; by default one a client, or a --data")
+        int | None,
+        typer.Option(min=1, help="number of SuperNodes; default: one per client or --data"),
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="a folder that a node has its data in; once for each node"),
+        typer.Option(help="folder with a node's data; repeat it for each node"),
     ] = None,
-    out: Annotated[str | None, typer.Option(help="folder that holds the run folders")] = None,
-    again: Annotated[bool, typer.Option("--again", help="start from nothing")] = False,
+    out: Annotated[str | None, typer.Option(help="folder for the run folders")] = None,
+    again: Annotated[bool, typer.Option("--again", help="repeat a finished run")] = False,
     logs: Annotated[
-        Path | None, typer.Option(help="folder for what SuperLink and SuperNodes print")
+        Path | None, typer.Option(help="folder for the logs of SuperLink and SuperNodes")
     ] = None,
 ) -> None:
-    """Run a federation of real processes on this machine: TLS, a key for each node.
+    """Run a federation of real processes on this machine, with TLS and a key for each node.
 
-    SuperLink and SuperNodes are started on loopback and gone afterwards; the run folder stays.
+    Starts a SuperLink and SuperNodes on loopback and stops them afterwards; the run folder stays.
     """
     with guarded():
         from fedalign.deploy.local import run
@@ -57,14 +64,14 @@ def local(
 
 @app.command()
 def certificates(
-    folder: Annotated[Path, typer.Argument(help="where they go; an authority there is kept")],
+    folder: Annotated[Path, typer.Argument(help="where they go; an authority there is reused")],
     host: Annotated[
         list[str] | None,
-        typer.Option(help="name or address by which nodes reach the SuperLink; repeatable"),
+        typer.Option(help="name or address of the SuperLink as nodes see it; repeatable"),
     ] = None,
-    days: Annotated[int, typer.Option(min=1, help="how long they are valid")] = 365,
+    days: Annotated[int, typer.Option(min=1, help="days until they expire")] = 365,
 ) -> None:
-    """Make an authority and the SuperLink's certificate, or renew the latter."""
+    """Make an authority and the SuperLink's certificate, or renew the certificate."""
     with guarded():
         from fedalign.deploy.certs import certify
 
@@ -76,7 +83,7 @@ def certificates(
 def key(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="private keys to make")],
 ) -> None:
-    """Make the key that a SuperNode proves itself with; FILE.pub is what the SuperLink is told."""
+    """Make keys with which SuperNodes authenticate; register FILE.pub at the SuperLink."""
     with guarded():
         from fedalign.deploy.certs import make_key
 
@@ -90,35 +97,36 @@ def register(
     superlink: Address,
     root_certificates: Authority,
 ) -> None:
-    """Let the nodes with these keys in; those that are in already stay so."""
+    """Register the nodes with these keys, so that they can connect."""
     with guarded():
         from fedalign.deploy.superlink import connected
 
         with connected(superlink, root_certificates) as link:
             for file in keys:
                 node = link.register(file)
-                print(f"{file}: {'already in' if node is None else f'node {node}'}", flush=True)
+                outcome = "registered already" if node is None else f"node {node}"
+                print(f"{file}: {outcome}", flush=True)
 
 
 @app.command()
 def unregister(
-    nodes: Annotated[list[str], typer.Argument(metavar="NODE...", help="as `nodes` lists them")],
+    nodes: Annotated[list[str], typer.Argument(metavar="NODE...", help="ids, as in `nodes`")],
     superlink: Address,
     root_certificates: Authority,
 ) -> None:
-    """Let these nodes in no more."""
+    """Unregister nodes, so that they can no longer connect."""
     with guarded():
         from fedalign.deploy.superlink import connected
 
         with connected(superlink, root_certificates) as link:
             for node in nodes:
                 link.unregister(node)
-                print(f"node {node} is let in no more", flush=True)
+                print(f"node {node} is unregistered", flush=True)
 
 
 @app.command()
 def nodes(superlink: Address, root_certificates: Authority) -> None:
-    """List the nodes that are registered, and which of them are online."""
+    """List the registered nodes and their status, such as online or offline."""
     with guarded():
         from fedalign.deploy.superlink import connected
 
@@ -135,12 +143,12 @@ def submit(
     config: ConfigFile,
     overrides: Overrides = None,
     out: Annotated[
-        str | None, typer.Option(help="folder on the SuperLink's machine for the run folders")
+        str | None, typer.Option(help="folder for the run folders, on the SuperLink's machine")
     ] = None,
 ) -> None:
-    """Start a run and show its log to the end; one that was stopped goes on when submitted again.
+    """Start a run and show its log until it ends; a stopped run continues when submitted again.
 
-    What runs is the fedalign that the SuperLink and its nodes have installed; only settings travel.
+    Only settings are sent: SuperLink and nodes run the fedalign that they have installed.
     """
     with guarded():
         from fedalign.deploy.superlink import connected, follow
@@ -158,27 +166,27 @@ def health(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT")],
     root_certificates: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="ca.crt of the federation; not said: without TLS"),
+        typer.Option(metavar="FILE", help="the federation's ca.crt; if omitted, no TLS is used"),
     ] = None,
 ) -> None:
-    """Say whether a SuperLink, or a SuperNode on its own machine, answers; exit code 1 if not."""
+    """Check that a SuperLink, or a SuperNode on this machine, answers; exit code 1 if not."""
     with guarded():
         from fedalign.deploy.health import is_up
 
         if root_certificates and not root_certificates.is_file():
-            raise InputError(f"--root-certificates: {str(root_certificates)!r} is no file")
+            raise InputError(f"--root-certificates: {str(root_certificates)!r} is not a file")
         if not is_up(address, root_certificates):
-            raise FedalignError(f"nobody answers at {address}")
+            raise FedalignError(f"nothing answers at {address}")
         print(f"{address} answers")
 
 
 @app.command()
 def data(
-    folder: Annotated[Path, typer.Argument(help="a node's data")],
+    folder: Annotated[Path, typer.Argument(help="folder with the node's data")],
     config: ConfigFile,
     overrides: Overrides = None,
 ) -> None:
-    """Check a node's data against a federation, before it joins."""
+    """Check a node's local data against a configuration before the node joins."""
     with guarded():
         from fedalign.federation.federation import Federation
         from fedalign.federation.local_data import description

@@ -1,4 +1,4 @@
-"""Whether somebody answers: asked every few seconds, so neither Flower nor torch is imported."""
+"""Health checks; they run every few seconds, so this file imports neither Flower nor torch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fedalign.errors import FedalignError
 
 
 def is_up(address: str, authority: Path | None) -> bool:
-    """Return whether a SuperLink or SuperNode answers at `host:port`, and is who it should be.
+    """Return whether a SuperLink or SuperNode answers at an address.
 
     Args:
-        address: where.
-        authority: the certificate of who signed its certificate; None: it answers without TLS, as
-            a SuperNode does to the processes that it starts.
+        address: `host:port`.
+        authority: the certificate of the authority that signed its certificate; None: without TLS,
+            as a SuperNode answers the processes that it starts.
 
     Raises:
-        FedalignError: something answers that is not certified by this authority.
+        FedalignError: something answers whose certificate this authority has not signed.
     """
     context = ssl.create_default_context(cafile=authority) if authority else None
     scheme = "https" if authority else "http"
@@ -28,8 +28,8 @@ def is_up(address: str, authority: Path | None) -> bool:
             return True
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLError):
-            told = f"{address} is not the SuperLink of {authority}: {error.reason}"
-            raise FedalignError(told) from None
+            message = f"{address} is not the SuperLink of {authority}: {error.reason}"
+            raise FedalignError(message) from None
         return False
     except OSError:
         return False

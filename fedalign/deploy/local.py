@@ -1,4 +1,4 @@
-"""A federation of real processes on this machine: SuperLink and SuperNodes on loopback."""
+"""Run a federation of real processes on this machine: SuperLink and SuperNodes on loopback."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ Setting = str | int | float | bool
 
 
 class Local(Processes):
-    """A SuperLink and SuperNodes as processes, each with a key of its own; gone when left.
+    """A SuperLink and SuperNodes as processes, each node with its own key; a context manager.
+
+    Entering starts the processes `superlink`, `node-0`, `node-1`, …; leaving stops them.
 
     Args:
         nodes: the node config of each SuperNode, such as `{"partition-id": 0, "data-dir": "a"}`.
-        logs: folder for what the processes print; None: nowhere that stays.
-        late: how many nodes, the last ones, are not started yet.
-
-    Attributes:
-        running: `superlink`, `node-0`, `node-1`, …
+        logs: folder for the processes' logs; None: a temporary one.
+        late: number of nodes, the last ones, that are registered but not started on entering.
     """
 
     def __init__(
@@ -61,11 +60,11 @@ class Local(Processes):
         return self
 
     def key(self, number: int) -> Path:
-        """Return the private key of a node."""
+        """Return the file of a node's private key."""
         return self.folder / "keys" / f"node-{number}"
 
     def start_superlink(self) -> None:
-        """Start the SuperLink, or start it again, and wait until it answers."""
+        """Start or restart the SuperLink, and wait until it answers."""
         _, port = self.address.split(":")
         certs = self._certs
         self.start(
@@ -78,23 +77,23 @@ class Local(Processes):
         until = time.monotonic() + PATIENCE
         while not self.superlink.is_up():
             if self.running["superlink"].poll() is not None or time.monotonic() > until:
-                raise FedalignError(f"the SuperLink did not come up:\n{self.log('superlink')}")
+                raise FedalignError(f"the SuperLink did not start:\n{self.log('superlink')}")
             time.sleep(0.1)
 
     def start_node(self, number: int, *more: str | Path) -> None:
-        """Start a SuperNode, or start it again; `more` options of its command come last."""
-        told = self._nodes[number]
+        """Start or restart a SuperNode; `more` are further options of its command."""
+        config = " ".join(f"{k}={json.dumps(value)}" for k, value in self._nodes[number].items())
         self.start(
             f"node-{number}",
             *("flower-supernode", *self.node_options()),
             *("--root-certificates", self._certs / "ca.crt"),
             *("--auth-supernode-private-key", self.key(number)),
-            *("--node-config", " ".join(f"{key}={json.dumps(told[key])}" for key in told)),
+            *("--node-config", config),
             *more,
         )
 
     def node_options(self) -> tuple[str, ...]:
-        """Return what any SuperNode here must be told; its own port must be free."""
+        """Return the options of every SuperNode: the SuperLink's address, and a free port."""
         return ("--superlink", self.address, "--port", str(free_port()))
 
 
@@ -109,12 +108,13 @@ def run(
 ) -> None:
     """Run a configuration on processes of this machine; see `fedalign deploy local`.
 
-    The run's name ends in `-deployed`, so that its folder is not that of the same run simulated.
+    The run's name gets the suffix `-deployed`, so that its folder differs from that of a simulated
+    run.
     """
     planned = _planned(config, overrides, supernodes, data, out)
     folder = folder_of(planned)
     if is_finished(folder) and not again:
-        print(f"{folder} is finished already; --again repeats it")
+        print(f"{folder} is finished already; use --again to repeat it")
         return
     if again:
         forget(planned)
@@ -138,16 +138,16 @@ def _planned(
     data: Sequence[Path],
     out: str | None,
 ) -> Config:
-    """Return the configuration with a client for each node, and its folders in full."""
+    """Return the configuration with one client for each node and an absolute path in `out`."""
     for folder in data:
         if not folder.is_dir():
-            raise InputError(f"--data: {str(folder)!r} is no folder")
+            raise InputError(f"--data: {str(folder)!r} is not a folder")
     if data and supernodes not in (None, len(data)):
         raise InputError(f"--supernodes: {supernodes}, but --data names {len(data)} folders")
     given = parse_overrides(overrides) | ({} if out is None else {"out": out})
     count = supernodes or len(data)
     given |= {"num_clients": count} if count else {}
     planned = read(config, given)
-    # The processes are started elsewhere.
+    # The processes start in another folder.
     full = str(Path(planned.out).expanduser().resolve())
     return planned.model_copy(update={"out": full, "name": f"{planned.name}-deployed"})

@@ -1,4 +1,4 @@
-"""Processes of one folder that are stopped together, with all that they start."""
+"""Processes that are stopped together, with all processes that they have started."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ import psutil
 
 from fedalign.deploy.superlink import HOME, environment, program
 
-PATIENCE = 60.0  # seconds to wait for a process to be up
-GRACE = 5.0  # seconds that a process has to end by itself
+PATIENCE = 60.0  # seconds that a process has to start
+GRACE = 5.0  # seconds that a process has to end after SIGTERM
 
 
 class Processes:
-    """Processes by name in a temporary folder; when left, they and the folder are gone.
+    """Named processes in a temporary folder; leaving the context stops them and removes the folder.
 
     Args:
-        logs: folder for what they print; None: nowhere that stays.
+        logs: folder for their logs; None: inside the temporary folder.
+
+    Attributes:
+        folder: the temporary folder.
+        running: the processes by name.
     """
 
     def __init__(self, logs: Path | None = None):
@@ -36,7 +40,7 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop all processes and those that they started, and remove their files."""
+        """Stop all processes and their descendants, and remove the temporary folder."""
         self._end(list(self.running), GRACE)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -48,14 +52,14 @@ class Processes:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """Start a command that lies beside this Python; what it prints goes to its log.
+        """Start a command of this Python installation; its output goes to its log.
 
         Args:
             name: of the process.
             command: such as `flower-superlink`.
             options: of the command.
-            cwd: where it is started; the temporary folder if not said.
-            env: all of its environment; that of Flower's commands if not said.
+            cwd: working directory; by default the temporary folder.
+            env: its whole environment; by default that of Flower's commands.
         """
         with (self.logs / f"{name}.log").open("ab") as log:
             self.running[name] = psutil.Popen(
@@ -65,23 +69,23 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that an interrupt from the keyboard is ours alone
+                start_new_session=True,  # so that Ctrl-C does not reach it
             )
 
     def stop(self, name: str) -> None:
-        """Let a process end, and all that it started."""
+        """Stop a process and its descendants, first by SIGTERM."""
         self._end([name], GRACE)
 
     def kill(self, name: str) -> None:
-        """Kill a process and all that it started, as a machine that loses its power does."""
+        """Kill a process and its descendants at once, like a power failure."""
         self._end([name], 0)
 
     def log(self, name: str) -> str:
-        """Return what a process has printed."""
+        """Return the log of a process."""
         return (self.logs / f"{name}.log").read_text("utf-8", errors="replace")
 
     def _end(self, names: Sequence[str], grace: float) -> None:
-        """End processes, those that like to by themselves, and all that they started."""
+        """Send SIGTERM unless grace is 0, wait, then kill the processes and their descendants."""
         ended = [self.running.pop(name) for name in names]
         for process in ended if grace else ():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -94,17 +98,17 @@ class Processes:
             psutil.wait_procs(alive, GRACE)
 
     def _family(self, name: str) -> list[psutil.Process]:
-        """Return what runs in the environment of a process, its orphans among it."""
-        home, found = self.folder / name, psutil.process_iter(["environ"])
-        homes = {p: (p.info["environ"] or {}).get(HOME, "") for p in found}
-        return _alive([p for p, own in homes.items() if Path(own).is_relative_to(home)])
+        """Return all live processes with a named process's environment, orphans included."""
+        home, processes = self.folder / name, psutil.process_iter(["environ"])
+        homes = {p: (p.info["environ"] or {}).get(HOME, "") for p in processes}
+        return _alive([p for p, folder in homes.items() if Path(folder).is_relative_to(home)])
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        port: int = opened.getsockname()[1]
+    """Return a free port on loopback."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 

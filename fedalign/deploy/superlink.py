@@ -1,4 +1,4 @@
-"""What is asked of a SuperLink, by Flower's own command: let nodes in, start a run, follow it."""
+"""Control a SuperLink by Flower's own command: register nodes, start a run, follow its log."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from fedalign.deploy.health import is_up
 from fedalign.errors import FedalignError, InputError
 from fedalign.settings.config import Config
 
+# Lines that Flower adds to a run's log.
 CHATTER = re.compile(r"(\x1b\[92m)?INFO |Using SuperLink: |Successfully installed ")
 RAISED = "ServerApp raised an exception"
 OURS = re.compile(r"fedalign\.[\w.]+Error: ")
-# Flower's words for a ServerApp that is gone, and for one that was ended with its SuperLink.
+# What Flower says of a ServerApp that vanished, and of one that ended with its SuperLink.
 LOST = ("No heartbeat received", "Task failed with unknown error")
 ATTEMPTS = 5
-SETTLE = 30.0  # seconds in which a ServerApp that lives after all notices that it is given up
-PATIENCE = 300.0  # seconds for a SuperLink to be there again
-HOME = "FLWR_HOME"  # names a folder of Flower's own
-NAME = "fedalign"  # of the connection, in Flower's configuration
+SETTLE = 30.0  # seconds in which a ServerApp that is still alive notices that its run was given up
+PATIENCE = 300.0  # seconds that a SuperLink has to restart
+HOME = "FLWR_HOME"  # the variable that names Flower's configuration folder
+NAME = "fedalign"  # of the connection in Flower's configuration
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -40,31 +41,34 @@ QUIET = {
 
 
 def program(name: str) -> str:
-    """Return the path of a command that lies beside this Python."""
+    """Return the path of a command of this Python installation."""
     return str(Path(sysconfig.get_path("scripts")) / name)
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Return the environment of Flower's commands, which keep their files in `home`.
+    """Return the environment for Flower's commands, with `home` as Flower's folder.
 
-    They find parts of the user's own as fedalign itself does: in the folder that it was called in.
+    The current folder is on their `PYTHONPATH`, so that they find the user's own parts as fedalign
+    does.
     """
     paths = {
         "PATH": [sysconfig.get_path("scripts"), os.environ.get("PATH")],  # they call one another
         "PYTHONPATH": [os.environ.get("PYTHONPATH"), str(Path.cwd())],
     }
-    found = {key: os.pathsep.join(filter(None, places)) for key, places in paths.items()}
-    kept = {key: value for key, value in os.environ.items() if key != "FLWR_LOG_LEVEL"}
-    return kept | QUIET | found | {HOME: str(home), "PYTHONUNBUFFERED": "1"}
+    joined = {key: os.pathsep.join(filter(None, places)) for key, places in paths.items()}
+    inherited = {key: value for key, value in os.environ.items() if key != "FLWR_LOG_LEVEL"}
+    return inherited | QUIET | joined | {HOME: str(home), "PYTHONUNBUFFERED": "1"}
 
 
 @dataclass(frozen=True)
 class SuperLink:
-    """A SuperLink that is up somewhere.
+    """A connection to a running SuperLink.
+
+    Its methods raise `FedalignError`, with Flower's words, if Flower's command fails.
 
     Attributes:
-        address: `host:port`.
-        authority: the certificate of who signed its certificate.
+        address: `host:port` of its control API.
+        authority: the certificate of the authority that signed its certificate.
         home: a folder for Flower's configuration.
     """
 
@@ -73,11 +77,11 @@ class SuperLink:
     home: Path
 
     def is_up(self) -> bool:
-        """Return whether it answers; `FedalignError` if somebody else does."""
+        """Return whether it answers; `FedalignError` if its certificate is by another authority."""
         return is_up(self.address, self.authority)
 
     def register(self, public_key: Path) -> str | None:
-        """Return the id of the node with this key, which is let in from now on; None: it was."""
+        """Register the node with this key; return its id, or None if it was registered already."""
         if not public_key.is_file():
             raise InputError(f"{public_key}: no such file; `fedalign deploy key` makes it")
         try:
@@ -89,45 +93,45 @@ class SuperLink:
             raise
 
     def unregister(self, node: str) -> None:
-        """Let a node in no more."""
+        """Unregister a node, so that it can no longer connect."""
         self._ask("supernode", "unregister", node, NAME)
 
     def submit(self, config: Config) -> str:
-        """Return the id of a run that has been started."""
+        """Start a run and return its id."""
         app = self.home / "app"
         write_app(app, config.run_config())
         return str(self._ask("run", str(app), NAME)["run-id"])
 
     def log(self, run: str) -> Iterator[str]:
-        """Yield the lines that a run prints until it is over, each once.
+        """Yield each line of a run's log once, until the run ends.
 
         Raises:
-            FedalignError: the SuperLink is away for longer than `PATIENCE`.
+            FedalignError: the SuperLink does not answer for longer than `PATIENCE`.
         """
         seen, deadline = 0, time.monotonic() + PATIENCE
         while True:
-            for place, line in enumerate(self._lines(run)):
-                if place >= seen:
+            for number, line in enumerate(self._lines(run)):
+                if number >= seen:
                     seen += 1
                     yield line
             try:
                 if self.status(run)[0].startswith("finished"):
                     return
                 deadline = time.monotonic() + PATIENCE
-            except FedalignError:  # it may be starting again
+            except FedalignError:  # it may be restarting
                 if time.monotonic() > deadline:
                     raise
             time.sleep(1)
 
     def status(self, run: str) -> tuple[str, str]:
-        """Return where a run stands, such as `finished:failed`, and what Flower says of it."""
-        (told,) = self._ask("list", "--run-id", run, NAME)["runs"]
-        return told["status"], told["status-details"]
+        """Return the status of a run, such as `finished:failed`, and Flower's details on it."""
+        (entry,) = self._ask("list", "--run-id", run, NAME)["runs"]
+        return entry["status"], entry["status-details"]
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Return what the SuperLink knows of its nodes."""
-        found: list[dict[str, Any]] = self._ask("supernode", "list", NAME)["nodes"]
-        return found
+        """Return the SuperLink's entry for each registered node."""
+        entries: list[dict[str, Any]] = self._ask("supernode", "list", NAME)["nodes"]
+        return entries
 
     def _lines(self, run: str) -> Iterator[str]:
         command = [program("flwr"), "log", run, NAME, "--stream"]
@@ -142,7 +146,7 @@ class SuperLink:
             yield from process.stdout
 
     def _ask(self, *words: str) -> dict[str, Any]:
-        """Return Flower's answer; `FedalignError` with its own words if it is not a good one."""
+        """Return the JSON that Flower's command prints; `FedalignError` if it reports an error."""
         done = subprocess.run(
             [program("flwr"), *words, "--format", "json"],
             env=self._environment(),
@@ -151,47 +155,47 @@ class SuperLink:
         )
         start = done.stdout.find("{")
         try:
-            told: dict[str, Any] = json.loads(done.stdout[start:]) if start >= 0 else {}
+            answer: dict[str, Any] = json.loads(done.stdout[start:]) if start >= 0 else {}
         except json.JSONDecodeError:
-            told = {}
-        if done.returncode or not told.get("success"):
-            why = told.get("error-message") or (done.stdout + done.stderr).strip()
-            raise FedalignError(f"flwr {' '.join(words[:2])}: {why}")
-        return told
+            answer = {}
+        if done.returncode or not answer.get("success"):
+            reason = answer.get("error-message") or (done.stdout + done.stderr).strip()
+            raise FedalignError(f"flwr {' '.join(words[:2])}: {reason}")
+        return answer
 
     def _environment(self) -> dict[str, str]:
         self.home.mkdir(parents=True, exist_ok=True)
-        known = {"address": self.address, "root-certificates": str(self.authority.resolve())}
-        told = {"superlink": {"default": NAME, NAME: known}}
-        (self.home / "config.toml").write_text(tomli_w.dumps(told), "utf-8")
+        link = {"address": self.address, "root-certificates": str(self.authority.resolve())}
+        config = {"superlink": {"default": NAME, NAME: link}}
+        (self.home / "config.toml").write_text(tomli_w.dumps(config), "utf-8")
         return environment(self.home)
 
 
 @contextmanager
 def connected(address: str, authority: Path) -> Iterator[SuperLink]:
-    """Yield a SuperLink that is up.
+    """Yield a connection to the SuperLink at `address`.
 
     Raises:
-        InputError: the certificate is not there.
-        FedalignError: nobody answers, or another one than the certificate's.
+        InputError: the file `authority` does not exist.
+        FedalignError: nothing answers, or a SuperLink whose certificate is by another authority.
     """
     if not authority.is_file():
-        raise InputError(f"--root-certificates: {str(authority)!r} is no file")
+        raise InputError(f"--root-certificates: {str(authority)!r} is not a file")
     with tempfile.TemporaryDirectory(prefix="fedalign-") as home:
         link = SuperLink(address, authority, Path(home))
         if not link.is_up():
-            raise FedalignError(f"--superlink: nobody answers at {address}")
+            raise FedalignError(f"--superlink: nothing answers at {address}")
         yield link
 
 
 def follow(link: SuperLink, config: Config) -> None:
-    """Submit a run and print what it prints, without Flower's chatter.
+    """Submit a run and print its log, without the lines that Flower adds.
 
-    One that was lost with the SuperLink's machine, or while the SuperLink was away, is submitted
-    again, and goes on from its last checkpoint.
+    A run that was lost because the SuperLink or its machine went down is submitted again, up to
+    `ATTEMPTS` times, and continues from its last checkpoint.
 
     Raises:
-        FedalignError: it failed, or was lost once too often.
+        FedalignError: the run failed, or was lost on the last attempt.
     """
     for attempt in range(1, ATTEMPTS + 1):
         run = link.submit(config)
@@ -200,29 +204,28 @@ def follow(link: SuperLink, config: Config) -> None:
         if status == "finished:completed":
             return
         if not details.startswith(LOST) or attempt == ATTEMPTS:
-            told = details.removeprefix("ServerApp failed with exception: ")
-            raise FedalignError(f"run {run} {status.removeprefix('finished:')}: {told}")
-        print("the run was lost; it is submitted again", flush=True)
+            reason = details.removeprefix("ServerApp failed with exception: ")
+            raise FedalignError(f"run {run} {status.removeprefix('finished:')}: {reason}")
+        print("the run was lost; submitting it again", flush=True)
         time.sleep(SETTLE)
 
 
 def show(lines: Iterable[str]) -> None:
-    """Print a run's lines without Flower's chatter, and without tracebacks of our own errors."""
+    """Print a run's log without Flower's own lines, and without tracebacks of fedalign's errors."""
     raised: list[str] = []
     for line in lines:
         if raised or RAISED in line:
             raised.append(line)
         elif not CHATTER.match(line):
             print(line, end="", flush=True)
-    if not any(map(OURS.match, raised)):  # what ours say is said once more, at the end
+    if not any(map(OURS.match, raised)):  # the caller prints their message
         print("".join(raised), end="", flush=True)
 
 
 def write_app(folder: Path, run_config: Mapping[str, Any]) -> None:
-    """Write a Flower app into `folder` that holds settings and no code.
+    """Write a Flower app with settings but no code into `folder`.
 
-    What runs is the fedalign that is installed on the SuperLink and on each node, and nothing that
-    came over the wire.
+    SuperLink and nodes run the fedalign that they have installed, not code that was sent to them.
     """
     components = {
         "serverapp": "fedalign.server_app:app",

@@ -1,8 +1,8 @@
-"""What lies between models from files, as a table, as CSV and as a figure."""
+"""Report what `fedalign connect` measured between models: tables, CSV files and figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,100 +18,87 @@ from fedalign.landscape.connect import Connection
 from fedalign.landscape.planes import rows_of
 from fedalign.report.figures import COLOURS, DASHES, STYLE, layout, save
 from fedalign.report.planes import maps
+from fedalign.runs.tables import BARRIERS, LANDSCAPE, PLANES, barriers_row, landscape_rows
 
 SHOWN = {
     "ends_accuracy": "mean accuracy",
-    "midpoint_accuracy": "half way",
+    "midpoint_accuracy": "midpoint accuracy",
     "loss_barrier": "loss barrier",
     "accuracy_barrier": "accuracy barrier",
     "instability": "instability (Frankle)",
     "rebasin_barrier": "loss barrier (Git Re-Basin)",
 }
-KINDS: dict[str, tuple[str, Any]] = {  # by what stands before the colon
+KINDS: dict[str, tuple[str, Any]] = {  # label and dashes, by the prefix of the path
     "": ("as they are", DASHES[0]),
     "matched": ("neurons matched", DASHES[1]),
     "repaired": ("REPAIR", DASHES[2]),
     "matched_repaired": ("matched, REPAIR", (0, (5, 1, 1, 1))),
 }
-PLACES = ["plane", "corner", "x", "y", "loss", "accuracy"]
-MOST = 7  # pairs that are told apart by colour; more are drawn thin and alike
-
-
+MAX_COLOURED = 7  # with more pairs than this, all lines are drawn thin and in one colour
 UNMATCHED = (
-    "neurons not matched: of this model it is not known which can be exchanged; "
+    "neurons were not matched: this model does not say which of its neurons can be exchanged; "
     "give its class a method symmetry()"
 )
 
 
-def told(found: Connection, match: bool) -> str:
+def describe(connection: Connection, match: bool) -> str:
     """Return the models and the barriers between them as Markdown tables.
 
     Args:
-        found: what was measured.
-        match: whether neurons were to be matched; a line says so where they could not be.
+        connection: the measurements.
+        match: whether neurons should have been matched; a line is added if they could not be.
     """
     models = [
-        [name, str(found.files[name]), f"{loss:.4f}", f"{accuracy:.4f}"]
-        for name, (loss, accuracy) in found.points.items()
+        [name, str(connection.files[name]), f"{loss:.4f}", f"{accuracy:.4f}"]
+        for name, (loss, accuracy) in connection.points.items()
     ]
-    for name, (loss, accuracy) in found.means.items():
-        models.append([name, _beside(found.gap(name)[1]), f"{loss:.4f}", f"{accuracy:.4f}"])
+    for name, (loss, accuracy) in connection.means.items():
+        gap = _signed(connection.gap(name)[1])
+        models.append([name, gap, f"{loss:.4f}", f"{accuracy:.4f}"])
     paths = []
-    for curve in found.curves:
+    for curve in connection.curves:
         numbers = barriers(curve)
         paths.append([curve.path, *(f"{numbers[key]:.4f}" for key in SHOWN)])
     parts = [_markdown(["model", "file", "loss", "accuracy"], models)]
     parts.append(_markdown(["path", *SHOWN.values()], paths))
-    parts.append(f"all on {found.examples} test images")
-    parts += [UNMATCHED] if match and len(found.means) == 1 else []
+    parts.append(f"all measured on {connection.examples} test images")
+    parts += [UNMATCHED] if match and len(connection.means) == 1 else []
     return "\n\n".join(parts)
 
 
-def write(found: Connection, folder: Path) -> None:
-    """Write `landscape.csv`, `barriers.csv`, and the figure as `figure.png` and `figure.pdf`.
+def write(connection: Connection, folder: Path) -> None:
+    """Write `landscape.csv` and `barriers.csv`, and the figure as `figure.png` and `figure.pdf`.
 
-    Of a plane, `planes.csv`, `plane.png` and `plane.pdf`.
+    If a plane was measured, also write `planes.csv`, `plane.png` and `plane.pdf`.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: no folder can be made there: {error.strerror}") from None
-    table(found.curves).to_csv(folder / "landscape.csv", index=False)
-    rows = [{"path": curve.path} | barriers(curve) for curve in found.curves]
-    pd.DataFrame(rows).to_csv(folder / "barriers.csv", index=False)
-    save(lines(found.curves), folder / "figure.png", folder / "figure.pdf")
-    for own in found.maps:
-        places = pd.DataFrame(rows_of(own), columns=PLACES)
-        places.to_csv(folder / "planes.csv", index=False)
-        save(maps([(own.plane.name, places)]), folder / "plane.png", folder / "plane.pdf")
-
-
-def table(curves: Sequence[Curve]) -> pd.DataFrame:
-    """Return the points of curves: path, alpha, loss, accuracy."""
-    parts = [
-        pd.DataFrame(
-            {"path": c.path, "alpha": c.alphas, "loss": c.losses, "accuracy": c.accuracies}
-        )
-        for c in curves
-    ]
-    return pd.concat(parts, ignore_index=True)
+        raise InputError(f"--out: cannot create {folder}: {error.strerror}") from None
+    curves = connection.curves
+    _write_csv(folder / "landscape.csv", LANDSCAPE, [r for c in curves for r in landscape_rows(c)])
+    _write_csv(folder / "barriers.csv", BARRIERS, map(barriers_row, curves))
+    save(lines(curves), folder / "figure.png", folder / "figure.pdf")
+    for measured in connection.maps:
+        points = _write_csv(folder / "planes.csv", PLANES, rows_of(measured))
+        save(maps([(measured.plane.name, points)]), folder / "plane.png", folder / "plane.pdf")
 
 
 @mpl.rc_context(STYLE)
 def lines(curves: Sequence[Curve]) -> Figure:
-    """Return loss and accuracy along each line: a colour a pair, dashed after matching."""
+    """Return a figure of loss and accuracy along each line: a colour a pair, dashed if matched."""
     pairs = list(dict.fromkeys(_parts(curve)[1] for curve in curves))
-    colours = dict(zip(pairs, COLOURS, strict=False)) if len(pairs) <= MOST else {}
+    colours = dict(zip(pairs, COLOURS, strict=False)) if len(pairs) <= MAX_COLOURED else {}
     figure = Figure(figsize=(8.6, 3.4), layout=layout())
     left, right = figure.subplots(1, 2)
     for curve in curves:
         look = _look(curve, colours)
         left.plot(curve.alphas, curve.losses, **look)
         right.plot(curve.alphas, curve.accuracies, **look)
-    _name(left, curves, "test loss (nats)")
-    _name(right, curves, "test accuracy")
-    told = colours if len(pairs) > 1 else {}
-    handles = {pair: Line2D([], [], color=colour) for pair, colour in told.items()}
+    _label(left, curves, "test loss (nats)")
+    _label(right, curves, "test accuracy")
+    labelled = colours if len(pairs) > 1 else {}
+    handles = {pair: Line2D([], [], color=colour) for pair, colour in labelled.items()}
     kinds = list(dict.fromkeys(_parts(curve)[0] for curve in curves))
     for label, dash in (KINDS[kind] for kind in kinds if len(kinds) > 1):
         handles[label] = Line2D([], [], color="grey", linestyle=dash)
@@ -127,24 +114,30 @@ def _look(curve: Curve, colours: dict[str, str]) -> dict[str, Any]:
 
 
 def _parts(curve: Curve) -> tuple[str, str]:
-    """Return what was done on a line, and between which models it lies."""
+    """Return the prefix of a curve's path ("" if the models are as they are), and its pair."""
     kind, _, pair = curve.path.rpartition(":")
     return kind, pair
 
 
-def _name(panel: Axes, curves: Sequence[Curve], label: str) -> None:
+def _label(panel: Axes, curves: Sequence[Curve], label: str) -> None:
     ends = [_parts(curve)[1].split("-") for curve in curves]
     first, last = ({pair[side] for pair in ends} for side in (0, 1))
-    alone = len(first) == len(last) == 1
-    names = [*first, *last] if alone else ["first", "second"]
+    single = len(first) == len(last) == 1
+    names = [*first, *last] if single else ["first", "second"]
     panel.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=[names[0], "¼", "½", "¾", names[1]])
-    panel.set(xlabel="place on the line", ylabel=label)
+    panel.set(xlabel="position on the line", ylabel=label)
 
 
-def _beside(gap: float) -> str:
-    return f"{abs(gap):.4f} {'below' if gap >= 0 else 'above'} theirs"
+def _signed(gap: float) -> str:
+    return f"{abs(gap):.4f} {'below' if gap >= 0 else 'above'} their mean accuracy"
 
 
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _markdown(headings: list[str], rows: list[list[str]]) -> str:
+    return pd.DataFrame(rows, columns=headings).to_markdown(index=False, disable_numparse=True)
+
+
+def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> pd.DataFrame:
+    """Return the rows, written under the columns of a run's table without `round`."""
+    table = pd.DataFrame(rows, columns=list(columns[1:]))
+    table.to_csv(file, index=False)
+    return table

@@ -1,4 +1,4 @@
-"""The picture of a landscape that papers show: accuracy along the line between two models."""
+"""Draw accuracy along the line between two clients, the picture that papers show."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ KINDS = {
 
 @mpl.rc_context(STYLE)
 def along_the_line(rows: Sequence[Row], x: str) -> Figure | None:
-    """Return accuracy along the line between two clients in the last round, a line a value of `x`.
+    """Return a figure of accuracy along the line between two clients, one curve a value of `x`.
 
-    A line of panels an arm, a column for lines as they are, and for each way in which they were
-    mended; means over seeds. None where no arm has more than one value of `x`, or no line was
-    measured.
+    Curves are means over seeds, each from the last round measured. Rows of panels are arms; columns
+    are the clients' models as they are, after REPAIR, after matching, and after both.
+
+    Returns:
+        The figure; None if no arm has more than one value of `x`, or no line was measured.
     """
     arms = [arm for arm in dict.fromkeys(row.arm for row in rows) if _varies(rows, arm, x)]
     kinds = [kind for kind in KINDS if not all(_last(row, kind).empty for row in rows)]
@@ -36,14 +38,14 @@ def along_the_line(rows: Sequence[Row], x: str) -> Figure | None:
         return None
     values = sorted({row.varied[x] for row in rows})
     colours = {v: mpl.colormaps["viridis"](0.92 * i / len(values)) for i, v in enumerate(values)}
-    figure, found = strips(rows, [x], len(kinds), len(arms))
-    for strip, group in found:
+    figure, groups = strips(rows, [x], len(kinds), len(arms))
+    for strip, group in groups:
         axes = strip.subplots(len(arms), len(kinds), squeeze=False, sharey=True)
-        for arm, line in zip(arms, axes, strict=True):
-            for kind, panel in zip(kinds, line, strict=True):
+        for arm, row_of_panels in zip(arms, axes, strict=True):
+            for kind, panel in zip(kinds, row_of_panels, strict=True):
                 _plot(panel, [row for row in group if row.arm == arm], kind, x, colours)
-                panel.set(title=arm + KINDS[kind], xlabel="place on the line")
-            line[0].set_ylabel("test accuracy")
+                panel.set(title=arm + KINDS[kind], xlabel="position on the line")
+            row_of_panels[0].set_ylabel("test accuracy")
     handles = [Line2D([], [], color=colours[value]) for value in values]
     title = short(x, [x]).replace("_", " ")
     figure.legend(handles, list(map(str, values)), title=title, loc="outside right upper")
@@ -52,8 +54,8 @@ def along_the_line(rows: Sequence[Row], x: str) -> Figure | None:
 
 def _varies(rows: Sequence[Row], arm: str, x: str) -> bool:
     paths = {run.path for row in rows for run in row.runs if row.arm == arm}
-    places = {row.varied[x] for row in rows if row.arm == arm}
-    return len(places) > 1 and len(paths) > 1
+    values = {row.varied[x] for row in rows if row.arm == arm}
+    return len(values) > 1 and len(paths) > 1
 
 
 def _plot(panel: Axes, rows: Sequence[Row], kind: str, x: str, colours: dict[Any, Any]) -> None:
@@ -63,11 +65,10 @@ def _plot(panel: Axes, rows: Sequence[Row], kind: str, x: str, colours: dict[Any
 
 
 def _last(row: Row, kind: str) -> pd.DataFrame:
-    """Return the lines of a kind in the last round of each run that were measured."""
-    found = []
+    """Return each run's curves of one kind, from the last round in which they were measured."""
+    last_rounds = []
     for run in row.runs:
-        curves = run.landscape
-        own = curves[curves["path"].str.startswith(f"{kind}:")]
-        found.append(own[own["round"] == own["round"].max()])
-    together: pd.DataFrame = pd.concat(found)
+        curves = run.landscape[run.landscape["path"].str.startswith(f"{kind}:")]
+        last_rounds.append(curves[curves["round"] == curves["round"].max()])
+    together: pd.DataFrame = pd.concat(last_rounds)
     return together

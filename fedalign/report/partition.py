@@ -1,4 +1,4 @@
-"""Who has what: statistics and pictures of a partition."""
+"""Describe and draw a partition: which client owns how many examples of which class."""
 
 from __future__ import annotations
 
@@ -14,134 +14,147 @@ from fedalign.federation.federation import Federation
 from fedalign.report.figures import COLOURS, STYLE
 from fedalign.report.summary import described
 
-MOST_BUBBLES = 40  # clients; of more a heat map is drawn
-MOST_COLUMNS = 2000  # of the heat map,
-COLUMNS = 64  # in a terminal
-MOST_TICKS = 20
+MAX_BUBBLES = 40  # clients; more are drawn as a heat map
+MAX_COLUMNS = 2000  # clients in a heat map; of more, a sample is drawn
+TERMINAL_COLUMNS = 64  # clients in a terminal; of more, a sample is shown
+MAX_TICKS = 20  # classes that are labelled
 SHADES = " ░▒▓█"
 
 
 @dataclass(frozen=True)
-class Dealt:
-    """How many examples of each class each client has.
+class PartitionCounts:
+    """The number of examples of each class that each client owns.
 
     Attributes:
-        what: which partition of what this is.
-        counts: `(K, C)`.
-        examples: how many there are to be dealt.
-        owned: how many of them somebody has.
+        title: names the data set and the partitioner.
+        counts: `(K, C)`, a row a client, a column a class.
+        examples: size of the data set.
+        owned: number of examples that belong to at least one client.
     """
 
-    what: str
+    title: str
     counts: np.ndarray
     examples: int
     owned: int
 
     @property
     def sizes(self) -> np.ndarray:
-        """How many examples each client has, `(K,)`."""
-        found: np.ndarray = self.counts.sum(1)
-        return found
+        """The number of examples of each client, `(K,)`."""
+        sizes: np.ndarray = self.counts.sum(1)
+        return sizes
 
     @property
     def shares(self) -> np.ndarray:
-        """The mix of classes of each client, `(K, C)`; 0 for one that has nothing."""
-        found: np.ndarray = self.counts / np.maximum(self.sizes, 1)[:, None]
-        return found
+        """The share of each class in each client's examples, `(K, C)`; 0 if it has none."""
+        shares: np.ndarray = self.counts / np.maximum(self.sizes, 1)[:, None]
+        return shares
 
     @property
     def effective_classes(self) -> np.ndarray:
-        """How many equally frequent classes each client's are worth, `(K,)`: exp of the entropy."""
+        """The effective number of classes of each client, `(K,)`: exp of the entropy of its shares.
+
+        A client with m equally frequent classes has m; one without examples has 0.
+        """
         logs = np.log(self.shares, where=self.counts > 0, out=np.zeros_like(self.shares))
-        found: np.ndarray = np.where(self.sizes > 0, np.exp(-(self.shares * logs).sum(1)), 0)
-        return found
+        numbers: np.ndarray = np.where(self.sizes > 0, np.exp(-(self.shares * logs).sum(1)), 0)
+        return numbers
 
     @property
     def distances(self) -> np.ndarray:
-        """The sum over classes of `|share here - share overall|` of each client, `(K,)`, 0 to 2.
+        """The distance of each client's class shares from the overall ones, `(K,)`, from 0 to 2.
 
-        What Zhao et al. 2018 (arXiv 1806.00582, section 3) call earth mover's distance.
+        The sum over classes of `|client's share - overall share|`, which Zhao et al. 2018 (arXiv
+        1806.00582, section 3) call earth mover's distance.
         """
         overall = self.counts.sum(0) / max(self.counts.sum(), 1)
-        found: np.ndarray = np.abs(self.shares - overall).sum(1)
-        return found
+        distances: np.ndarray = np.abs(self.shares - overall).sum(1)
+        return distances
 
     @property
     def gini(self) -> float:
-        """Gini coefficient of the sizes: 0 all alike, near 1 one client has everything."""
+        """The Gini coefficient of the sizes: 0 if all are equal, near 1 if one client owns all."""
         sizes = np.sort(self.sizes)
         ranks = 2 * np.arange(1, len(sizes) + 1) - len(sizes) - 1
         return float((ranks @ sizes) / (len(sizes) * max(sizes.sum(), 1)))
 
     @property
     def order(self) -> np.ndarray:
-        """The clients `(K,)`, those with the same most frequent class side by side."""
+        """The clients `(K,)`, ordered by their most frequent class."""
         return np.lexsort((-self.shares.max(1), self.counts.argmax(1)))
 
 
-def dealt(federation: Federation, num_clients: int | None = None) -> Dealt:
-    """Return what each client of a federation has, what it keeps back to test on included."""
+def counts_of(federation: Federation, num_clients: int | None = None) -> PartitionCounts:
+    """Return the class counts of a federation's clients, including their held-out examples.
+
+    Args:
+        federation: whose data is partitioned.
+        num_clients: number of clients; None: as the configuration says.
+    """
     config, data = federation.config, federation.train
     count = num_clients or config.num_clients
     owned = [*federation.shards(count), *federation.holdouts(count)]
     rows = np.concatenate(owned)
-    client = np.repeat(np.tile(np.arange(count), 2), [len(own) for own in owned])
+    client = np.repeat(np.tile(np.arange(count), 2), [len(indices) for indices in owned])
     labels = data.labels.cpu().numpy()[rows]
     flat = np.bincount(client * data.classes + labels, minlength=count * data.classes)
-    what = f"{config.data.name}, {described(config.partition)}"
-    return Dealt(what, flat.reshape(count, -1), len(data), len(np.unique(rows)))
+    title = f"{config.data.name}, {described(config.partition)}"
+    return PartitionCounts(title, flat.reshape(count, -1), len(data), len(np.unique(rows)))
 
 
-def told(dealt: Dealt) -> str:
-    """Return the statistics of a partition, a line each, and a heat map of it for a terminal."""
-    sizes, classes, distances = dealt.sizes, dealt.effective_classes, dealt.distances
-    spread = f"{sizes.min():,} to {sizes.max():,}, median {int(np.median(sizes)):,}"
+def describe(partition: PartitionCounts) -> str:
+    """Return the statistics of a partition, one a line, and a heat map for the terminal."""
+    sizes, classes, distances = partition.sizes, partition.effective_classes, partition.distances
+    examples = f"{sizes.min():,} to {sizes.max():,} examples each, median {int(np.median(sizes)):,}"
+    assigned = f"{partition.owned:,} of {partition.examples:,} assigned{_shared(partition)}"
     lines = [
-        dealt.what,
-        f"clients            {len(sizes):,}, examples each {spread}; Gini {dealt.gini:.3f}",
-        f"effective classes  {_range(classes)} of {dealt.counts.shape[1]}",
-        f"distance           {_range(distances)} (earth mover's to the overall mix; 0 to 2)",
-        f"examples           {dealt.owned:,} of {dealt.examples:,} dealt{_twice(dealt)}",
+        partition.title,
+        f"clients            {len(sizes):,}, with {examples}; Gini {partition.gini:.3f}",
+        f"effective classes  {_range(classes)} of {partition.counts.shape[1]}",
+        f"distance           {_range(distances)} (earth mover's, from the overall shares; 0 to 2)",
+        f"examples           {assigned}",
     ]
-    return "\n".join([*lines, "", *_shaded(dealt)])
+    return "\n".join([*lines, "", *_shaded(partition)])
 
 
 @mpl.rc_context(STYLE | {"axes.grid": False})
-def picture(dealt: Dealt) -> Figure:
-    """Return a figure: who has how many of which class, and sizes below.
+def picture(partition: PartitionCounts) -> Figure:
+    """Return a figure of the class counts of each client, with the client sizes below.
 
-    Bubbles for few clients, their area the number of examples; for many a heat map of each
-    client's mix of classes, clients with the same most frequent class side by side.
+    Up to `MAX_BUBBLES` clients are drawn as bubbles whose areas are the counts; more are drawn as a
+    heat map of their class shares, ordered by their most frequent class.
     """
-    count = len(dealt.sizes)
+    count = len(partition.sizes)
     figure = Figure(figsize=(8.5, 5.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    bubbles = count <= MOST_BUBBLES
-    order = np.arange(count) if bubbles else sampled(dealt.order, MOST_COLUMNS)
-    (_bubbles if bubbles else _heat_map)(above, dealt, order)
+    bubbles = count <= MAX_BUBBLES
+    order = np.arange(count) if bubbles else sampled(partition.order, MAX_COLUMNS)
+    (_bubbles if bubbles else _heat_map)(above, partition, order)
     edges = np.arange(len(order) + 1) - 0.5
-    below.stairs(dealt.sizes[order], edges, fill=True, color=COLOURS[0])
-    told = "clients, by their most frequent class" + ("" if len(order) == count else ", a sample")
-    label = "client" if bubbles else told
-    below.set(ylabel="examples", xlabel=label, xlim=(edges[0], edges[-1]))
+    below.stairs(partition.sizes[order], edges, fill=True, color=COLOURS[0])
+    sample = "" if len(order) == count else ", a sample"
+    xlabel = "client" if bubbles else f"clients, by their most frequent class{sample}"
+    below.set(ylabel="examples", xlabel=xlabel, xlim=(edges[0], edges[-1]))
     below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    numbers = f"effective classes {_range(dealt.effective_classes)}, Gini of sizes {dealt.gini:.2f}"
-    above.set_title(f"{dealt.what}\n{numbers}", fontsize=10)
+    classes = _range(partition.effective_classes)
+    numbers = f"effective classes {classes}, Gini of sizes {partition.gini:.2f}"
+    above.set_title(f"{partition.title}\n{numbers}", fontsize=10)
     return figure
 
 
-def _bubbles(panel: Axes, dealt: Dealt, order: np.ndarray) -> None:
-    counts = dealt.counts[order]
-    client, kind = np.nonzero(counts)
-    largest = min(420 / len(counts), 280 / counts.shape[1])  # points across, so that none overlap
-    area = (largest**2) * counts[client, kind] / max(counts.max(), 1)
-    panel.scatter(client, kind, s=area, color=COLOURS[0], alpha=0.75, linewidth=0)
+def _bubbles(panel: Axes, partition: PartitionCounts, order: np.ndarray) -> None:
+    counts = partition.counts[order]
+    client, label = np.nonzero(counts)
+    largest = min(
+        420 / len(counts), 280 / counts.shape[1]
+    )  # diameter in points, so that bubbles do not overlap
+    area = (largest**2) * counts[client, label] / max(counts.max(), 1)
+    panel.scatter(client, label, s=area, color=COLOURS[0], alpha=0.75, linewidth=0)
     panel.set(ylabel="class", ylim=(-0.7, counts.shape[1] - 0.3))
     _class_ticks(panel, counts.shape[1])
 
 
-def _heat_map(panel: Axes, dealt: Dealt, order: np.ndarray) -> None:
-    shares = dealt.shares[order].T
+def _heat_map(panel: Axes, partition: PartitionCounts, order: np.ndarray) -> None:
+    shares = partition.shares[order].T
     shown = panel.imshow(
         shares,
         aspect="auto",
@@ -158,34 +171,38 @@ def _heat_map(panel: Axes, dealt: Dealt, order: np.ndarray) -> None:
 
 
 def _class_ticks(panel: Axes, classes: int) -> None:
-    panel.set_yticks(range(0, classes, -(-classes // MOST_TICKS)))
+    panel.set_yticks(range(0, classes, -(-classes // MAX_TICKS)))
 
 
 def _range(values: np.ndarray) -> str:
     return f"{values.min():.2f} to {values.max():.2f}, mean {values.mean():.2f}"
 
 
-def _twice(dealt: Dealt) -> str:
-    more = int(dealt.counts.sum()) - dealt.owned
-    return f", {more:,} times to one more client" if more else ""
+def _shared(partition: PartitionCounts) -> str:
+    more = int(partition.counts.sum()) - partition.owned
+    return f", and {more:,} more times to a further client" if more else ""
 
 
-def _shaded(dealt: Dealt) -> list[str]:
-    """Return a line a class, a column a client; of many clients some."""
-    count = len(dealt.sizes)
-    order = np.arange(count) if count <= COLUMNS else sampled(dealt.order, COLUMNS)
-    levels = np.ceil(dealt.shares[order] * (len(SHADES) - 1)).astype(int)
-    step = -(-levels.shape[1] // MOST_TICKS)
+def _shaded(partition: PartitionCounts) -> list[str]:
+    """Return the lines of a heat map: a line a class, a column a client or one of a sample."""
+    count = len(partition.sizes)
+    fits = count <= TERMINAL_COLUMNS
+    order = np.arange(count) if fits else sampled(partition.order, TERMINAL_COLUMNS)
+    levels = np.ceil(partition.shares[order] * (len(SHADES) - 1)).astype(int)
+    step = -(-levels.shape[1] // MAX_TICKS)
     lines = [
-        f"class {kind:>3} │{''.join(SHADES[level] for level in levels[:, kind])}│"
-        for kind in range(0, levels.shape[1], step)
+        f"class {label:>3} │{''.join(SHADES[level] for level in levels[:, label])}│"
+        for label in range(0, levels.shape[1], step)
     ]
-    some = "" if len(order) == count else f" ({len(order)} of {count:,})"
-    return [*lines, f"          each column a client{some}; darker: a larger share of what it has"]
+    sample = "" if fits else f" ({len(order)} of {count:,})"
+    return [
+        *lines,
+        f"          one column a client{sample}; darker: a larger share of its examples",
+    ]
 
 
 def sampled(order: np.ndarray, most: int) -> np.ndarray:
-    """Return so many of the clients at most, evenly spread over their order."""
-    places = np.linspace(0, len(order) - 1, min(len(order), most)).round().astype(int)
-    found: np.ndarray = order[places]
-    return found
+    """Return at most `most` of the clients, evenly spaced in their order."""
+    positions = np.linspace(0, len(order) - 1, min(len(order), most)).round().astype(int)
+    sample: np.ndarray = order[positions]
+    return sample

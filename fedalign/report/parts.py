@@ -1,4 +1,4 @@
-"""What there is to choose from."""
+"""Print the parts that a configuration can name, and their options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedalign.errors import InputError
 from fedalign.settings.builtin import BUILTIN
 from fedalign.settings.registry import Option, load, names, nearest, options
 
-# Flower's own strategies mostly do not say whose they are.
+# Most of Flower's own strategies do not name their paper.
 PAPERS = {
     "fedavg": "McMahan et al. 2017",
     "fedavgm": "Hsu et al. 2019",
@@ -36,37 +36,37 @@ SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 def print_parts() -> None:
-    """Print every part that can be named in a configuration: a line each, then its options.
+    """Print every part that a configuration can name: one line each, then its options.
 
-    What all client algorithms have in common stands at `local` only.
+    Options that all client algorithms share are printed for `local` only.
     """
     console = Console(highlight=False)
-    usual = options("clients", "local")
+    common = options("clients", "local")
     for kind in BUILTIN:
         console.print(f"[bold]{kind}[/]")
         width = max(map(len, names(kind)))
         for name in names(kind):
-            shared = usual if kind == "clients" and name != "local" else {}
-            headline, told = _listed(kind, name, shared)
+            shared = common if kind == "clients" and name != "local" else {}
+            headline, values = _listed(kind, name, shared)
             console.print(f"  [cyan]{name:<{width}}[/]  {headline}", soft_wrap=True)
-            if told:
-                console.print(f"  {'':<{width}}  [dim]{told}[/]", soft_wrap=True)
+            if values:
+                console.print(f"  {'':<{width}}  [dim]{values}[/]", soft_wrap=True)
 
 
 def print_part(wanted: str) -> None:
-    """Print what a part says of itself, and its options; `InputError` if nobody has that name."""
+    """Print the docstring of a part and its options; `InputError` if no part has this name."""
     console = Console(highlight=False, markup=False)
     kinds = [kind for kind in BUILTIN if wanted in names(kind)]
     if ":" in wanted:
         kinds = ["models"]  # of whatever kind it is
     if not kinds:
         every = [name for kind in BUILTIN for name in names(kind)]
-        raise InputError(f"{wanted!r} is no part of fedalign{nearest(wanted, every)}")
+        raise InputError(f"{wanted!r} is not a part of fedalign{nearest(wanted, every)}")
     for kind in kinds:
         console.print(wanted if ":" in wanted else f"{kind}: {wanted}", style="bold")
-        told = _headline(kind, wanted)
+        headline = _headline(kind, wanted)
         body = (inspect.getdoc(load(kind, wanted)) or "").partition("\n")[2]
-        console.print(f"{told}\n{'' if wanted in PAPERS else body}".rstrip(), soft_wrap=True)
+        console.print(f"{headline}\n{'' if wanted in PAPERS else body}".rstrip(), soft_wrap=True)
         for key, option in options(kind, wanted).items():
             described, allowed = _described(option)
             console.print(f"  {key} = {_default(option)}  {allowed}", soft_wrap=True)
@@ -75,14 +75,14 @@ def print_part(wanted: str) -> None:
 
 
 def _listed(kind: str, name: str, shared: Collection[str]) -> tuple[str, str]:
-    """Return what a part says of itself, and its options but for those that are shared.
+    """Return the headline of a part and its options with their defaults, without `shared` ones.
 
-    Or why it cannot be imported, which is the error of a plug-in, and the other parts can.
+    A plug-in that cannot be imported has its error as headline, so that the others are listed.
     """
     try:
         own = {key: o for key, o in options(kind, name).items() if key not in shared}
-        told = ", ".join(f"{key}={_default(option)}" for key, option in own.items())
-        return escape(_headline(kind, name)), escape(told)
+        values = ", ".join(f"{key}={_default(option)}" for key, option in own.items())
+        return escape(_headline(kind, name)), escape(values)
     except InputError as error:
         return escape(str(error)), ""
 
@@ -94,21 +94,21 @@ def _headline(kind: str, name: str) -> str:
 
 
 def _described(option: Option) -> tuple[str, str]:
-    """Return what an option's annotation says of it, and what it allows."""
+    """Return the description in an option's annotation, and the values that it allows."""
     if option.nested:
         return "", f"one of the {option.nested}"
     kind, *more = get_args(option.annotation) if _is_annotated(option) else (option.annotation,)
-    told = next((m.description for m in more if getattr(m, "description", None)), "")
+    description = next((m.description for m in more if getattr(m, "description", None)), "")
     if get_origin(kind) is Literal:
-        return told, " | ".join(map(str, get_args(kind)))
-    found = [
+        return description, " | ".join(map(str, get_args(kind)))
+    bounds = [
         f"{sign} {getattr(bound, key):g}"
         for m in more
         for bound in getattr(m, "metadata", ())
         for key, sign in SIGNS.items()
         if hasattr(bound, key)
     ]
-    return told, " ".join([getattr(kind, "__name__", str(kind)), *found])
+    return description, " ".join([getattr(kind, "__name__", str(kind)), *bounds])
 
 
 def _is_annotated(option: Option) -> bool:

@@ -1,4 +1,4 @@
-"""The map of a plane through three models."""
+"""Draw test accuracy in planes through three models."""
 
 from __future__ import annotations
 
@@ -21,57 +21,58 @@ STEP = 0.05  # of accuracy, from one colour to the next
 
 
 def planes_of(rows: Sequence[Row]) -> list[tuple[str, pd.DataFrame]]:
-    """Return the planes of each run's last measured round, each with its title.
+    """Return title and table of each plane in each run's last measured round.
 
     Raises:
-        InputError: a run has measured none.
+        InputError: a run has no `planes.csv`.
     """
-    found = []
+    planes = []
     for row in rows:
         for run in row.runs:
             seed = f", seed {run.settings['seed']}" if len(row.runs) > 1 else ""
-            for name, own in _last(run.path).groupby("plane", sort=False):
-                found.append((f"{row.arm}{seed}: {name}", own))
-    return found
+            for name, table in _last(run.path).groupby("plane", sort=False):
+                planes.append((f"{row.arm}{seed}: {name}", table))
+    return planes
 
 
 def _last(folder: Path) -> pd.DataFrame:
     file = folder / "planes.csv"
     if not file.is_file():
         raise InputError(
-            f"{folder} has no planes.csv; planes are measured with evaluation.plane=21"
+            f"{folder} has no planes.csv; evaluation.plane=21 makes a run measure planes"
         )
-    found = pd.read_csv(file, keep_default_na=False, na_values={"loss": [""]})
-    last: pd.DataFrame = found[found["round"] == found["round"].max()]
+    table = pd.read_csv(file, keep_default_na=False, na_values={"loss": [""]})
+    last: pd.DataFrame = table[table["round"] == table["round"].max()]
     return last
 
 
 @mpl.rc_context(STYLE | {"axes.grid": False})
 def maps(planes: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
-    """Return test accuracy in each plane, a panel each under its title, corners marked.
+    """Return a figure with a contour map of test accuracy for each plane, its corners marked.
 
     Args:
-        planes: with the columns `corner` ("" on the grid), `x`, `y` and `accuracy`.
+        planes: title and table of each, with columns `corner` ("" on the grid), `x`, `y` and
+            `accuracy`.
     """
     columns = min(COLUMNS, len(planes))
     rows = ceil(len(planes) / columns)
     figure = Figure(figsize=(4.2 * columns + 0.8, 3.8 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    best = max(float(own["accuracy"].max()) for _, own in planes)
-    for panel, (title, own) in zip(panels, planes, strict=False):
-        shown = _plot(panel, own, best)
+    best = max(float(table["accuracy"].max()) for _, table in planes)
+    for panel, (title, table) in zip(panels, planes, strict=False):
+        contours = _plot(panel, table, best)
         panel.set_title(title, fontsize=9)
     for panel in panels[len(planes) :]:
         panel.set_visible(False)
-    figure.colorbar(shown, ax=list(panels[: len(planes)]), label="test accuracy", shrink=0.8)
+    figure.colorbar(contours, ax=list(panels[: len(planes)]), label="test accuracy", shrink=0.8)
     return figure
 
 
-def _plot(panel: Axes, own: pd.DataFrame, best: float) -> QuadContourSet:
-    corners, grid = own[own["corner"] != ""], own[own["corner"] == ""]
-    table = grid.pivot(index="y", columns="x", values="accuracy")
+def _plot(panel: Axes, table: pd.DataFrame, best: float) -> QuadContourSet:
+    corners, points = table[table["corner"] != ""], table[table["corner"] == ""]
+    grid = points.pivot(index="y", columns="x", values="accuracy")
     levels = [STEP * level for level in range(ceil(best / STEP) + 1)]
-    shown = panel.contourf(table.columns, table.index, table, levels=levels, cmap="viridis")
+    contours = panel.contourf(grid.columns, grid.index, grid, levels=levels, cmap="viridis")
     panel.plot(corners["x"].iloc[:2], corners["y"].iloc[:2], "--", color="white", linewidth=1)
     panel.plot(corners["x"], corners["y"], "o", color="white", markeredgecolor="black")
     for name, x, y in corners[["corner", "x", "y"]].itertuples(index=False):
@@ -80,4 +81,4 @@ def _plot(panel: Axes, own: pd.DataFrame, best: float) -> QuadContourSet:
             name, (x, y), (0, 8), textcoords="offset points", ha="center", fontsize=8, bbox=box
         )
     panel.set(aspect="equal", xlabel="distance in weight space")
-    return shown
+    return contours

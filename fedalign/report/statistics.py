@@ -1,13 +1,13 @@
-"""Means over seeds, and what they allow to be said about two arms."""
+"""Statistics over seeds: means, deviations, and paired differences between two arms."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan, nan, sqrt
+from math import isnan, nan
 
 import numpy as np
-from scipy.stats import t
+from scipy.stats import ttest_rel
 
 CONFIDENCE = 0.95
 UNKNOWN = "\N{EN DASH}"  # in a table
@@ -15,12 +15,12 @@ UNKNOWN = "\N{EN DASH}"  # in a table
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of differences between pairs of runs that share a seed.
+    """The mean difference between pairs of runs that share a seed.
 
     Attributes:
         mean: over the pairs.
-        half_width: of the 95 % interval by Student's t; NaN for fewer than two pairs.
-        pairs: how many.
+        half_width: of the 95 % confidence interval by Student's t; NaN for fewer than two pairs.
+        pairs: number of pairs.
     """
 
     mean: float
@@ -29,7 +29,7 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return abs(self.mean) > self.half_width  # False for NaN
 
     def __str__(self) -> str:
@@ -40,22 +40,28 @@ class Difference:
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
-    """Return ours minus theirs on the seeds that both have; None if they share no seed."""
-    differences = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
-    if not differences:
+    """Return ours minus theirs over the seeds that both have; None if they share no seed."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
         return None
-    count, spread = len(differences), deviation(differences)
-    quantile = t.ppf((1 + CONFIDENCE) / 2, count - 1) if count > 1 else nan
-    return Difference(float(np.mean(differences)), float(quantile * spread / sqrt(count)), count)
+    first, second = ([values[seed] for seed in seeds] for values in (ours, theirs))
+    mean, half_width = float(np.mean(np.subtract(first, second))), nan
+    if len(seeds) > 1:
+        interval = ttest_rel(first, second).confidence_interval(CONFIDENCE)
+        half_width = float(interval.high - interval.low) / 2
+    return Difference(mean, half_width, len(seeds))
 
 
 def deviation(values: Sequence[float]) -> float:
-    """Return the standard deviation of a sample (n - 1); NaN for a single value."""
+    """Return the sample standard deviation (divisor n - 1); NaN for a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else nan
 
 
 def mean_std(values: Sequence[float], digits: int = 4) -> str:
-    """Return `mean ± standard deviation`; a single value has none, an unknown one is a dash."""
+    """Return `mean ± sample standard deviation` as text.
+
+    A single value is shown without a deviation; no values, or a NaN mean, as a dash.
+    """
     mean = float(np.mean(values)) if len(values) else nan
     if isnan(mean):
         return UNKNOWN

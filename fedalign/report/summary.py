@@ -1,4 +1,4 @@
-"""What a configuration will do."""
+"""Summarise what a run of a configuration would do."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from fedalign.settings.registry import Part
 
 
 def summary(config: Config) -> str:
-    """Return what a run would do, in a few lines; loads the data and makes the partition."""
+    """Return a few lines on what a run would do; loads the data and makes the partition.
+
+    Raises:
+        InputError: the run could not start.
+    """
     federation = Federation(config)
     network = federation.network
-    strategy_of(federation)  # what it does not like about its options, it says here
+    strategy_of(federation)  # raises if it rejects its options
     drawn = min(config.clients_per_round or config.num_clients, config.num_clients)
     return "\n".join(
         [
@@ -31,7 +35,7 @@ def summary(config: Config) -> str:
 
 
 def _data(federation: Federation) -> list[str]:
-    """Return the lines on the data and who has which of them."""
+    """Return the lines on the data set and its partition."""
     config, data = federation.config, federation.train
     sizes = [len(shard) for shard in federation.shards(config.num_clients)]
     return [
@@ -39,31 +43,31 @@ def _data(federation: Federation) -> list[str]:
         f"             {len(data):,} training examples, "
         f"{len(federation.test or ()):,} test examples, {data.classes} classes",
         f"  partition  {described(config.partition)}",
-        f"             {min(sizes):,} to {max(sizes):,} examples a client, "
-        f"median {int(np.median(sizes)):,}{_kept_back(federation)}",
+        f"             {min(sizes):,} to {max(sizes):,} examples per client, "
+        f"median {int(np.median(sizes)):,}{_held_out(federation)}",
     ]
 
 
 def _no_data(federation: Federation) -> list[str]:
-    """Return the lines on data that only the nodes have."""
+    """Return the lines on data that only the nodes hold."""
     spec = federation.spec
     shape = "x".join(map(str, spec.shape))
     return [
-        f"  data       what each node has of its own: {shape}, {spec.classes} classes",
-        f"             {len(federation.test or ()):,} test examples here",
+        f"  data       each node's local data: {shape}, {spec.classes} classes",
+        f"             {len(federation.test or ()):,} test examples on the server",
     ]
 
 
-def _kept_back(federation: Federation) -> str:
-    """Return what is said of examples that clients keep back; nothing where they keep none."""
+def _held_out(federation: Federation) -> str:
+    """Return a note on the examples that clients hold out for testing; "" without `holdout`."""
     if not federation.config.evaluation.holdout:
         return ""
     sizes = [len(rows) for rows in federation.holdouts(federation.config.num_clients)]
-    return f"; {min(sizes):,} to {max(sizes):,} more kept back to test on"
+    return f"; {min(sizes):,} to {max(sizes):,} more held out for testing"
 
 
 def _evaluation(federation: Federation) -> list[str]:
-    """Return the line on clients that evaluate; none where they do not."""
+    """Return the line on clients that evaluate; empty if none do."""
     config, settings = federation.config, federation.config.evaluation
     if not settings.client_fraction:
         return []
@@ -72,12 +76,12 @@ def _evaluation(federation: Federation) -> list[str]:
     testers = sum(count > 0 for count in tests)
     drawn = max(1, round(settings.client_fraction * testers))
     shown = ("client_every", "holdout", "finetune_epochs")
-    told = ", ".join(f"{key} {getattr(settings, key):g}" for key in shown)
-    return [f"  evaluation {drawn} of {testers} clients test for themselves ({told})"]
+    values = ", ".join(f"{key} {getattr(settings, key):g}" for key in shown)
+    return [f"  evaluation {drawn} of {testers} clients test on their own examples ({values})"]
 
 
 def described(part: Part) -> str:
-    """Return a part's name, and its options as far as they say anything."""
+    """Return a part's name and the options that are set: not None, empty or false."""
     values = ", ".join(
         f"{key} {described(value) if isinstance(value, Part) else value}"
         for key, value in part.options.items()

@@ -1,4 +1,4 @@
-"""Finished runs side by side."""
+"""Compare finished runs: read their folders, group them by seed, and tabulate them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ IGNORED = {"seed", "out", "evaluation.threads"}
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder: its settings under dotted keys, its rounds, its curves."""
+    """A finished run as read from its folder.
+
+    Attributes:
+        path: the run folder.
+        settings: the configuration under dotted keys.
+        metrics: `metrics.csv`, a row a round.
+        landscape: `landscape.csv`, a row a point of a curve.
+    """
 
     path: Path
     settings: dict[str, Any]
@@ -30,27 +37,27 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ in nothing but the seed: an arm, under one choice of what is varied."""
+    """Runs of one arm that differ only in their seed, under one choice of the varied settings."""
 
     arm: str
     runs: Sequence[Run]
     varied: Mapping[str, Any] = field(default_factory=dict)
 
     def by_seed(self, column: str) -> dict[int, float]:
-        """Return a column's number for each seed."""
+        """Return the value of a column of `COLUMNS` for each seed."""
         return {run.settings["seed"]: COLUMNS[column].of(run) for run in self.runs}
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number of a run, from its `metrics.csv`; rounds without a measurement do not count.
+    """One number of a run, computed from its `metrics.csv`; rounds without the metric are skipped.
 
     Attributes:
-        heading: over the column.
+        heading: the column's heading in tables.
         metric: the column of `metrics.csv`.
-        last: mean over so many of the last rounds; None: over all of them.
-        megabytes: the sum over rounds in MB (10^6 bytes), in place of the mean.
-        usual: stands in a table that names no columns.
+        last: average over this many last rounds; None: over all rounds.
+        megabytes: sum over rounds in MB (10^6 bytes) instead of the mean.
+        usual: shown in tables for which no columns were chosen.
     """
 
     heading: str
@@ -60,7 +67,7 @@ class Column:
     usual: bool = True
 
     def of(self, run: Run) -> float:
-        """Return the number; NaN if it was not measured."""
+        """Return the run's number; NaN if it was not measured."""
         if self.metric not in run.metrics:
             return nan
         values = run.metrics[self.metric]
@@ -69,7 +76,10 @@ class Column:
         return float(values.tail(self.last or len(values)).mean())
 
     def cell(self, runs: Sequence[Run]) -> str:
-        """Return mean ± sample standard deviation over runs; bytes hardly depend on the seed."""
+        """Return mean ± sample standard deviation over runs.
+
+        Bytes hardly depend on the seed, so their deviation is left out.
+        """
         values = [self.of(run) for run in runs]
         if self.megabytes:
             return mean_std([sum(values) / len(values)], digits=1)
@@ -88,21 +98,21 @@ COLUMNS = {
     "client_loss_barrier": Column("client loss barrier, all rounds", "client_loss_barrier"),
     "client_ends_accuracy": Column("clients' accuracy", "client_ends_accuracy", usual=False),
     "client_midpoint_accuracy": Column(
-        "accuracy half way", "client_midpoint_accuracy", usual=False
+        "midpoint accuracy", "client_midpoint_accuracy", usual=False
     ),
     "matched_accuracy_barrier": Column(
         "accuracy barrier after matching", "matched_accuracy_barrier"
     ),
     "matched_loss_barrier": Column("loss barrier after matching", "matched_loss_barrier"),
     "matched_midpoint_accuracy": Column(
-        "accuracy half way after matching", "matched_midpoint_accuracy", usual=False
+        "midpoint accuracy after matching", "matched_midpoint_accuracy", usual=False
     ),
     "repaired_accuracy_barrier": Column(
         "accuracy barrier after REPAIR", "repaired_accuracy_barrier"
     ),
     "repaired_loss_barrier": Column("loss barrier after REPAIR", "repaired_loss_barrier"),
     "repaired_midpoint_accuracy": Column(
-        "accuracy half way after REPAIR", "repaired_midpoint_accuracy", usual=False
+        "midpoint accuracy after REPAIR", "repaired_midpoint_accuracy", usual=False
     ),
     "matched_repaired_accuracy_barrier": Column(
         "accuracy barrier after matching and REPAIR", "matched_repaired_accuracy_barrier"
@@ -111,11 +121,11 @@ COLUMNS = {
         "loss barrier after matching and REPAIR", "matched_repaired_loss_barrier"
     ),
     "matched_repaired_midpoint_accuracy": Column(
-        "accuracy half way after matching and REPAIR",
+        "midpoint accuracy after matching and REPAIR",
         "matched_repaired_midpoint_accuracy",
         usual=False,
     ),
-    "matching_sweeps": Column("matching: passes", "matching_sweeps"),
+    "matching_sweeps": Column("matching passes", "matching_sweeps"),
     "fusion_gap": Column("fusion gap, all rounds", "fusion_gap"),
     "fusion_gap_accuracy": Column("accuracy fusion gap, all rounds", "fusion_gap_accuracy"),
     "matched_fusion_gap": Column("fusion gap after matching", "matched_fusion_gap"),
@@ -129,7 +139,7 @@ COLUMNS = {
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Return the runs in these folders; `InputError` names one that holds no run."""
+    """Return the runs in these folders; `InputError` names a folder that holds no run."""
     found = []
     for folder in folders:
         try:
@@ -143,13 +153,13 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             )
         except FileNotFoundError as error:
             raise InputError(
-                f"{folder} is no run folder: it has no {Path(error.filename).name}"
+                f"{folder} is not a run folder: it has no {Path(error.filename).name}"
             ) from None
     return found
 
 
 def groups(runs: Sequence[Run]) -> list[Row]:
-    """Return runs that differ in nothing but the seed together, labelled by what does differ."""
+    """Return runs that differ only in the seed as one row, labelled by the settings that vary."""
     keys = sorted({key for run in runs for key in run.settings} - IGNORED)
     varied = [
         key
@@ -159,13 +169,13 @@ def groups(runs: Sequence[Run]) -> list[Row]:
     ]
     grouped: dict[str, list[Run]] = {}
     for run in runs:
-        told = {key: run.settings[key] for key in varied if key in run.settings}
-        grouped.setdefault(label(told) or run.settings["name"], []).append(run)
+        values = {key: run.settings[key] for key in varied if key in run.settings}
+        grouped.setdefault(label(values) or run.settings["name"], []).append(run)
     return [Row(arm, group) for arm, group in sorted(grouped.items())]
 
 
 def measured(rows: Sequence[Row]) -> list[str]:
-    """Return the columns in which some run has a number."""
+    """Return the names of the columns that at least one run has measured."""
     return [
         name
         for name, column in COLUMNS.items()
@@ -174,9 +184,10 @@ def measured(rows: Sequence[Row]) -> list[str]:
 
 
 def differences(rows: Sequence[Row], baseline: str) -> list[Difference | None]:
-    """Return each row's accuracy beside that of the baseline, paired by seed.
+    """Return each row's difference in accuracy from the baseline, paired by seed.
 
-    The baseline's row is the one with the same varied settings; itself it has no difference.
+    A row is compared with the baseline's row of the same varied settings; the baseline's own rows
+    give None.
     """
     theirs = {str(row.varied): row.by_seed("accuracy") for row in rows if row.arm == baseline}
     return [
@@ -193,24 +204,23 @@ def table(
     """Return a Markdown table: mean ± sample standard deviation over seeds of each column.
 
     Args:
-        rows: one a line; each has the same varied settings.
-        columns: of `COLUMNS`; None takes what was measured.
-        baseline: an arm whose accuracy is set beside that of the others.
+        rows: one a line; all have the same keys in `varied`.
+        columns: names in `COLUMNS`; None takes the usual ones that were measured.
+        baseline: an arm; a column then shows how far the others' accuracy differs from it.
     """
     keys = [*rows[0].varied]
-    lines = [[*(short(key, keys) for key in keys), "run", "seeds"]]
-    lines += [[*map(str, row.varied.values()), row.arm, str(len(row.runs))] for row in rows]
+    cells = {short(key, keys): [str(row.varied[key]) for row in rows] for key in keys}
+    cells |= {"run": [row.arm for row in rows], "seeds": [str(len(row.runs)) for row in rows]}
     for name in columns or [name for name in measured(rows) if COLUMNS[name].usual]:
-        _add(lines, [COLUMNS[name].heading, *(COLUMNS[name].cell(row.runs) for row in rows)])
+        cells[COLUMNS[name].heading] = [COLUMNS[name].cell(row.runs) for row in rows]
         if name == "accuracy" and baseline is not None:
-            beside = [str(told or UNKNOWN) for told in differences(rows, baseline)]
-            _add(lines, [f"minus {baseline}'s", *beside])
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            beside = differences(rows, baseline)
+            cells[f"minus {baseline}'s"] = [str(difference or UNKNOWN) for difference in beside]
+    return pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True)
 
 
 def label(settings: Mapping[str, Any]) -> str:
-    """Return dotted settings in a few words: `alpha 0.1, fedpfn`."""
+    """Return dotted settings as a short label, such as `alpha 0.1, fedpfn`."""
     return ", ".join(
         str(value) if key.endswith("name") else f"{short(key, settings)} {value}"
         for key, value in settings.items()
@@ -218,12 +228,7 @@ def label(settings: Mapping[str, Any]) -> str:
 
 
 def short(key: str, keys: Iterable[str]) -> str:
-    """Return the last word of a dotted key, or all of it where another key ends so too."""
+    """Return the last word of a dotted key, or the whole key if another one ends in that word."""
     key, last = key.removesuffix(".name"), key.removesuffix(".name").rpartition(".")[2]
     others = [other.removesuffix(".name") for other in keys]
     return key if sum(other.rpartition(".")[2] == last for other in others) > 1 else last
-
-
-def _add(lines: list[list[str]], column: Sequence[str]) -> None:
-    for line, cell in zip(lines, column, strict=True):
-        line.append(cell)

@@ -1,7 +1,7 @@
-"""Where a run stands, written down every few rounds, so that a run that was stopped can go on.
+"""Checkpoints: the state of a run every few rounds, from which a stopped run continues.
 
-Every random number of a run comes from a stream that has a name and the round's number, so no
-generator has a state to keep. What has: the global model, the strategy, and the clients.
+The state is that of the global model, the strategy and the clients. Generators have none: every
+random stream is made anew from its name and the round's number.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ log = logging.getLogger("fedalign")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after one of its rounds.
+    """The state of a run after one of its rounds.
 
     Attributes:
-        settings: `Config.digest()`.
-        number: the round's.
-        stack: how many clients are trained as one; measured anew, it could come out otherwise.
-        sizes: bytes of each table (`*.csv`) that belong to rounds up to this one.
+        settings: `Config.digest()` of the run.
+        number: the round's number, from 1.
+        stack: number of clients trained as one stack; stored because measuring it again could give
+            another number.
+        sizes: length in bytes of each table (`*.csv`) after this round.
         model: the global model.
-        strategy: see `state_of`.
-        clients: the clients' states, by node id.
+        strategy: the strategy's state, see `state_of`.
+        clients: the clients' states by node id.
     """
 
     settings: str
@@ -50,16 +51,16 @@ class Checkpoint:
 
 
 class Checkpoints(Callback):
-    """A callback that keeps the last checkpoint in the run folder.
+    """A callback that writes the latest checkpoint into the run folder.
 
-    It does nothing where clients keep something that the grid does not hold: on Flower's engine,
-    and on real nodes.
+    It writes none if the clients are stateful and the grid does not hold their states, as on
+    Flower's engine and on real nodes.
 
     Args:
-        config: says where, and every how many rounds.
-        strategy: the run's.
-        grid: the run's.
-        stack: how many clients are trained as one.
+        config: gives the folder and `checkpoint_every`.
+        strategy: the run's strategy.
+        grid: the run's grid.
+        stack: number of clients trained as one stack.
     """
 
     def __init__(self, config: Config, strategy: Strategy, grid: Grid, stack: int):
@@ -73,7 +74,7 @@ class Checkpoints(Callback):
         return self._every > 0 and number % self._every == 0
 
     def on_round(self, outcome: Round) -> None:
-        """Write a checkpoint, if it is time for one; the round's metrics must be written."""
+        """Write a checkpoint if one is due; the round must already be in the folder's tables."""
         if not self.must_finish(outcome.number):
             return
         self._warn()
@@ -92,14 +93,19 @@ class Checkpoints(Callback):
         lost = [] if self._warned else sorted(lost_of(self._strategy))
         self._warned = True
         if lost:
-            told = "checkpoints do not keep %s of the strategy: a resumed run may differ"
-            log.warning(told, ", ".join(lost))
+            message = "checkpoints cannot store %s of the strategy: a resumed run may differ"
+            log.warning(message, ", ".join(lost))
 
 
 def resume(config: Config, strategy: Strategy, grid: Grid) -> Checkpoint | None:
-    """Return the checkpoint of an unfinished run; None if there is none, and the run starts anew.
+    """Return the checkpoint of an unfinished run and restore its state; None if there is none.
 
-    `strategy`, freshly built, and the clients on `grid` then stand where those of the run stood.
+    A damaged checkpoint, or one of other settings, is ignored with a warning.
+
+    Args:
+        config: the run's configuration.
+        strategy: as newly built; its attributes are set to those of the checkpoint.
+        grid: its clients are given their states.
     """
     folder = folder_of(config)
     path = folder / CHECKPOINT
@@ -109,7 +115,7 @@ def resume(config: Config, strategy: Strategy, grid: Grid) -> Checkpoint | None:
         checkpoint = _read(config)
         attributes = list(_attributes(strategy, checkpoint.strategy))
     except DamagedError as error:
-        log.warning("%s: %s; the run starts anew", path, error)
+        log.warning("%s: %s; the run starts from round 1", path, error)
         return None
     for owner, name, value in attributes:
         setattr(owner, name, value)
@@ -120,24 +126,25 @@ def resume(config: Config, strategy: Strategy, grid: Grid) -> Checkpoint | None:
 
 
 def holds_all(config: Config, grid: Grid) -> bool:
-    """Return whether a checkpoint is the whole of a run, what its clients keep included."""
+    """Return whether a checkpoint can hold the whole state of a run, its clients' included."""
     stateful = getattr(load("clients", config.client.name), "stateful", False)
     return isinstance(grid, GroupGrid) or not stateful
 
 
 def state_of(strategy: Strategy) -> dict[str, Any]:
-    """Return what a strategy holds beside its parts: numbers, arrays, records, and trees of them.
+    """Return the attributes of a strategy that can be stored.
 
-    A strategy inside, such as `base`, is a table of its own under `inner`. What else there is,
-    such as functions and layouts, the constructor makes again.
+    Numbers, arrays, records and trees of them can. They stand under `own`; those of strategies
+    inside it, such as `base`, under `inner` by name. Everything else, such as functions and
+    layouts, is made again by the constructor.
     """
-    told = {name: value for name, value in vars(strategy).items() if is_known(value)}
+    own = {name: value for name, value in vars(strategy).items() if is_known(value)}
     inner = {name: state_of(within) for name, within in _inner(strategy).items()}
-    return {"own": told, "inner": inner}
+    return {"own": own, "inner": inner}
 
 
 def lost_of(strategy: Strategy) -> Iterator[str]:
-    """Yield the attributes that can change during a run and that `state_of` does not hold."""
+    """Yield the attributes that can change during a run but that `state_of` cannot store."""
     for name, value in vars(strategy).items():
         if not (isinstance(value, Strategy) or is_known(value) or _is_constant(value)):
             yield f"{type(strategy).__name__}.{name}"
@@ -159,10 +166,10 @@ def _is_constant(value: Any) -> bool:
 def _attributes(
     strategy: Strategy, state: Mapping[str, Any]
 ) -> Iterator[tuple[Strategy, str, object]]:
-    """Yield what has to be set for `strategy` to be in `state`: the owner, the name, the value."""
+    """Yield owner, name and value of every attribute to set so that `strategy` is in `state`."""
     inner = _inner(strategy)
     if set(inner) != set(state["inner"]):
-        raise DamagedError("is of another strategy")
+        raise DamagedError("belongs to another strategy")
     for name, value in state["own"].items():
         yield strategy, name, value
     for name, within in inner.items():
@@ -176,9 +183,9 @@ def _read(config: Config) -> Checkpoint:
     except TypeError:
         raise DamagedError("was written by another version of fedalign") from None
     if checkpoint.settings != config.digest():
-        raise DamagedError("is of other settings")
+        raise DamagedError("belongs to other settings")
     for name, size in checkpoint.sizes.items():
         table = folder / name
         if not table.is_file() or table.stat().st_size < size:
-            raise DamagedError(f"{name} beside it lacks rounds that were finished")
+            raise DamagedError(f"{name} lacks rounds that the checkpoint counts as finished")
     return checkpoint

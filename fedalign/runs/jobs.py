@@ -1,4 +1,4 @@
-"""Runs in processes of their own, several at a time."""
+"""Run several configurations at a time, each in its own process."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
 
 RUN = (sys.executable, "-c", "from fedalign.cli import main; main()", "run")
-GRACE = 10.0  # seconds to stop in
-Outcome = tuple[Config, str | None]
+GRACE = 10.0  # seconds that an interrupted run has to stop
 Child = subprocess.Popen[bytes]
 
 
 def run_all(
     configs: Sequence[Config], jobs: int
 ) -> Generator[tuple[Config, str | None], None, None]:
-    """Yield each configuration as soon as its run is over, and why it failed if it did.
+    """Yield each configuration when its run ends, with the reason if the run failed, else None.
 
-    Each run is what `fedalign run` does, in a process group of its own. An exception in here, such
-    as Ctrl-C, or SIGTERM, stops all of them.
+    Each run is a `fedalign run` in its own process group. Leaving the generator early, for example
+    by Ctrl-C or SIGTERM, stops all runs.
+
+    Args:
+        configs: what to run, in this order.
+        jobs: number of runs at a time.
     """
     waiting = list(configs)[::-1]
     running: dict[Child, tuple[Config, Path]] = {}
@@ -40,7 +43,7 @@ def run_all(
                 running[_start(config, log)] = config, log
             for child in [child for child in running if child.poll() is not None]:
                 config, log = running.pop(child)
-                yield config, None if child.returncode == 0 else _why(child, log)
+                yield config, None if child.returncode == 0 else _reason(child, log)
             time.sleep(0.05)
 
 
@@ -60,17 +63,17 @@ def _start(config: Config, log: Path) -> Child:
         )
 
 
-def _why(child: Child, log: Path) -> str:
+def _reason(child: Child, log: Path) -> str:
     if child.returncode < 0:
         return f"killed by {signal.Signals(-child.returncode).name}"
     lines = log.read_text("utf-8", "replace").split("\n")
-    told = [line.removeprefix("error: ") for line in lines if line.strip()]
-    return told[-1] if told else f"exit code {child.returncode}"
+    messages = [line.removeprefix("error: ") for line in lines if line.strip()]
+    return messages[-1] if messages else f"exit code {child.returncode}"
 
 
 @contextmanager
 def _stopping(running: Collection[Child]) -> Iterator[None]:
-    """Leave no process behind; what a run had reached stays, to be gone on with."""
+    """Stop all running processes on leaving; their checkpoints stay, so that they can continue."""
     try:
         yield
     finally:
@@ -80,7 +83,7 @@ def _stopping(running: Collection[Child]) -> Iterator[None]:
         for child in running:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(max(0.0, deadline - time.monotonic()))
-            _signal(child, signal.SIGKILL)  # and what it may have started
+            _signal(child, signal.SIGKILL)  # and the processes that it started
             child.wait()
 
 
@@ -91,7 +94,7 @@ def _signal(child: Child, number: signal.Signals) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM, and the terminal's end, do what Ctrl-C does: children have other groups."""
+    """Treat SIGTERM and SIGHUP like Ctrl-C, since children in other groups do not receive them."""
     names = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
     try:
         for name in names:

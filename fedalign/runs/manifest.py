@@ -1,4 +1,4 @@
-"""Facts that a result needs beside it: versions, seed, commit, hardware, data."""
+"""The manifest of a run: versions, seed, commit, hardware and data that its results depend on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from fedalign.settings.registry import HOME
 
 
 def manifest(federation: Federation, nodes: Nodes, engine: str, stack: int) -> dict[str, Any]:
-    """Return what `manifest.json` says of a run when it starts."""
+    """Return the content of `manifest.json` at the start of a run.
+
+    Args:
+        federation: of the run.
+        nodes: the nodes that take part.
+        engine: the grid's class.
+        stack: number of clients trained as one stack.
+    """
     config, network = federation.config, federation.network
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -33,31 +40,41 @@ def manifest(federation: Federation, nodes: Nodes, engine: str, stack: int) -> d
         "engine": engine,
         "stack": stack,
         "partial_aggregation": config.simulation.partial_aggregation,
-        "versions": {
-            "fedalign": __version__,
-            "python": platform.python_version(),
-            "flwr": flwr.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-        "hardware": {
-            "machine": platform.machine(),
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "device": str(network.device),
-            "gpu": torch.cuda.get_device_name(network.device)
-            if network.device.type == "cuda"
-            else None,
-        },
-        "data": {
-            "source": _source(federation, nodes),
-            "train_examples": _train_examples(federation, nodes),
-            "test_examples": len(federation.test or ()),
-            "client_examples": _range(nodes.train_examples.values()),
-            "client_tests": _range(nodes.test_examples.values()),
-        },
+        "versions": _versions(),
+        "hardware": _hardware(network.device),
+        "data": _data(federation, nodes),
         "model": {"name": config.model.name, "parameters": network.layout.num_parameters},
         "num_clients": nodes.population,
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "fedalign": __version__,
+        "python": platform.python_version(),
+        "flwr": flwr.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _hardware(device: torch.device) -> dict[str, Any]:
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    }
+
+
+def _data(federation: Federation, nodes: Nodes) -> dict[str, Any]:
+    return {
+        "source": _source(federation, nodes),
+        "train_examples": _train_examples(federation, nodes),
+        "test_examples": len(federation.test or ()),
+        "client_examples": _range(nodes.train_examples.values()),
+        "client_tests": _range(nodes.test_examples.values()),
     }
 
 
@@ -65,7 +82,7 @@ def _source(federation: Federation, nodes: Nodes) -> str:
     if not nodes.hold_own_data:
         return federation.train.source
     tests = "" if federation.test is None else f"; the server's: {federation.test.source}"
-    return f"what each node has of its own{tests}"
+    return f"each node's local data{tests}"
 
 
 def _train_examples(federation: Federation, nodes: Nodes) -> int:
@@ -79,11 +96,11 @@ def _range(sizes: Collection[int]) -> dict[str, int]:
 
 
 def _commit() -> str | None:
-    """Return the checkout's commit, `+` when files have changed; None where there is no git."""
+    """Return the commit of the checkout, with `+` if files have changed; None without git."""
     if not (HOME / ".git").exists():  # an installed copy may lie inside somebody else's repository
         return None
     try:
-        told = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=40"],
             cwd=HOME,
             capture_output=True,
@@ -92,7 +109,7 @@ def _commit() -> str | None:
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return told.stdout.strip()
+    return described.stdout.strip()
 
 
 def _processor() -> str:

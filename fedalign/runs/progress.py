@@ -1,4 +1,4 @@
-"""What the terminal shows while a run goes on."""
+"""Show the rounds of a run in the terminal as they finish."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Round
 
-COLUMNS = {
+COLUMNS = {  # metric and format by heading
     "round": ("round", "{}"),
     "train loss": ("train_loss", "{:.4f}"),
     "test loss": ("test_loss", "{:.4f}"),
@@ -24,20 +24,21 @@ PERSONAL = {
     "own data": ("client_accuracy_mean", "{:.4f}"),
     "tuned": ("client_tuned_accuracy_mean", "{:.4f}"),
 }
-SHOWN = 12
+SHOWN = 12  # rounds in the live table
 
 
 class Progress(Callback):
-    """A callback that shows the latest rounds in a live table, or a plain line a round.
+    """A callback that shows the latest rounds in a live table; if piped, one plain line a round.
 
-    `barrier` is the mean relative accuracy barrier between sampled pairs of client models. Where
-    clients evaluate, `own data` is their mean accuracy, and `tuned` that after fine-tuning.
+    `barrier` is the mean relative accuracy barrier between sampled pairs of client models. If
+    clients evaluate, `own data` is their mean accuracy and `tuned` the one after fine-tuning.
 
     Args:
-        title: what stands above.
-        rounds: how many there will be.
+        title: shown above the table.
+        rounds: number of rounds of the whole run.
         console: where to show it; None: standard output.
-        measured: what this run measures beside what every run does.
+        measured: the metrics of this run beyond those of every run.
+        done: number of rounds that were finished before the run was resumed.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Progress(Callback):
         self._bar = progress.Progress(
             progress.BarColumn(44),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("rounds, left"),
+            progress.TextColumn("rounds, time left"),
             progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         )
         self._task = self._bar.add_task("", total=rounds, completed=done)
@@ -74,10 +75,11 @@ class Progress(Callback):
             self._live.stop()
 
     def on_round(self, outcome: Round) -> None:
-        """Show the round."""
-        known = {"round": outcome.number, **outcome.metrics}
+        """Show the finished round."""
+        metrics = {"round": outcome.number, **outcome.metrics}
         line = [
-            form.format(known[key]) if key in known else "-" for key, form in self._columns.values()
+            form.format(metrics[key]) if key in metrics else "-"
+            for key, form in self._columns.values()
         ]
         self._lines.append(line)
         self._bar.advance(self._task)

@@ -1,7 +1,7 @@
-"""Trees of plain values, arrays and Flower's records ⇄ one safetensors file, without pickle.
+"""Store trees of plain values, arrays and Flower's records in safetensors files, without pickle.
 
-Arrays are kept as the bytes of Flower's `Array`, a NumPy file each, so that dtype, shape, order of
-axes and serialisation come back as they were. The tree around them is JSON.
+Each array is stored as the bytes of Flower's `Array` (a NumPy file), so that its dtype, shape,
+memory order and serialisation type survive. The tree around the arrays is JSON.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ TREE = "tree"  # the name of the JSON among the numbered arrays
 
 
 class DamagedError(ValueError):
-    """A file that does not hold what was written into it."""
+    """A file whose content is not what was written into it."""
 
 
 def is_known(value: object) -> bool:
-    """Return whether a value can be written, and comes back as it was."""
+    """Return whether `write` can store a value so that `read` returns an equal one."""
     kind = type(value)
     if isinstance(value, TABLES) and kind in TABLES:
         return all(is_known(key) and is_known(inner) for key, inner in value.items())
@@ -42,29 +42,29 @@ def is_known(value: object) -> bool:
 
 
 def write(path: Path, tree: object) -> None:
-    """Write a tree; whatever happens meanwhile, `path` holds the old one or the new one."""
+    """Write a tree atomically: after a crash, `path` holds either the old tree or the new one."""
     blobs: list[bytes] = []
     text = json.dumps(_pack(tree, blobs)).encode()
-    named = {TREE: text} | {str(place): blob for place, blob in enumerate(blobs)}
+    named = {TREE: text} | {str(number): blob for number, blob in enumerate(blobs)}
     tensors = {name: np.frombuffer(blob, np.uint8) for name, blob in named.items()}
-    beside = path.with_name(f"{path.name}.tmp")
-    save_file(tensors, beside, {"crc32": str(_crc32(named.__getitem__, len(blobs)))})
-    with beside.open("rb") as file:
+    new = path.with_name(f"{path.name}.tmp")
+    save_file(tensors, new, {"crc32": str(_crc32(named.__getitem__, len(blobs)))})
+    with new.open("rb") as file:
         os.fsync(file.fileno())
-    beside.replace(path)
+    new.replace(path)
 
 
 def read(path: Path) -> Any:
-    """Return the tree in a file; `DamagedError` if it is not what was written."""
+    """Return the tree in a file; `DamagedError` if the file is not as it was written."""
     try:
         with safe_open(path, framework="numpy") as file:
 
             def blob(name: str) -> bytes:
                 return bytes(file.get_tensor(name).tobytes())
 
-            told = (file.metadata() or {}).get("crc32")
-            if told != str(_crc32(blob, len(file.keys()) - 1)):
-                raise DamagedError("its bytes are not those that were written")
+            checksum = (file.metadata() or {}).get("crc32")
+            if checksum != str(_crc32(blob, len(file.keys()) - 1)):
+                raise DamagedError("its checksum is wrong")
             return _unpack(json.loads(blob(TREE)), blob)
     except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
         raise DamagedError(f"cannot be read: {error}") from error
@@ -72,13 +72,13 @@ def read(path: Path) -> Any:
 
 def _crc32(blob: Callable[[str], bytes], count: int) -> int:
     crc = zlib.crc32(blob(TREE))
-    for place in range(count):
-        crc = zlib.crc32(blob(str(place)), crc)
+    for number in range(count):
+        crc = zlib.crc32(blob(str(number)), crc)
     return crc
 
 
 def _pack(value: Any, blobs: list[bytes]) -> Any:
-    """Return a value as JSON has it: plain, or under the name of its type; add its bytes."""
+    """Return a value as JSON: plain, or under the name of its type; append its bytes to `blobs`."""
     kind = type(value)
     if kind in PLAIN:
         return value
@@ -92,22 +92,22 @@ def _pack(value: Any, blobs: list[bytes]) -> Any:
     if isinstance(value, np.generic):
         return {"scalar": _pack(Array(np.asarray(value)), blobs)}
     blobs.append(value.data if kind is Array else value)
-    place = str(len(blobs) - 1)
+    name = str(len(blobs) - 1)
     if kind is Array:
-        return {"Array": [value.dtype, list(value.shape), value.stype, place]}
-    return {"bytes": place}
+        return {"Array": [value.dtype, list(value.shape), value.stype, name]}
+    return {"bytes": name}
 
 
 def _unpack(packed: Any, blob: Callable[[str], bytes]) -> Any:
-    """Return the value that was packed."""
+    """Return the value that `_pack` was given."""
     if not isinstance(packed, dict):
         return packed
     ((kind, inside),) = packed.items()
     if kind == "bytes":
         return blob(inside)
     if kind == "Array":
-        dtype, shape, stype, place = inside
-        return Array(dtype, tuple(shape), stype, blob(place))
+        dtype, shape, stype, name = inside
+        return Array(dtype, tuple(shape), stype, blob(name))
     if kind == "ndarray":
         return _unpack(inside, blob).numpy()
     if kind == "scalar":

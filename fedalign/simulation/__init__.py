@@ -1,4 +1,4 @@
-"""Run a Flower app with simulated clients: find it, then ``simulate`` it on one of the engines."""
+"""Run a Flower app with simulated clients: find it, then `simulate` it on one of the engines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BACKENDS: dict[str, tuple[str, ...]] = {
     "ray": ("client_resources", "init_args"),
     "flower": ("actor", "client_resources", "init_args"),
 }
-"""The engines, and the keys that the backend config of each may have."""
+"""The keys that the backend config of each engine may have."""
 
 
 def simulate(
@@ -43,31 +43,32 @@ def simulate(
     backend_config: Mapping[str, Any] | None = None,
     run_id: int | None = None,
 ) -> None:
-    """Return when ``app`` has run to its end; whatever its ServerApp raises comes out as it is.
+    """Run a Flower app to its end; exceptions of its ServerApp are passed on unchanged.
 
     Args:
-        app: What ``find_app`` found. Its root becomes the first entry of ``sys.path``.
-        num_supernodes: How many clients there are, at least 1.
-        run_config: Settings for both halves of the app, over the defaults of its manifest.
-        backend: ``"inline"`` (every client in this process), ``"ray"`` (our engine on Ray workers)
-            or ``"flower"`` (Flower's own engine, on Ray).
-        backend_config: For ``"ray"`` and ``"flower"``: ``client_resources``, ``init_args``; for
-            ``"flower"`` also ``actor``.
-        run_id: The run's id as the app sees it; drawn at random if not given.
+        app: what `find_app` returns. Its root becomes the first entry of `sys.path`.
+        num_supernodes: number of clients, at least 1.
+        run_config: settings for both halves of the app, which override the defaults of its
+            manifest.
+        backend: `"inline"` (all clients in this process), `"ray"` (fedalign's engine on Ray
+            workers) or `"flower"` (Flower's own engine, on Ray).
+        backend_config: `client_resources` and `init_args` for `"ray"` and `"flower"`, and `actor`
+            for `"flower"`.
+        run_id: the run's id as the app sees it; by default random.
 
     Raises:
-        InputError: If an argument or the app cannot be used; nothing has been started then.
-        FedalignError: If the engine broke down.
+        InputError: an argument or the app cannot be used; nothing has been started.
+        FedalignError: the engine failed.
     """
     if num_supernodes < 1:
-        raise InputError(f"--num-supernodes: {num_supernodes} is too few; at least 1 is needed")
+        raise InputError(f"--num-supernodes: {num_supernodes} is not allowed; at least 1 is needed")
     if backend not in BACKENDS:
         raise _unknown("--backend", backend, BACKENDS)
     given = dict(backend_config or {})
     _check_backend_config(backend, given)
     settings = {**app.defaults, **run_config}
 
-    # Imported here, since Flower is slow to import and Ray slower.
+    # Imported here because Flower is slow to import, and Ray even slower.
     if backend == "inline":
         from fedalign.simulation import inline
 
@@ -83,7 +84,7 @@ def simulate(
 
 
 def _check_backend_config(backend: str, given: Mapping[str, Any]) -> None:
-    """Return nothing if ``backend`` knows every key of ``given``; each names a table."""
+    """Raise `InputError` for a key that the engine does not know, or whose value is not a table."""
     place = f"--backend-config for {backend!r}"
     for key, value in given.items():
         if key.replace("-", "_") not in BACKENDS[backend]:
@@ -93,7 +94,7 @@ def _check_backend_config(backend: str, given: Mapping[str, Any]) -> None:
 
 
 def _unknown(place: str, name: str, known: Collection[str]) -> InputError:
-    """Return the error for a name that is not one of ``known``, with the nearest one."""
+    """Return the error for an unknown name; it suggests the nearest of the known ones."""
     near = get_close_matches(name.replace("-", "_"), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return InputError(f"{place}: {name!r} is not known{hint} ({', '.join(known) or 'none is'})")

@@ -1,4 +1,4 @@
-"""A Flower app on disk: where its manifest is, what it is made of, and what it may be told."""
+"""Find a Flower app on disk, read its manifest, import its halves, and parse its run config."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedalign.errors import InputError
 
-if TYPE_CHECKING:  # importing Flower takes half a second; looking for an app should not
+if TYPE_CHECKING:  # importing Flower takes half a second; finding an app should not
     from flwr.app import UserConfigValue
     from flwr.clientapp import ClientApp
     from flwr.serverapp import ServerApp
@@ -28,13 +28,13 @@ _PAIR = re.compile(
 
 @dataclass(frozen=True)
 class FlowerApp:
-    """A Flower app: the folder that belongs on ``sys.path``, its two halves, its defaults.
+    """A Flower app.
 
     Attributes:
-        root: The folder from which ``server`` and ``client`` can be imported.
-        server: The ServerApp, as ``"module:attribute"``.
-        client: The ClientApp, as ``"module:attribute"``.
-        defaults: ``[tool.flwr.app.config]``, nested tables flattened to dotted keys.
+        root: the folder from which `server` and `client` are imported.
+        server: the ServerApp, as `"module:attribute"`.
+        client: the ClientApp, as `"module:attribute"`.
+        defaults: `[tool.flwr.app.config]`, nested tables flattened to dotted keys.
     """
 
     root: Path
@@ -43,15 +43,15 @@ class FlowerApp:
     defaults: dict[str, UserConfigValue]
 
     def put_on_path(self) -> None:
-        """Return nothing; ``root`` is now the first place Python looks for modules."""
+        """Make `root` the first place where Python looks for modules."""
         root = str(self.root)
         sys.path[:] = [root, *(entry for entry in sys.path if entry != root)]
 
     def load(self) -> tuple[ServerApp, ClientApp]:
-        """Return the app's two halves, imported from ``root``.
+        """Return the ServerApp and the ClientApp, imported from `root`.
 
         Raises:
-            InputError: If a half cannot be found, comes from elsewhere, or is of another type.
+            InputError: one of them cannot be found, comes from elsewhere, or has another type.
         """
         from flwr.clientapp import ClientApp
         from flwr.serverapp import ServerApp
@@ -67,15 +67,19 @@ class FlowerApp:
 
 
 def find_app(name: str) -> FlowerApp:
-    """Return the Flower app that ``name`` stands for.
+    """Return the Flower app with this name.
 
-    ``name`` is (a) a directory that holds the app's ``pyproject.toml``, (b) the app's package
-    directory, with the manifest beside it, or (c) the app's importable package, with the manifest
-    inside the package (as a wheel ships it) or beside it (as an editable install leaves it).
-    A directory that holds no app does not hide an importable package of the same name.
+    The name is one of
+
+    - a folder that holds the app's `pyproject.toml`,
+    - the app's package folder, with the manifest beside it,
+    - the app's importable package, with the manifest inside (as in a wheel) or beside it (as in an
+      editable install).
+
+    A folder without an app does not hide an importable package of the same name.
 
     Raises:
-        InputError: If no app is there, or its manifest cannot be used.
+        InputError: there is no such app, or its manifest cannot be used.
     """
     for folder in _folders(name):
         if app := _app_in(folder):
@@ -84,21 +88,21 @@ def find_app(name: str) -> FlowerApp:
         if beside and folder.name in _packages(beside.server, beside.client):
             return beside
     raise InputError(
-        f"--app: {name!r} is not a Flower app; give a directory whose {MANIFEST} has a "
-        "[tool.flwr.app] table, the package directory beside such a file, or the name of an "
+        f"--app: {name!r} is not a Flower app; give a folder whose {MANIFEST} has a "
+        "[tool.flwr.app] table, the package folder beside such a file, or the name of an "
         "installed app's package"
     )
 
 
 def parse_run_config(args: Sequence[str]) -> dict[str, UserConfigValue]:
-    """Return the settings in ``args``, keys dotted, a later one replacing an earlier one.
+    """Return settings by dotted key; later ones replace earlier ones.
 
     Args:
-        args: Each is a line of ``key=value`` words with TOML values, or the path of a TOML file.
+        args: each is a line of `key=value` words with TOML values, or the path of a TOML file.
 
     Raises:
-        InputError: If a word is not ``key=value``, a value is not a TOML scalar, or a file cannot
-            be read; names the word.
+        InputError: a word is not `key=value`, a value is not a TOML scalar, or a file cannot be
+            read; names the word.
     """
     settings: dict[str, UserConfigValue] = {}
     for arg in args:
@@ -111,15 +115,15 @@ def parse_run_config(args: Sequence[str]) -> dict[str, UserConfigValue]:
 
 
 def load_component(ref: str, root: Path | None = None) -> Any:
-    """Return the object that ``ref``, a ``"module:attribute"``, names.
+    """Return the object at `"module:attribute"`.
 
     Args:
-        ref: What to import.
-        root: Where the module has to come from, if it could also come from elsewhere.
+        ref: the reference.
+        root: if this folder has the module, the import must not find another one of that name.
 
     Raises:
-        InputError: If there is no such module or attribute, or another module answered to the
-            name. What goes wrong *inside* the module comes out as it is.
+        InputError: there is no such module or attribute, or the module came from elsewhere.
+            Exceptions raised *inside* the module are passed on unchanged.
     """
     name, _, attribute = ref.partition(":")
     if not (name and attribute):
@@ -142,8 +146,8 @@ def load_component(ref: str, root: Path | None = None) -> Any:
 
 
 def _folders(name: str) -> Iterator[Path]:
-    """Yield the folders ``name`` may mean: the directory, then the importable package."""
-    if not name.strip():  # Path("") is the current directory, which nobody named
+    """Yield the folders that a name can mean: the folder itself, then the importable package."""
+    if not name.strip():  # Path("") would be the current folder
         return
     path = Path(name).expanduser()
     if path.is_dir():
@@ -153,7 +157,7 @@ def _folders(name: str) -> Iterator[Path]:
 
 
 def _app_in(folder: Path) -> FlowerApp | None:
-    """Return the app whose manifest lies in ``folder``, if there is one."""
+    """Return the app whose manifest is in this folder; None if there is none."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return None
@@ -168,7 +172,7 @@ def _app_in(folder: Path) -> FlowerApp | None:
             "each as 'module:attribute'"
         )
     server, client = refs
-    # A wheel puts the manifest into the package, and a package must never be on sys.path itself.
+    # A wheel has the manifest inside the package, and a package itself must not be on sys.path.
     inside = folder.name in _packages(server, client) and not _holds(folder, folder.name)
     return FlowerApp(
         root=folder.parent if inside else folder,
@@ -179,17 +183,17 @@ def _app_in(folder: Path) -> FlowerApp | None:
 
 
 def _packages(*refs: str) -> set[str]:
-    """Return the top-level packages of ``"package.module:attribute"`` references."""
+    """Return the top-level packages of `"package.module:attribute"` references."""
     return {re.split(r"[.:]", ref, maxsplit=1)[0] for ref in refs}
 
 
 def _holds(folder: Path, package: str) -> bool:
-    """Return whether ``import package`` would find something in ``folder``."""
+    """Return whether `import package` would find something in this folder."""
     return (folder / package).is_dir() or (folder / f"{package}.py").is_file()
 
 
 def _comes_from(root: Path, module: str, file: str) -> bool:
-    """Return whether ``file`` is the one that ``root`` has for ``module``, if it has one."""
+    """Return whether a module's file is the one in `root`; True if `root` has no such module."""
     stem = root.joinpath(*module.split("."))
     ours = [path for path in (stem / "__init__.py", Path(f"{stem}.py")) if path.is_file()]
     return not ours or any(path.samefile(file) for path in ours)
@@ -206,7 +210,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _flatten(table: Mapping[str, Any] | None, place: str) -> dict[str, UserConfigValue]:
-    """Return ``table`` with dotted keys, by the rules of Flower's own run config."""
+    """Return a table with dotted keys, by the rules of Flower's run config."""
     from flwr.common.config import flatten_dict
 
     try:
@@ -216,7 +220,7 @@ def _flatten(table: Mapping[str, Any] | None, place: str) -> dict[str, UserConfi
 
 
 def _words(line: str) -> Iterator[re.Match[str]]:
-    """Yield the ``key=value`` words of ``line``."""
+    """Yield the `key=value` words of a line."""
     position = 0
     while rest := line[position:].lstrip():
         position = len(line) - len(rest)
@@ -227,11 +231,11 @@ def _words(line: str) -> Iterator[re.Match[str]]:
 
 
 def _parse_word(word: re.Match[str]) -> dict[str, UserConfigValue]:
-    """Return the one setting of a word."""
+    """Return the setting in a `key=value` word."""
     place = f"--run-config: {word[0]!r}"
     try:
         table = tomllib.loads(f"{word['key']} = {word['value']}")
     except tomllib.TOMLDecodeError as error:
-        hint = f'a text needs quotes: {word["key"]}="{word["value"]}"'
+        hint = f'text needs quotes: {word["key"]}="{word["value"]}"'
         raise InputError(f"{place} is not TOML ({error}); {hint}") from error
     return _flatten(table, place)

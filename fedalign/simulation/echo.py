@@ -1,4 +1,4 @@
-"""A Flower app that does nothing: what remains is what messages cost."""
+"""A ClientApp that returns the model it receives, to measure the cost of messages."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ client = ClientApp()
 
 @client.train()
 def echo(message: Message, _: Context) -> Message:
-    """Return the model as it came."""
+    """Return the received model."""
     content = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
     return Message(RecordDict(content), reply_to=message)
 
 
 def message_seconds(grid: LocalGrid, parameters: int, clients: int) -> float:
-    """Return the seconds that a message to and from a client costs, median of five rounds."""
+    """Return the seconds per client for a message and its reply: the median of five rounds."""
     arrays = ArrayRecord({"w": Array(np.zeros(parameters, np.float32))})
-    nodes, taken = grid.get_node_ids()[:clients], []
+    nodes, seconds = grid.get_node_ids()[:clients], []
     for _ in range(7):
         content = RecordDict({"arrays": arrays, "config": ConfigRecord({})})
         began = time.perf_counter()
         grid.send_and_receive([Message(content, node, "train") for node in nodes])
-        taken.append(time.perf_counter() - began)
-    return median(taken[2:]) / clients
+        seconds.append(time.perf_counter() - began)
+    return median(seconds[2:]) / clients

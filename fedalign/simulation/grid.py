@@ -1,7 +1,7 @@
-"""Flower's Grid without SuperLink, HTTP or polling: a table of nodes and the post between them.
+"""Flower's Grid without SuperLink, HTTP or polling: it delivers messages to simulated nodes.
 
-Strategies and ClientApps see a plain ``flwr.serverapp.Grid``; only the transport differs. Every
-part of Flower that is not public and that we rely on is touched in this file and nowhere else.
+Strategies and ClientApps see a plain `flwr.serverapp.Grid`; only the transport differs. All private
+parts of Flower on which the simulation relies are used in this file and nowhere else.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from fedalign.messages.partial_sums import sum_replies
 from fedalign.simulation.stacks import flaws, train_together
 
 SERVER_NODE_ID = SUPERLINK_NODE_ID
-FIRST_NODE_ID = 1000  # partition p is node 1000 + p in every run, so that runs can be compared
+FIRST_NODE_ID = 1000  # partition p is node 1000 + p in every run, so that runs are comparable
 
 
 class LocalGrid(Grid):
-    """A Grid over ``num_nodes`` simulated clients; a subclass says where they run.
+    """A Grid over `num_nodes` simulated clients; a subclass says where they run.
 
-    Messages are delivered when they are pushed: ``push_messages`` returns once every reply is
-    there, and ``pull_messages`` hands each reply out once, in the order asked for, whatever
-    order the clients finished in. A message's time to live is not enforced.
+    Messages are delivered when they are pushed: `push_messages` returns after the last reply, and
+    `pull_messages` returns each reply once, in the order of the ids and not in that in which the
+    clients finished. A message's time to live is not enforced.
 
-    Nodes that nobody talks to cost nothing, and a client without a state leaves nothing behind.
+    Nodes without messages, and clients without state, cost neither time nor memory.
     """
 
     def __init__(
@@ -64,21 +64,21 @@ class LocalGrid(Grid):
         self.set_run(Run.create_empty(secrets.randbits(63) if run_id is None else run_id))
 
     def serve(self, server_app: ServerApp) -> None:
-        """Return when ``server_app`` has come to its end; what it raises comes out as is."""
+        """Run a ServerApp to its end; its exceptions are passed on unchanged."""
         run_config = dict(self._run_config)
         context = Context(self.run.run_id, SERVER_NODE_ID, {}, RecordDict(), run_config)
         server_app(grid=self, context=context)
 
     def set_run(self, run: Run) -> None:
-        """Return nothing; messages belong to ``run`` from here on."""
+        """Set the run to which all further messages belong."""
         self._run = run
-        # Flower stamps every new instruction with the identity of "the" task of this process.
+        # Flower marks every new instruction with the identity of this process's only task.
         TaskIdentity.run_id, TaskIdentity.node_id = run.run_id, SERVER_NODE_ID
         TaskIdentity.task_id = 1
 
     @property
     def run(self) -> Run:
-        """The run this Grid works for."""
+        """The run to which messages belong."""
         return self._run
 
     def create_message(
@@ -89,7 +89,7 @@ class LocalGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Return a new instruction for a node; Flower prefers ``Message(...)`` itself."""
+        """Return a new instruction for a node; Flower recommends `Message(...)` instead."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
@@ -97,41 +97,41 @@ class LocalGrid(Grid):
         return list(self._nodes)
 
     def partitions(self) -> dict[int, int]:
-        """Return node id by partition id."""
+        """Return the node id of each partition id."""
         return dict(enumerate(self._nodes))
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Return the ids of ``messages``, each of which has been answered by now."""
+        """Deliver messages and return their ids once all have been answered."""
         batch = self._stamp(messages)
         for answers in self._answer(batch, GroupRequest(), 1, None):
             self._keep(answers)
         return [message.metadata.message_id for message in batch]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies to ``message_ids`` that are there, in the order asked for."""
+        """Return the replies to these messages that have arrived, in this order."""
         return [self._replies.pop(key) for key in message_ids if key in self._replies]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
-        """Return the replies to ``messages``, in their order.
+        """Deliver messages and return their replies, in the order of the messages.
 
         Args:
-            messages: Instructions, one a node or many.
-            timeout: Seconds. When they are over no further client is started, and a client
-                that runs is not interrupted where the engine cannot do so. As in Flower, a reply
-                that comes too late is not returned here but can be pulled by its message's id;
-                a message whose client was never started has no reply.
+            messages: instructions; a node may have several.
+            timeout: seconds after which no further client is started; a running client is
+                interrupted only if the engine can do so. As in Flower, a late reply is not
+                returned but can be pulled by its message's id; a message whose client was never
+                started has no reply.
         """
         return self.exchange(list(messages), GroupRequest(), 1, timeout).replies
 
     def exchange(
         self, messages: Sequence[Message], request: GroupRequest, group: int, timeout: float | None
     ) -> GroupReplies:
-        """Return the answers to ``messages``, in their order.
+        """Deliver messages in groups and return their replies, in the order of the messages.
 
-        Consecutive messages with the same content are dealt out in groups of ``group``, however
-        many workers there are; what is summed is a group, so the sums do not depend on workers.
+        Consecutive messages with the same content form groups of at most `group`. Sums are made
+        within a group, so they do not depend on the number of workers.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         batch, in_time = self._stamp(messages), set()
@@ -148,7 +148,7 @@ class LocalGrid(Grid):
         return GroupReplies(replies, models, notes=notes)
 
     def context(self, node_id: int) -> Context:
-        """Return the Context of a node, with the state that it left."""
+        """Return the Context of a node, with its latest state."""
         node_config: dict[str, UserConfigValue] = {
             PARTITION_ID_KEY: self._nodes.index(node_id),
             NUM_PARTITIONS_KEY: len(self._nodes),
@@ -158,28 +158,28 @@ class LocalGrid(Grid):
         return Context(self.run.run_id, node_id, node_config, state, dict(self._run_config))
 
     def keep_state(self, node_id: int, state: RecordDict) -> None:
-        """Return nothing; the node finds ``state`` when it is next asked."""
+        """Store the state of a node for its next message."""
         if state:
             self._states[node_id] = state
         else:
             self._states.pop(node_id, None)
 
     def states(self) -> dict[int, RecordDict]:
-        """Return the states that clients have left, by node id."""
+        """Return the stored states of clients by node id."""
         return dict(self._states)
 
     @abstractmethod
     def _run_all(
         self, groups: list[list[Message]], request: GroupRequest, deadline: float | None
     ) -> Iterator[GroupReplies]:
-        """Yield the answers to each of ``groups``, in any order.
+        """Yield the replies of each group, in any order of the groups.
 
-        Every message is for a node of this Grid. Nothing is started once ``is_over(deadline)``.
-        Implementations use ``serve``, here or in a worker, and ``keep_state`` afterwards.
+        All messages are for nodes of this Grid. No group is started once `is_over(deadline)`.
+        Implementations call `serve`, here or in a worker, and then `keep_state`.
         """
 
     def _stamp(self, messages: Iterable[Message]) -> list[Message]:
-        """Return ``messages`` as sent by this Grid, each with an id of its own."""
+        """Return the messages marked as sent by this Grid, each with a new id."""
         batch = list(messages)
         for message in batch:
             message.metadata.__dict__.update(
@@ -192,7 +192,7 @@ class LocalGrid(Grid):
     def _answer(
         self, batch: list[Message], request: GroupRequest, group: int, deadline: float | None
     ) -> Iterator[GroupReplies]:
-        """Yield the answers to ``batch``: an error for a node that is not in the table."""
+        """Yield the replies to a batch; an error reply for a node that does not exist."""
         for message in batch:
             if message.metadata.dst_node_id not in self._nodes:
                 reason = f"there is no node {message.metadata.dst_node_id}"
@@ -201,7 +201,7 @@ class LocalGrid(Grid):
         yield from self._run_all(_groups(known, group), request, deadline)
 
     def _keep(self, answers: GroupReplies) -> None:
-        """Return nothing; the replies can now be pulled."""
+        """Store replies until they are pulled."""
         for reply in answers.replies:
             reply.metadata.__dict__["_message_id"] = next(self._message_ids)
             self._replies[reply.metadata.reply_to_message_id] = reply
@@ -210,7 +210,7 @@ class LocalGrid(Grid):
 def serve(
     app: ClientApp, messages: Sequence[Message], contexts: Sequence[Context], request: GroupRequest
 ) -> GroupReplies:
-    """Return what the clients of a group answer, together if the app can, else one by one."""
+    """Return the replies of a group, from one call of the app if it can, else client by client."""
     together, reason = train_together(app, messages, contexts, request)
     if together is not None:
         return together
@@ -222,10 +222,10 @@ def serve(
 
 
 def call(app: ClientApp, message: Message, context: Context) -> Message:
-    """Return the client's reply to ``message``; an exception becomes an Error reply, as in Flower.
+    """Return the client's reply to a message; an exception becomes an Error reply, as in Flower.
 
-    The error's reason is ``ExceptionType: message`` on its first line, then the traceback.
-    ``KeyboardInterrupt`` and ``SystemExit`` are not the client's to swallow and pass through.
+    The error's reason has `ExceptionType: message` on its first line, then the traceback.
+    `KeyboardInterrupt` and `SystemExit` are passed on.
     """
     try:
         reply = app(message=message, context=context)
@@ -237,19 +237,19 @@ def call(app: ClientApp, message: Message, context: Context) -> Message:
         headline = f"{type(error).__name__}: {' '.join(str(error).split())}"
         reason = f"{headline}\n{''.join(traceback.format_exception(error))}"
         return error_reply(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
-    return private_copy(reply)  # the client may have kept a record, in its state for one
+    return private_copy(reply)  # the client may have stored its records in its state
 
 
 def error_reply(message: Message, code: int, reason: str) -> Message:
-    """Return the reply that says why there is no answer to ``message``."""
+    """Return an Error reply to a message."""
     return Message(Error(code=code, reason=reason), reply_to=message)
 
 
 def private_copy(message: Message) -> Message:
-    """Return ``message`` in containers of its own, so that neither side can change the other's.
+    """Return a copy of a message whose changes do not affect the original.
 
-    Records, lists and Arrays are copied; the bytes inside an Array, which nobody can change, are
-    shared. So a broadcast of one model to a thousand clients is held once.
+    Records, lists and Arrays are copied; the bytes inside an Array are immutable and shared. So a
+    model that is sent to a thousand clients is in memory once.
     """
     twin = copy(message)
     twin.__dict__["_metadata"] = copy(message.metadata)
@@ -259,14 +259,14 @@ def private_copy(message: Message) -> Message:
 
 
 def with_content(message: Message, content: RecordDict | None) -> Message:
-    """Return ``message`` with another content, or with none: an envelope."""
+    """Return a copy of a message with other content; None makes an envelope without content."""
     twin = copy(message)
     twin.__dict__["_content"] = content
     return twin
 
 
 def _copy(record: ArrayRecord | MetricRecord | ConfigRecord) -> Any:
-    """Return a record of its own with the same values."""
+    """Return a copy of a record whose lists and Arrays are copies too."""
     twin: Any = record.copy()
     for key, value in record.items():
         if isinstance(value, (Array, list)):
@@ -275,9 +275,9 @@ def _copy(record: ArrayRecord | MetricRecord | ConfigRecord) -> Any:
 
 
 def _groups(messages: list[Message], size: int) -> list[list[Message]]:
-    """Return runs of messages with one content and type, cut into even parts of at most ``size``.
+    """Return consecutive messages of one content and type in even groups of at most `size`.
 
-    A node comes once in a group: its state has to go from one message to the next.
+    A node occurs once in a group, since its state goes from one of its messages to the next.
     """
     groups: list[list[Message]] = []
     for _, run in groupby(messages, lambda m: (id(m.content), m.metadata.message_type)):
@@ -290,5 +290,5 @@ def _groups(messages: list[Message], size: int) -> list[list[Message]]:
 
 
 def is_over(deadline: float | None) -> bool:
-    """Return whether ``deadline``, in seconds of the monotonic clock, has come."""
+    """Return whether a deadline, in seconds of the monotonic clock, has passed; None never does."""
     return deadline is not None and time.monotonic() >= deadline

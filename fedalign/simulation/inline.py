@@ -1,4 +1,4 @@
-"""The engine without workers: every client in this process, one after the other."""
+"""The engine without workers: all clients run in this process, one after the other."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fedalign.simulation.grid import LocalGrid, is_over, serve
 class InlineGrid(LocalGrid):
     """A Grid whose clients run in the calling thread, in the order of the messages.
 
-    Nothing to start, nothing to pickle, one CUDA context, and a debugger stops inside a client.
-    A running client cannot be interrupted, so a ``timeout`` takes effect between two clients.
-    Clients share the process: what one does to a module's globals the next one sees.
+    It starts no process, pickles nothing, needs one CUDA context, and a debugger can stop inside a
+    client. A running client cannot be interrupted, so a `timeout` takes effect between two clients.
+    Clients share the process, so they see one another's changes to the globals of a module.
     """
 
     def __init__(
@@ -45,6 +45,6 @@ class InlineGrid(LocalGrid):
 def run(
     app: FlowerApp, num_supernodes: int, run_config: dict[str, UserConfigValue], run_id: int | None
 ) -> None:
-    """Return when the ServerApp of ``app`` has come to its end; what it raises comes out as is."""
+    """Run the ServerApp of `app` to its end; its exceptions are passed on unchanged."""
     server_app, client_app = app.load()
     InlineGrid(client_app, num_supernodes, run_config, run_id).serve(server_app)

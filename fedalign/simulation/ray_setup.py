@@ -1,4 +1,4 @@
-"""What Ray and its workers find when they start, for our engine and for Flower's."""
+"""Settings and environment of Ray and its workers, for fedalign's engine and for Flower's."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _BANNER = "`run_simulation` function is deprecated"
 
 
 def full_backend_config(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``given`` over our defaults, every key with ``_`` for ``-`` as the engine wants it.
+    """Return the backend config with defaults filled in, and `_` for `-` in all keys.
 
-    Defaults: one CPU and no GPU a client, all CPUs of this machine, loopback only, no dashboard,
-    errors only in Ray's log. A Ray that is elsewhere (``init_args.address``) keeps its own.
+    Defaults: one CPU and no GPU per client, all CPUs of this machine, loopback only, no dashboard,
+    only errors in Ray's log. For a cluster at `init_args.address`, CPUs and addresses are its own.
     """
     config = _underscored(given)
     init_args: dict[str, Any] = {"include_dashboard": False, "logging_level": "ERROR"}
@@ -29,7 +29,7 @@ def full_backend_config(given: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def surroundings(app: FlowerApp) -> Iterator[None]:
-    """Yield while Ray's workers can import ``app`` and nobody prints what we know already."""
+    """Let Ray's workers import `app`, and hide a deprecation warning of Flower, in this context."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logger, path = logging.getLogger("flwr"), os.environ.get("PYTHONPATH")
@@ -45,12 +45,12 @@ def surroundings(app: FlowerApp) -> Iterator[None]:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether a log record says anything but that ``run_simulation`` will go some day."""
+    """Return whether a log record is anything but the deprecation of `run_simulation`."""
     return _BANNER not in record.getMessage()
 
 
 def _underscored(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``config`` with ``_`` for ``-`` in its keys, at every depth."""
+    """Return the config with `_` for `-` in its keys, at every depth."""
     return {
         key.replace("-", "_"): _underscored(value) if isinstance(value, Mapping) else value
         for key, value in config.items()

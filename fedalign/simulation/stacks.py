@@ -1,4 +1,4 @@
-"""Serve several clients of a group with one call of the app."""
+"""Serve all clients of a group with one call of the app."""
 
 from __future__ import annotations
 

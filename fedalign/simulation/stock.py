@@ -1,11 +1,11 @@
-"""The same app on Flower's own simulation engine, by its public ``run_simulation``.
+"""Run an app on Flower's own simulation engine, by its public `run_simulation`.
 
-What that call does not offer is put around it here: a run config for both halves of the app, the
-run id, exceptions that come out as themselves, and an end when the engine itself breaks down.
+This file adds what that function lacks: a run config for both halves of the app, a given run id,
+exceptions of the app passed on unchanged, and an end when the engine itself fails.
 
-The engine starts Ray and shuts it down again. Where the caller has initialised Ray already, the
-engine uses that, so ``init_args`` have no effect and workers must be able to import ``fedalign``
-by themselves; and it shuts *that* Ray down at its end.
+The engine starts Ray and shuts it down. If the caller has initialised Ray already, the engine uses
+that one: `init_args` then have no effect, workers must be able to import `fedalign` by themselves,
+and the caller's Ray is shut down at the end.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def run(
     backend_config: Mapping[str, Any],
     run_id: int | None,
 ) -> None:
-    """Return when the ServerApp of ``app`` has come to its end; what it raises comes out as is.
+    """Run the ServerApp of `app` to its end; its exceptions are passed on unchanged.
 
     Raises:
-        FedalignError: If the engine itself broke down, with the innermost reason.
+        FedalignError: the engine itself failed; gives the innermost reason.
     """
     server_app = _Server(app.load()[0], run_config, run_id)
     client_app = _Client(app, run_config, run_id)
@@ -49,7 +49,7 @@ def run(
             )
         except Exception as error:
             if server_app.error is None:
-                raise FedalignError(f"Flower's engine broke down: {_innermost(error)}") from error
+                raise FedalignError(f"Flower's engine failed: {_innermost(error)}") from error
         finally:
             server_app.stop()
     if server_app.error is not None:
@@ -57,11 +57,11 @@ def run(
 
 
 class _Server(ServerApp):
-    """The app's ServerApp with a run config, as the engine's thread may call it.
+    """The app's ServerApp with a run config, to be called in the engine's thread.
 
     Attributes:
-        error: What the app raised. It is kept and not raised again, since the engine would wait
-            three seconds for a result that never comes, and wrap or lose what is not an Exception.
+        error: the exception that the app raised. It is stored rather than raised, since the engine
+            would wait three seconds for a result, and wrap or lose anything but an `Exception`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class _Server(ServerApp):
         self.error: BaseException | None = None
 
     def __call__(self, grid: Grid, context: Context) -> None:
-        """Return nothing, whether the app came to its end or raised."""
+        """Run the app; store what it raises in `error`."""
         self._grid = grid
         context.run_config = dict(self._run_config)
         context.run_id = context.run_id if self._run_id is None else self._run_id
@@ -83,9 +83,9 @@ class _Server(ServerApp):
             self.error = error
 
     def stop(self) -> None:
-        """Return nothing; an app that still waits for clients, which are gone, ends with an error.
+        """Make an app that still waits for clients end with an error, now that they are gone.
 
-        Without it a broken engine leaves the app's thread polling, and Python never exits.
+        Otherwise its thread would poll forever after the engine has failed, and Python never exit.
         """
         if self._grid is not None:
             for method in ("get_node_ids", "push_messages", "pull_messages"):
@@ -93,7 +93,7 @@ class _Server(ServerApp):
 
 
 class _Client(ClientApp):
-    """The app's ClientApp by name, which a worker imports for itself, with a run config."""
+    """The app's ClientApp with a run config, by name, since each worker imports it itself."""
 
     def __init__(
         self, app: FlowerApp, run_config: dict[str, UserConfigValue], run_id: int | None
@@ -102,20 +102,20 @@ class _Client(ClientApp):
         self._app, self._run_config, self._run_id = app, run_config, run_id
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """Return the reply of the app's own ClientApp; errors read as on our own engines."""
+        """Return the reply of the app's ClientApp; errors are worded as on fedalign's engines."""
         self._app.put_on_path()
         app: ClientApp = load_component(self._app.client, self._app.root)
         before = context.run_config, context.run_id
         context.run_config = dict(self._run_config)
         context.run_id = context.run_id if self._run_id is None else self._run_id
         reply = call(app, message, context)
-        # The engine refuses a context that does not come back as it was.
+        # The engine rejects a context whose run config or run id has changed.
         context.run_config, context.run_id = before
         return reply
 
 
 def _refuse(*_: object) -> NoReturn:
-    """Raise, in place of a Grid's method, once the engine is gone."""
+    """Raise `FedalignError`; replaces the methods of a Grid whose engine has stopped."""
     raise FedalignError("Flower's engine has stopped")
 
 

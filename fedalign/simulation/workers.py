@@ -1,8 +1,8 @@
-"""The engine on Ray workers: one call a worker and round, and the model crosses once a worker.
+"""The engine on Ray workers: one call per worker and round, and one copy of the model per worker.
 
-A worker is a process that imports the ClientApp once and then serves whatever clients it is dealt.
-Clients are dealt by their measured cost, longest first. The state of a client travels with its
-message, so it does not matter which worker serves it next.
+A worker is a process that imports the ClientApp once and then serves any client. Clients are
+distributed by their measured cost, longest first. A client's state travels with its message, so any
+worker can serve it next.
 """
 
 from __future__ import annotations
@@ -37,7 +37,13 @@ PASSED_ON = (
 
 @dataclass(frozen=True)
 class Job:
-    """What a group of clients is to do: envelopes, which broadcast is in them, their contexts."""
+    """The task of a group of clients.
+
+    Attributes:
+        envelopes: their messages, without content.
+        broadcast: the index of the content that all of them have.
+        contexts: their contexts.
+    """
 
     envelopes: Sequence[Message]
     broadcast: int
@@ -45,7 +51,7 @@ class Job:
 
 
 class Worker:
-    """What runs in a worker process."""
+    """The actor that runs in a worker process."""
 
     def __init__(self, app: FlowerApp):
         ship_arrays_out_of_band()
@@ -53,14 +59,14 @@ class Worker:
         self._client_app = load_component(app.client, app.root)
 
     def adopt(self, run_config: RunConfig, num_partitions: int, shared: Any) -> None:
-        """Take what all workers need; a failure is told when a client is asked."""
+        """Take what all workers share; if that fails, the first client called reports why."""
         with suppress(Exception):
             self._client_app.adopt(run_config, num_partitions, shared)
 
     def run(
         self, jobs: Sequence[Job], request: GroupRequest, *broadcasts: RecordDict
     ) -> list[tuple[GroupReplies, list[Any], float]]:
-        """Return for each job the answers, the clients' states and the seconds that it took."""
+        """Return for each job its replies, the clients' states, and the seconds it took."""
         done = []
         for job in jobs:
             started = time.perf_counter()
@@ -73,11 +79,11 @@ class Worker:
 
 
 class RayGrid(LocalGrid):
-    """A Grid whose clients run in Ray workers.
+    """A Grid whose clients run in Ray workers; Ray must have been initialised.
 
-    A client that raises gives an Error reply. A worker that dies gives one for each of its clients
-    of that round and is replaced. When a ``timeout`` is over, workers that are still busy are
-    replaced and their clients have no reply. Ray must have been initialised.
+    A client that raises gives an Error reply. If a worker dies, each of its clients in that round
+    gives an Error reply, and the worker is replaced. When a `timeout` is over, workers that are
+    still busy are replaced, and their clients give no reply.
     """
 
     def __init__(
@@ -98,10 +104,10 @@ class RayGrid(LocalGrid):
         self._costs = Costs()
 
     def prepare(self, client_app: ClientApp) -> None:
-        """Let a `GroupApp` tell how much clients have to do, and share with all workers."""
+        """Ask a `GroupApp` for the clients' sizes, and send all workers what they share."""
         if isinstance(client_app, GroupApp):
             sizes = client_app.sizes(self._run_config, len(self._nodes))
-            # Who has nothing to do still costs a call.
+            # A client of size 0 still costs a call.
             self._costs.size = lambda node: sizes[self._nodes.index(node)] or 1.0
             self._shared = ray.put(client_app.share(self._run_config))
             for worker in self._workers:
@@ -109,7 +115,7 @@ class RayGrid(LocalGrid):
 
     @property
     def num_workers(self) -> int:
-        """How many workers there are."""
+        """The number of workers."""
         return len(self._workers)
 
     def close(self) -> None:
@@ -138,7 +144,7 @@ class RayGrid(LocalGrid):
     def _start(
         self, place: int, share: list[list[Message]], request: GroupRequest, sent: Mapping[int, Any]
     ) -> Any:
-        """Return the reference to what the worker at ``place`` will answer."""
+        """Start a worker's share of a round; return the reference to its results."""
         order = list({id(group[0].content): None for group in share})
         jobs = [
             Job(
@@ -151,7 +157,7 @@ class RayGrid(LocalGrid):
         return self._workers[place].run.remote(jobs, request, *(sent[key] for key in order))
 
     def _finish(self, ready: Any, place: int, share: list[list[Message]]) -> Iterator[GroupReplies]:
-        """Yield the answers of one call; an error for each client of a worker that died."""
+        """Yield the replies of one call; error replies for all its clients if the worker died."""
         try:
             done = ray.get(ready)
         except ray.exceptions.RayError as error:
@@ -176,7 +182,7 @@ class RayGrid(LocalGrid):
             worker.adopt.remote(self._run_config, len(self._nodes), self._shared)
 
     def _deal(self, groups: list[list[Message]]) -> list[list[list[Message]]]:
-        """Return each worker's groups: always the longest left to whoever has least to do."""
+        """Return each worker's groups: longest first, each to the worker with the least load."""
         costs = [self._costs.of(group) for group in groups]
         shares: list[list[list[Message]]] = [[] for _ in self._workers]
         loads = [(0.0, place) for place in range(len(shares))]
@@ -194,7 +200,7 @@ def run(
     backend_config: Mapping[str, Any],
     run_id: int | None,
 ) -> None:
-    """Return when the ServerApp of ``app`` has come to its end; what it raises comes out as is."""
+    """Run the ServerApp of `app` to its end; its exceptions are passed on unchanged."""
     with open_grid(app, num_supernodes, run_config, backend_config, run_id) as grid:
         server_app, client_app = app.load()  # while the workers load theirs
         grid.prepare(client_app)
@@ -209,7 +215,7 @@ def open_grid(
     backend_config: Mapping[str, Any],
     run_id: int | None,
 ) -> Iterator[RayGrid]:
-    """Yield a grid on the Ray that is there, or on one that is started and stopped with it."""
+    """Yield a grid on the initialised Ray, or on one that is started and stopped here."""
     config = full_backend_config(backend_config)
     with surroundings(app):
         own = not ray.is_initialized()
@@ -227,7 +233,7 @@ def open_grid(
 
 
 def _connect(init_args: dict[str, Any]) -> None:
-    """Start Ray here, or join a cluster, whose processes do not inherit our environment."""
+    """Start Ray here, or join a cluster and send it our environment, which it does not inherit."""
     if "address" in init_args:
         _check_reachable(init_args["address"])
         passed = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
@@ -236,10 +242,10 @@ def _connect(init_args: dict[str, Any]) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise for a `host:port` where nobody listens, for which Ray would wait for minutes."""
+    """Raise `InputError` if nothing listens at `host:port`; Ray itself would wait for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "://" in address:
-        return  # such as `auto`, which Ray resolves
+        return  # for example `auto`, which Ray resolves
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
@@ -247,7 +253,7 @@ def _check_reachable(address: str) -> None:
 
 
 def ship_arrays_out_of_band() -> None:
-    """Let this process send Flower's Arrays through shared memory, and not inside a pickle."""
+    """Let this process send Flower's Arrays through shared memory instead of inside a pickle."""
     ray.util.register_serializer(Array, serializer=_pack, deserializer=_unpack)
 
 
@@ -261,7 +267,7 @@ def _unpack(packed: tuple[str, tuple[int, ...], str, np.ndarray]) -> Array:
 
 
 def _room_for(resources: Mapping[str, float]) -> int:
-    """Return how many workers the cluster has room for."""
+    """Return the number of workers that fit into the cluster; `InputError` if none does."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU"}
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     counts = [

@@ -1,1 +1,1 @@
-"""Many runs that are compared with one another."""
+"""Studies: many runs that are compared with one another."""

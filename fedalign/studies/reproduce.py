@@ -1,4 +1,4 @@
-"""A study from its file to its table and figure."""
+"""Run a study, from its file to its table and figure."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from fedalign.studies.study import Planned, axes, find_study, plan, read_study
 
 
 def reproduce(name: str, words: Sequence[str], jobs: int | None, out: str | None) -> Path:
-    """Return the folder with a study's table and figure, after all runs that are not finished.
+    """Run all unfinished runs of a study; return the folder with its table and figure.
 
     Args:
-        name: the study's file, or the name of one of fedalign's own.
-        words: `key=value` for all runs.
-        jobs: so many runs at a time; None: half as many as there are cores.
-        out: the folder that holds run folders, and the study's own; None: what the study says.
+        name: the study's file, or its name in `configs/studies/`.
+        words: `key=value` settings for all runs.
+        jobs: number of runs at a time; None: half the number of cores.
+        out: folder for the run folders and the study's own; None: as the study says.
 
     Raises:
-        FedalignError: if runs have failed; the table then holds the others.
+        FedalignError: runs have failed; the table then holds the others.
     """
     file = find_study(name)
     study, cores = read_study(file), os.cpu_count() or 1
@@ -42,12 +42,12 @@ def reproduce(name: str, words: Sequence[str], jobs: int | None, out: str | None
         write(study, planned, folder, " ".join(["fedalign reproduce", name, *words]))
         print(f"table and figure in {folder}", flush=True)
     if failed:
-        raise FedalignError(f"{failed} runs failed; the same command tries them again")
+        raise FedalignError(f"{failed} runs failed; run the same command to try them again")
     return folder
 
 
 def _placed(config: Config, out: str | None, threads: int) -> Config:
-    """Return the configuration with where and how it is run, which no result depends on."""
+    """Return the configuration with folder and threads set, on which no result depends."""
     update: dict[str, object] = {} if out is None else {"out": out}
     if "threads" not in config.evaluation.model_fields_set:
         update["evaluation"] = config.evaluation.model_copy(update={"threads": threads})
@@ -55,21 +55,21 @@ def _placed(config: Config, out: str | None, threads: int) -> Config:
 
 
 def _run(planned: Sequence[Planned], jobs: int) -> int:
-    """Run what is not finished, a line for each; return how many failed."""
+    """Run all unfinished runs, print a line for each, and return how many failed."""
     keys = [*axes(planned), *(["seed"] if "seed" in planned[0].chosen else [])]
     names: dict[Path, str] = {}
     for run in planned:
-        told = label({"arm.name": run.arm} | {key: run.chosen[key] for key in keys})
-        names.setdefault(folder_of(run.config), told)
+        name = label({"arm.name": run.arm} | {key: run.chosen[key] for key in keys})
+        names.setdefault(folder_of(run.config), name)
     configs = {folder_of(run.config): run.config for run in planned}
     todo = [config for folder, config in configs.items() if not is_finished(folder)]
     done, failed = len(configs) - len(todo), 0
-    print(f"{len(configs)} runs, {done} of them finished already; {jobs} at a time", flush=True)
+    print(f"{len(configs)} runs, {done} of them finished; running {jobs} at a time", flush=True)
     with closing(run_all(todo, jobs)) as outcomes:
         for number, (config, error) in enumerate(outcomes, done + 1):
             failed += error is not None
-            told = f"failed: {error}" if error else _result(folder_of(config))
-            print(f"[{number}/{len(configs)}] {names[folder_of(config)]}: {told}", flush=True)
+            outcome = f"failed: {error}" if error else _result(folder_of(config))
+            print(f"[{number}/{len(configs)}] {names[folder_of(config)]}: {outcome}", flush=True)
     return failed
 
 

@@ -1,4 +1,4 @@
-"""A study: one YAML file that says which runs are compared, and how."""
+"""Read a study, the YAML file that says which runs are compared and how, and plan its runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Axes = dict[
 
 
 class Arm(Section):
-    """One side of the comparison: settings over those of the study."""
+    """One arm of the comparison: settings that override those of the study."""
 
     model_config = ConfigDict(extra="allow")
     vary: Axes = Field(default_factory=dict, description="other values for an axis of the study")
@@ -34,42 +34,42 @@ class Arm(Section):
 
 
 class Figure(Section):
-    """What the study's picture shows."""
+    """What the study's figure shows."""
 
     kind: Literal["rounds", "sweep", "differences"] = Field(
         "rounds", description="over rounds, over the key `x`, or differences from the baseline"
     )
     x: str | None = Field(None, description="for a sweep: a key of `vary` with numbers")
-    log: bool = Field(False, description="for a sweep: equal steps of x are equal factors")
+    log: bool = Field(False, description="for a sweep: use a logarithmic x axis")
     panels: list[str] | None = Field(
-        None, description=f"for a sweep, of: {', '.join(COLUMNS)}; null: the usual ones"
+        None, description=f"for a sweep, from: {', '.join(COLUMNS)}; null: the usual ones"
     )
 
 
 class Study(Section):
-    """Runs to compare: every arm under every combination of the varied settings.
+    """The runs to compare: every arm under every combination of the varied settings.
 
-    An arm's own setting wins over an axis, and an axis means nothing to an arm without such an
-    option: it is then one and the same run for all values, a line to compare with.
+    A setting of an arm overrides an axis. An arm that lacks the option of an axis has the same run
+    for all its values, a reference line for the others.
     """
 
-    title: str = Field(min_length=1, description="stands over the table")
+    title: str = Field(min_length=1, description="heading of the table")
     base: str = Field(description="a configuration's name or path")
-    settings: dict[str, Any] = Field(default_factory=dict, description="over `base`, for all runs")
-    vary: Axes = Field(default_factory=dict, description="every combination is run")
+    settings: dict[str, Any] = Field(default_factory=dict, description="override those of `base`")
+    vary: Axes = Field(default_factory=dict, description="axes; every combination is run")
     arms: dict[str, Arm] = Field(
-        default_factory=dict, description="by label; none: one, named after the strategy"
+        default_factory=dict, description="by label; if empty, one arm named after the strategy"
     )
     baseline: str | None = Field(None, description="the arm that the others are compared with")
     figure: Figure = Figure()
     table: list[str] | None = Field(
-        None, description=f"of: {', '.join(COLUMNS)}; null: all that were measured"
+        None, description=f"columns, from: {', '.join(COLUMNS)}; null: all measured"
     )
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a study: its arm, what was chosen of each axis, and all its settings."""
+    """One run of a study: its arm, the value chosen from each axis, and its configuration."""
 
     arm: str
     chosen: dict[str, Any]
@@ -77,12 +77,12 @@ class Planned:
 
 
 def find_study(name: str) -> Path:
-    """Return the file of a study: a path, or the name of one of fedalign's own."""
+    """Return the file of a study, given by path or by its name in `configs/studies/`."""
     return find(name, "configs/studies")
 
 
 def read_study(file: Path) -> Study:
-    """Return the study in a YAML file; `InputError` names the file, the place and the value."""
+    """Return the study in a YAML file; `InputError` names file, place and value."""
     try:
         study = validate(Study, read_yaml(file))
         _check(study)
@@ -92,10 +92,13 @@ def read_study(file: Path) -> Study:
 
 
 def plan(study: Study, file: Path, words: Sequence[str] = ()) -> list[Planned]:
-    """Return all runs of the study in `file`, arm by arm, checked down to the last setting.
+    """Return all runs of a study, arm by arm, each with its validated configuration.
 
-    `words` are `key=value` for all runs, over everything else; they take the place of an axis of
-    the same key, and `key=value,value` makes one.
+    Args:
+        study: the study.
+        file: where it was read from, for errors.
+        words: `key=value` settings that override all others and replace an axis of the same key;
+            `key=value,value` adds an axis.
     """
     given = _named(parse_choices(words))
     common = {f"{file}: settings": flatten(study.settings)}
@@ -110,8 +113,8 @@ def plan(study: Study, file: Path, words: Sequence[str] = ()) -> list[Planned]:
         for chosen in combinations(_named(study.vary) | _named(arm.vary) | given):
             fits = {key: value for key, value in chosen.items() if key in has}
             varied = {f"{file}: vary": {k: v for k, v in fits.items() if k not in given}}
-            told = {"command line": {k: v for k, v in fits.items() if k in given}}
-            config = _resolve(study.base, common | varied | own | told)
+            typed = {"command line": {k: v for k, v in fits.items() if k in given}}
+            config = _resolve(study.base, common | varied | own | typed)
             planned.append(Planned(label, chosen, config))
     _refuse_unknown(study.vary, options, f"{file}: vary")
     _refuse_unknown(given, options, "command line")
@@ -119,16 +122,16 @@ def plan(study: Study, file: Path, words: Sequence[str] = ()) -> list[Planned]:
 
 
 def axes(planned: Sequence[Planned]) -> list[str]:
-    """Return the dotted keys, other than the seed, that have several values among the runs."""
+    """Return the dotted keys, except the seed, that take several values among the runs."""
     keys = dict.fromkeys(key for run in planned for key in run.chosen if key != "seed")
     return [key for key in keys if len({str(run.chosen.get(key)) for run in planned}) > 1]
 
 
 def _check(study: Study) -> None:
-    """Raise `BadValueError` where one part of the study does not fit another."""
+    """Raise `BadValueError` if parts of the study contradict one another."""
     if study.baseline is not None and study.baseline not in study.arms:
-        told = f"{study.baseline!r} is not an arm{nearest(study.baseline, study.arms)}"
-        raise BadValueError("baseline", told)
+        problem = f"{study.baseline!r} is not an arm{nearest(study.baseline, study.arms)}"
+        raise BadValueError("baseline", problem)
     if study.figure.kind == "differences" and study.baseline is None:
         raise BadValueError("baseline", "must be given for a figure of differences")
     if study.figure.kind == "sweep":
@@ -146,13 +149,13 @@ def _check_sweep(key: str | None, vary: Axes, log: bool) -> None:
         raise BadValueError("figure.x", f"{key!r} is not varied{nearest(key, vary)}")
     for value in vary[key]:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadValueError(f"vary.{key}", f"{value!r} is not a number, as a sweep needs")
+            raise BadValueError(f"vary.{key}", f"{value!r} is not a number; a sweep needs numbers")
         if log and value <= 0:
-            raise BadValueError(f"vary.{key}", f"{value!r} has no logarithm (figure.log: false)")
+            raise BadValueError(f"vary.{key}", f"{value!r} is not above 0, as figure.log needs")
 
 
 def _resolve(base: str, layers: Mapping[str, Mapping[str, Any]]) -> Config:
-    """Return the configuration; `InputError` begins with the layer that is at fault."""
+    """Return the configuration; `InputError` begins with the layer that has the wrong value."""
     try:
         return resolve(base, *layers.values())
     except BadValueError as error:
@@ -169,5 +172,5 @@ def _refuse_unknown(keys: Mapping[str, Any], options: Mapping[str, Any], place: 
 
 
 def _named(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings by full key: `strategy` is short for `strategy.name`."""
+    """Return settings by full key; `strategy` is short for `strategy.name`."""
     return {f"{key}.name" if key in KINDS else key: value for key, value in settings.items()}

@@ -57,7 +57,7 @@ def test_a_renewed_certificate_keeps_authority_and_hosts(tmp_path):
 def test_half_an_authority_is_refused(tmp_path):
     certify(tmp_path, [])
     (tmp_path / "ca.key").unlink()
-    with pytest.raises(InputError, match=r"ca\.crt is there without ca\.key"):
+    with pytest.raises(InputError, match=r"ca\.crt exists without ca\.key"):
         certify(tmp_path, [])
 
 
@@ -74,7 +74,7 @@ def test_a_key_of_a_node_is_p384_in_openssh_and_never_overwritten(tmp_path):
     assert key.curve.name == "secp384r1"
     assert key.public_key() == load_ssh_public_key(public.read_bytes())
     assert public.read_text().endswith(" clinic\n")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         make_key(tmp_path / "keys" / "clinic")
 
 
@@ -86,4 +86,4 @@ def test_commands(tmp_path):
     assert run.invoke(app, ["deploy", "key", str(folder / "a"), str(folder / "b")]).exit_code == 0
     again = run.invoke(app, ["deploy", "key", str(folder / "a")])
     assert again.exit_code == 2
-    assert "is there already" in again.output
+    assert "exists already" in again.output

@@ -13,7 +13,7 @@ def test_rule(check):
 
 def test_a_rule_can_fail(monkeypatch):
     """A key too many, root, an open port, an option that Flower has not: each is found."""
-    spec = files.compose(files.STACKS[0], rules.TOLD)
+    spec = files.compose(files.STACKS[0], rules.SETTINGS)
     monkeypatch.setattr(rules, "ONE", spec)
     monkeypatch.setattr(rules, "SERVICES", [(f": {n}", s) for n, s in spec["services"].items()])
     spec["services"]["supernode-1"]["secrets"].append("node-2")
@@ -23,7 +23,7 @@ def test_a_rule_can_fail(monkeypatch):
     with pytest.raises(AssertionError, match="supernode-2 reaches more"):
         rules.only_the_superlink_has_a_port()
     spec["services"]["superlink"]["command"].append("--fleet-api-adress=0.0.0.0")
-    with pytest.raises(AssertionError, match=": superlink: flower-superlink does not take"):
+    with pytest.raises(AssertionError, match=": superlink: flower-superlink does not accept"):
         rules.each_command_is_understood()
     spec["services"]["superlink"]["user"] = "0:0"
     with pytest.raises(AssertionError, match=": superlink: user is not 1000:1000"):
@@ -47,9 +47,9 @@ def test_no_key_and_no_data_can_be_committed():
 
 
 def test_a_later_file_lies_over_an_earlier_one():
-    gpu = files.compose(files.STACKS[1], rules.TOLD)["services"]
-    assert gpu["supernode-1"]["image"] == f"{rules.TOLD['FEDALIGN_IMAGE']}-cuda"
-    assert gpu["superlink"]["image"] == rules.TOLD["FEDALIGN_IMAGE"]
+    gpu = files.compose(files.STACKS[1], rules.SETTINGS)["services"]
+    assert gpu["supernode-1"]["image"] == f"{rules.SETTINGS['FEDALIGN_IMAGE']}-cuda"
+    assert gpu["superlink"]["image"] == rules.SETTINGS["FEDALIGN_IMAGE"]
     assert gpu["supernode-1"]["read_only"]
 
 

@@ -61,4 +61,4 @@ def test_the_command_says_it_by_its_exit_code(serve):
     assert CliRunner().invoke(app, ["deploy", "health", serve()]).exit_code == 0
     silent = f"localhost:{free_port()}"
     done = CliRunner().invoke(app, ["deploy", "health", silent])
-    assert (done.exit_code, done.stderr) == (1, f"error: nobody answers at {silent}\n")
+    assert (done.exit_code, done.stderr) == (1, f"error: nothing answers at {silent}\n")

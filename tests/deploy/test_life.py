@@ -134,5 +134,5 @@ def test_a_run_whose_machine_died_goes_on_from_its_checkpoint(tmp_path, simulate
     (after,) = json.loads((run.folder / "manifest.json").read_text())["resumed_after"]
     assert after in (2, 3)
     said = capsys.readouterr().out
-    assert "the run was lost; it is submitted again" in said
+    assert "the run was lost; submitting it again" in said
     assert f"(resumed after round {after})" in said

@@ -83,7 +83,7 @@ def test_own_data_over_tls_is_the_simulation_to_the_bit(tmp_path, parts):
     pd.testing.assert_frame_equal(ours, theirs)
     told = json.loads((deployed / "manifest.json").read_text())
     assert told["engine"] == "HttpGrid"
-    assert told["data"]["source"].startswith("what each node has of its own")
+    assert told["data"]["source"].startswith("each node's local data")
     assert not (deployed / "partition.png").exists()
 
     again = run.invoke(app, ["deploy", "local", "quickstart", *WORDS, *words, "--out", str(out)])

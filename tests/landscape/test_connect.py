@@ -1,5 +1,7 @@
 """`fedalign connect` as a person types it, with models from anywhere."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -65,6 +67,11 @@ def connect(tmp_path, monkeypatch):
     return connect
 
 
+def single_spaced(output):
+    """The output, whose tables have padded cells, with one space for many."""
+    return re.sub(" +", " ", output)
+
+
 def refused(result, *told):
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith("error: ")
@@ -77,8 +84,8 @@ def test_models_and_paths_are_told_and_written(connect, tmp_path):
     result = connect(state(0), state(1), state(2))
     assert result.exit_code == 0, result.output
     for row in ("| A | a.safetensors |", "| matched mean |", "| A-C |", "| matched:B-C |"):
-        assert row in result.output
-    assert "all on 360 test images" in result.output
+        assert row in single_spaced(result.output)
+    assert "all measured on 360 test images" in result.output
     folder = tmp_path / "connection"
     assert len(pd.read_csv(folder / "landscape.csv")) == 6 * 5
     assert pd.read_csv(folder / "barriers.csv")["path"].is_unique
@@ -120,18 +127,19 @@ def test_the_configuration_beside_the_first_file_serves_even_if_it_measured_no_p
 def test_a_file_may_have_an_equals_sign_in_its_name(connect, tmp_path):
     save_file(state(1), tmp_path / "lr=0.1.safetensors")
     words = ["lr=0.1.safetensors", *DIGITS]
-    assert "| B | lr=0.1.safetensors |" in connect(state(0), words=words).output
+    output = connect(state(0), words=words).output
+    assert "| B | lr=0.1.safetensors |" in single_spaced(output)
     refused(connect(state(0), words=["lr=2.safetensors", *DIGITS]), "lr=2.safetensors: no such")
 
 
 def test_ones_own_model_is_matched_if_it_says_how(connect):
     states, words = [state(s, lambda: Own((), 10)) for s in (0, 1)], ["--data", "digits"]
     result = connect(*states, words=[*words, "--model", f"{__name__}:Told"])
-    assert "| matched:A-B |" in result.output
+    assert "| matched:A-B |" in single_spaced(result.output)
     result = connect(*states, words=[*words, "--model", f"{__name__}:Own"])
     assert result.exit_code == 0, result.output
     assert "matched:A-B" not in result.output
-    assert "neurons not matched: of this model it is not known" in result.output
+    assert "neurons were not matched: this model does not say" in result.output
     result = connect(*states, words=[*words, "--model", f"{__name__}:Mistaken"])
     refused(result, "Mistaken.symmetry(): group 'fc1': no tensor 'fc3.weight'; did you mean")
 

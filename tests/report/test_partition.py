@@ -3,12 +3,12 @@ import pytest
 from typer.testing import CliRunner
 
 from fedalign.cli import app
-from fedalign.report.partition import Dealt, picture, sampled, told
+from fedalign.report.partition import PartitionCounts, describe, picture, sampled
 
 
 def made(counts, owned=None):
     counts = np.array(counts)
-    return Dealt(
+    return PartitionCounts(
         "made up", counts, int(counts.sum()), int(counts.sum()) if owned is None else owned
     )
 
@@ -30,7 +30,7 @@ def test_a_client_with_nothing_has_no_classes():
     found = made([[0, 0], [3, 1]])
     assert found.effective_classes[0] == 0
     assert np.isfinite(found.effective_classes).all()
-    assert "0 to 4, median 2" in told(found)
+    assert "0 to 4 examples each, median 2" in describe(found)
 
 
 def test_clients_with_the_same_most_frequent_class_stand_together():
@@ -38,11 +38,13 @@ def test_clients_with_the_same_most_frequent_class_stand_together():
 
 
 def test_examples_of_several_clients_are_told():
-    assert "3 of 6 dealt, 3 times to one more client" in told(made([[3], [3]], owned=3))
+    assert "3 of 6 assigned, and 3 more times to a further client" in describe(
+        made([[3], [3]], owned=3)
+    )
 
 
 def test_a_terminal_shows_a_column_a_client_or_a_sample():
-    few, many = told(made([[4, 0], [1, 3]])), told(made([[1, 2]] * 500))
+    few, many = describe(made([[4, 0], [1, 3]])), describe(made([[1, 2]] * 500))
     assert "class   0 │█░│" in few
     assert "class   1 │ ▓│" in few
     assert "(64 of 500)" in many
@@ -68,7 +70,7 @@ def test_the_command_prints_and_draws_each_of_several(tmp_path):
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert "digits, dirichlet (alpha 0.1, min_size 10" in result.output
-    assert f"picture in {tmp_path / 'p-2.png'}" in result.output
+    assert f"figure in {tmp_path / 'p-2.png'}" in result.output
     for number in (1, 2):
         assert (tmp_path / f"p-{number}.png").stat().st_size > 10_000
 

@@ -160,11 +160,11 @@ def change(**fields):
     ("spoil", "told"),
     [
         (damage, "cannot be read"),
-        (change(settings="12345678"), "of other settings"),
-        (change(strategy={"own": {}, "inner": {}}), "of another strategy"),
+        (change(settings="12345678"), "belongs to other settings"),
+        (change(strategy={"own": {}, "inner": {}}), "belongs to another strategy"),
         (change(later="field"), "another version"),
-        (lambda folder: (folder / "landscape.csv").write_text(""), "landscape.csv beside it lacks"),
-        (lambda folder: (folder / "metrics.csv").unlink(), "metrics.csv beside it lacks"),
+        (lambda folder: (folder / "landscape.csv").write_text(""), "landscape.csv lacks rounds"),
+        (lambda folder: (folder / "metrics.csv").unlink(), "metrics.csv lacks rounds"),
     ],
 )
 def test_a_checkpoint_that_is_of_no_use_is_named(run, interrupt, caplog, spoil, told):
@@ -179,7 +179,7 @@ def test_a_checkpoint_that_is_of_no_use_is_named(run, interrupt, caplog, spoil, 
     (warning,) = (line.getMessage() for line in caplog.records if line.name == "fedalign")
     assert warning.startswith(f"{folder / CHECKPOINT}: ")
     assert told in warning
-    assert warning.endswith("; the run starts anew")
+    assert warning.endswith("; the run starts from round 1")
 
 
 def test_the_same_command_goes_on_and_again_starts_from_nothing(interrupt, tmp_path):
@@ -336,7 +336,7 @@ def test_what_a_strategy_holds_and_cannot_keep_is_said_once(tmp_path, caplog):
     strategy.around.generator = np.random.default_rng(0)
     assert list(lost_of(strategy)) == ["FedAvgM.generator"]
     go(tmp_path, strategy)
-    assert caplog.text.count("do not keep FedAvgM.generator of the strategy") == 1
+    assert caplog.text.count("cannot store FedAvgM.generator of the strategy") == 1
     for name in ("fedpfn", "matched"):
         assert not list(lost_of(strategy_of(Federation(read(None, {"strategy": name})))))
 

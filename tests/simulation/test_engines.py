@@ -110,9 +110,7 @@ def test_errors_come_out_as_themselves_of_flowers_engine(apps, run_jobs, tmp_pat
         job(apps, "quicknumpy", "flower", backend_config=too_big),
     )
     assert outcomes[0] == LAST_WORDS, said
-    assert outcomes[1].startswith(
-        "FedalignError: Flower's engine broke down: ValueError: ActorPool"
-    )
+    assert outcomes[1].startswith("FedalignError: Flower's engine failed: ValueError: ActorPool")
 
 
 APP = FlowerApp(root=None, server="a:b", client="a:c", defaults={})  # never loaded

@@ -1,6 +1,7 @@
 """A tiny study on the embedded data set, from its file to its table and figure."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -67,6 +68,8 @@ def check(folder: Path):
     assert "fusion gap" in head
     summary = pd.read_csv(folder / "summary.csv", index_col="arm")
     assert summary["seeds"].tolist() == [2, 2]
+    curves = pd.read_csv(folder / "curves.csv")
+    assert len(curves.groupby(["arm", "seed"])) == 4
     assert summary.loc["FedPNU", "pairs"] == 2
     expected = summary["accuracy_mean"]["FedPNU"] - summary["accuracy_mean"]["FedAvg"]
     assert summary.loc["FedPNU", "difference"] == pytest.approx(expected)
@@ -83,7 +86,7 @@ def test_a_study_from_file_to_figure_and_again(go, tmp_path):
     check(tmp_path / "runs" / "tiny")
     again = go()
     assert again.exit_code == 0
-    assert "4 runs, 4 of them finished already" in again.output
+    assert "4 runs, 4 of them finished;" in again.output
     assert not results(again.output)
     more = go("seed=0,1,2")
     assert [line[:5] for line in results(more.output)] == ["[5/6]", "[6/6]"]
@@ -95,9 +98,9 @@ def test_a_failing_arm_is_named_and_tried_again(go, tmp_path):
     result = go(arms=arms)
     assert result.exit_code == 1
     assert "[5/6] Crowd, seed 0: failed: num_clients: 5000 clients" in result.output
-    assert "error: 2 runs failed; the same command tries them again" in result.stderr
+    assert "error: 2 runs failed; run the same command to try them again" in result.stderr
     table = (tmp_path / "runs" / "tiny" / "table.md").read_text()
-    assert "| FedPNU | 2 |" in table
+    assert re.search(r"\| FedPNU +\| 2 +\|", table)
     assert "2 of 6 runs are missing." in table
     assert [line[:5] for line in results(go(arms=arms).output)] == ["[5/6]", "[6/6]"]
 

@@ -1,0 +1,44 @@
+"""The tables of a run folder: which there are, their columns, and the rows of a curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedalign.landscape.barriers import Curve, barriers
+from fedalign.server import client_metrics, measure
+from fedalign.settings.sections import Evaluation
+
+METRICS = (
+    "round", "train_loss", "test_loss", "test_accuracy", "clients", "dropped",
+    "bytes_down", "bytes_up", "seconds",
+)  # fmt: skip
+LANDSCAPE = ("round", "path", "alpha", "loss", "accuracy")
+BARRIERS = (
+    "round", "path", "ends_loss", "midpoint_loss", "ends_accuracy", "midpoint_accuracy",
+    "loss_barrier", "accuracy_barrier", "instability", "rebasin_barrier",
+    "midpoint_loss_gap", "midpoint_accuracy_gap",
+)  # fmt: skip
+PLANES = ("round", "plane", "corner", "x", "y", "loss", "accuracy")
+CLIENTS = (
+    "round", "partition", "examples", "loss", "accuracy", "tuned_loss", "tuned_accuracy",
+)  # fmt: skip
+
+
+def columns(settings: Evaluation) -> dict[str, Sequence[str]]:
+    """Return the columns of each table that a run with these settings writes, by file name."""
+    metrics = [*METRICS, *measure.columns(settings), *client_metrics.columns(settings)]
+    tables = {"metrics.csv": metrics, "landscape.csv": LANDSCAPE, "barriers.csv": BARRIERS}
+    tables |= {"planes.csv": PLANES} if settings.plane else {}
+    return tables | ({"clients.csv": CLIENTS} if settings.client_fraction else {})
+
+
+def landscape_rows(curve: Curve) -> list[list[str | float]]:
+    """Return the rows of a curve in `landscape.csv`, without the round."""
+    points = zip(curve.alphas, curve.losses, curve.accuracies, strict=True)
+    return [[curve.path, *map(float, point)] for point in points]
+
+
+def barriers_row(curve: Curve) -> list[str | float]:
+    """Return the row of a curve in `barriers.csv`, without the round."""
+    numbers = barriers(curve)
+    return [curve.path, *(numbers[name] for name in BARRIERS[2:])]

@@ -54,9 +54,7 @@ def processes():
 
 
 @pytest.mark.xdist_group("superlink")
-@pytest.mark.parametrize(
-    ("nodes", "rounds"), [(2, 1), pytest.param(3, 2, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("nodes", "rounds"), [(2, 1), pytest.param(3, 2, marks=pytest.mark.slow)])
 def test_own_data_over_tls_is_the_simulation_to_the_bit(tmp_path, nodes, rounds):
     """Each message starts a process that imports torch, which is what takes the time."""
     settings = SETTINGS | {"num_clients": nodes, "rounds": rounds}
@@ -67,7 +65,17 @@ def test_own_data_over_tls_is_the_simulation_to_the_bit(tmp_path, nodes, rounds)
     out, logs = tmp_path / "runs", tmp_path / "logs"
     done = run.invoke(
         app,
-        ["deploy", "local", "quickstart", *overrides, *words, "--out", str(out), "--logs", str(logs)],
+        [
+            "deploy",
+            "local",
+            "quickstart",
+            *overrides,
+            *words,
+            "--out",
+            str(out),
+            "--logs",
+            str(logs),
+        ],
     )
     assert done.exit_code == 0, done.output
     assert processes() <= before  # nothing is left behind
@@ -90,5 +98,7 @@ def test_own_data_over_tls_is_the_simulation_to_the_bit(tmp_path, nodes, rounds)
     assert told["data"]["source"].startswith("what each node has of its own")
     assert not (deployed / "partition.png").exists()
 
-    again = run.invoke(app, ["deploy", "local", "quickstart", *overrides, *words, "--out", str(out)])
+    again = run.invoke(
+        app, ["deploy", "local", "quickstart", *overrides, *words, "--out", str(out)]
+    )
     assert "is finished already" in again.output

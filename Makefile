@@ -1,5 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
+# In the order that tests/conftest.py gives: what takes longest is begun first.
+PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 export FLWR_TELEMETRY_ENABLED := 0
 
 .PHONY: run test test-all lint deploy-check clean
@@ -8,10 +11,10 @@ run: .venv/ready  ## the main job, on the embedded data set
 	$(BIN)/fedalign run configs/quickstart.yaml --again
 
 test: .venv/ready  ## everything that is quick
-	$(BIN)/pytest -q -m "not slow and not gpu"
+	$(BIN)/pytest -q $(PARALLEL) -m "not slow and not gpu"
 
 test-all: .venv/ready  ## everything that needs no GPU
-	$(BIN)/pytest -q -m "not gpu"
+	$(BIN)/pytest -q $(PARALLEL) -m "not gpu"
 
 lint: .venv/ready  ## style and types
 	$(BIN)/ruff check .

@@ -2,6 +2,8 @@ import os
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before anything imports flwr
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the other cores have tests of their own
 
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord
 from hypothesis import settings
+from matplotlib.figure import Figure
 from torch import nn
 
 from fedalign.client_app import app as client_app
@@ -24,6 +27,64 @@ from tests.doubles import run_rounds
 
 settings.register_profile("fedalign", deadline=None)  # the machine may be busy
 settings.load_profile("fedalign")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Put what takes longest first, and let no two Rays be up at a time, nor two SuperLinks.
+
+    Tests that start a Ray of their own come before those that share one, which then stays up.
+    """
+    for item in items:
+        if "ray" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("ray"))
+    items.sort(key=_place)
+
+
+def _place(item):
+    marker = item.get_closest_marker("xdist_group")
+    group = marker.args[0] if marker else ""
+    groups = ("ray", "superlink")
+    return (groups.index(group) if group in groups else len(groups), "ray" in item.fixturenames)
+
+
+SAVE = Figure.savefig
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _undrawn():
+    """Spare runs the picture of who has what, which takes as long as a short run itself."""
+
+    def save(self, file, **options):
+        if not str(file).endswith("partition.png"):
+            SAVE(self, file, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Let runs draw who has what."""
+    monkeypatch.setattr(Figure, "savefig", SAVE)
+
+
+@pytest.fixture(scope="session")
+def ray():
+    """Return Ray, started once for all tests that name it."""
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray = pytest.importorskip("ray")
+    ray.init(
+        num_cpus=2,
+        num_gpus=1,  # a logical one: Ray only counts them
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )
+    yield ray
+    ray.shutdown()
 
 
 class Small(nn.Module):

@@ -127,6 +127,7 @@ def test_list_tells_all_about_a_part(fedalign):
     assert "'fedpfm' is not a part of fedalign; did you mean 'fedpfn'?" in result.output
 
 
+@pytest.mark.usefixtures("ray")
 def test_flower_simulation_runs_our_app(flower_simulation, tmp_path):
     brief = f'rounds=1 out="{tmp_path}" model.width=8 evaluation.pairs=0'
     result = flower_simulation(

@@ -51,6 +51,7 @@ def test_features_and_losses_of_ones_own_on_text(run, client):
     assert metrics["train_loss"].between(0, 10).all()
 
 
+@pytest.mark.usefixtures("ray")
 @pytest.mark.slow
 def test_ray_and_this_process_give_the_same_bits(run):
     """Workers get the data with its groups, and train on the same windows."""

@@ -53,6 +53,7 @@ def test_a_later_file_lies_over_an_earlier_one():
     assert gpu["supernode-1"]["read_only"]
 
 
+@pytest.mark.xdist_group("superlink")
 @pytest.mark.slow
 def test_the_services_work_together_as_processes():
     steps = list(run.steps())

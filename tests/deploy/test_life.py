@@ -14,7 +14,7 @@ from fedalign.runs.paths import folder_of
 from fedalign.settings.config import read
 from fedalign.simulation import FlowerApp, simulate
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("superlink")]
 NODES = [{"partition-id": i, "num-partitions": 3} for i in range(3)]
 SETTINGS = {
     "num_clients": 3,

@@ -14,25 +14,21 @@ from fedalign.federation.federation import Federation
 from fedalign.settings.config import read
 
 SETTINGS = {
-    "rounds": 2,
-    "num_clients": 3,
     "strategy": "fedpnu",
     "evaluation.pairs": 2,
     "evaluation.client_fraction": 1,
-    "evaluation.client_every": 2,
     "evaluation.holdout": 0.25,
     "simulation.stack": 1,
     "simulation.partial_aggregation": False,
 }
-WORDS = [f"{key}={json.dumps(value)}" for key, value in SETTINGS.items()]
 
 
-@pytest.fixture
-def parts(tmp_path):
-    """What each client of the simulation has, in a folder of its own."""
-    federation = Federation(read("quickstart", SETTINGS))
+def parts(settings, tmp_path):
+    """Return folders with what each client of the simulation has."""
+    federation, count = Federation(read("quickstart", settings)), settings["num_clients"]
     folders = []
-    for i, (own, kept) in enumerate(zip(federation.shards(3), federation.holdouts(3), strict=True)):
+    shards = zip(federation.shards(count), federation.holdouts(count), strict=True)
+    for i, (own, kept) in enumerate(shards):
         rows = np.sort(np.concatenate([own, kept]))
         data = federation.train.at(rows)
         folder = tmp_path / f"clinic-{i}"
@@ -57,20 +53,36 @@ def processes():
     return {p.pid for p in found if any("flower-super" in w for w in p.info["cmdline"] or ())}
 
 
-def test_own_data_over_tls_is_the_simulation_to_the_bit(tmp_path, parts):
+@pytest.mark.xdist_group("superlink")
+@pytest.mark.parametrize(("nodes", "rounds"), [(2, 1), pytest.param(3, 2, marks=pytest.mark.slow)])
+def test_own_data_over_tls_is_the_simulation_to_the_bit(tmp_path, nodes, rounds):
+    """Each message starts a process that imports torch, which is what takes the time."""
+    settings = SETTINGS | {"num_clients": nodes, "rounds": rounds}
+    settings["evaluation.client_every"] = rounds
+    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     before, run = processes(), CliRunner()
-    words = [word for folder in parts for word in ("--data", str(folder))]
+    words = [word for folder in parts(settings, tmp_path) for word in ("--data", str(folder))]
     out, logs = tmp_path / "runs", tmp_path / "logs"
     done = run.invoke(
         app,
-        ["deploy", "local", "quickstart", *WORDS, *words, "--out", str(out), "--logs", str(logs)],
+        [
+            "deploy",
+            "local",
+            "quickstart",
+            *overrides,
+            *words,
+            "--out",
+            str(out),
+            "--logs",
+            str(logs),
+        ],
     )
     assert done.exit_code == 0, done.output
     assert processes() <= before  # nothing is left behind
     (deployed,) = out.iterdir()
     assert deployed.name.startswith("quickstart-deployed-")
 
-    assert run.invoke(app, ["run", "quickstart", *WORDS, "--out", str(tmp_path)]).exit_code == 0
+    assert run.invoke(app, ["run", "quickstart", *overrides, "--out", str(tmp_path)]).exit_code == 0
     (simulated,) = tmp_path.glob("quickstart-*")
     assert simulated.name.split("-")[-1] == deployed.name.split("-")[-1]
     model = "model.safetensors"
@@ -86,5 +98,7 @@ def test_own_data_over_tls_is_the_simulation_to_the_bit(tmp_path, parts):
     assert told["data"]["source"].startswith("each node's local data")
     assert not (deployed / "partition.png").exists()
 
-    again = run.invoke(app, ["deploy", "local", "quickstart", *WORDS, *words, "--out", str(out)])
+    again = run.invoke(
+        app, ["deploy", "local", "quickstart", *overrides, *words, "--out", str(out)]
+    )
     assert "is finished already" in again.output

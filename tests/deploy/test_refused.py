@@ -8,7 +8,9 @@ import pytest
 
 from fedalign.deploy import certs
 from fedalign.deploy.certs import certify, make_key
+from fedalign.deploy.health import is_up
 from fedalign.deploy.local import Local
+from fedalign.deploy.processes import Processes, free_port
 from fedalign.errors import FedalignError
 
 
@@ -19,6 +21,9 @@ def strange(tmp_path_factory):
     certify(folder, [])
     make_key(folder / "key")
     return folder
+
+
+pytestmark = pytest.mark.xdist_group("superlink")
 
 
 def wait_for(local, name, pattern, timeout=60):
@@ -55,20 +60,23 @@ def test_only_known_nodes_come_in_and_only_over_tls(tmp_path, strange):
         assert [node["status"] for node in local.superlink.nodes()] == ["registered"]
 
 
-def test_a_superlink_with_an_expired_certificate_is_not_believed(tmp_path, monkeypatch):
+def test_a_certificate_that_has_expired_is_not_believed(tmp_path, monkeypatch, serve):
     class Past(datetime):
         @classmethod
         def now(cls, zone=None):
             return datetime.now(zone) - timedelta(days=400)
 
-    with Local([{"partition-id": 0}], tmp_path, late=1) as local:
-        assert local.superlink.is_up()
-        local.stop("superlink")
-        monkeypatch.setattr(certs, "datetime", Past)
-        certify(local.superlink.authority.parent, [], days=30)
-        expired = "certificate verify failed: certificate has expired"
-        with pytest.raises(FedalignError, match=expired):
-            local.start_superlink()
-        local.start_node(0)
-        wait_for(local, "node-0", expired)
-        assert local.running["node-0"].wait(30) == 1
+    monkeypatch.setattr(certs, "datetime", Past)
+    certify(tmp_path, [], days=30)
+    make_key(tmp_path / "key")
+    address, authority = serve(tmp_path), tmp_path / "ca.crt"
+    expired = "certificate verify failed: certificate has expired"
+    with pytest.raises(FedalignError, match=expired):
+        is_up(address, authority)
+    with Processes(tmp_path) as node:
+        options = ["--superlink", address, "--port", str(free_port())]
+        options += ["--root-certificates", authority]
+        options += ["--auth-supernode-private-key", tmp_path / "key"]
+        node.start("node", "flower-supernode", *options)
+        wait_for(node, "node", expired)
+        assert node.running["node"].wait(30) == 1

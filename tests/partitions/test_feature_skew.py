@@ -132,6 +132,7 @@ def test_skew_changes_the_run_which_stays_itself(run):
     assert all(np.allclose(found[key], alone[key], atol=1e-5) for key in found)
 
 
+@pytest.mark.xdist_group("ray")
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["ray", "flower"])
 def test_all_engines_see_the_same(run, backend):

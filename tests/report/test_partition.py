@@ -75,6 +75,7 @@ def test_the_command_prints_and_draws_each_of_several(tmp_path):
         assert (tmp_path / f"p-{number}.png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_has_the_picture_too(run):
     folder = run(rounds=1)
     assert (folder / "partition.png").stat().st_size > 5_000

@@ -1,7 +1,5 @@
 """Whole runs with a client whose model is not finite, or moves too far."""
 
-import os
-import subprocess
 import sys
 
 import numpy as np
@@ -17,16 +15,16 @@ from fedalign.federation.federation import federation_of
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupRequest
 from fedalign.messages.partial_sums import take_mark
+from fedalign.runs.paths import folder_of
 from fedalign.server.rounds import RoundFailedError
 from fedalign.server.sampling import Sample
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
-from fedalign.settings.registry import HOME
+from fedalign.simulation import FlowerApp, simulate
 from fedalign.simulation.inline import InlineGrid
 
 TRAIN = Local.train
 
-RUN = "from fedalign.cli import main; main()"
 SICK = """
 from clients.local import Local
 
@@ -164,33 +162,23 @@ def test_a_limit_that_cannot_be_is_refused(value):
         read(None, {"max_update_norm": value})
 
 
-@pytest.mark.parametrize("fuse", [pytest.param("false", marks=pytest.mark.slow), "true"])
-def test_workers_of_ray_leave_out_the_same(tmp_path, fuse):
+@pytest.mark.usefixtures("ray")
+@pytest.mark.parametrize("sums", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_workers_of_ray_leave_out_the_same(tmp_path, monkeypatch, caplog, sums):
     """Of 33 clients one is alone in its group, and the others are in pairs."""
     (tmp_path / "sick.py").write_text(SICK)
-    words = [
-        "rounds=2",
-        "num_clients=33",
-        "model.width=16",
-        "evaluation.pairs=1",
-        "client=sick:Sick",
-    ]
-    words += ["simulation.stack=1", f"simulation.partial_aggregation={fuse}", "strategy=fedavg"]
-    words += ["partition=iid"]
-    folders = []
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    app = FlowerApp(tmp_path, "fedalign.server_app:app", "fedalign.client_app:app", {})
+    settings = {"rounds": 2, "num_clients": 33, "model.width": 16, "partition": "iid"}
+    settings |= {"strategy": "fedavg", "client": "sick:Sick", "evaluation.pairs": 1}
+    settings |= {"simulation.stack": 1, "simulation.partial_aggregation": sums}
+    app.put_on_path()
+    tables = []
     for backend in ("inline", "ray"):
-        more = [f"simulation.backend={backend}", "--out", str(tmp_path / backend)]
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, "run", "quickstart", *words, *more],
-            timeout=600,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": f"{HOME}{os.pathsep}{tmp_path}"},
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "holds NaN" in done.stdout + done.stderr
-        folders += (tmp_path / backend).iterdir()
-    tables = [pd.read_csv(folder / "metrics.csv").drop(columns="seconds") for folder in folders]
+        config = read("quickstart", settings | {"out": str(tmp_path / backend)})
+        caplog.clear()
+        simulate(app, 33, config.run_config(), backend=backend)
+        assert "holds NaN" in caplog.text
+        tables.append(pd.read_csv(folder_of(config) / "metrics.csv").drop(columns="seconds"))
     assert list(tables[0]["dropped"]) == [1, 1]
     pd.testing.assert_frame_equal(*tables, check_exact=True)

@@ -1,5 +1,6 @@
 """The example distribution, installed and used as its README says; and all kinds of plug-ins."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from fedalign.cli import app
 from fedalign.settings.builtin import BUILTIN
 from fedalign.settings.registry import HOME, load, names
 
+pytestmark = pytest.mark.xdist_group("plug-in")  # installed once
 EXAMPLE = HOME / "examples" / "my-partitioner"
 RUN = "rounds=1", "num_clients=4", "model.width=8", "data.max_examples=200", "evaluation.alphas=0"
 
@@ -35,8 +39,21 @@ def python(target, *words, cwd):
     return done.returncode, done.stdout + done.stderr
 
 
-def fedalign(target, *words, cwd):
-    return python(target, "-c", "from fedalign.cli import main; main()", *words, cwd=cwd)
+RUN_ALL = """
+import json, sys
+from typer.testing import CliRunner
+from fedalign.cli import app
+
+done = [CliRunner().invoke(app, words) for words in json.loads(sys.argv[1])]
+print(json.dumps([(result.exit_code, result.output) for result in done]))
+"""
+
+
+def fedalign(target, *commands, cwd):
+    """Return the exit code and the output of each command, all in one process."""
+    code, told = python(target, "-c", RUN_ALL, json.dumps(commands), cwd=cwd)
+    assert code == 0, told
+    return json.loads(told.splitlines()[-1])
 
 
 def test_its_own_tests_pass(installed):
@@ -45,25 +62,23 @@ def test_its_own_tests_pass(installed):
     assert "4 passed" in told
 
 
-def test_it_is_listed_and_checked_like_a_built_in_one(installed, tmp_path):
-    code, told = fedalign(installed[0], "list", "by-parity", cwd=tmp_path)
-    assert code == 0, told
-    assert "Every other client has examples of even classes" in told
-    assert "mixed = 0.0  float >= 0 <= 1\n      share dealt to all alike" in told
-    code, told = fedalign(
-        installed[0], "validate", "quickstart", "partition=by-parity", "partition.mixed=2",
+def test_it_is_listed_checked_and_run_like_a_built_in_one(installed, tmp_path):
+    listed, refused, misspelt, done = fedalign(
+        installed[0],
+        ["list", "by-parity"],
+        ["validate", "quickstart", "partition=by-parity", "partition.mixed=2"],
+        ["validate", "quickstart", "partition=by-party"],
+        ["run", "quickstart", "partition=by-parity", "partition.mixed=0.2", *RUN],
         cwd=tmp_path,
-    )  # fmt: skip
-    assert code == 2
-    assert "partition.mixed: 2 is not allowed: input should be less than or equal to 1" in told
-    _, told = fedalign(installed[0], "validate", "quickstart", "partition=by-party", cwd=tmp_path)
-    assert "'by-party' is not a partitioner; did you mean 'by-parity'?" in told
-
-
-def test_it_runs(installed, tmp_path):
-    words = "run", "quickstart", "partition=by-parity", "partition.mixed=0.2", *RUN
-    code, told = fedalign(installed[0], *words, cwd=tmp_path)
-    assert code == 0, told
+    )
+    assert listed[0] == 0, listed
+    assert "Every other client has examples of even classes" in listed[1]
+    assert "mixed = 0.0  float >= 0 <= 1\n      share dealt to all alike" in listed[1]
+    assert refused[0] == 2
+    why = "partition.mixed: 2 is not allowed: input should be less than or equal to 1"
+    assert why in refused[1]
+    assert "'by-party' is not a partitioner; did you mean 'by-parity'?" in misspelt[1]
+    assert done[0] == 0, done
     (config,) = tmp_path.glob("runs/*/config.yaml")
     assert "name: by-parity" in config.read_text()
 
@@ -86,15 +101,16 @@ def test_parts_of_all_kinds_are_found_by_their_entry_points(tmp_path, monkeypatc
     for kind in BUILTIN:
         assert names(kind)[-1] == f"my-{kind}"
         assert load(kind, f"my-{kind}").__name__ == kind.title()
-    code, told = fedalign(tmp_path, "list", cwd=tmp_path)
-    assert code == 0, told
+    told = CliRunner().invoke(app, ["list"]).output
     assert [f"my-{kind}" in told for kind in BUILTIN] == [True] * 6
 
 
-def test_a_plug_in_that_cannot_be_imported_is_named_and_the_others_listed(tmp_path):
+def test_a_plug_in_that_cannot_be_imported_is_named_and_the_others_listed(tmp_path, monkeypatch):
     write_distribution(tmp_path, "[fedalign.partitioners]\nbroken = no_such_module:Thing\n")
-    code, told = fedalign(tmp_path, "list", cwd=tmp_path)
-    assert code == 0, told
+    monkeypatch.syspath_prepend(tmp_path)
+    result = CliRunner().invoke(app, ["list"])
+    assert result.exit_code == 0, result.output
+    told = result.output
     assert "broken" in told
     assert "'no_such_module:Thing' cannot be imported: No module named 'no_such_module'" in told
     assert "fashion-mnist" in told

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -415,20 +415,3 @@ def _sha(path: Path) -> str:
             digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
             digest.update(arrays[name].tobytes())
     return digest.hexdigest()
-
-
-@pytest.fixture(scope="session")
-def ray() -> Iterator[Any]:
-    """Return Ray, started once for all tests of this process."""
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    ray = pytest.importorskip("ray")
-    ray.init(
-        num_cpus=2,
-        num_gpus=1,  # a logical one: Ray only counts them
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-    )
-    yield ray
-    ray.shutdown()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +15,9 @@ from fedalign.errors import InputError
 from fedalign.simulation import FlowerApp, find_app, simulate
 from fedalign.simulation.ray_setup import full_backend_config
 
-LAST_WORDS = (
-    "InputError: the client says: ValueError: No query function registered with name 'default'"
-)
+LAST_WORDS = "the client says: ValueError: No query function registered with name 'default'"
 NAMES = ("quicknumpy", "quickstate", "quickhand", "quicktorch")
+pytestmark = pytest.mark.xdist_group("ray")
 
 
 def job(apps, name, backend, **more):
@@ -30,7 +32,7 @@ def job(apps, name, backend, **more):
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def inline(apps, run_jobs, tmp_path_factory):
     cwd = tmp_path_factory.mktemp("inline")
     jobs = [job(apps, name, "inline", run_id=7) for name in (*NAMES, "quickraise")]
@@ -57,16 +59,33 @@ def test_state_is_kept_between_rounds(inline):
 
 
 def test_errors_come_out_as_themselves_inline(inline):
-    assert inline[1][4] == LAST_WORDS
+    assert inline[1][4] == f"InputError: {LAST_WORDS}"
 
 
-def test_our_workers_give_the_same_arrays(apps, run_jobs, inline, sha, tmp_path):
-    jobs = [job(apps, name, "ray", run_id=7) for name in (*NAMES, "quickraise")]
-    outcomes, left, said = run_jobs(tmp_path, *jobs)
-    assert outcomes == [*["ok"] * 4, LAST_WORDS], said
-    for name in NAMES:
-        assert sha(tmp_path / f"{name}-ray.npz") == sha(inline[0] / f"{name}-inline.npz"), name
-    assert left["path"] == inline[2]["path"]
+@pytest.fixture
+def on_our_workers(ray, apps, monkeypatch, tmp_path):  # noqa: ARG001
+    """Return a function that runs an app on the Ray that is there."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+
+    def run(name):
+        words = job(apps, name, "ray", run_id=7)
+        simulate(find_app(words.pop("app")), **words)
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["quickhand", "quicktorch"])  # and quickstate by the command
+def test_our_workers_give_the_same_arrays(on_our_workers, inline, sha, name):
+    before = os.environ.get("PYTHONPATH")
+    on_our_workers(name)
+    assert sha(Path(f"{name}-ray.npz")) == sha(inline[0] / f"{name}-inline.npz")
+    assert os.environ.get("PYTHONPATH") == before
+
+
+def test_errors_come_out_as_themselves_of_our_workers(on_our_workers):
+    with pytest.raises(InputError, match=f"^{re.escape(LAST_WORDS)}$"):
+        on_our_workers("quickraise")
 
 
 def test_the_command_runs_any_app_on_our_workers(apps, python, inline, sha, tmp_path):
@@ -79,6 +98,7 @@ def test_the_command_runs_any_app_on_our_workers(apps, python, inline, sha, tmp_
     assert sha(tmp_path / "quickstate.npz") == sha(inline[0] / "quickstate-inline.npz")
 
 
+@pytest.mark.slow
 def test_flowers_engine_gives_the_same_arrays(apps, run_jobs, inline, sha, tmp_path):
     given = {"client-resources": {"num-cpus": 1}, "init-args": {"num-cpus": 2}}
     outcomes, left, said = run_jobs(
@@ -109,7 +129,7 @@ def test_errors_come_out_as_themselves_of_flowers_engine(apps, run_jobs, tmp_pat
         job(apps, "quickraise", "flower"),
         job(apps, "quicknumpy", "flower", backend_config=too_big),
     )
-    assert outcomes[0] == LAST_WORDS, said
+    assert outcomes[0] == f"InputError: {LAST_WORDS}", said
     assert outcomes[1].startswith("FedalignError: Flower's engine failed: ValueError: ActorPool")
 
 

@@ -1,4 +1,4 @@
-"""The same run on every engine, each in a process of its own so that no Ray is left here."""
+"""The same run on every engine gives the same bits."""
 
 import os
 import subprocess
@@ -7,39 +7,33 @@ import sys
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
+from fedalign.cli import app
 from fedalign.settings.registry import HOME
 
-COMMAND = [sys.executable, "-c", "from fedalign.cli import main; main()", "run", "quickstart"]
-BRIEF = ["rounds=3", "num_clients=5", "clients_per_round=4", "model.width=16", "evaluation.pairs=1"]
-BRIEF += [
-    f"evaluation.{word}" for word in ("client_fraction=0.5", "holdout=0.3", "finetune_epochs=1")
-]
+COMMAND = [sys.executable, "-c", "from fedalign.cli import main; main()"]
+WORDS = ["run", "quickstart", "rounds=3", "num_clients=5", "clients_per_round=4", "model.width=16"]
+WORDS += ["evaluation.pairs=1", "evaluation.client_fraction=0.5", "evaluation.holdout=0.3"]
+WORDS += ["evaluation.finetune_epochs=1"]
 # A schedule of masks, and states that clients keep.
-ALGORITHM = ["strategy=fedpnu", "strategy.base=scaffold", "client=scaffold"]
-EXACT = ["simulation.stack=1", "simulation.partial_aggregation=false"]
+WORDS += ["strategy=fedpnu", "strategy.base=scaffold", "client=scaffold"]
+WORDS += ["simulation.stack=1", "simulation.partial_aggregation=false"]
 
 
-def run(out, *words):
-    subprocess.run(
-        [*COMMAND, *BRIEF, *EXACT, *words, "--out", str(out)],
-        check=True,
-        timeout=900,
-        cwd=out.parent,
-        env={**os.environ, "PYTHONPATH": str(HOME)},
-    )
+@pytest.fixture
+def inline(tmp_path):
+    return run_here(tmp_path / "inline")
+
+
+def run_here(out, *more):
+    done = CliRunner().invoke(app, [*WORDS, *more, "--out", str(out)])
+    assert done.exit_code == 0, done.output
     (folder,) = out.iterdir()
     return folder
 
 
-@pytest.fixture(scope="module")
-def inline(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("here") / "inline", *ALGORITHM)
-
-
-@pytest.mark.parametrize("backend", ["ray", "flower"])
-def test_every_engine_gives_the_same_bits(inline, tmp_path, backend):
-    here, there = inline, run(tmp_path / "out", *ALGORITHM, f"simulation.backend={backend}")
+def check(here, there):
     assert here.name == there.name
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (here, there))
     assert all((ours[name] == theirs[name]).all() for name in ours)
@@ -47,3 +41,18 @@ def test_every_engine_gives_the_same_bits(inline, tmp_path, backend):
     pd.testing.assert_frame_equal(*metrics, check_exact=True)
     for name in ("landscape.csv", "clients.csv"):
         assert (here / name).read_bytes() == (there / name).read_bytes()
+
+
+@pytest.mark.usefixtures("ray")
+def test_our_workers_give_the_same_bits(inline, tmp_path):
+    check(inline, run_here(tmp_path / "ray", "simulation.backend=ray"))
+
+
+@pytest.mark.xdist_group("ray")
+def test_flowers_engine_gives_the_same_bits(inline, tmp_path):
+    """In a process of its own, so that no Ray is left here."""
+    words = [*WORDS, "simulation.backend=flower", "--out", str(tmp_path / "flower")]
+    environment = os.environ | {"PYTHONPATH": str(HOME)}
+    subprocess.run([*COMMAND, *words], check=True, timeout=900, cwd=tmp_path, env=environment)
+    (folder,) = (tmp_path / "flower").iterdir()
+    check(inline, folder)

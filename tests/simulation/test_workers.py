@@ -114,18 +114,17 @@ def test_exception_is_an_error_reply_with_its_reason_first(grid):
 
 
 def test_a_worker_that_dies_is_replaced_and_the_round_goes_on(grid):
-    for _ in range(2):
-        _, replies = send(grid, "train.die")
-        failed = [reply.metadata.src_node_id for reply in replies if reply.has_error()]
-        assert 1003 in failed
-        assert len(failed) < 6
-        assert len(replies) == 6
+    _, replies = send(grid, "train.die")
+    failed = [reply.metadata.src_node_id for reply in replies if reply.has_error()]
+    assert 1003 in failed
+    assert len(failed) < 6
+    assert len(replies) == 6
     assert not any(reply.has_error() for reply in send(grid)[1])
 
 
 def test_a_client_that_hangs_costs_no_more_than_the_timeout(grid):
     started = time.monotonic()
-    _, replies = send(grid, "train.hang", timeout=5)
+    _, replies = send(grid, "train.hang", timeout=2)
     assert time.monotonic() - started < 60
     assert 1003 not in {reply.metadata.src_node_id for reply in replies}
     assert not any(reply.has_error() for reply in send(grid)[1])

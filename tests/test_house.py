@@ -1,0 +1,273 @@
+"""The rules of CONTRIBUTING.md that a machine can check: imports, private names, random numbers."""
+
+import ast
+import tomllib
+from functools import cache
+from graphlib import TopologicalSorter
+from importlib import import_module
+from importlib.metadata import version
+
+import pytest
+from flwr.app import Message, RecordDict
+from flwr.clientapp import ClientApp
+from packaging.requirements import Requirement
+
+from fedalign.settings.registry import FOLDERS, HOME
+from fedalign.simulation.inline import InlineGrid
+
+# Rooms import downwards; those in one row may import each other, but not in a circle.
+ORDER = (
+    "cli",
+    "studies server_app deploy",
+    "report",
+    "runs",
+    "server strategies client_app",
+    "landscape training",
+    "clients simulation federation",
+    "algorithm messages",
+    "masks",
+    "network",
+    "models settings data partitions",
+    "partitioning testing console",
+    "errors rng __version__",
+)
+RANKS = {room: rank for rank, row in enumerate(ORDER) for room in row.split()}
+
+# What Flower documents for authors of apps.
+PUBLIC = {
+    "flwr",
+    "flwr.app",
+    "flwr.clientapp",
+    "flwr.clientapp.mod",
+    "flwr.clientapp.typing",
+    "flwr.serverapp",
+    "flwr.serverapp.strategy",
+    "flwr.simulation",
+}
+# All that is used beyond that, and where.
+PRIVATE_IMPORTS = {
+    "fedalign/client_app.py": {"flwr.supercore.differential_privacy.KEY_CLIPPING_NORM"},
+    "fedalign/messages/records.py": {"flwr.supercore.differential_privacy.KEY_CLIPPING_NORM"},
+    "fedalign/messages/partial_sums.py": {
+        "flwr.serverapp.strategy.strategy_utils.aggregate_metricrecords"
+    },
+    "fedalign/simulation/app.py": {"flwr.common.config.flatten_dict"},
+    "fedalign/simulation/grid.py": {
+        "flwr.common.constant.ErrorCode",
+        "flwr.common.constant.NUM_PARTITIONS_KEY",
+        "flwr.common.constant.PARTITION_ID_KEY",
+        "flwr.common.constant.SUPERLINK_NODE_ID",
+        "flwr.supercore.run.Run",
+        "flwr.supercore.task_identity.TaskIdentity",
+    },
+    "fedalign/simulation/workers.py": {"flwr.common.constant.ErrorCode"},
+}
+METADATA = {"_message_id", "_run_id", "_src_node_id"}
+PRIVATE_ATTRIBUTES = {
+    "fedalign/models/symmetry.py": {"_modules"},  # torch's, the children of a Sequential in order
+    "fedalign/simulation/grid.py": {"_content", "_metadata", *METADATA},
+}
+
+# A global generator is drawn from, or set, only here.
+GLOBAL_GENERATORS = {
+    "fedalign/server/rounds.py": {"np.random.seed"},  # for the noise of Flower's strategies
+    "fedalign/testing.py": {"np.random.get_state"},  # to see whether a partitioner drew from it
+    # Weights of models, which `Federation` makes under `fork_rng`.
+    "fedalign/models/text.py": {"nn.init.normal_", "torch.randn"},
+    "fedalign/models/vit.py": {"torch.randn"},
+}
+OWN_GENERATORS = {"default_rng", "Generator", "SeedSequence", "fork_rng"}
+DRAWS = {
+    "bernoulli", "initial_seed", "manual_seed", "multinomial", "normal", "poisson", "rand",
+    "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "seed",
+    "set_rng_state",
+}  # fmt: skip
+DRAWS_IN_PLACE = {
+    "bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "normal_", "random_",
+    "uniform_",
+}  # fmt: skip
+
+LINES = 300
+NOT_YET = {  # longer than LINES
+    "fedalign/federation/federation.py",
+    "fedalign/network/network.py",
+    "fedalign/settings/config.py",
+    "fedalign/simulation/workers.py",
+}
+
+SOURCES = {
+    path.relative_to(HOME).as_posix(): path
+    for folder in ("fedalign", *FOLDERS)
+    for path in sorted((HOME / folder).rglob("*.py"))
+}
+every_file = pytest.mark.parametrize("file", SOURCES)
+
+
+@cache
+def tree(file):
+    return ast.parse(SOURCES[file].read_text())
+
+
+def within(file, is_root):
+    """Return all nodes below those for which `is_root` holds."""
+    roots = [node for node in ast.walk(tree(file)) if is_root(node)]
+    return {node for root in roots for part in root.body for node in ast.walk(part)}
+
+
+def for_types_only(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def under_fork(node):
+    return isinstance(node, ast.With) and "fork_rng" in ast.unparse(node.items[0])
+
+
+@cache
+def imported(file):
+    """Return the dotted names that a file imports when it runs."""
+    names = set()
+    for node in set(ast.walk(tree(file))) - within(file, for_types_only):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room_of(name):
+    """Return `masks` of `fedalign.masks.plan`, and `strategies` of `strategies.masked`."""
+    first, *rest = name.split(".")
+    return rest[0] if first == "fedalign" and rest else first
+
+
+def rooms():
+    """Return by room which others it imports, and by which files."""
+    found = {}
+    for file in SOURCES:
+        room = room_of(file.removesuffix(".py").replace("/", "."))
+        for name in imported(file):
+            if name.split(".")[0] in ("fedalign", *FOLDERS) and room_of(name) != room:
+                found.setdefault(room, {}).setdefault(room_of(name), set()).add(file)
+    return found
+
+
+def test_rooms_import_downwards():
+    upwards = [
+        f"{room} -> {other}: {sorted(files)}"
+        for room, others in rooms().items()
+        for other, files in others.items()
+        if RANKS[room] > RANKS[other]
+    ]
+    assert not upwards
+
+
+def test_no_circle_of_rooms():
+    TopologicalSorter({room: set(others) for room, others in rooms().items()}).prepare()
+
+
+@every_file
+def test_parts_are_reached_only_through_the_registry(file):
+    """So a user's own part is written exactly as a built-in one."""
+    own = file.split("/")[0]
+    others = set(FOLDERS) - {own}
+    assert not {name.split(".")[0] for name in imported(file)} & others
+
+
+def private_imports(file):
+    flowers = {name for name in imported(file) if name.split(".")[0] == "flwr"}
+    return {name for name in flowers - PUBLIC if name.rpartition(".")[0] not in PUBLIC}
+
+
+def private_attributes(file):
+    """Return `_name` of `thing._name`, `thing.__dict__["_name"]` and `update(_name=…)`.
+
+    Those of `self`, and those that the file itself gives to `self`, are its own.
+    """
+    found, own = set(), set()
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Attribute):
+            (own if ast.unparse(node.value) in ("self", "cls") else found).add(node.attr)
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            if ast.unparse(node.value).endswith("__dict__"):
+                found.add(node.slice.value)
+        elif isinstance(node, ast.Call) and "__dict__" in ast.unparse(node.func):
+            found |= {word.arg for word in node.keywords}
+    return {name for name in found - own if name.startswith("_") and not name.startswith("__")}
+
+
+@every_file
+def test_private_names_of_others_are_listed(file):
+    assert private_imports(file) == PRIVATE_IMPORTS.get(file, set())
+    assert private_attributes(file) == PRIVATE_ATTRIBUTES.get(file, set())
+
+
+@pytest.mark.parametrize("name", sorted(set().union(*PRIVATE_IMPORTS.values())))
+def test_flower_has_each_private_name(name):
+    module, _, name = name.rpartition(".")
+    assert hasattr(import_module(module), name)
+
+
+def test_flowers_messages_and_tasks_have_the_attributes_that_we_set():
+    identity = type(import_module("flwr.supercore.task_identity").TaskIdentity)
+    for name in ("run_id", "node_id", "task_id"):
+        assert vars(identity)[name].fset, name
+    InlineGrid(ClientApp(), 1)  # sets them, which a message needs
+    message = Message(RecordDict(), 1, "train")
+    assert vars(message).keys() >= {"_content", "_metadata"}
+    assert vars(message.metadata).keys() >= METADATA
+
+
+def test_flower_is_of_a_version_that_was_tried():
+    wanted = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]["dependencies"]
+    (flower,) = (Requirement(line) for line in wanted if line.startswith("flwr"))
+    assert flower.specifier.contains(version("flwr"))
+    assert not flower.specifier.contains("1.43.0")
+
+
+def draws(file):
+    """Return what a file calls that draws from a global generator, or sets one."""
+    found = {name for name in imported(file) if name.split(".")[0] == "random"}
+    for node in set(ast.walk(tree(file))) - within(file, under_fork):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        module, last = ast.unparse(node.func.value), node.func.attr
+        of_numpy = module in ("np.random", "numpy.random") and last not in OWN_GENERATORS
+        of_torch = module.startswith("torch") and "(" not in module and last in DRAWS
+        given = any(word.arg == "generator" for word in node.keywords)
+        if of_numpy or ((of_torch or last in DRAWS_IN_PLACE) and not given):
+            found.add(f"{module}.{last}")
+    return found
+
+
+@every_file
+def test_random_numbers_come_from_a_generator_of_their_own(file):
+    assert draws(file) == GLOBAL_GENERATORS.get(file, set())
+
+
+@every_file
+def test_a_file_is_no_longer_than_a_thought(file):
+    count = SOURCES[file].read_text().count("\n")
+    assert (count > LINES) == (file in NOT_YET)
+
+
+def test_tables_name_files_that_exist():
+    for table in (PRIVATE_IMPORTS, PRIVATE_ATTRIBUTES, GLOBAL_GENERATORS, NOT_YET):
+        assert set(table) <= set(SOURCES)
+
+
+UNPICKLE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+LOADERS = {"torch.load", "pd.read_pickle", "pandas.read_pickle", "np.lib.format.read_array"}
+
+
+@every_file
+def test_nothing_is_unpickled(file):
+    """What comes over a network or from a file is numbers and text; nothing in it is run."""
+    assert not {name.split(".")[0] for name in imported(file)} & UNPICKLE
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Attribute):
+            assert ast.unparse(node) not in LOADERS, node.lineno
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in {"eval", "exec"}, node.lineno
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            assert ast.unparse(node.value) == "False", node.lineno

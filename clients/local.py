@@ -72,11 +72,8 @@ class Local:
     ) -> Tensor:
         """Return the losses `(k,)` of a step and put the gradients into the optimiser.
 
-        Args:
-            training: the stack.
-            images: `(k, B, C, H, W)`, one batch for each client that still trains.
-            labels: `(k, B)`, -1 for examples that only fill up a batch.
-            sizes: how many examples of each batch count.
+        Images are `(k, B, C, H, W)`. Labels `(k, B)` are -1 for examples that only fill up a batch,
+        of which `sizes` says how many count.
         """
         k, optimizer, loss = len(sizes), training.optimizer, self.loss(training)
         out, carry = optimizer.gradient[:k], optimizer.carry

@@ -1,4 +1,4 @@
-"""What holds for every client algorithm, whatever it is told (FedPFN's and FedPNU's promises)."""
+"""What holds for every client algorithm with any options (the promises of FedPFN and FedPNU)."""
 
 import json
 from functools import cache
@@ -38,9 +38,9 @@ SIZES = [11, 9, 9, 6, 3]
 
 
 def train(network, data, algorithm, plan, sizes=SIZES, only=None):
-    """Train clients as one block, or one of them; all have been here before, and so has the server.
+    """Train all clients as one stack, or `only` one of them, as in a later round of a run.
 
-    So they know control variates, gradients and models of earlier rounds.
+    They have control variates, gradients and models of earlier rounds.
     """
     clients = range(len(sizes)) if only is None else [only]
     count, draw = network.layout.num_parameters, torch.Generator().manual_seed(1)
@@ -81,7 +81,7 @@ def test_fixed_weights_keep_their_bits(network, data, name, rule, sizes, own):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_who_keeps_something_says_so(network, data, name):
+def test_algorithms_that_store_client_state_say_so(network, data, name):
     _, _, result = train(network, data, ALGORITHMS[name](), MaskPlan())
     assert bool(result.client_state) == getattr(ALGORITHMS[name], "stateful", False)
 

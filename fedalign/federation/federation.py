@@ -18,7 +18,8 @@ from fedalign.algorithm import ClientAlgorithm, Stack
 from fedalign.data import Dataset, Part, Spec
 from fedalign.errors import InputError
 from fedalign.federation.examples import hold_out
-from fedalign.masks.plan import MaskPlan, phases, trainable_mask
+from fedalign.masks.phases import phases, trainable_mask
+from fedalign.masks.plan import MaskPlan
 from fedalign.messages.codec import Codec
 from fedalign.network.device import pick_device
 from fedalign.network.network import Network

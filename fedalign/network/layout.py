@@ -86,6 +86,22 @@ class Layout:
         """F, the length of the vector."""
         return self.entries[-1].stop
 
+    @property
+    def layers(self) -> list[list[Entry]]:
+        """The model's layers: each a weight matrix or kernel, with its bias and norm terms.
+
+        Those are the vectors behind it, in the order of the module, with as many entries as it has
+        output units.
+        """
+        found: list[list[Entry]] = []
+        for entry in self.parameters:
+            terms = found and len(entry.shape) == 1 and entry.shape[0] == found[-1][0].shape[0]
+            if terms:
+                found[-1].append(entry)
+            else:
+                found.append([entry])
+        return found
+
     def flatten(self, model: nn.Module) -> Tensor:
         """Return a model's vector `(F,)`, a copy."""
         vector = torch.empty(self.size, device=next(model.parameters()).device)

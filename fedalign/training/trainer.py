@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedalign.algorithm import Stack, Trained
 from fedalign.federation.federation import Federation, place_of
-from fedalign.masks.plan import trainable_mask
+from fedalign.masks.phases import trainable_mask
 from fedalign.messages.records import EXTRA, TrainTask, arrays_of
 from fedalign.network.network import Network
 from fedalign.rng import rng

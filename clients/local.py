@@ -14,7 +14,7 @@ from clients.batches import Batches
 from clients.optimizers import SGD, Adam, Optimizer
 from fedalign.algorithm import Stack, Trained
 from fedalign.masks.freezer import Freezer
-from fedalign.masks.plan import phases
+from fedalign.masks.phases import phases
 from fedalign.network.device import torch_threads
 from fedalign.network.losses import Loss
 

@@ -1,4 +1,4 @@
-"""What FedPFN, FedPNU and FedBABU share: a mask plan a round, around any Flower strategy."""
+"""What FedPFN, FedPNU and FedBABU share: a mask plan for each round, around a Flower strategy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from flwr.serverapp import Grid
 from pydantic import Field
 
 from fedalign.errors import InputError
-from fedalign.masks.plan import Freeze, Granularity, MaskPlan, Sampling, update_mask
+from fedalign.masks.phases import update_mask
+from fedalign.masks.plan import Freeze, Granularity, MaskPlan, Sampling
 from fedalign.messages.partial_sums import averages
 from fedalign.messages.records import write_plan
 from fedalign.settings.registry import Part
@@ -24,11 +25,11 @@ SchedulePart = Annotated[Part | str, "schedules"]
 
 @dataclass
 class Masked(Wrapper):
-    """A Flower strategy whose clients train under a mask plan, and that aggregates as `base` does.
+    """Aggregates as the strategy `base` does; clients train under a mask plan.
 
     Args:
         initial: the model that the run starts with.
-        seed: the run's; masks are drawn from it.
+        seed: the run's seed; masks are drawn from it.
     """
 
     initial: ArrayRecord
@@ -70,20 +71,20 @@ class Masked(Wrapper):
 
     @property
     def averages(self) -> bool:  # type: ignore[override]
-        """Whether the base starts from the weighted mean of the replies, and those can be summed.
+        """Whether replies can be summed and the base starts from their weighted mean.
 
-        Packed by masks that differ, they cannot.
+        Replies that are packed by different masks cannot be summed.
         """
         return averages(self.base) and not self.per_client
 
     def plan(self, server_round: int) -> MaskPlan:
         """Return the round's mask plan."""
-        told = self.schedule if isinstance(self.schedule, str) else json.dumps(self.schedule.dump())
+        schedule = self.schedule
         return MaskPlan(
             seed=self.seed,
             mask_index=(server_round - 1) // self.refresh if self.refresh else 0,
             fixed_ratio=self.fixed_ratio,
-            schedule=told,
+            schedule=schedule if isinstance(schedule, str) else json.dumps(schedule.dump()),
             server_round=server_round,
             granularity=self.granularity,
             sampling=self.sampling,
@@ -103,10 +104,9 @@ class Masked(Wrapper):
         write_plan(plan, config)
         if self.fixed_value != "global":
             start = {name: self._anchor(name, array) for name, array in arrays.items()}
-            told = replace(
-                plan, freeze="exact", fixed_lr_scale=0.0
-            )  # whatever moves them afterwards
-            arrays = self._merged(told, arrays, ArrayRecord(start))
+            # At the start they have the value, whatever the plan lets move them afterwards.
+            held = replace(plan, freeze="exact", fixed_lr_scale=0.0)
+            arrays = self._merged(held, arrays, ArrayRecord(start))
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -123,19 +123,18 @@ class Masked(Wrapper):
         return arrays, metrics
 
     def _anchor(self, name: str, array: Array) -> Array:
+        """Return the tensor that fixed weights are taken from."""
         if self.fixed_value == "init":
             return self.initial[name]
         return Array(np.zeros_like(array.numpy()))
 
     def _merged(self, plan: MaskPlan, moved: ArrayRecord, fixed: ArrayRecord) -> ArrayRecord:
-        """Return the weights that train of one model, and the others of another."""
+        """Return `moved` with the weights that clients cannot change taken from `fixed`."""
         mask = update_mask(plan, self.layout)
         if mask is None:
             return moved
         merged = ArrayRecord(dict(moved))
         for entry in self.layout.parameters:
-            free = entry.view(mask).numpy()
-            merged[entry.name] = Array(
-                np.where(free, moved[entry.name].numpy(), fixed[entry.name].numpy())
-            )
+            new, old = moved[entry.name].numpy(), fixed[entry.name].numpy()
+            merged[entry.name] = Array(np.where(entry.view(mask).numpy(), new, old))
         return merged

@@ -5,7 +5,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedalign.federation.federation import Federation
-from fedalign.masks.plan import MaskPlan, update_mask
+from fedalign.masks.phases import update_mask
+from fedalign.masks.plan import MaskPlan
 from fedalign.settings.config import read
 
 PAIRS = {

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
-from fedalign.masks.plan import MaskPlan, update_mask
+from fedalign.masks.phases import update_mask
+from fedalign.masks.plan import MaskPlan
 from fedalign.rng import rng
 from fedalign.server.rounds import RoundFailedError
 from fedalign.settings.config import read

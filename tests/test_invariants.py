@@ -13,7 +13,8 @@ from torch import nn
 from clients.local import Local
 from fedalign.algorithm import Stack
 from fedalign.data import Dataset
-from fedalign.masks.plan import MaskPlan, phases, update_mask
+from fedalign.masks.phases import phases, update_mask
+from fedalign.masks.plan import MaskPlan
 from fedalign.network.network import Network
 from fedalign.rng import rng
 from fedalign.settings.builtin import BUILTIN

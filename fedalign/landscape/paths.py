@@ -9,7 +9,6 @@ from math import comb
 import numpy as np
 from torch import Tensor
 
-from fedalign.masks.plan import groups
 from fedalign.network.layout import Layout
 from fedalign.rng import rng
 
@@ -92,7 +91,7 @@ def hybrids(layout: Layout, start: Tensor, end: Tensor) -> dict[str, Tensor]:
     norm terms.
     """
     found = {}
-    for layer in groups(layout):
+    for layer in layout.layers:
         model = start.clone()
         for entry in layer:
             model[entry.start : entry.stop] = end[entry.start : entry.stop]

@@ -1,12 +1,22 @@
 """Schedules: which part of the weights trains when.
 
 arXiv 2402.01342 names FedPNU, "progressive neuron updating", and its public text says no more; the
-mask generator in the authors' public code also keeps each mask's complement. So the schedule is an
-option. One of your own is a class like those below, found by an entry point
-`fedalign.schedules` or as `package.module:Name`: its annotated fields are its options, and
-`stretches` returns masks, each with its share of a client's steps. Draw the masks by
-`draw.between(low, high)`; `draw.plan` tells the round, the ratio and how often the mask was
-renewed.
+mask generator in the authors' public code also stores each mask's complement. So the schedule is an
+option.
+
+A schedule of your own is a class like those below, found by an entry point `fedalign.schedules` or
+as `package.module:Name`. Its annotated fields are its options. Its `stretches` returns masks in the
+order in which they hold, each with its share of a client's steps. Draw masks by
+`draw.between(low, high)`; `draw.plan` has the round, the ratio, and the index of the mask:
+
+    @dataclass(frozen=True)
+    class WarmUp:
+        share: Annotated[float, Field(ge=0, le=1, description="of the steps without a mask")] = 0.2
+        by_epochs = False
+
+        def stretches(self, draw: Draw) -> Stretches:
+            masked = draw.between(draw.plan.fixed_ratio, 1)
+            return [(draw.between(0, 1), self.share), (masked, 1 - self.share)]
 """
 
 from __future__ import annotations
@@ -17,7 +27,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from fedalign.masks.plan import Draw
+from fedalign.masks.drawing import Draw
 
 Stretches = list[tuple[Tensor, float]]
 First = Annotated[Literal["mask", "complement"], Field(description="which of the two is first")]
@@ -30,7 +40,7 @@ class Hold:
     by_epochs = False
 
     def stretches(self, draw: Draw) -> Stretches:
-        """Return the mask."""
+        """Return the one mask."""
         return [(draw.between(draw.plan.fixed_ratio, 1), 1)]
 
 
@@ -63,7 +73,7 @@ class AlternateRounds:
     by_epochs = False
 
     def stretches(self, draw: Draw) -> Stretches:
-        """Return the mask of the round; all of it where one of the two is empty."""
+        """Return the mask of the round; all train where one of the two is empty."""
         plan = draw.plan
         if plan.fixed_ratio in (0, 1):
             return [(draw.between(0, 1), 1)]
@@ -74,7 +84,7 @@ class AlternateRounds:
 
 @dataclass(frozen=True)
 class KWay:
-    """Disjoint parts of equal size, one after the other within a round; no use of `fixed_ratio`."""
+    """Disjoint parts of equal size, one after the other within a round; ignores `fixed_ratio`."""
 
     parts: Annotated[int, Field(gt=0, description="how many")] = 4
     by_epochs = False
@@ -87,14 +97,14 @@ class KWay:
 
 @dataclass(frozen=True)
 class Growing:
-    """A trained share that grows to all of the weights, over rounds or within each round."""
+    """The trained share grows until all weights train, over rounds or within each round."""
 
     over: Annotated[Literal["rounds", "steps"], Field(description="what it grows over")] = "steps"
     length: Annotated[int, Field(gt=0, description="rounds, or equal stretches of steps")] = 4
     by_epochs = False
 
     def stretches(self, draw: Draw) -> Stretches:
-        """Return the masks of the round, each within the next."""
+        """Return the masks of the round, each of which contains the one before."""
         start, length = draw.plan.fixed_ratio, self.length
         if self.over == "rounds":
             done = min((draw.plan.server_round - 1) / length, 1)

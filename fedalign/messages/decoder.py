@@ -8,7 +8,8 @@ from typing import NamedTuple
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from torch import Tensor
 
-from fedalign.masks.plan import MaskPlan, update_mask
+from fedalign.masks.phases import update_mask
+from fedalign.masks.plan import MaskPlan
 from fedalign.messages.codec import FLOATS, Codec
 from fedalign.messages.records import EXTRA, TrainTask, arrays_of
 from fedalign.messages.validation import (

@@ -1,1 +1,1 @@
-"""The one place that runs a network: its flat layout, and stacks of models."""
+"""The only place that runs a network: its flat layout, and one or many models at a time."""

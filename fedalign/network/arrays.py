@@ -1,4 +1,4 @@
-"""Flower's arrays, which are the bytes of a NumPy file."""
+"""Read Flower's arrays, which are the bytes of a NumPy file, without trusting them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
-MOST_HEADER = 1024  # bytes: more than numbers of any shape need
-# Just what NumPy writes of plain numbers: so nothing that came is evaluated, let alone unpickled.
+MOST_HEADER = 1024  # bytes: enough for an array of any shape
+# Exactly what NumPy writes for plain numbers, so that nothing received is evaluated or unpickled.
 HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(..)"
     rb"\{'descr': '([<>|][biufc]\d{1,2})', 'fortran_order': (True|False), "
@@ -22,10 +22,10 @@ Form = tuple[np.dtype, tuple[int, ...], Literal["C", "F"]]
 
 
 def view_of(array: Array) -> np.ndarray:
-    """Return an array's values, read-only and without a copy.
+    """Return an array's values as a read-only view of its bytes.
 
-    Nothing is allocated, whatever the header claims. `ValueError` if the bytes are not those of
-    plain numbers, or not of the shape and dtype that the array states.
+    Nothing is allocated, whatever the header claims. `ValueError` if the bytes are not plain
+    numbers, or differ from the shape and dtype that the array states.
     """
     if array.stype != "numpy.ndarray":
         raise ValueError(f"is serialised as {array.stype[:30]!r}, not as 'numpy.ndarray'")
@@ -47,10 +47,10 @@ def num_bytes(record: ArrayRecord) -> int:
 
 @lru_cache(maxsize=4096)
 def _form(header: bytes) -> Form:
-    """Return dtype, shape and order of axes that a header tells of."""
-    told = HEADER.fullmatch(header)
-    assert told is not None
-    length, descr, fortran, shape = told.groups()
+    """Return the dtype, the shape and the order of axes in a header."""
+    match = HEADER.fullmatch(header)
+    assert match is not None
+    length, descr, fortran, shape = match.groups()
     if int.from_bytes(length, "little") != len(header) - 10:
         raise ValueError("is not the bytes of a NumPy file of numbers")
     try:

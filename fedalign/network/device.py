@@ -1,4 +1,4 @@
-"""The device a process computes on, and how many threads it takes."""
+"""The device, the precision and the number of threads that a process computes with."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fedalign.errors import InputError
 
 @cache
 def pool(threads: int) -> ThreadPoolExecutor:
-    """Return a pool in whose threads a tensor operation takes one thread."""
+    """Return a pool whose threads run each tensor operation on one thread."""
     return ThreadPoolExecutor(threads, "evaluate", torch.set_num_threads, (1,))
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Run the body with `count` torch threads: their number can change the last bit of a sum."""
+    """Run the body with `count` torch threads: the number can change the last bit of a sum."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -30,7 +30,10 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def pick_device(wanted: str) -> torch.device:
-    """Return the device to run on; `auto` is the GPU, if this process sees one."""
+    """Return the device to run on; `auto` is the GPU if this process sees one, else the CPU.
+
+    `InputError` for a GPU that is not there.
+    """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(wanted)
@@ -40,5 +43,5 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:
-    """Return a context in which a network runs in bfloat16, or as it is."""
+    """Return a context in which a network runs in bfloat16; it changes nothing if not `bf16`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)

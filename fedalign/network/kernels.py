@@ -1,6 +1,7 @@
-"""Layers of K models in one call, forward and backward, without autograd's detours.
+"""Layers of K models in one call, forward and backward.
 
-Gradients go straight to where the optimiser wants them.
+Each backward pass adds gradients of weights straight to where the optimiser wants them, so autograd
+neither allocates nor accumulates them.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ from torch import Tensor
 
 
 class Target(NamedTuple):
-    """Where a gradient goes: it is added to `keep` times what is there."""
+    """Where a gradient goes.
+
+    Attributes:
+        place: becomes `keep * place` plus the gradient.
+        keep: 0 overwrites what is in `place`, even NaN.
+    """
 
     place: Tensor
     keep: float
 
     def row(self, k: int) -> Target:
-        """Return where the gradient of one model goes."""
+        """Return where the gradient of model k goes."""
         return Target(self.place[k], self.keep)
 
     def receive(self, gradient: Tensor) -> None:
-        """Take in a gradient of the same shape."""
+        """Add a gradient of the same shape to what is kept."""
         if self.keep:
             torch.add(gradient, self.place, alpha=self.keep, out=self.place)
         else:
@@ -30,7 +36,7 @@ class Target(NamedTuple):
 
 
 def _cast(*tensors: Tensor | None) -> list[Any]:
-    """Return the tensors in autocast's type, where autocast is on."""
+    """Return the tensors, in autocast's dtype if autocast is on."""
     device = next(tensor for tensor in tensors if tensor is not None).device.type
     if not torch.is_autocast_enabled(device):
         return list(tensors)
@@ -39,7 +45,7 @@ def _cast(*tensors: Tensor | None) -> list[Any]:
 
 
 class _Leaf(torch.autograd.Function):
-    """A weight as it is; its gradient goes to where the optimiser wants it."""
+    """Returns a weight unchanged; its gradient goes to a target."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, target: Target) -> Tensor:
@@ -53,7 +59,7 @@ class _Leaf(torch.autograd.Function):
 
 
 class _Linear(torch.autograd.Function):
-    """`(K, B, I)` through `(K, O, I)` weights to `(K, B, O)`."""
+    """Maps `(K, B, I)` by weights `(K, O, I)` and biases `(K, O)` to `(K, B, O)`."""
 
     @staticmethod
     def forward(
@@ -79,7 +85,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _LoopedConv(torch.autograd.Function):
-    """`(K * B, C, H, W)` through `(K, O, C, h, w)` kernels, one client after the other.
+    """Convolves `(K * B, C, H, W)` with kernels `(K, O, C, h, w)`, one model after the other.
 
     On a CPU nothing is faster: a grouped convolution takes longer, and unfolding twice as long.
     """
@@ -108,7 +114,7 @@ class _LoopedConv(torch.autograd.Function):
 
 
 class _GroupedConv(torch.autograd.Function):
-    """The same as one convolution with K groups: a GPU wants few and large calls."""
+    """Does the same as one convolution with K groups: a GPU wants few large calls."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
@@ -135,18 +141,19 @@ class _GroupedConv(torch.autograd.Function):
 
 
 def to_groups(x: Tensor, count: int) -> Tensor:
-    """`(K * B, C, H, W)` to `(B, K * C, H, W)`."""
+    """Return `(K * B, C, H, W)` as `(B, K * C, H, W)`, for K = `count`."""
     return x.view(count, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
 
 
 def from_groups(x: Tensor, count: int) -> Tensor:
-    """`(B, K * C, H, W)` to `(K * B, C, H, W)`."""
+    """Return `(B, K * C, H, W)` as `(K * B, C, H, W)`, for K = `count`."""
     return x.view(len(x), count, -1, *x.shape[2:]).transpose(0, 1).flatten(0, 1)
 
 
 def _conv_backward(
     dy: Tensor, x: Tensor, weight: Tensor, how: Any, groups: int, mask: tuple[bool, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of input, kernels and biases; `mask` says which are asked for."""
     stride, padding, dilation = how
     none = [0, 0]
     found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(

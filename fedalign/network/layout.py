@@ -1,8 +1,8 @@
-"""State dict ⇄ flat vector ⇄ Flower's ArrayRecord.
+"""The layout of a model as one flat vector, to and from a module and Flower's ArrayRecord.
 
-A model is one vector `(F,)`: its P parameters first, then its floating-point buffers (BatchNorm
-statistics). Masks, optimisers and interpolation work on that vector; only forward and backward
-need the named tensors, which are views of it.
+The vector `(F,)` holds the P parameters first, then the floating-point buffers (BatchNorm
+statistics). Masks, optimisers and interpolation work on it; only forward and backward need the
+named tensors, which are views of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from fedalign.network.arrays import view_of
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a model and where it lies in the flat vector."""
+    """One tensor of a model, and where it starts in the flat vector.
+
+    >>> entry = Entry("bias", (2,), 3)
+    >>> entry.view(torch.arange(6.0))
+    tensor([3., 4.])
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -29,14 +34,14 @@ class Entry:
 
     @property
     def stop(self) -> int:
-        """Where the next tensor begins."""
+        """Where the tensor ends, and the next one starts."""
         return self.start + prod(self.shape)
 
     def view(self, vector: Tensor) -> Tensor:
         """Return this tensor as a view of `vector` `(F,)`, or of a stack of them `(K, F)`.
 
-        Kernels of convolutions lie channels-last: forward and backward on a CPU take a third of
-        the time that way.
+        Kernels of convolutions are stored channels-last, which cuts the time of forward and
+        backward on a CPU to a third.
         """
         part, stack = vector[..., self.start : self.stop], vector.shape[:-1]
         if len(self.shape) != 4:
@@ -47,12 +52,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which tensor of a model lies where in its flat vector; hashable, so that masks can be cached.
+    """Which tensor of a model is where in its flat vector; hashable, so that masks can be cached.
 
     Attributes:
-        parameters: what the optimiser trains; a tensor used twice (tied weights) stands once.
-        buffers: floating-point buffers, behind the parameters.
-        counters: names of integer buffers, which no vector holds: they are never averaged.
+        parameters: what the optimiser trains; a tensor used twice (tied weights) is listed once.
+        buffers: floating-point buffers, after the parameters.
+        counters: names of integer buffers. No vector holds them, since they are never averaged.
     """
 
     parameters: tuple[Entry, ...]
@@ -61,7 +66,7 @@ class Layout:
 
     @classmethod
     def of(cls, model: nn.Module) -> Layout:
-        """Return the layout of a float32 model; `TypeError` names a parameter of another dtype."""
+        """Return the layout of a float32 model; `TypeError` for a parameter of another dtype."""
         for name, parameter in model.named_parameters():
             if parameter.dtype != torch.float32:
                 raise TypeError(f"parameter {name!r} is {parameter.dtype}; fedalign trains float32")
@@ -73,7 +78,7 @@ class Layout:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """Everything in the vector, in its order."""
+        """All tensors in the vector, in order."""
         return self.parameters + self.buffers
 
     @property
@@ -86,8 +91,24 @@ class Layout:
         """F, the length of the vector."""
         return self.entries[-1].stop
 
+    @property
+    def layers(self) -> list[list[Entry]]:
+        """The model's layers: each a weight matrix or kernel, with its bias and norm terms.
+
+        Those are the vectors behind it, in the order of the module, with as many entries as it has
+        output units.
+        """
+        found: list[list[Entry]] = []
+        for entry in self.parameters:
+            terms = found and len(entry.shape) == 1 and entry.shape[0] == found[-1][0].shape[0]
+            if terms:
+                found[-1].append(entry)
+            else:
+                found.append([entry])
+        return found
+
     def flatten(self, model: nn.Module) -> Tensor:
-        """Return a model's vector `(F,)`, a copy."""
+        """Return a copy of a model's tensors as a vector `(F,)`."""
         vector = torch.empty(self.size, device=next(model.parameters()).device)
         for entry, tensor in zip(self.entries, self._tensors(model), strict=True):
             entry.view(vector).copy_(tensor.detach())
@@ -104,13 +125,13 @@ class Layout:
             parameter.grad = entry.view(gradient)
 
     def to_record(self, vector: Tensor, counters: dict[str, Array]) -> ArrayRecord:
-        """Return Flower's record of a vector `(F,)`, with the integer buffers as they came."""
+        """Return a vector `(F,)` as Flower's record, with `counters` as its integer buffers."""
         vector = vector.detach().cpu()
         named = {e.name: Array(e.view(vector).contiguous().numpy()) for e in self.entries}
         return ArrayRecord({**named, **counters})
 
     def to_vector(self, record: ArrayRecord) -> Tensor:
-        """Return the vector `(F,)` in a record; `ValueError` names what does not fit this model."""
+        """Return a record as a vector `(F,)`; `ValueError` names an array that does not fit."""
         vector = torch.empty(self.size)
         for entry in self.entries:
             if entry.name not in record:
@@ -138,20 +159,21 @@ class Layout:
 
 
 def like(record: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
-    """Return `record` with the order and dtypes of `sent`, whose integer buffers are kept.
+    """Return `record` in the order and with the dtypes of `sent`, and with its integer buffers.
 
-    Flower's FedAdam answers float64 for a float32 model, and averaging turns counters into floats.
+    Flower's FedAdam returns float64 for a float32 model, and averaging turns counters into floats.
     """
-    kept = {}
+    restored = {}
     for name, before in sent.items():
         if np.issubdtype(np.dtype(before.dtype), np.floating):
-            kept[name] = Array(record[name].numpy().astype(before.dtype, copy=False))
+            restored[name] = Array(record[name].numpy().astype(before.dtype, copy=False))
         else:
-            kept[name] = before
-    return ArrayRecord(kept)
+            restored[name] = before
+    return ArrayRecord(restored)
 
 
 def _place(named: Iterable[tuple[str, Tensor]], start: int) -> tuple[Entry, ...]:
+    """Return entries for tensors that lie one after the other from `start`."""
     entries: list[Entry] = []
     for name, tensor in named:
         entries.append(Entry(name, tuple(tensor.shape), entries[-1].stop if entries else start))

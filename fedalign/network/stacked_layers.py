@@ -38,7 +38,7 @@ class Weights(Protocol):
 
 
 Layers = dict[type[nn.Module], Callable[[Any, str, Any], nn.Module]]
-"""From a type of layer to what makes its stacked form of a layer, its prefix and the weights."""
+"""The stacked form of each type of layer, made of a layer, the prefix of its names, and weights."""
 
 
 def stacked_twin(module: nn.Module, layout: Layout, weights: Weights, layers: Layers) -> nn.Module:
@@ -65,12 +65,12 @@ def stacked_twin(module: nn.Module, layout: Layout, weights: Weights, layers: La
 
 def _require_plain(layer: nn.Module, name: str) -> None:
     """Raise `TypeError` for a layer with an option that its stacked form does not know."""
-    plain = True
+    plain = {key for key, _ in layer.named_parameters()} <= {"weight", "bias"}
     if isinstance(layer, nn.Conv2d):
-        plain = layer.groups == 1 and layer.padding_mode == "zeros"
-        plain = plain and isinstance(layer.padding, tuple)
+        plain &= layer.groups == 1 and layer.padding_mode == "zeros"
+        plain &= isinstance(layer.padding, tuple)
     elif isinstance(layer, nn.BatchNorm2d):
-        plain = layer.track_running_stats and layer.momentum is not None
+        plain &= layer.track_running_stats and layer.momentum is not None
     if not plain:
         raise TypeError(f"{name or 'the model'} is a {layer}, whose options cannot be stacked")
 

@@ -9,7 +9,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
-from fedalign.masks.plan import phases, trainable_mask
+from fedalign.masks.phases import phases, trainable_mask
 from fedalign.settings.registry import FLOWER_SAMPLING
 
 

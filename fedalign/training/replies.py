@@ -10,7 +10,8 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from torch import Tensor
 
 from fedalign.federation.federation import Federation
-from fedalign.masks.plan import MaskPlan, update_mask
+from fedalign.masks.phases import update_mask
+from fedalign.masks.plan import MaskPlan
 from fedalign.messages.codec import Codec
 from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import Mark, empty_sum, put_mark

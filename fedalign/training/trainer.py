@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fedalign.algorithm import Stack, Trained
 from fedalign.federation.federation import Federation, place_of
-from fedalign.masks.plan import MaskPlan, trainable_mask
+from fedalign.masks.phases import trainable_mask
+from fedalign.masks.plan import MaskPlan
 from fedalign.messages.records import EXTRA, TrainTask, arrays_of
 from fedalign.network.network import Network
 from fedalign.rng import rng

@@ -5,7 +5,8 @@ from torch.nn import functional
 
 from clients.local import Local
 from fedalign.algorithm import Stack
-from fedalign.masks.plan import MaskPlan, phases, update_mask
+from fedalign.masks.phases import phases, update_mask
+from fedalign.masks.plan import MaskPlan
 from fedalign.rng import rng
 
 OPTIMIZERS = [

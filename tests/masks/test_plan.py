@@ -1,3 +1,4 @@
+import doctest
 import json
 
 import numpy as np
@@ -7,8 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedalign.errors import InputError
+from fedalign.masks import drawing
+from fedalign.masks import phases as phases_module
+from fedalign.masks.drawing import Draw
 from fedalign.masks.freezer import Freezer
-from fedalign.masks.plan import Draw, MaskPlan, Phase, groups, phases, update_mask
+from fedalign.masks.phases import Phase, phases, update_mask
+from fedalign.masks.plan import MaskPlan
 from fedalign.network.layout import Entry, Layout
 
 LAYOUT = Layout(
@@ -52,6 +57,13 @@ plans = st.builds(
 )
 
 
+@pytest.mark.parametrize("module", [drawing, phases_module])
+def test_examples_in_docstrings_run(module):
+    failed, tried = doctest.testmod(module)
+    assert tried
+    assert not failed
+
+
 def mask(plan, layout=LAYOUT):
     return Draw(plan, layout).between(plan.fixed_ratio, 1)
 
@@ -88,7 +100,7 @@ def test_the_fixed_share_is_binomial_or_exact(ratio):
 
 
 def test_a_neuron_is_a_unit_with_its_bias_and_norm_terms():
-    assert [[e.name for e in own] for own in groups(LAYOUT)] == [
+    assert [[e.name for e in own] for own in LAYOUT.layers] == [
         ["conv.weight", "conv.bias", "norm.weight", "norm.bias"],
         ["fc.weight", "fc.bias"],
     ]

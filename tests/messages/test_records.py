@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fedalign.masks.plan import MaskPlan, update_mask
+from fedalign.masks.phases import update_mask
+from fedalign.masks.plan import MaskPlan
 from fedalign.messages.codec import Codec
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.records import EXTRA, TrainTask, train_reply, write_plan

@@ -152,6 +152,8 @@ class Own(nn.Module):
         nn.Sequential(nn.Conv2d(2, 4, 3, groups=2)),
         nn.Sequential(nn.Conv2d(1, 4, 3, padding="same")),
         nn.Sequential(nn.BatchNorm2d(1, momentum=None)),
+        nn.Sequential(nn.BatchNorm2d(1, affine=False, momentum=None), nn.Linear(3, 3)),
+        nn.utils.spectral_norm(nn.Linear(3, 3)),
         nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 3)),
     ],
 )
@@ -180,6 +182,25 @@ class Twice(nn.Module):
 
     def forward(self, x):
         return self.out(self.hidden(self.hidden(x.flatten(1))))
+
+
+class Held(nn.Module):
+    """Calls its layers by a list of its own, and asks for their options."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(36, 8), nn.Linear(8, 3)
+        self.layers = [self.hidden, self.out]
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x.reshape(-1, layer.in_features))
+        return x
+
+
+def test_layers_are_stacked_wherever_a_module_holds_them(data):
+    network = Network(Held(), data, torch.device("cpu"))
+    assert network.stacked is not None
 
 
 class Mixing(nn.Module):

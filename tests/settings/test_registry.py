@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import Field
 
-from fedalign.masks.plan import phases
+from fedalign.masks.phases import phases
 from fedalign.network.layout import Entry, Layout
 from fedalign.settings.builtin import BUILTIN
 from fedalign.settings.registry import BadValueError, ShadowedFolderError, load, options, parse

@@ -4,7 +4,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
-from fedalign.masks.plan import phases, update_mask
+from fedalign.masks.phases import phases, update_mask
 from fedalign.messages.records import TrainTask
 from fedalign.network.layout import Entry, Layout
 from fedalign.settings.registry import FLOWER_SAMPLING

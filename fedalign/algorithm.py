@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -61,10 +60,3 @@ class Trained:
     metrics: dict[str, Tensor] = field(default_factory=dict)
     sends: dict[str, Tensor] = field(default_factory=dict)
     keeps: dict[str, Tensor] = field(default_factory=dict)
-
-
-class ClientAlgorithm(Protocol):
-    """The client's half of an algorithm, such as `clients.local.Local`."""
-
-    def train(self, stack: Stack) -> Trained:
-        """Train `stack.block` in place."""

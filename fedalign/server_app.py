@@ -41,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
     resumed = resume(config, strategy, grid)
     taking_part = min(config.clients_per_round or len(present), len(present))
     stack = _stack(federation, grid, taking_part, resumed)
-    facts = manifest(federation, members, type(grid).__name__, stack)
+    facts = manifest(config, federation, members, type(grid).__name__, stack)
 
     gc.freeze()  # some Flower strategies collect garbage reply by reply; none of this is any
     measures = _measures(federation, members)

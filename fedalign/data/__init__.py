@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -217,16 +217,3 @@ class Dataset:
         chosen = torch.from_numpy(rng(0, "subset").permutation(len(self))[:examples])
         source = f"{self.source}; a fixed random {examples} of its {len(self)} examples"
         return replace(self.at(chosen), source=source)
-
-
-class Source(Protocol):
-    """A data set as a part: its options are the parameters of its constructor.
-
-    Two more methods are optional. `spec() -> Spec` says what every example looks like, for those
-    who hold none; without it that is what the training part has. `has(part) -> bool` says whether
-    there is such a part; without it both are there.
-    """
-
-    def load(self, part: Part) -> Dataset:
-        """Return the training or the test part; `max_examples` limits the training part only."""
-        ...

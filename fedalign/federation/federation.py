@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import torch
 from flwr.app import Context, UserConfigValue
 from flwr.serverapp.strategy import Strategy
 
-from fedalign.algorithm import ClientAlgorithm, Stack
+from fedalign.algorithm import Stack
 from fedalign.data import Dataset, Part, Spec
 from fedalign.errors import InputError
 from fedalign.federation.examples import hold_out
@@ -25,7 +25,19 @@ from fedalign.network.network import Network
 from fedalign.partitioning import checked, split
 from fedalign.rng import rng
 from fedalign.settings.config import Config, from_run_config
-from fedalign.settings.registry import FLOWER_SAMPLING
+from fedalign.settings.contracts import (
+    FLOWER_SAMPLING,
+    ClientAlgorithm,
+    HasEpochs,
+    HasParts,
+    HasSpec,
+    Partitioner,
+    PlansMasks,
+    Source,
+    StrategyArguments,
+    TransformsImages,
+)
+from fedalign.settings.registry import traits
 
 PLACE = {"partition-id", "num-partitions"}  # of a client, in its node's config
 
@@ -56,14 +68,15 @@ class Federation:
         return self._load("test") if self._has("test") else None
 
     @cached_property
-    def source(self) -> Any:
-        """Where the data comes from, see `fedalign.data.Source`."""
-        return self.config.data.build()
+    def source(self) -> Source:
+        """Where the data comes from."""
+        built: Source = self.config.data.build()
+        return built
 
     @cached_property
     def spec(self) -> Spec:
         """What every example looks like; some sources know it without having any."""
-        return self.source.spec() if hasattr(self.source, "spec") else self.train.spec
+        return self.source.spec() if isinstance(self.source, HasSpec) else self.train.spec
 
     @cached_property
     def network(self) -> Network:
@@ -89,9 +102,10 @@ class Federation:
         return built
 
     @cached_property
-    def partitioner(self) -> Any:
-        """Who deals the examples, see `fedalign.partitioning.Partitioner`."""
-        return self.config.partition.build()
+    def partitioner(self) -> Partitioner:
+        """Who deals the examples."""
+        built: Partitioner = self.config.partition.build()
+        return built
 
     @cached_property
     def tuner(self) -> Any:
@@ -157,7 +171,7 @@ class Federation:
         """Return a fresh strategy, for a server that draws the clients itself."""
         config, network = self.config, self.network
         num_clients = config.num_clients if num_clients is None else num_clients
-        handed = {
+        handed: StrategyArguments = {
             "layout": network.layout,
             "symmetry": network.symmetry,
             "initial": network.initial,
@@ -171,11 +185,12 @@ class Federation:
 
     def _check_plan(self, strategy: Any) -> None:
         """Raise `InputError` for a mask plan that clients, or those around it, could not follow."""
-        moves, layout = getattr(strategy, "moves_neurons", False), self.network.layout
+        moves = traits("strategies", self.config.strategy.name).moves_neurons
+        layout = self.network.layout
         while strategy is not None:
-            if hasattr(strategy, "plan"):
+            if isinstance(strategy, PlansMasks):
                 try:
-                    epochs = getattr(self.client, "epochs", 1)
+                    epochs = self.client.epochs if isinstance(self.client, HasEpochs) else 1
                     phases(strategy.plan(1), layout, epochs, epochs)
                 except ValueError as error:
                     raise InputError(f"strategy: {error}") from None
@@ -185,7 +200,8 @@ class Federation:
                         f"{self.config.strategy.name!r} moves neurons (fixed_ratio: 0, or a "
                         "schedule in which all weights train, such as complement_half)"
                     )
-            strategy = getattr(strategy, "base", getattr(strategy, "strategy", None))
+            inner = (v for v in vars(strategy).values() if isinstance(v, Strategy))
+            strategy = next(inner, None)
 
     def shards(self, num_clients: int) -> list[np.ndarray]:
         """Return who trains on which examples: the same on every machine, from the seed."""
@@ -216,7 +232,7 @@ class Federation:
         a data set of these rows only, made anew in each call: of a hundred thousand clients those
         cost something who are asked.
         """
-        if not hasattr(self.partitioner, "transform"):
+        if not isinstance(self.partitioner, TransformsImages):
             return self.train, list(rows)
         images = [
             self._transformed(num_clients, partition, own)
@@ -231,6 +247,7 @@ class Federation:
         """Return some of a client's images; each is the same whichever others are asked for."""
         own = np.sort(np.concatenate([part[partition] for part in self._deal(num_clients)]))
         images, stream = self.train.images, rng(self.config.seed, "transform", partition)
+        assert isinstance(self.partitioner, TransformsImages)
         changed = self.partitioner.transform(
             images[torch.from_numpy(own)].cpu(), partition, num_clients, stream
         )
@@ -281,8 +298,7 @@ class Federation:
         self.__dict__.update(train=train, spec=train.spec)
 
     def _has(self, part: Part) -> bool:
-        has: Callable[[Part], bool] = getattr(self.source, "has", lambda _part: True)
-        return has(part)
+        return self.source.has(part) if isinstance(self.source, HasParts) else True
 
     def _load(self, part: Part) -> Dataset:
         data: Dataset = self.source.load(part)

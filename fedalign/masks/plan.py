@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import accumulate, groupby, pairwise
 from math import ceil
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fedalign.network.layout import Entry, Layout
 from fedalign.rng import rng
+from fedalign.settings.contracts import Schedule
 from fedalign.settings.registry import parse
 
 Granularity = Literal["weight", "neuron", "layer"]
@@ -93,19 +94,6 @@ class Draw:
         plan = self.plan if mask_index is None else replace(self.plan, mask_index=mask_index)
         places = _places(_drawn_alike(plan), self._layout)
         return ((places >= low) & (places < high)) | (places == ALWAYS)
-
-
-class Schedule(Protocol):
-    """Which weights train when, within a round and from round to round.
-
-    Attributes:
-        by_epochs: the mask may change between two epochs only; else between any two steps.
-    """
-
-    by_epochs: bool
-
-    def stretches(self, draw: Draw) -> Sequence[tuple[Tensor, float]]:
-        """Return the masks of a client's local training, each with its share of the steps."""
 
 
 @dataclass(frozen=True)

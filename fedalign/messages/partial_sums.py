@@ -22,6 +22,7 @@ from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.records import arrays_of
 from fedalign.messages.validation import WEIGHT
 from fedalign.network.arrays import num_bytes, view_of
+from fedalign.settings.contracts import SaysAverages
 
 # At most this many sums come back in a round, however many clients and workers there are;
 MOST_SUMS = 32
@@ -163,9 +164,8 @@ def averages(strategy: Strategy) -> bool:
     So do FedAvg and Flower's strategies on top of it. A strategy of another package says so by an
     attribute `averages`.
     """
-    own = getattr(strategy, "averages", None)
-    if own is not None:
-        return bool(own)
+    if isinstance(strategy, SaysAverages):
+        return strategy.averages
     plain = getattr(strategy, "train_metrics_aggr_fn", None) is aggregate_metricrecords
     plain = plain and getattr(strategy, "weighted_by_key", None) == WEIGHT
     return plain and any(

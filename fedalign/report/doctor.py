@@ -26,7 +26,7 @@ def doctor(config: Config) -> dict[str, str]:
     return {
         "machine": _machine(),
         "engine": engine,
-        "threads": f"{getattr(federation.client, 'threads', 1)} torch thread(s) a client; "
+        "threads": f"{config.client.options.get('threads', 1)} torch thread(s) a client; "
         f"{config.evaluation.threads} share the server's measuring where it is heavy",
         "stack": _stack(federation, clients),
         "sums": _sums(federation, clients),

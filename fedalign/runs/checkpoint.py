@@ -20,7 +20,7 @@ from fedalign.runs.paths import CHECKPOINT, folder_of, is_finished
 from fedalign.runs.trees import DamagedError, is_known, read, write
 from fedalign.server.round import Round
 from fedalign.settings.config import Config
-from fedalign.settings.registry import load
+from fedalign.settings.registry import traits
 
 log = logging.getLogger("fedalign")
 
@@ -120,8 +120,7 @@ def resume(config: Config, strategy: Strategy, grid: Grid) -> Checkpoint | None:
 
 def holds_all(config: Config, grid: Grid) -> bool:
     """Return whether a checkpoint is the whole of a run, what its clients keep included."""
-    stateful = getattr(load("clients", config.client.name), "stateful", False)
-    return isinstance(grid, GroupGrid) or not stateful
+    return isinstance(grid, GroupGrid) or not traits("clients", config.client.name).stateful
 
 
 def state_of(strategy: Strategy) -> dict[str, Any]:

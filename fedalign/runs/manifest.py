@@ -18,14 +18,18 @@ import torch
 from fedalign import __version__
 from fedalign.federation.federation import Federation
 from fedalign.server.nodes import SimulatedNodes
+from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
 
 
 def manifest(
-    federation: Federation, members: SimulatedNodes, engine: str, stack: int
+    config: Config, federation: Federation, members: SimulatedNodes, engine: str, stack: int
 ) -> dict[str, Any]:
-    """Return what `manifest.json` says of a run when it starts."""
-    config, network = federation.config, federation.network
+    """Return what `manifest.json` says of a run when it starts.
+
+    `config` has the number of clients that take part, `federation` what the run config says.
+    """
+    network = federation.network
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,

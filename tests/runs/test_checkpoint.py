@@ -29,7 +29,7 @@ from fedalign.runs.trees import read as read_tree
 from fedalign.runs.trees import write as write_tree
 from fedalign.server.rounds import run_rounds
 from fedalign.settings.config import read
-from fedalign.settings.registry import FLOWER_SAMPLING
+from fedalign.settings.contracts import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
 
 BRIEF = {"rounds": 6, "checkpoint_every": 2}

@@ -12,7 +12,7 @@ from fedalign.messages.partial_sums import group_size
 from fedalign.messages.records import train_reply
 from fedalign.server.nodes import RemoteNodes
 from fedalign.server.rounds import RoundFailedError, run_rounds
-from fedalign.settings.registry import FLOWER_SAMPLING
+from fedalign.settings.contracts import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
 
 START = ArrayRecord({"w": Array(np.ones(3, np.float32)), "n": Array(np.array(5))})

@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from fedalign.errors import InputError
 from fedalign.federation.federation import federation_of
-from fedalign.settings.config import flatten, from_run_config, read
+from fedalign.settings.config import from_run_config, read
+from fedalign.settings.layers import flatten
 from fedalign.settings.sources import find, parse_overrides
 
 

@@ -133,6 +133,6 @@ def _current(section: Tree, place: str, name: Any) -> Tree:
 def _options(kind: str, name: Any) -> Mapping[str, Any] | None:
     """Return the options of a part; None for one that is refused later, with its place."""
     try:
-        return options(kind, name)
+        return options(kind, name) if isinstance(name, str) else None
     except InputError:
         return None

@@ -127,7 +127,7 @@ def parse(kind: str, raw: Any, place: str) -> Part:
     section = current_keys(section, OPTIONS.get(kind, {}), known, place)
     for key in section:
         if key in CONTRACTS[kind].arguments and key not in known:
-            raise BadValueError(f"{place}.{key}", "is not an option: fedalign gives it its value")
+            raise BadValueError(f"{place}.{key}", "cannot be set: fedalign itself gives the value")
         if key != "name" and key not in known:
             hint = nearest(str(key), known)
             raise BadValueError(f"{place}.{key}", f"{name!r} has no such option{hint}")

@@ -37,8 +37,8 @@ def current_keys(
         new = renamed.get(key, key) if key not in known else key
         if new != key and new in known:
             if new in table:
-                told = f"is called {place}.{new} now, and both are given"
-                raise BadValueError(f"{place}.{key}", told)
+                reason = f"this is called {place}.{new} now, and both are given"
+                raise BadValueError(f"{place}.{key}", reason)
             _warn(f"{place}.{key}", f"{place}.{new}")
             key = new
         found[key] = value

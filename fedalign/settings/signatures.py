@@ -80,6 +80,11 @@ def _refusal(kind: str, parameter: inspect.Parameter, hint: Any) -> str | None:
 
 
 def _parameters(called: str, target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return what a constructor takes; a class that only inherits a protocol's takes nothing."""
+    mro = target.__mro__ if isinstance(target, type) else ()
+    owner = next((cls for cls in mro if "__init__" in vars(cls)), None)
+    if getattr(owner, "_is_protocol", False):
+        return {}
     try:
         return inspect.signature(target).parameters
     except ValueError:  # of some classes and functions that are written in C

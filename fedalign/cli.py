@@ -1,6 +1,6 @@
 """The two commands: `fedalign …` and `flower-simulation --app …`.
 
-What is imported here is imported when a command needs it: `--help` should not wait for torch.
+Commands import what they need when they run, so that `--help` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -209,19 +209,17 @@ def simulation_command(
         str, typer.Option(help="directory of a Flower app, its package folder, or an installed app")
     ],
     num_supernodes: Annotated[
-        int | None, typer.Option(help="virtual clients; fedalign's own app knows its number")
+        int | None, typer.Option(help="simulated clients; fedalign's own app has num_clients")
     ] = None,
     run_config: Annotated[
         list[str] | None, typer.Option(help="'key=value key2=\"text\"' or a TOML file; repeatable")
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="ray, inline or flower; ray if nobody says otherwise")
-    ] = None,
-    address: Annotated[str | None, typer.Option(help="a running Ray cluster's")] = None,
+    backend: Annotated[str | None, typer.Option(help="ray, inline or flower; default: ray")] = None,
+    address: Annotated[str | None, typer.Option(help="of a running Ray cluster")] = None,
     backend_config: Annotated[
         str, typer.Option(metavar="JSON", help='such as {"client_resources": {"num_cpus": 1}}')
     ] = "{}",
-    run_id: Annotated[int | None, typer.Option(help="random if not given")] = None,
+    run_id: Annotated[int | None, typer.Option(help="default: random")] = None,
     verbose: Verbose = False,
 ) -> None:
     """Run a Flower app with simulated SuperNodes."""
@@ -236,8 +234,8 @@ def simulation_command(
             found, given = replace(found, defaults={}), config.run_config()
             num_supernodes, backend = config.num_clients, config.simulation.backend
             engine = config.simulation.backend_config() | engine
-        for key in given if found.defaults else ():
-            if key not in found.defaults:
+        else:
+            for key in given.keys() - found.defaults.keys():
                 hint = nearest(key, found.defaults)
                 raise InputError(f"--run-config: {app} has no {key!r}{hint}")
         if num_supernodes is None:

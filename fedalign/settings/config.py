@@ -53,46 +53,57 @@ def _default(place: str) -> Any:
 
 
 class Config(Section):
-    """A run: what is trained, on what, by whom, and what is measured."""
+    """A run: what is trained, on which data, by which clients, and what is measured."""
 
-    name: str = Field("run", pattern=r"^[\w.-]+$", description="first part of the folder's name")
-    seed: int = Field(0, ge=0, description="decides every random draw of the run")
-    rounds: int = Field(10, gt=0, description="rounds of train, fuse, measure")
-    num_clients: int = Field(10, gt=0, description="virtual clients, one partition each")
+    name: str = Field(
+        "run",
+        pattern=r"^[\w.-]+$",
+        description="the run folder is called <name>-<hash of the settings>",
+    )
+    seed: int = Field(0, ge=0, description="of every random draw in the run")
+    rounds: int = Field(10, gt=0, description="rounds of training, aggregation and measurement")
+    num_clients: int = Field(
+        10, gt=0, description="clients in the federation; each owns one partition of the data"
+    )
     clients_per_round: int | None = Field(
-        None, gt=0, description="clients drawn for each round; null: all of them"
+        None, gt=0, description="clients sampled for each round; null: all"
     )
     init: Literal["shared", "own"] = Field(
         "shared",
-        description="own: a client starts from first weights of its own in round 1, and shares "
-        "with the others only those that are fixed",
+        description="shared: all clients start round 1 from the same weights; own: each client "
+        "starts from its own random weights, except where a mask fixes them",
     )
     timeout: float = Field(3600.0, gt=0, description="seconds to wait for the replies of a round")
     min_available_nodes: int | None = Field(
         None,
         gt=0,
-        description="nodes that must be there before a round begins; null: as many as there are",
+        description="nodes that must be connected before a round; null: those that there are",
     )
     min_replies: int = Field(
-        1, gt=0, description="usable replies that a round must have; with fewer the run ends"
+        1, gt=0, description="valid replies that a round needs; with fewer, the run stops"
     )
-    checkpoint_every: int = Field(10, ge=0, description="rounds between checkpoints; 0: none")
-    out: str = Field("runs", description="folder that holds the run folders")
+    checkpoint_every: int = Field(
+        10, ge=0, description="rounds between checkpoints; 0: no checkpoints"
+    )
+    out: str = Field("runs", description="folder in which run folders are created")
     device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU if there is one"
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto: a GPU if there is one, otherwise the CPU",
     )
     precision: Literal["float32", "bf16"] = Field(
-        "float32", description="bf16: forward and backward under autocast, updates in float32"
+        "float32", description="bf16: forward and backward pass under autocast, updates in float32"
     )
     wire: Literal["float32", "float16"] = Field(
-        "float32", description="float16: models travel in half precision, replies as changes"
+        "float32",
+        description="float16: models travel in half precision, replies as differences",
     )
     max_update_norm: float | None = Field(
         None,
         gt=0,
         allow_inf_nan=False,
-        description="clients whose model moved further from what they were sent than this L2 norm "
-        "over all parameters are left out; null: no limit",
+        description="largest L2 norm of a client's update, over all parameters; clients with a "
+        "larger one are left out of the round; null: no limit",
     )
     data: PartField = _default("data")
     partition: PartField = _default("partition")

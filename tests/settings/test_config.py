@@ -60,7 +60,7 @@ def test_a_name_alone_is_a_part(write):
         ("model: {name: mlp, width: [1, 2]}", "model.width: [1, 2] is not allowed"),
         (
             "evaluation: {alphas: 2}",
-            "evaluation.alphas: 2 is not allowed: a path has 3",
+            "evaluation.alphas: 2 is not allowed: a path, or a side of a plane, has at least 3",
         ),
         ("model: 3", "model: 3 is not a name, or a table with a name"),
         (

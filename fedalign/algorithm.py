@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -70,31 +69,3 @@ class Trained:
     metrics: dict[str, Tensor] = field(default_factory=dict)
     sends: dict[str, Tensor] = field(default_factory=dict)
     client_state: dict[str, Tensor] = field(default_factory=dict)
-
-
-class ClientAlgorithm(Protocol):
-    """The client's half of an algorithm; `clients.local.Local` is one, and easy to extend.
-
-    Its options are the annotated parameters of its constructor. A class may also have these
-    attributes, which are looked up by name:
-
-    - `stateful = True`: its clients store state from round to round (`Trained.client_state`).
-    - `other_half = "scaffold"`: it works with this strategy only.
-    - `epochs`: how often a client passes over its examples, for schedules that change the mask
-      between epochs; an option of this name is also what `evaluation.finetune_epochs` replaces.
-    - `threads`: the number of torch threads, which `fedalign doctor` shows.
-
-    The smallest one moves every model half-way from where it starts to zero:
-
-        class Shrink:
-            def train(self, stack: Stack) -> Trained:
-                stack.block.mul_(0.5)
-                return Trained(losses=torch.zeros(len(stack.block)))
-    """
-
-    def train(self, stack: Stack) -> Trained:
-        """Train `stack.block` in place and return the results beside it.
-
-        The algorithm itself follows `stack.plans`: weights that a plan fixes keep their bits.
-        """
-        ...

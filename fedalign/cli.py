@@ -6,6 +6,8 @@ Each command imports what it needs when it runs, so that `--help` does not wait 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +15,7 @@ import typer
 
 from fedalign.console import ConfigFile, Overrides, Verbose, guarded
 from fedalign.deploy.commands import app as deploy
-from fedalign.errors import InputError
+from fedalign.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from fedalign.settings.config import Config
@@ -239,26 +241,16 @@ def simulation_command(
         found, given = find_app(app), parse_run_config(run_config or [])
         engine = ({"init_args": {"address": address}} if address else {}) | _json(backend_config)
         if found.server == "fedalign.server_app:app":
-            from fedalign.settings.config import from_run_config
-
-            more = {"num_clients": num_supernodes, "simulation.backend": backend}
-            given |= {key: value for key, value in more.items() if value is not None}
-            config = from_run_config(found.defaults | given)
-            if "backend" not in config.simulation.model_fields_set:
-                given["simulation.backend"] = "ray"
-                config = from_run_config(found.defaults | given)
-            num_supernodes, given = config.num_clients, config.run_config()
-            backend = config.simulation.backend
+            config = _own_config(found.defaults, given, num_supernodes, backend)
+            found, given = replace(found, defaults={}), config.run_config()
+            num_supernodes, backend = config.num_clients, config.simulation.backend
             engine = config.simulation.backend_config() | engine
         else:
-            from fedalign.settings.registry import nearest
-
-            for key in given:
-                if key not in found.defaults:
-                    hint = nearest(key, found.defaults)
-                    raise InputError(f"--run-config: {app} has no {key!r}{hint}")
+            for key in given.keys() - found.defaults.keys():
+                hint = nearest(key, found.defaults)
+                raise InputError(f"--run-config: {app} has no {key!r}{hint}")
         if num_supernodes is None:
-            raise InputError(f"--num-supernodes: {app} does not say how many it wants; give it")
+            raise InputError(f"--num-supernodes: {app} does not say how many it needs; give it")
         simulate(
             found,
             num_supernodes,
@@ -286,6 +278,23 @@ def _grid(config: str, overrides: list[str], out: str | None) -> list[Config]:
 
     fixed = {} if out is None else {"out": out}
     return [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
+
+
+def _own_config(
+    defaults: Mapping[str, Any],
+    given: Mapping[str, Any],
+    num_clients: int | None,
+    backend: str | None,
+) -> Config:
+    """Return the configuration of fedalign's own app; on Ray, unless it says where."""
+    from fedalign.settings.config import from_run_config
+
+    more = {"num_clients": num_clients, "simulation.backend": backend}
+    told = {**defaults, **given} | {key: v for key, v in more.items() if v is not None}
+    config = from_run_config(told)
+    if "backend" in config.simulation.model_fields_set:
+        return config
+    return from_run_config(told | {"simulation.backend": "ray"})
 
 
 def _is_file(word: str) -> bool:

@@ -1,11 +1,11 @@
-"""What a partitioner is, how it is called, and what may come of it."""
+"""How a partitioner is called, and what may come of it; what it is: `settings.contracts`."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,31 +13,6 @@ import numpy.typing as npt
 from fedalign.errors import InputError
 
 Indices = npt.NDArray[np.int64]
-
-
-class Partitioner(Protocol):
-    """A way to deal examples to clients; its options are the parameters of its constructor.
-
-    `split` may have a fourth parameter `groups`: it is then given the group of every example,
-    `(N,)` int64, such as its speaker or writer. With a default of None it is given None where the
-    data set has no groups; without one that is an error, which names both.
-
-    A partitioner may also have a method `transform(images, client, num_clients, rng)`, which
-    returns all of a client's images `(n, C, H, W)` uint8 as that client sees them, where they are
-    trained or tested on: see `partitions.feature_skew`.
-    """
-
-    def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
-        """Return the indices that each client owns, ascending.
-
-        Every index belongs to one client, unless the partitioner says otherwise.
-
-        Args:
-            labels: The class of every example, `(N,)`.
-            num_clients: Length of the result.
-            rng: The only source of randomness.
-        """
-        ...
 
 
 def split(
@@ -53,7 +28,7 @@ def split(
     """Return what a partitioner's `split` does, given group ids if it has a parameter for them.
 
     Args:
-        partitioner: see `Partitioner`.
+        partitioner: see `fedalign.settings.contracts.Partitioner`.
         labels: The class of every example, `(N,)`.
         num_clients: Length of the result.
         rng: The only source of randomness.

@@ -42,7 +42,7 @@ def main(grid: Grid, context: Context) -> None:
     strategy = strategy_of(federation, config.num_clients)
     resumed = resume(config, strategy, grid)
     stack = _stack(federation, grid, min(config.clients_per_round or clients, clients), resumed)
-    facts = manifest(federation, nodes, type(grid).__name__, stack)
+    facts = manifest(config, federation, nodes, type(grid).__name__, stack)
 
     gc.freeze()  # some Flower strategies collect garbage at each reply; nothing so far is any
     measures = _measures(federation, nodes)

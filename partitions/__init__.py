@@ -1,5 +1,5 @@
 """Who gets which examples: every partitioner deals the indices of a data set to clients."""
 
-from fedalign.partitioning import Indices, Partitioner, deal
+from fedalign.partitioning import Indices, deal
 
-__all__ = ["Indices", "Partitioner", "deal"]
+__all__ = ["Indices", "deal"]

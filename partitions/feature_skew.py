@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedalign.errors import InputError
 from fedalign.partitioning import split
+from fedalign.settings.contracts import TransformsImages
 from fedalign.settings.registry import Part, parse
 from partitions import Indices
 
@@ -65,7 +66,7 @@ class FeatureSkew:
             told = f"{images.dtype} {tuple(images.shape)}"
             raise InputError(f"partition: feature-skew needs images in bytes, not {told}")
         base: Any = self._base.build()
-        if hasattr(base, "transform"):
+        if isinstance(base, TransformsImages):
             images = base.transform(images, client, num_clients, rng)
         steps = self.angles or num_clients
         images = _turned(images, self.rotation * (client % steps) / steps)

@@ -18,6 +18,7 @@ from fedalign.landscape.universe import universe
 from fedalign.messages.records import arrays_of
 from fedalign.models.symmetry import Group
 from fedalign.rng import rng
+from fedalign.settings.contracts import AddsNoise
 from strategies.wrapper import Wrapper
 
 
@@ -54,7 +55,7 @@ class Matched(Wrapper):
                 "strategy.name: 'matched', but of this model it is not known which neurons can be "
                 "exchanged; give its class a method symmetry(), or take another strategy"
             )
-        if self.to == "clients" and hasattr(self.base, "noise_multiplier"):
+        if self.to == "clients" and isinstance(self.base, AddsNoise):
             raise InputError(
                 "strategy.to: 'clients' lets each client move the others' neurons, against which "
                 "the noise of differential privacy is not measured (to: global)"

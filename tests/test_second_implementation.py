@@ -24,7 +24,7 @@ from clients.moon import MOON
 from clients.scaffold import Scaffold as ScaffoldClient
 from fedalign.network.layout import Layout
 from fedalign.rng import rng
-from fedalign.settings.registry import FLOWER_SAMPLING
+from fedalign.settings.contracts import FLOWER_SAMPLING
 from strategies.feddyn import FedDyn
 from strategies.fedexp import FedExP
 from strategies.fednova import FedNova

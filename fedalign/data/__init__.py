@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -221,16 +221,3 @@ class Dataset:
         chosen = torch.from_numpy(rng(0, "subset").permutation(len(self))[:examples])
         source = f"{self.source}; a fixed random {examples} of its {len(self)} examples"
         return replace(self.at(chosen), source=source)
-
-
-class Source(Protocol):
-    """A data set as a plug-in loads it; its options are the parameters of its constructor.
-
-    Two more methods are optional. `spec() -> Spec` returns the form of the examples to a process
-    that holds none; without it the training part is loaded for that. `has(part) -> bool` returns
-    whether the part exists; without it both parts must.
-    """
-
-    def load(self, part: Part) -> Dataset:
-        """Return the training or the test part; `max_examples` limits the training part only."""
-        ...

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fedalign.data import Spec
-from fedalign.errors import InputError
-from fedalign.settings.registry import nearest
+from fedalign.errors import InputError, nearest
 
 
 def shown(shape: Iterable[int]) -> str:

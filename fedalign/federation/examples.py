@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from fedalign.data import Dataset
 from fedalign.partitioning import Indices, checked, split
 from fedalign.rng import rng
 from fedalign.settings.config import Config
+from fedalign.settings.contracts import Partitioner, TransformsImages
 
 
 class Held(NamedTuple):
@@ -76,9 +77,10 @@ class DealtExamples:
     _dealt: dict[int, list[Held]] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
-    def partitioner(self) -> Any:
-        """The `fedalign.partitioning.Partitioner`."""
-        return self.config.partition.build()
+    def partitioner(self) -> Partitioner:
+        """Deals the examples."""
+        built: Partitioner = self.config.partition.build()
+        return built
 
     def held(self, partition: int, num_clients: int) -> Held:
         """Return the examples of one of `num_clients` clients."""
@@ -96,10 +98,10 @@ class DealtExamples:
         each call makes a data set of `rows` alone: only the clients that are asked for cost memory
         and time, even with 100,000 clients.
         """
-        if not hasattr(self.partitioner, "transform"):
+        if not isinstance(self.partitioner, TransformsImages):
             return self.data, list(rows)
         images = [
-            self._transformed(num_clients, partition, own)
+            self._transformed(self.partitioner, num_clients, partition, own)
             for partition, own in zip(partitions, rows, strict=True)
         ]
         ends = np.cumsum([len(own) for own in rows])
@@ -107,11 +109,13 @@ class DealtExamples:
         labels = self.data.labels[torch.from_numpy(np.concatenate(rows))]
         return replace(self.data, images=torch.cat(images), labels=labels, groups=None), places
 
-    def _transformed(self, num_clients: int, partition: int, rows: np.ndarray) -> torch.Tensor:
+    def _transformed(
+        self, partitioner: TransformsImages, num_clients: int, partition: int, rows: np.ndarray
+    ) -> torch.Tensor:
         """Return some of a client's images; each is the same whichever others are asked for."""
         owned = self.held(partition, num_clients).owned
         images, stream = self.data.images, rng(self.config.seed, "transform", partition)
-        changed = self.partitioner.transform(
+        changed = partitioner.transform(
             images[torch.from_numpy(owned)].cpu(), partition, num_clients, stream
         )
         chosen: torch.Tensor = changed[torch.from_numpy(np.searchsorted(owned, rows))]

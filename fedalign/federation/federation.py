@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from flwr.app import Context, UserConfigValue
 
-from fedalign.algorithm import ClientAlgorithm
 from fedalign.data import Dataset, Part, Spec
 from fedalign.errors import InputError
 from fedalign.federation.examples import DealtExamples, Examples, Held
@@ -20,6 +19,7 @@ from fedalign.network.device import pick_device
 from fedalign.network.network import Network
 from fedalign.rng import rng
 from fedalign.settings.config import Config, from_run_config
+from fedalign.settings.contracts import ClientAlgorithm, HasParts, HasSpec, Source
 
 PLACE = {"partition-id", "num-partitions"}  # of a client, in its node's config
 
@@ -58,16 +58,16 @@ class Federation:
         return self._load("test") if self._has("test") else None
 
     @cached_property
-    def source(self) -> Any:
-        """The `fedalign.data.Source` of the data set."""
-        return self.config.data.build()
+    def source(self) -> Source:
+        """Where the data come from."""
+        built: Source = self.config.data.build()
+        return built
 
     @cached_property
     def spec(self) -> Spec:
         """What every example looks like; some sources know it without reading any."""
-        if self.given is None and hasattr(self.source, "spec"):
-            found: Spec = self.source.spec()
-            return found
+        if self.given is None and isinstance(self.source, HasSpec):
+            return self.source.spec()
         return self.train.spec
 
     def held(self, partition: int, num_clients: int) -> Held:
@@ -133,12 +133,10 @@ class Federation:
         return built
 
     def _has(self, part: Part) -> bool:
-        has: Callable[[Part], bool] = getattr(self.source, "has", lambda _part: True)
-        return has(part)
+        return self.source.has(part) if isinstance(self.source, HasParts) else True
 
     def _load(self, part: Part) -> Dataset:
-        data: Dataset = self.source.load(part)
-        return data.to(pick_device(self.config.device))
+        return self.source.load(part).to(pick_device(self.config.device))
 
 
 _federations: dict[tuple[tuple[str, UserConfigValue], ...], Federation] = {}  # one at most

@@ -20,7 +20,8 @@ from fedalign.landscape.paths import Mix, Path, grid, repaired
 from fedalign.landscape.planes import Map, Plane, measured, plane
 from fedalign.network.device import torch_threads
 from fedalign.rng import rng
-from fedalign.settings.config import KINDS, Config
+from fedalign.settings.builtin import KINDS
+from fedalign.settings.config import Config
 from fedalign.settings.config import read as read_config
 from fedalign.settings.registry import names
 from fedalign.settings.sources import parse_overrides

@@ -7,12 +7,10 @@ Ask `phases` for the masks of local training, `trainable_mask` for all that they
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, groupby, pairwise
 from math import ceil
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,24 +18,8 @@ from torch import Tensor
 from fedalign.masks.drawing import Draw
 from fedalign.masks.plan import MaskPlan
 from fedalign.network.layout import Layout
+from fedalign.settings.contracts import Schedule
 from fedalign.settings.registry import parse
-
-
-class Schedule(Protocol):
-    """Says which weights train when, within a round and from round to round.
-
-    Attributes:
-        by_epochs: the mask may change between two epochs only; if False, between any two steps.
-    """
-
-    by_epochs: bool
-
-    def stretches(self, draw: Draw) -> Sequence[tuple[Tensor, float]]:
-        """Return the masks of a client's local training in order, each with its share of the steps.
-
-        Shares are relative to their sum.
-        """
-        ...
 
 
 @dataclass(frozen=True)

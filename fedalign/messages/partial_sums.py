@@ -22,6 +22,7 @@ from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.records import arrays_of
 from fedalign.messages.validation import WEIGHT
 from fedalign.network.arrays import num_bytes, view_of
+from fedalign.settings.contracts import SaysAverages
 
 # The number of partial sums in a round is at most MAX_SUMS, however many clients and workers there
 # are. Large models have fewer, MAX_BYTES in all, but still MIN_SUMS to keep a machine's cores busy.
@@ -40,9 +41,8 @@ def averages(strategy: Strategy) -> bool:
     This holds for FedAvg and for Flower's strategies that build on it. A strategy of another
     package says so with an attribute `averages`.
     """
-    own = getattr(strategy, "averages", None)
-    if own is not None:
-        return bool(own)
+    if isinstance(strategy, SaysAverages):
+        return strategy.averages
     plain = getattr(strategy, "train_metrics_aggr_fn", None) is aggregate_metricrecords
     plain = plain and getattr(strategy, "weighted_by_key", None) == WEIGHT
     return plain and any(

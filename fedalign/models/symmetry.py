@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
-from fedalign.errors import InputError
-from fedalign.settings.registry import nearest
+from fedalign.errors import InputError, nearest
+from fedalign.settings.contracts import HasSymmetry
 
 WEIGHTED = (nn.Linear, nn.Conv2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
@@ -138,9 +138,8 @@ def symmetry(module: nn.Module) -> tuple[Group, ...]:
     Raises:
         InputError: a module answers with what it does not have.
     """
-    own = getattr(module, "symmetry", None)
-    if callable(own):
-        groups: tuple[Group, ...] = tuple(own())
+    if isinstance(module, HasSymmetry):
+        groups = tuple(module.symmetry())
         for group in groups:
             _check(group, module)
         return groups

@@ -31,7 +31,7 @@ def doctor(config: Config) -> dict[str, str]:
     return {
         "machine": _machine(),
         "engine": engine,
-        "threads": f"{getattr(federation.client, 'threads', 1)} torch thread(s) per client; "
+        "threads": f"{config.client.options.get('threads', 1)} torch thread(s) per client; "
         f"{config.evaluation.threads} share heavy measurements on the server",
         "stack": _stack(federation, clients),
         "sums": _sums(federation, clients),

@@ -10,9 +10,11 @@ from typing import Any, Literal, get_args, get_origin
 from rich.console import Console
 from rich.markup import escape
 
-from fedalign.errors import InputError
+from fedalign.errors import InputError, nearest
 from fedalign.settings.builtin import BUILTIN
-from fedalign.settings.registry import Option, load, names, nearest, options
+from fedalign.settings.conformance import kind_of
+from fedalign.settings.registry import import_part, load, names, options
+from fedalign.settings.signatures import Option
 
 # Most of Flower's own strategies do not name their paper.
 PAPERS = {
@@ -58,7 +60,7 @@ def print_part(wanted: str) -> None:
     console = Console(highlight=False, markup=False)
     kinds = [kind for kind in BUILTIN if wanted in names(kind)]
     if ":" in wanted:
-        kinds = ["models"]  # of whatever kind it is
+        kinds = [kind_of(import_part(wanted))]
     if not kinds:
         every = [name for kind in BUILTIN for name in names(kind)]
         raise InputError(f"{wanted!r} is not a part of fedalign{nearest(wanted, every)}")

@@ -13,7 +13,7 @@ import yaml
 
 from fedalign.errors import InputError
 from fedalign.report.statistics import UNKNOWN, Difference, mean_std, paired
-from fedalign.settings.config import flatten
+from fedalign.settings.layers import flatten
 
 IGNORED = {"seed", "out", "evaluation.threads"}
 

@@ -21,7 +21,7 @@ from fedalign.runs.trees import DamagedError, is_known, read, write
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Round
 from fedalign.settings.config import Config
-from fedalign.settings.registry import load
+from fedalign.settings.registry import traits
 
 log = logging.getLogger("fedalign")
 
@@ -127,8 +127,7 @@ def resume(config: Config, strategy: Strategy, grid: Grid) -> Checkpoint | None:
 
 def holds_all(config: Config, grid: Grid) -> bool:
     """Return whether a checkpoint can hold the whole state of a run, its clients' included."""
-    stateful = getattr(load("clients", config.client.name), "stateful", False)
-    return isinstance(grid, GroupGrid) or not stateful
+    return isinstance(grid, GroupGrid) or not traits("clients", config.client.name).stateful
 
 
 def state_of(strategy: Strategy) -> dict[str, Any]:

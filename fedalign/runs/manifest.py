@@ -18,19 +18,23 @@ import torch
 from fedalign import __version__
 from fedalign.federation.federation import Federation
 from fedalign.server.nodes import Nodes
+from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
 
 
-def manifest(federation: Federation, nodes: Nodes, engine: str, stack: int) -> dict[str, Any]:
+def manifest(
+    config: Config, federation: Federation, nodes: Nodes, engine: str, stack: int
+) -> dict[str, Any]:
     """Return the content of `manifest.json` at the start of a run.
 
     Args:
+        config: of the run, with the number of clients that take part.
         federation: of the run.
         nodes: the nodes that take part.
         engine: the grid's class.
         stack: number of clients trained as one stack.
     """
-    config, network = federation.config, federation.network
+    network = federation.network
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.masks.phases import phases, trainable_mask
-from fedalign.settings.registry import FLOWER_SAMPLING
+from fedalign.settings.contracts import FLOWER_SAMPLING, HasEpochs, PlansMasks, StrategyArguments
+from fedalign.settings.registry import traits
 
 
 def strategy_of(federation: Federation, num_clients: int | None = None) -> Strategy:
@@ -26,7 +26,7 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
     """
     config, network = federation.config, federation.network
     num_clients = config.num_clients if num_clients is None else num_clients
-    handed = {
+    arguments: StrategyArguments = {
         "layout": network.layout,
         "symmetry": network.symmetry,
         "initial": network.initial,
@@ -34,23 +34,26 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
         "num_clients": num_clients,
         "num_sampled_clients": min(config.clients_per_round or num_clients, num_clients),
     }
-    built: Strategy = config.strategy.build(**handed, **FLOWER_SAMPLING)
+    built: Strategy = config.strategy.build(**arguments, **FLOWER_SAMPLING)
+    moves_neurons = traits("strategies", config.strategy.name).moves_neurons
     for strategy in _chain(built):
-        if hasattr(strategy, "plan"):
-            _check_plan(federation, strategy, getattr(built, "moves_neurons", False))
+        if isinstance(strategy, PlansMasks):
+            _check_plan(federation, strategy, moves_neurons)
     return built
 
 
-def _chain(strategy: Any) -> Iterator[Any]:
-    """Yield a strategy, the one that it wraps, and so on."""
-    while strategy is not None:
-        yield strategy
-        strategy = getattr(strategy, "base", getattr(strategy, "strategy", None))
+def _chain(strategy: Strategy) -> Iterator[Strategy]:
+    """Yield a strategy and those that it wraps."""
+    yield strategy
+    for value in vars(strategy).values():
+        if isinstance(value, Strategy):
+            yield from _chain(value)
 
 
-def _check_plan(federation: Federation, strategy: Any, moves_neurons: bool) -> None:
+def _check_plan(federation: Federation, strategy: PlansMasks, moves_neurons: bool) -> None:
     """Raise `InputError` for a mask plan that clients, or a strategy around it, cannot follow."""
-    layout, epochs = federation.network.layout, getattr(federation.client, "epochs", 1)
+    layout, client = federation.network.layout, federation.client
+    epochs = client.epochs if isinstance(client, HasEpochs) else 1
     try:
         plan = strategy.plan(1)
         phases(plan, layout, epochs, epochs)

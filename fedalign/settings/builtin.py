@@ -1,4 +1,4 @@
-"""What comes with fedalign, and what comes with Flower: where each part is, by kind and name."""
+"""The parts that come with fedalign or with Flower: where each one is, by kind and name."""
 
 DP = "flwr.serverapp.strategy:DifferentialPrivacy"
 BUILTIN: dict[str, dict[str, str]] = {
@@ -91,4 +91,20 @@ SINGULAR = {
     "partitioners": "partitioner",
     "models": "model",
     "datasets": "data set",
+}
+PLACES = {  # where a configuration names a part, and the kind of part it is
+    "data": "datasets",
+    "partition": "partitioners",
+    "model": "models",
+    "client": "clients",
+    "strategy": "strategies",
+    "strategy.schedule": "schedules",
+}
+KINDS = {place: kind for place, kind in PLACES.items() if "." not in place}  # the sections
+DEFAULT_PARTS = {
+    "data": "digits",
+    "partition": "dirichlet",
+    "model": "mlp",
+    "client": "local",
+    "strategy": "fedavg",
 }

@@ -1,64 +1,37 @@
 """Parts by name: built in, from another package's entry points, or `package.module:Name`.
 
-A part is a plain class or function. Its annotated parameters are its options, checked here by
-pydantic; parameters named in `HANDED` are what fedalign itself hands over when it builds the part.
+A part is a class or a function whose annotated parameters are its options, checked here by
+pydantic. What else is expected of it stands in `contracts`.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, overload
 
 from flwr.serverapp.strategy import Strategy
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
-from fedalign.errors import FedalignError, InputError
-from fedalign.settings.builtin import BUILTIN, SINGULAR
+from fedalign.errors import BadValueError, FedalignError, InputError, nearest
+from fedalign.settings.builtin import BUILTIN, PLACES, SINGULAR
+from fedalign.settings.conformance import CONTRACTS, faults
+from fedalign.settings.contracts import ClientTraits, StrategyTraits
+from fedalign.settings.renamed import OPTIONS, current_keys
+from fedalign.settings.signatures import Option, options_of
 
 HOME = Path(__file__).resolve().parents[2]
 FOLDERS = ("strategies", "clients", "partitions")
 
-# fedalign draws each round's clients itself, so a Flower strategy takes all the nodes it is shown.
-FLOWER_SAMPLING: dict[str, float] = {
-    "fraction_train": 1.0,
-    "fraction_evaluate": 1.0,
-    "min_train_nodes": 1,
-    "min_evaluate_nodes": 1,
-    "min_available_nodes": 1,
-}
-RECORD_KEYS = {"weighted_by_key", "arrayrecord_key", "configrecord_key"}
-OWN = {"shape", "classes", "layout", "symmetry", "initial", "seed"}
-OWN |= {"num_clients", "num_sampled_clients"}
-HANDED = {*OWN, "accountant", *FLOWER_SAMPLING, *RECORD_KEYS}
-
 
 class ShadowedFolderError(FedalignError):
     """Another package called `strategies`, `clients` or `partitions` hides fedalign's own."""
-
-
-class BadValueError(InputError):
-    """A setting that is not allowed, and the dotted place where it stands."""
-
-    def __init__(self, place: str, message: str):
-        super().__init__(f"{place}: {message}")
-        self.place, self.message = place, message
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a part: its type with constraints, and its default (`...` when required)."""
-
-    annotation: Any
-    default: Any
-    nested: str | None = None  # the kind of part this option holds: a wrapped strategy is built,
-    # and what is annotated `Annotated[Part | str, kind]` handed over by its name and options
 
 
 @dataclass(frozen=True)
@@ -69,20 +42,28 @@ class Part:
     name: str
     options: Mapping[str, Any]
 
-    def build(self, **handed: Any) -> Any:
-        """Return the built part; of `handed` it gets the arguments that it asks for by name."""
-        target = load(self.kind, self.name)
-        asked, known = inspect.signature(target).parameters, options(self.kind, self.name)
+    def build(self, **arguments: Any) -> Any:
+        """Return the built part; it receives those of the arguments that its constructor has.
+
+        Raises:
+            InputError: a function returned something that is not a part of this kind.
+        """
+        target, known = load(self.kind, self.name), options(self.kind, self.name)
+        contract, asked = CONTRACTS[self.kind], inspect.signature(target).parameters
         given = {
-            key: value.build(**handed) if known[key].annotation is Strategy else value
+            key: value.build(**arguments) if known[key].annotation is Strategy else value
             for key, value in self.options.items()
         }
-        return target(**given, **{key: value for key, value in handed.items() if key in asked})
+        by_name = asked.keys() & (contract.arguments | contract.untouched)
+        built = target(**given, **{key: arguments[key] for key in by_name & arguments.keys()})
+        if not isinstance(target, type):
+            _check(self.kind, self.name, built)
+        return built
 
     def dump(self) -> dict[str, Any]:
         """Return the part as it stands in a YAML file: its name, then its options."""
         return {"name": self.name} | {
-            key: value.dump() if isinstance(value, Part) else value
+            key: value.dump() if isinstance(value, Part) else to_jsonable_python(value)
             for key, value in self.options.items()
         }
 
@@ -94,49 +75,63 @@ def names(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str) -> Callable[..., Any]:
-    """Return the class or function behind a name; raises `InputError` for a name nobody has."""
-    if name in BUILTIN[kind]:
-        return _load(BUILTIN[kind][name])
-    for point in entry_points(group=f"fedalign.{kind}", name=name):
-        return _load(point.value)
-    if ":" in name:
-        return _load(name)
-    raise InputError(
-        f"{name!r} is not a {SINGULAR[kind]}{nearest(name, names(kind))}; "
-        "your own: a 'package.module:Name' that Python can import"
-    )
+    """Return the class or function behind a name.
+
+    Raises:
+        InputError: no part of this kind has the name, or what has it breaks the kind's contract.
+    """
+    reference = _reference(kind, name)
+    if reference is None:
+        raise InputError(f"{name!r} is not a {SINGULAR[kind]}{_hint(kind, name)}")
+    target = import_part(reference)
+    if isinstance(target, type):
+        _check(kind, name, target)
+    return target
 
 
 def options(kind: str, name: str) -> dict[str, Option]:
     """Return the options of a part, in the order of its signature."""
-    return _options(load(kind, name))
+    return _options(kind, name, load(kind, name))
 
 
-def parse(kind: str, raw: Mapping[str, Any], place: str) -> Part:
+@overload
+def traits(kind: Literal["strategies"], name: str) -> StrategyTraits: ...
+@overload
+def traits(kind: Literal["clients"], name: str) -> ClientTraits: ...
+def traits(kind: Literal["strategies", "clients"], name: str) -> StrategyTraits | ClientTraits:
+    """Return what a part declares about itself."""
+    target, described = load(kind, name), StrategyTraits if kind == "strategies" else ClientTraits
+    known = [field.name for field in fields(described) if hasattr(target, field.name)]
+    return described(**{key: getattr(target, key) for key in known})
+
+
+def parse(kind: str, raw: Any, place: str) -> Part:
     """Return the part that a section of a configuration describes, defaults filled in.
 
-    Raises `BadValueError` with the dotted place for an unknown name, an unknown option or a value
-    that its option does not allow.
+    Args:
+        kind: of the part.
+        raw: a name, or a table of a name and options.
+        place: where the section stands, for errors.
+
+    Raises:
+        BadValueError: unknown name, unknown option, or a value that its option does not allow.
     """
-    name = str(raw["name"])
+    section = {"name": raw} if isinstance(raw, str) else raw
+    if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
+        raise BadValueError(place, f"{raw!r} is not a name, or a table with a name")
+    name = section["name"]
     try:
         known = options(kind, name)
     except InputError as error:
         raise BadValueError(f"{place}.name", str(error)) from None
-    for key in raw:
+    section = current_keys(section, OPTIONS.get(kind, {}), known, place)
+    for key in section:
+        if key in CONTRACTS[kind].arguments and key not in known:
+            raise BadValueError(f"{place}.{key}", "cannot be set: fedalign itself gives the value")
         if key != "name" and key not in known:
-            raise BadValueError(
-                f"{place}.{key}", f"{name!r} has no such option{nearest(key, known)}"
-            )
-    return Part(kind, name, {key: _value(option, raw, key, place) for key, option in known.items()})
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error message: the likeliest name, then all of them."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{guess} ({', '.join(known) or 'none'})"
+            hint = nearest(str(key), known)
+            raise BadValueError(f"{place}.{key}", f"{name!r} has no such option{hint}")
+    return Part(kind, name, {key: _value(known[key], section, key, place) for key in known})
 
 
 def explain(error: ValidationError) -> str:
@@ -148,61 +143,64 @@ def explain(error: ValidationError) -> str:
     return f"{first['input']!r} is not allowed: {allowed[0].lower()}{allowed[1:]}"
 
 
-def _value(option: Option, raw: Mapping[str, Any], key: str, place: str) -> Any:
-    if option.nested:
-        given = raw.get(key, option.default)
-        section = {"name": given} if isinstance(given, str) else given
-        return parse(option.nested, section, f"{place}.{key}")
-    if key not in raw:
-        if option.default is ...:
-            raise BadValueError(f"{place}.{key}", "must be given")
-        return option.default
-    try:
-        return TypeAdapter(option.annotation).validate_python(raw[key])
-    except ValidationError as error:
-        raise BadValueError(f"{place}.{key}", explain(error)) from None
-
-
-def _options(target: Callable[..., Any]) -> dict[str, Option]:
-    from_init = inspect.isclass(target) and not is_dataclass(target)
-    hints = get_type_hints(target.__init__ if from_init else target, include_extras=True)
-    found = {}
-    for key, parameter in inspect.signature(target).parameters.items():
-        default = ... if parameter.default is parameter.empty else parameter.default
-        if key in HANDED or _is_callback(hints.get(key)):
-            continue
-        if hints.get(key) is Strategy:
-            found[key] = Option(Strategy, "fedavg", nested="strategies")
-        elif (kind := _told_kind(hints.get(key))) is not None:
-            found[key] = Option(Part, default, nested=kind)
-        else:
-            found[key] = Option(hints.get(key, Any), default)
-    return found
-
-
-def _told_kind(annotation: Any) -> str | None:
-    """Return the kind in an annotation `Annotated[..., kind]`."""
-    told = get_args(annotation)[1] if get_origin(annotation) is Annotated else None
-    return told if isinstance(told, str) and told in BUILTIN else None
-
-
-def _is_callback(annotation: Any) -> bool:
-    """Functions cannot be written in YAML, so Flower's `train_metrics_aggr_fn` is no option."""
-    return "Callable" in str(annotation)
-
-
 @cache
-def _load(reference: str) -> Callable[..., Any]:
+def import_part(reference: str) -> Callable[..., Any]:
+    """Return what a `package.module:Name` refers to, whatever it is; `InputError` if nothing."""
     module, _, name = reference.partition(":")
     folder = module.partition(".")[0]
     try:
         if folder in FOLDERS:
             _check_own(folder)
         target = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{reference!r} cannot be imported: {error}") from error
-    assert callable(target)
+    if not callable(target):
+        raise InputError(f"{reference!r} is {target!r}, not a class or function")
     return target  # type: ignore[no-any-return]
+
+
+def _reference(kind: str, name: str) -> str | None:
+    """Return the `package.module:Name` of a part."""
+    if name in BUILTIN[kind]:
+        return BUILTIN[kind][name]
+    for point in entry_points(group=f"fedalign.{kind}", name=name):
+        return point.value
+    return name if ":" in name else None
+
+
+def _hint(kind: str, name: str) -> str:
+    """Return the end of the error for a name: where it is one, or what else there is."""
+    own = "; your own: a 'package.module:Name' that Python can import"
+    for place, other in PLACES.items():
+        if name in names(other):
+            return f" but a {SINGULAR[other]}: {place}={name} ({', '.join(names(kind))}){own}"
+    return nearest(name, names(kind)) + own
+
+
+@cache
+def _options(kind: str, called: str, target: Callable[..., Any]) -> dict[str, Option]:
+    return options_of(kind, called, target)
+
+
+def _check(kind: str, called: str, part: Any) -> None:
+    for fault in faults(kind, part):
+        raise InputError(f"{called!r}: {fault}")
+
+
+def _value(option: Option, section: Mapping[str, Any], key: str, place: str) -> Any:
+    if key not in section and option.default is ...:
+        raise BadValueError(f"{place}.{key}", "must be given")
+    if option.nested:
+        given = section.get(key, option.default)
+        if isinstance(given, Mapping) and isinstance(option.default, str):
+            given = {"name": option.default} | dict(given)
+        return parse(option.nested, given, f"{place}.{key}")
+    if key not in section:
+        return option.default
+    try:
+        return TypeAdapter(option.annotation).validate_python(section[key])
+    except ValidationError as error:
+        raise BadValueError(f"{place}.{key}", explain(error)) from None
 
 
 def _check_own(folder: str) -> None:

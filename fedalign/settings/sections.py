@@ -1,4 +1,4 @@
-"""Sections of a configuration: what the server measures, and how clients are simulated."""
+"""Sections of a configuration: what is measured, and how clients are simulated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 
 class Section(BaseModel):
-    """Settings that refuse a key they do not know."""
+    """Settings that refuse unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -17,72 +17,90 @@ class Section(BaseModel):
 class Evaluation(Section):
     """What the server measures after each round."""
 
-    pairs: int = Field(3, ge=0, description="pairs of client models to interpolate between")
-    alphas: int = Field(11, ge=0, description="points on each path, ends included; 0: no paths")
-    extrapolate: float = Field(
-        1.0, ge=1, description="where the path from the old to the new global model ends; 1: there"
+    pairs: int = Field(
+        3, ge=0, description="pairs of client models between which paths are measured"
     )
-    to_global: int = Field(0, ge=0, description="client models with a path to the new global model")
+    alphas: int = Field(
+        11, ge=0, description="points on each path, including both ends; 0: no paths"
+    )
+    extrapolate: float = Field(
+        1.0,
+        ge=1,
+        description="how far the path from the old global model goes; 1: to the new one",
+    )
+    to_global: int = Field(
+        0, ge=0, description="client models whose path to the new global model is measured"
+    )
     match: Literal["none", "weights", "activations"] = Field(
-        "none", description="also align the neurons of each pair, and of all clients, by these"
+        "none",
+        description="also measure paths after the neurons of each pair, and of all clients, have "
+        "been matched by their weights or activations",
     )
     match_start: Literal["layers", "identity"] = Field(
-        "layers", description="of weight matching: after a pass from the input on, or as it is"
+        "layers",
+        description="start of weight matching; layers: one pass from the input; identity: as is",
     )
     repair: bool = Field(
-        False, description="paths between clients also with activations rescaled (REPAIR)"
+        False, description="also measure paths between clients with rescaled activations (REPAIR)"
     )
     plane: int = Field(
         0,
         ge=0,
-        description="points along a side of the plane through two clients' models and the one "
-        "they started from; 0: none",
+        description="points along each side of the plane through two clients' models and the model "
+        "they started from; 0: no plane",
     )
-    mixes: int = Field(0, ge=0, description="random convex mixes of the client models")
+    mixes: int = Field(
+        0, ge=0, description="random convex combinations of the client models to measure"
+    )
     layers: bool = Field(
-        False, description="paths between clients also for each layer alone (Adilova et al. 2024)"
+        False,
+        description="also measure paths in which one layer moves (Adilova et al. 2024)",
     )
     every: int = Field(
-        1, ge=1, description="paths and fusion gap in every n-th round, and in the last one"
+        1, ge=1, description="measure paths and fusion gap in every n-th round and in the last one"
     )
     overlap: bool = Field(
-        True, description="measure a round while the next one trains; changes no bit"
+        True, description="measure a round while the next one trains; does not change any result"
     )
     fusion_gap: bool = Field(
-        False, description="compare the new model with the clients' models; evaluates each of them"
+        False,
+        description="compare the new model with the clients' models, each of which is evaluated",
     )
     examples: int | None = Field(
-        250, gt=0, description="test examples a path is measured on; null: all of them"
+        250, gt=0, description="test examples on which paths are measured; null: all"
     )
     bn_examples: int = Field(
         1000, gt=1, description="training examples for re-estimating BatchNorm statistics"
     )
     client_fraction: float = Field(
-        0.0, ge=0, le=1, description="share of the clients that evaluate the new model themselves"
+        0.0,
+        ge=0,
+        le=1,
+        description="fraction of the clients that evaluate the new model on their own data",
     )
     client_every: int = Field(
-        1, gt=0, description="rounds from one evaluation by clients to the next; the last has one"
+        1, gt=0, description="clients evaluate in every n-th round and in the last one"
     )
     holdout: float = Field(
-        0.0, ge=0, lt=1, description="share of its examples that a client only tests on; 0: none"
+        0.0, ge=0, lt=1, description="fraction of its examples that a client only tests on"
     )
     finetune_epochs: int = Field(
-        0, ge=0, description="epochs of local fine-tuning before clients evaluate a second time"
+        0,
+        ge=0,
+        description="epochs of local fine-tuning, after which clients evaluate once more; 0: none",
     )
     batch_size: int = Field(200, gt=0, description="examples in one forward pass")
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         gt=0,
-        description="threads that share the server's measuring; default: one a core",
+        description="threads for the measurements on the server; default: one for each core",
     )
 
     @field_validator("alphas", "plane")
     @classmethod
     def _ends_and_a_middle(cls, points: int) -> int:
         if points in (1, 2):
-            raise ValueError(
-                "a path has 3 points or more, as has a side of a plane; 0 measures none"
-            )
+            raise ValueError("a path, or a side of a plane, has at least 3 points; 0 measures none")
         return points
 
     @field_validator("finetune_epochs")
@@ -94,25 +112,30 @@ class Evaluation(Section):
 
 
 class Simulation(Section):
-    """How virtual clients are run.
+    """How clients are simulated.
 
-    `stack: 1` and `partial_aggregation: false` give the same bits on every engine.
-
-    Otherwise sums are taken in another order, which changes a result in its last bits.
+    With `stack: 1` and `partial_aggregation: false`, results are the same on every engine, bit for
+    bit. Other values change the order of sums, and thereby the last bits of a result.
     """
 
     backend: Literal["inline", "ray", "flower"] = Field(
         "inline",
-        description="inline: in this process; ray: Ray workers; flower: Flower's own Ray engine",
+        description="inline: in this process; ray: on Ray workers; flower: on Flower's engine",
     )
-    client_cpus: float = Field(1, gt=0, description="CPUs that Ray reserves for a client")
-    client_gpus: float = Field(0, ge=0, description="GPUs, or a fraction, that Ray reserves")
-    address: str | None = Field(None, description="a running Ray cluster's; null: this machine")
+    client_cpus: float = Field(1, gt=0, description="CPUs that Ray reserves for each worker")
+    client_gpus: float = Field(
+        0, ge=0, description="GPUs, or a fraction of one, that Ray reserves for each worker"
+    )
+    address: str | None = Field(
+        None, description="of a running Ray cluster; null: this machine only"
+    )
     stack: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
-        "auto", description="clients trained as one stacked block; auto: what is fastest here"
+        "auto",
+        description="clients trained as one stack; auto: the fastest number on this machine",
     )
     partial_aggregation: bool = Field(
-        True, description="sum client models where they are trained, if the strategy averages them"
+        True,
+        description="average models where they are trained, if the strategy needs only averages",
     )
 
     def backend_config(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import yaml
 
-from fedalign.errors import InputError
-from fedalign.settings.registry import HOME, nearest
+from fedalign.errors import InputError, nearest
+from fedalign.settings.registry import HOME
+
+INLINE = "the configuration given as text"
 
 
 def find(path: str, folder: str = "configs") -> Path:
@@ -30,16 +33,35 @@ def find(path: str, folder: str = "configs") -> Path:
     raise InputError(f"{path}: no such file, nor one in {folder}{nearest(path, names)}")
 
 
+def is_inline(source: str) -> bool:
+    """Return whether this is the text of a configuration, and not where one is."""
+    return source.lstrip().startswith("{") or "\n" in source.strip()
+
+
+def read_tree(source: str) -> dict[str, Any]:
+    """Return the settings in a file of `find`, or in a text of YAML or JSON, as nested tables."""
+    if not is_inline(source):
+        return read_yaml(find(source), source)
+    try:
+        tree: dict[str, Any] = json.loads(source)  # YAML reads some of JSON's numbers as texts
+    except json.JSONDecodeError:
+        return _parsed(source, INLINE)
+    return tree
+
+
 def read_yaml(file: Path, called: str | None = None) -> dict[str, Any]:
     """Return the table in a YAML file; errors call the file what the user called it."""
-    called = called or str(file)
+    return _parsed(file.read_text("utf-8"), called or str(file))
+
+
+def _parsed(text: str, called: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(file.read_text("utf-8"))
+        tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
-        told = getattr(error, "problem", error)
-        raise InputError(f"{called}:{line} is not YAML: {told}") from None
+        reason = getattr(error, "problem", error)
+        raise InputError(f"{called}:{line} is not YAML: {reason}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):

@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal
 from flwr.app import UserConfigValue
 from pydantic import ConfigDict, Field
 
-from fedalign.errors import InputError
+from fedalign.errors import BadValueError, InputError, nearest
 from fedalign.report.tables import COLUMNS
-from fedalign.settings.config import KINDS, Config, flatten, holds, resolve, validate
-from fedalign.settings.registry import BadValueError, nearest
+from fedalign.settings.builtin import KINDS
+from fedalign.settings.config import Config, resolve
+from fedalign.settings.layers import flatten, holds, validate
+from fedalign.settings.renamed import current_key
 from fedalign.settings.sections import Section
 from fedalign.settings.sources import combinations, find, parse_choices, read_yaml
 
@@ -111,7 +113,7 @@ def plan(study: Study, file: Path, words: Sequence[str] = ()) -> list[Planned]:
         _refuse_unknown(arm.vary, study.vary, f"{file}: arms.{label}.vary")
         options |= has
         for chosen in combinations(_named(study.vary) | _named(arm.vary) | given):
-            fits = {key: value for key, value in chosen.items() if key in has}
+            fits = {k: v for k, v in chosen.items() if k in has or current_key(k) in has}
             varied = {f"{file}: vary": {k: v for k, v in fits.items() if k not in given}}
             typed = {"command line": {k: v for k, v in fits.items() if k in given}}
             config = _resolve(study.base, common | varied | own | typed)
@@ -165,7 +167,7 @@ def _resolve(base: str, layers: Mapping[str, Mapping[str, Any]]) -> Config:
 
 def _refuse_unknown(keys: Mapping[str, Any], options: Mapping[str, Any], place: str) -> None:
     for key in _named(keys):
-        if key not in options:
+        if key not in options and current_key(key) not in options:
             table = key.rpartition(".")[0]
             beside = [option for option in options if option.rpartition(".")[0] == table]
             raise InputError(f"{place}: {key}: no arm has such a setting{nearest(key, beside)}")

@@ -13,7 +13,7 @@ from clients.fedprox import FedProx
 from clients.fedsam import FedSAM
 from clients.local import Local
 from clients.moon import MOON
-from fedalign.settings.registry import FLOWER_SAMPLING
+from fedalign.settings.contracts import FLOWER_SAMPLING
 from strategies.fedpfn import FedPFN
 
 ONE = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 1}

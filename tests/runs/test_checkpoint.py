@@ -30,7 +30,7 @@ from fedalign.runs.trees import write as write_tree
 from fedalign.server.callbacks import Callback
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
-from fedalign.settings.registry import FLOWER_SAMPLING
+from fedalign.settings.contracts import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
 from tests.doubles import run_rounds
 

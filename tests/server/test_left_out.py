@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedalign.messages.records import EXTRA, evaluate_reply, train_reply
 from fedalign.server.exchange import RoundFailedError
-from fedalign.settings.registry import FLOWER_SAMPLING
+from fedalign.settings.contracts import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
 from tests.doubles import Stock, Watch, everybody, run_rounds
 

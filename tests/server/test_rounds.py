@@ -12,7 +12,7 @@ from fedalign.messages.partial_sums import group_size
 from fedalign.messages.records import train_reply
 from fedalign.server.exchange import RoundFailedError
 from fedalign.server.remote_nodes import RemoteNodes
-from fedalign.settings.registry import FLOWER_SAMPLING
+from fedalign.settings.contracts import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
 from tests.doubles import Stock, Watch, everybody, run_rounds
 

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from fedalign.errors import InputError
 from fedalign.federation.federation import federation_of
 from fedalign.server.strategies import strategy_of
-from fedalign.settings.config import flatten, from_run_config, read
+from fedalign.settings.config import from_run_config, read
+from fedalign.settings.layers import flatten
 from fedalign.settings.sources import find, parse_overrides
 
 
@@ -60,7 +61,7 @@ def test_a_name_alone_is_a_part(write):
         ("model: {name: mlp, width: [1, 2]}", "model.width: [1, 2] is not allowed"),
         (
             "evaluation: {alphas: 2}",
-            "evaluation.alphas: 2 is not allowed: a path has 3",
+            "evaluation.alphas: 2 is not allowed: a path, or a side of a plane, has at least 3",
         ),
         ("model: 3", "model: 3 is not a name, or a table with a name"),
         (

@@ -90,9 +90,27 @@ def write_distribution(folder: Path, points: str) -> None:
     (info / "entry_points.txt").write_text(points)
 
 
+SIX_KINDS = """
+from flwr.serverapp.strategy import FedAvg
+from torch import nn
+from clients.local import Local
+
+class Strategies(FedAvg): ...
+class Clients(Local): ...
+class Schedules:
+    by_epochs = False
+    def stretches(self, draw): ...
+class Partitioners:
+    def split(self, labels, num_clients, rng): ...
+class Models(nn.Linear):
+    def __init__(self, shape, classes): super().__init__(shape[0], classes)
+class Datasets:
+    def load(self, part): ...
+"""
+
+
 def test_parts_of_all_kinds_are_found_by_their_entry_points(tmp_path, monkeypatch):
-    classes = "".join(f'class {kind.title()}:\n    """Mine."""\n' for kind in BUILTIN)
-    (tmp_path / "six_kinds.py").write_text(classes)
+    (tmp_path / "six_kinds.py").write_text(SIX_KINDS)
     points = "".join(
         f"[fedalign.{kind}]\nmy-{kind} = six_kinds:{kind.title()}\n" for kind in BUILTIN
     )

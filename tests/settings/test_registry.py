@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from pydantic import Field
 
+from fedalign.errors import BadValueError
 from fedalign.masks.phases import phases
 from fedalign.network.layout import Entry, Layout
 from fedalign.settings.builtin import BUILTIN
-from fedalign.settings.registry import BadValueError, ShadowedFolderError, load, options, parse
+from fedalign.settings.registry import ShadowedFolderError, load, options, parse
 
 LAYOUT = Layout((Entry("w", (1000,), 0),), (), ())
 

@@ -17,7 +17,7 @@ from clients.feddyn import FedDyn as FedDynClient
 from clients.fedprox import FedProx
 from clients.local import Local
 from clients.scaffold import Scaffold as ScaffoldClient
-from fedalign.settings.registry import FLOWER_SAMPLING
+from fedalign.settings.contracts import FLOWER_SAMPLING
 from strategies.feddyn import FedDyn
 from strategies.fedexp import FedExP
 from strategies.fednova import FedNova

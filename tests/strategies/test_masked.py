@@ -7,7 +7,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 from fedalign.masks.phases import phases, update_mask
 from fedalign.messages.records import TrainTask
 from fedalign.network.layout import Entry, Layout
-from fedalign.settings.registry import FLOWER_SAMPLING
+from fedalign.settings.contracts import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
 from strategies.fedpfn import FedPFN
 from strategies.fedpnu import FedPNU

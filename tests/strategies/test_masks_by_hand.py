@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
 from clients.local import Local
 from fedalign.errors import InputError
 from fedalign.masks.phases import update_mask
-from fedalign.settings.registry import FLOWER_SAMPLING
+from fedalign.settings.contracts import FLOWER_SAMPLING
 from strategies.fedbabu import FedBABU
 from strategies.fedpfn import FedPFN
 from strategies.fedpnu import FedPNU

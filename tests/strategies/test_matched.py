@@ -23,8 +23,9 @@ from fedalign.network.device import torch_threads
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 from fedalign.server.strategies import strategy_of
-from fedalign.settings.config import Config, validate
-from fedalign.settings.registry import FLOWER_SAMPLING
+from fedalign.settings.config import Config
+from fedalign.settings.contracts import FLOWER_SAMPLING
+from fedalign.settings.layers import validate
 from fedalign.simulation.inline import InlineGrid
 from strategies.matched import Matched
 

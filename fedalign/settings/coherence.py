@@ -1,0 +1,72 @@
+"""Which parts go together: rules on the strategies and the client of a configuration."""
+
+from __future__ import annotations
+
+from fedalign.errors import BadValueError
+from fedalign.settings.contracts import PlansMasks
+from fedalign.settings.registry import Part, load, traits
+
+
+def check(strategy: Part, client: Part) -> None:
+    """Raise `BadValueError` for a strategy, with those it wraps, or a client that cannot work."""
+    chain = _chain(strategy)
+    _one_mask_plan(chain)
+    _both_halves(chain, client)
+    _same_options(chain, client)
+    _order_of_neurons(chain, client)
+
+
+def _chain(part: Part) -> list[Part]:
+    """Return a strategy and those that it wraps."""
+    inner = [o for o in part.options.values() if isinstance(o, Part) and o.kind == part.kind]
+    return [part, *(deeper for own in inner for deeper in _chain(own))]
+
+
+def _one_mask_plan(chain: list[Part]) -> None:
+    """Refuse a masked strategy around another: clients would follow some of both plans."""
+    loaded = ((part.name, load(part.kind, part.name)) for part in chain)
+    masked = [name for name, t in loaded if isinstance(t, type) and issubclass(t, PlansMasks)]
+    if len(masked) > 1:
+        both = f"{masked[0]!r} and {masked[1]!r} both plan masks"
+        raise BadValueError("strategy", f"{both}, and clients can follow one")
+
+
+def _both_halves(chain: list[Part], client: Part) -> None:
+    """Refuse one half of an algorithm without the other."""
+    for name in filter(None, (traits("strategies", part.name).other_half for part in chain)):
+        if not _is_a("clients", client.name, name):
+            reason = f"is not the client of the strategy: it needs {name!r}"
+            raise BadValueError("client.name", f"{client.name!r} {reason}")
+    needed = traits("clients", client.name).other_half
+    if needed and not any(_is_a("strategies", part.name, needed) for part in chain):
+        reason = f"is not the strategy of client {client.name!r}: it needs {needed!r}"
+        raise BadValueError("strategy.name", f"{chain[0].name!r} {reason}")
+
+
+def _same_options(chain: list[Part], client: Part) -> None:
+    """Refuse two halves of an algorithm whose common options differ."""
+    for half in chain:
+        if traits("strategies", half.name).other_half:
+            for key in half.options.keys() & client.options.keys():
+                ours, theirs = client.options[key], half.options[key]
+                if ours != theirs:
+                    reason = f"{ours!r} is not the {theirs!r} of strategy {half.name!r}"
+                    raise BadValueError(f"client.{key}", reason)
+
+
+def _order_of_neurons(chain: list[Part], client: Part) -> None:
+    """Refuse to move neurons while something else relies on their order."""
+    outer, *inner = chain
+    for part in inner:
+        if traits("strategies", part.name).moves_neurons:
+            reason = f"would see neurons before {part.name!r} moves them, which must be the "
+            raise BadValueError("strategy.name", f"{outer.name!r} {reason}outermost strategy")
+    if traits("strategies", outer.name).moves_neurons and traits("clients", client.name).stateful:
+        reason = f"keeps weights from round to round in an order of neurons that {outer.name!r} "
+        raise BadValueError("client.name", f"{client.name!r} {reason}changes; local does not")
+
+
+def _is_a(kind: str, name: str, other: str) -> bool:
+    own, wanted = load(kind, name), load(kind, other)
+    both = isinstance(own, type) and isinstance(wanted, type)
+    return own is wanted or (both and issubclass(own, wanted))  # type: ignore[arg-type]

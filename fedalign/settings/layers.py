@@ -1,0 +1,138 @@
+"""Layers of settings: nested tables from YAML, and dotted settings that go over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from fedalign.errors import BadValueError, InputError, nearest
+from fedalign.settings.builtin import KINDS
+from fedalign.settings.registry import explain, options
+from fedalign.settings.renamed import OPTIONS, SETTINGS, current_key, current_keys
+from fedalign.settings.sections import Simulation
+
+M = TypeVar("M", bound=BaseModel)
+Tree = dict[str, Any]
+
+
+def with_layers(tree: Mapping[str, Any], layers: tuple[Mapping[str, Any], ...]) -> Tree:
+    """Return nested settings with layers of dotted settings over them.
+
+    A layer that names another part drops the options of the part before that the new one does not
+    have. Whatever the order of a layer, its names are applied first.
+
+    Raises:
+        BadValueError: a dotted key leads through something that is not a table.
+    """
+    merged = {key: _copied(value) for key, value in tree.items()}
+    for place in KINDS:
+        if isinstance(merged.get(place), str):
+            merged[place] = {"name": merged[place]}
+    for place in SETTINGS.keys() & merged.keys():
+        if isinstance(merged[place], dict):
+            merged[place] = _current(merged[place], place, None)
+    for layer in layers:
+        _apply(merged, layer)
+    return merged
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested tables under dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def holds(layer: Mapping[str, Any], place: str) -> bool:
+    """Return whether what stands at a dotted place comes from this layer of settings."""
+    keys = {*layer, *map(current_key, layer)}
+    return any(f"{key}.".startswith(f"{place}.") for key in keys) or (
+        place.removesuffix(".name") in layer
+    )
+
+
+def validate(model: type[M], tree: Mapping[str, Any]) -> M:
+    """Return the tree as a model.
+
+    Raises:
+        BadValueError: names the place of the first mistake. An unknown key comes before a missing
+            one, because it may be a misspelling of that one.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        unknown = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
+        place = unknown[0] if unknown else error.errors()[0]["loc"]
+        dotted = ".".join(map(str, place))
+        if not unknown:
+            raise BadValueError(dotted, explain(error)) from None
+        fields = model.model_fields
+        for step in place[:-1]:
+            fields = fields[str(step)].annotation.model_fields  # type: ignore[union-attr]
+        hint = nearest(str(place[-1]), fields)
+        raise BadValueError(dotted, f"no such setting{hint}") from None
+
+
+def _copied(value: Any) -> Any:
+    return {k: _copied(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _apply(tree: Tree, layer: Mapping[str, Any]) -> None:
+    """Set all that a layer says, the outer tables before those inside them."""
+    sections: dict[str, Tree] = {}
+    for key, value in layer.items():
+        place, _, leaf = (f"{key}.name" if key in KINDS else key).rpartition(".")
+        sections.setdefault(place, {})[leaf] = value
+    for place in sorted(sections, key=lambda place: len(_path(place))):
+        section, path = sections[place], _path(place)
+        table = _table(tree, path, f"{place}.{next(iter(section))}")
+        if path and path[0] in KINDS and "name" in section:
+            _drop_options(table, KINDS[path[0]], section["name"])
+        table |= _current(section, place, section.get("name", table.get("name")))
+
+
+def _path(place: str) -> list[str]:
+    return place.split(".") if place else []
+
+
+def _table(tree: Tree, path: list[str], key: str) -> Tree:
+    """Return the table at a path, made where there is none."""
+    for step in path:
+        inner = tree.setdefault(step, {})
+        if isinstance(inner, str) and path[0] in KINDS:
+            inner = tree[step] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise BadValueError(key, f"{step!r} holds the value {inner!r}, not a table")
+        tree = inner
+    return tree
+
+
+def _drop_options(table: Tree, kind: str, name: Any) -> None:
+    """Remove the options that a table's new part does not have."""
+    known = _options(kind, name)
+    if known is not None and table.get("name") != name:
+        for old in [old for old in table if old not in known]:
+            del table[old]
+
+
+def _current(section: Tree, place: str, name: Any) -> Tree:
+    """Return a section with its old keys replaced by new ones; `name` is that of its part."""
+    if place in SETTINGS:
+        return current_keys(section, SETTINGS[place], Simulation.model_fields, place)
+    kind = KINDS.get(place.partition(".")[0], "")
+    renamed = OPTIONS.get(kind, {})
+    return current_keys(section, renamed, _options(kind, name) or {}, place) if renamed else section
+
+
+def _options(kind: str, name: Any) -> Mapping[str, Any] | None:
+    """Return the options of a part; None for one that is refused later, with its place."""
+    try:
+        return options(kind, name) if isinstance(name, str) else None
+    except InputError:
+        return None

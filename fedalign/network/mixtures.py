@@ -14,9 +14,10 @@ from fedalign.network.device import autocast
 from fedalign.network.kernels import Target, from_groups
 from fedalign.network.layout import Layout
 from fedalign.network.stacked_layers import (
-    LAYERS,
     Layers,
+    StackedBatchNorm2d,
     StackedConv2d,
+    StackedGroupNorm,
     StackedLinear,
     stacked_twin,
 )
@@ -40,7 +41,7 @@ class Mixtures:
         self.bf16, self.examples = bf16, torch.empty(0)
         self._entries = {entry.name: entry for entry in layout.entries}
         self._batch = threading.local()  # threads have batches of their own
-        self._twin = stacked_twin(module, layout, self, LAYERS | MIXED).eval()
+        self._twin = stacked_twin(module, layout, self, LAYERS).eval()
         chains = [chain for chain in self._twin.modules() if isinstance(chain, nn.Sequential)]
         for before, layer in (pair for chain in chains for pair in pairwise(chain)):
             if isinstance(layer, nn.ReLU) and isinstance(before, tuple(LAYERS)):
@@ -83,6 +84,12 @@ class Mixtures:
         """Return whether a layer's input is the examples themselves: `(B, …)`, not `(K * B, …)`."""
         return len(x) == int(self._batch.size)
 
+    def spread(self, x: Tensor) -> Tensor:
+        """Return a layer's input as `(K * B, …)`, with a copy of the examples for each mixture."""
+        if not self.are_examples(x):
+            return x
+        return x.expand(self._count, *x.shape).flatten(0, 1)
+
     def of_models(self, name: str) -> Tensor:
         """Return a parameter of all models, `(M, …)`."""
         return self._entries[name].view(self._models)
@@ -124,6 +131,26 @@ class MixedConv2d(StackedConv2d):
         return self.weights.mixed(y.view(-1, len(x), *y.shape[1:]))
 
 
+class MixedBatchNorm2d(StackedBatchNorm2d):
+    """`StackedBatchNorm2d`, which may also see the examples themselves."""
+
+    weights: Mixtures
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return normalised examples of each mixture."""
+        return super().forward(self.weights.spread(x))
+
+
+class MixedGroupNorm(StackedGroupNorm):
+    """`StackedGroupNorm`, which may also see the examples themselves."""
+
+    weights: Mixtures
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return normalised examples of each mixture."""
+        return super().forward(self.weights.spread(x))
+
+
 def _rows(layer: MixedLinear | MixedConv2d) -> tuple[Tensor, Tensor | None]:
     """Return weight `(M * O, …)` and bias `(M * O,)` of a layer in all models."""
     weight, bias = (layer.weights.of_models(name) if name else None for name in layer.names)
@@ -131,4 +158,9 @@ def _rows(layer: MixedLinear | MixedConv2d) -> tuple[Tensor, Tensor | None]:
     return weight.flatten(0, 1), None if bias is None else bias.flatten()
 
 
-MIXED: Layers = {nn.Linear: MixedLinear, nn.Conv2d: MixedConv2d}
+LAYERS: Layers = {
+    nn.Linear: MixedLinear,
+    nn.Conv2d: MixedConv2d,
+    nn.BatchNorm2d: MixedBatchNorm2d,
+    nn.GroupNorm: MixedGroupNorm,
+}

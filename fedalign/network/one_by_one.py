@@ -68,10 +68,11 @@ class OneByOne:
             self.module.train()
         out.mul_(keep) if keep else out.zero_()
         recorder = self.recorder if loss is not None else None  # before the first forward pass
-        losses, batches = [], torch.split(inputs, labels.shape[1])
-        for k, (size, batch) in enumerate(zip(sizes, batches, strict=True)):
+        losses, length = [], labels.shape[1]
+        for k, size in enumerate(sizes):
             self.bind(block[k], out[k])
-            logits, own = self.run(batch[:size]), labels[k, :size]
+            logits = self.run(inputs[k * length : k * length + size])
+            own = labels[k, :size]
             if loss is None or recorder is None:
                 mean = functional.cross_entropy(logits, own)
             else:

@@ -44,14 +44,15 @@ Layers = dict[type[nn.Module], Callable[[Any, str, Any], nn.Module]]
 def stacked_twin(module: nn.Module, layout: Layout, weights: Weights, layers: Layers) -> nn.Module:
     """Return a copy of a module, whose layers with weights take them from `weights`.
 
-    `TypeError` for a weight in a layer that is not in `LAYERS`, or one that several layers share.
+    `layers` has their stacked forms. `TypeError` for a weight in a layer that has none, and for a
+    weight that several layers share.
     """
     replaced: dict[int, Any] = {}
     owned = []
     for name, layer in module.named_modules():
         prefix = f"{name}." if name else ""
         own = [prefix + key for key, _ in layer.named_parameters(recurse=False)]
-        if type(layer) in LAYERS:
+        if type(layer) in layers:
             _require_plain(layer, name)
             replaced[id(layer)] = layers[type(layer)](layer, prefix, weights)
         elif own:

@@ -27,6 +27,10 @@ MODELS = {
     "no bias": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 9, bias=False), nn.ReLU(),
                                      nn.Linear(9, 10)),
     "relu first": lambda: nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(784, 10)),
+    "tokens": lambda: nn.Sequential(nn.Flatten(1, 2), nn.Linear(28, 5), nn.ReLU(), nn.Flatten(),
+                                    nn.Linear(140, 10)),
+    "norms first": lambda: nn.Sequential(nn.BatchNorm2d(1), nn.GroupNorm(1, 1),
+                                         nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(1352, 10)),
 }  # fmt: skip
 SHARES = torch.tensor([[1, 0, 0], [0, 0, 1], [0.5, 0.5, 0], [0.2, 0.3, 0.5], [-0.5, 0, 1.5]])
 

@@ -59,6 +59,19 @@ def test_every_size_can_be_drawn(clients, classes, tmp_path):
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 
+def test_bubbles_are_as_large_as_the_counts():
+    (bubbles,) = picture(made([[4, 0], [1, 2]])).axes[0].collections
+    assert bubbles.get_offsets().tolist() == [[0, 0], [1, 0], [1, 1]]  # client and class
+    assert list(bubbles.get_sizes() / bubbles.get_sizes()[0]) == pytest.approx([1, 1 / 4, 1 / 2])
+
+
+def test_of_many_clients_the_shares_are_shown():
+    (image,) = picture(made([[9, 3], [1, 3]] * 300)).axes[0].images
+    shares = image.get_array()  # a row a class, clients by their most frequent class
+    assert np.unique(shares[0]).tolist() == [0.25, 0.75]
+    assert (np.diff(shares[0]) <= 0).all()
+
+
 def test_a_sample_is_evenly_spread_and_has_both_ends():
     assert list(sampled(np.arange(101), 3)) == [0, 50, 100]
     assert list(sampled(np.arange(3), 9)) == [0, 1, 2]

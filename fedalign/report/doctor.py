@@ -30,7 +30,7 @@ def doctor(config: Config) -> dict[str, str]:
         "machine": _machine(),
         "engine": engine,
         "threads": f"{getattr(federation.client, 'threads', 1)} torch thread(s) per client; "
-        f"{config.evaluation.threads} for heavy measurements on the server",
+        f"{config.evaluation.threads} share heavy measurements on the server",
         "stack": _stack(federation, clients),
         "sums": _sums(federation, clients),
         "messages": messages,

@@ -1,12 +1,12 @@
-"""Whether two checkouts compute the same: models, metrics and curves of many runs, to the bit.
+"""Check that two checkouts compute the same models, metrics and curves, to the bit.
 
     git worktree add ../before 2144896
     python benchmarks/bits.py ../before .
     python benchmarks/bits.py ../before . --only resume matched
 
-Every configuration runs once in each checkout, in fresh processes on this machine; stored hashes
-would differ from one processor to the next. Compared are the final model (names, dtypes, bytes) and
-every CSV file of the run folder, without the seconds. Exit code 1 if anything differs.
+Every configuration runs once in each checkout, in a fresh process on this machine, since stored
+hashes would differ between processors. Compares the final models (names, dtypes, bytes) and all CSV
+files of the run folders except for the seconds. Exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ RUNS = {
 }
 KILLED_AFTER = {"resume": 5}  # rounds
 
-# What the words above were called in a checkout before rooms, and columns of its tables.
+# Older names of settings, in a checkout whose files lie flat in `fedalign/`, and of columns.
 OLD_WORDS = {
     "simulation.stack": "simulation.cohort",
     "simulation.partial_aggregation": "simulation.fuse",
@@ -82,7 +82,7 @@ MAIN = "from fedalign.cli import main; main()"
 
 
 def run(checkout: Path, name: str, out: Path) -> Path:
-    """Return the run folder of one configuration in a checkout."""
+    """Run one configuration in a checkout; return the run folder."""
     words = ["quickstart", *RUNS[name].split(), f"out={out}"]
     if (checkout / "fedalign" / "config.py").exists():
         pairs = (word.partition("=") for word in words)
@@ -97,7 +97,7 @@ def run(checkout: Path, name: str, out: Path) -> Path:
             while process.poll() is None and rounds_in(out) < KILLED_AFTER[name]:
                 time.sleep(0.05)
             if process.poll() is not None:
-                raise SystemExit(f"{name}: was over before it could be killed; see {log.name}")
+                raise SystemExit(f"{name}: ended before it could be killed; see {log.name}")
             process.kill()
             process.wait()
         if subprocess.run(command, check=False, **how).returncode:  # type: ignore[call-overload]
@@ -109,13 +109,13 @@ def run(checkout: Path, name: str, out: Path) -> Path:
 
 
 def rounds_in(out: Path) -> int:
-    """Return how many rounds the run in a folder has written down."""
+    """Return the number of rounds in the metrics of the run in this folder."""
     tables = list(out.glob("*/metrics.csv"))
     return len(tables[0].read_text().splitlines()) - 1 if tables else 0
 
 
 def differences(before: Path, after: Path) -> list[str]:
-    """Return what is not the same in two run folders."""
+    """Return the names of tensors and tables that differ between two run folders."""
     found = []
     old, new = load_file(before / "model.safetensors"), load_file(after / "model.safetensors")
     if old.keys() != new.keys():
@@ -126,42 +126,42 @@ def differences(before: Path, after: Path) -> list[str]:
     tables = {path.name for folder in (before, after) for path in folder.glob("*.csv")}
     for name in sorted(tables):
         if not ((before / name).exists() and (after / name).exists()):
-            found.append(f"{name} is in one of them only")
+            found.append(f"{name} is missing in one of them")
             continue
         old_table, new_table = table(before / name), table(after / name)
         if not old_table.equals(new_table):
             columns = [
                 c for c in old_table if c not in new_table or any(old_table[c] != new_table[c])
             ]
-            found.append(f"{name}: {', '.join(columns) or 'its columns'}")
+            found.append(f"{name}: {', '.join(columns) or 'other columns'}")
     return found
 
 
 def table(file: Path) -> pd.DataFrame:
-    """Return a table as it was written, text cell by cell, without what is measured in seconds."""
+    """Return a table with its cells as text, without the column of seconds."""
     read = pd.read_csv(file, dtype=str, keep_default_na=False)
     return read.drop(columns="seconds", errors="ignore").rename(columns=OLD_COLUMNS)
 
 
 def main() -> None:
-    """Run everything twice and print a line for each configuration."""
+    """Run all configurations in both checkouts and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--only", nargs="+", default=list(RUNS), choices=RUNS, metavar="NAME")
-    parser.add_argument("--keep", type=Path, help="folder for the runs; those in it are not rerun")
-    told = parser.parse_args()
-    out, failed = told.keep or Path(tempfile.mkdtemp()), 0
-    for name in told.only:
+    parser.add_argument("--keep", type=Path, help="folder for the runs; finished ones are kept")
+    given = parser.parse_args()
+    out, failed = given.keep or Path(tempfile.mkdtemp()), 0
+    for name in given.only:
         folders = []
-        for side, checkout in (("before", told.before), ("after", told.after)):
+        for side, checkout in (("before", given.before), ("after", given.after)):
             place = (out / side / name.replace(" ", "-")).resolve()
             done = list(place.glob("*/model.safetensors"))
             folders.append(done[0].parent if done else run(checkout.resolve(), name, place))
         found = differences(*folders)
         failed += bool(found)
         print(f"{name:20} {'; '.join(found) or 'equal'}", flush=True)
-    print(f"{len(told.only) - failed} of {len(told.only)} equal")
+    print(f"{len(given.only) - failed} of {len(given.only)} equal")
     raise SystemExit(failed > 0)
 
 

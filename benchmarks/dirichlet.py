@@ -1,19 +1,19 @@
-"""Whether our Dirichlet partitions are distributed as those of flwr-datasets, which it needs.
+"""Compare the distribution of our Dirichlet partitions with that of flwr-datasets.
 
     pip install 'fedalign[flwr-datasets]'
     python benchmarks/dirichlet.py
 
-Both deal the labels of the handwritten digits (1,437) to ten clients, once for each seed. Of each
-partition one client counts, so that samples are independent: its size, the entropy of its labels
-and the share of its commonest class. Each is compared by a two-sample Kolmogorov-Smirnov test: p is
-uniform between 0 and 1 where the distributions are one.
+Both partition the labels of the handwritten digits (1,437) among ten clients, once for each seed.
+One client of each partition is measured, so that samples are independent: its size, the entropy of
+its labels and the share of its most common class. A two-sample Kolmogorov-Smirnov test compares
+each; p is uniform between 0 and 1 if the distributions are equal.
 
-It is neither the first client nor the last unless `--ends` is given. flwr-datasets cuts fractions
-of examples off where we round, so that of each class the first client has half an example less on
-the average than its share, and the last half an example more, and nearly always one.
+The first and the last client are left out unless `--ends` is given, because flwr-datasets truncates
+numbers of examples where we round: in each class the first client has on average half an example
+less than its share, and the last half an example more, and nearly always at least one.
 
-`dirichlet-balanced` is not to be the same at a small alpha: where InnerDirichletPartitioner serves
-clients one after the other, the last are left with what the first did not want.
+`dirichlet-balanced` is expected to differ for a small alpha: InnerDirichletPartitioner serves
+clients in turn, so the last ones get only the classes that are left.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def ours(name: str, alpha: float, labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Return what our partitioner deals."""
+    """Return a partition by our partitioner."""
     made = parse("partitioners", {"name": name, "alpha": alpha}, "partition").build()
     return split(made, labels, CLIENTS, rng)
 
@@ -72,11 +72,11 @@ def theirs(name: str, alpha: float, examples: int, seed: int) -> Any:
     return flower.InnerDirichletPartitioner(sizes, "label", alpha, shuffle=False, seed=seed)
 
 
-def statistics(own: np.ndarray) -> tuple[float, ...]:
-    """Return what is told of a client with these labels."""
-    shares = np.bincount(own) / len(own)
+def statistics(labels: np.ndarray) -> tuple[float, ...]:
+    """Return size, entropy and largest class share of a client with these labels."""
+    shares = np.bincount(labels) / len(labels)
     entropy = -(shares[shares > 0] * np.log(shares[shares > 0])).sum()
-    return len(own), float(entropy), float(shares.max())
+    return len(labels), float(entropy), float(shares.max())
 
 
 def compared(first: np.ndarray, second: np.ndarray) -> list[str]:
@@ -91,7 +91,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3000)
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.1, 0.5, 1.0, 10.0])
-    parser.add_argument("--ends", action="store_true", help="the first and the last client too")
+    parser.add_argument("--ends", action="store_true", help="include the first and the last client")
     return parser.parse_args()
 
 

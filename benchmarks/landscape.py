@@ -1,12 +1,12 @@
-"""What the landscape costs: many mixes at once beside one by one, and a share of a round's time.
+"""Measure the cost of the landscape: stacked against single mixes, and as a share of a round.
 
     python benchmarks/landscape.py mixes
     python benchmarks/landscape.py round --rounds 6
 
-`mixes`: four lines with 11 points between 8 models, 1,000 test images, one thread; the two ways
-take turns. `round`: W1 of `workloads.py` with the default landscape (global model, old to new
-global model, 3 pairs of clients, 11 points), beside the next round's training and not, and without.
-Give the machine nothing else to do.
+`mixes`: four lines of 11 points between 8 models, 1,000 test images, one thread; both ways take
+turns. `round`: W1 of `workloads.py` without a landscape, and with the default one (global model,
+old to new global model, 3 pairs of clients, 11 points), during the next round's training or not.
+The machine should be idle.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LINES = ("ab", "cd", "ef", "gh")
 
 
 def mixes(repeats: int) -> None:
-    """Print the milliseconds of a landscape for each model, and their ratio."""
+    """Print for each model the milliseconds of a landscape in both ways, and their ratio."""
     print("| model | one by one ms | at once ms | times faster |\n|---|---|---|---|")
     for name, settings in MODELS.items():
         config = read(None, settings | {"data": "workloads:Blobs", "evaluation.threads": 1})
@@ -57,7 +57,7 @@ def mixes(repeats: int) -> None:
                 network.__dict__["mixes"] = together if at_once else None
                 began = time.perf_counter()
                 look.curves(models, paths)
-                if number > 1:  # the first of each only warms up
+                if number > 1:  # the first of each way warms up
                     taken[at_once].append(1e3 * (time.perf_counter() - began))
         one, many = median(taken[False]), median(taken[True])
         note = f"{one / many:.2f}" if together else "not tried"
@@ -87,7 +87,7 @@ def of_a_round(engine: str, rounds: int, repeats: int, more: list[str]) -> None:
 
 
 def main() -> None:
-    """Measure what is asked for."""
+    """Measure mixes or rounds."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=["mixes", "round"])
     parser.add_argument("more", nargs="*", metavar="KEY=VALUE", help="settings of W1")

@@ -1,31 +1,31 @@
-"""Whether matching finds the permutation of a permuted copy, and what that takes.
+"""Check whether matching finds the permutation of a permuted copy, and at what cost.
 
     python benchmarks/matching.py
     python benchmarks/matching.py --models mlp vit --seeds 0 1 2 3 4 --epochs 2
     python benchmarks/matching.py model.depth=6 --models mlp
 
-`fresh`: a model as it is initialised, beside itself with the neurons of every layer in random
-order. `trained`: the same after training on Fashion-MNIST. `apart`: two models trained from first
-weights of their own, where there is nothing to find but the best match.
+States: `fresh` is a newly initialised model and its copy with the neurons of every layer in random
+order; `trained` is the same after training on Fashion-MNIST; `apart` are two models trained from
+different initial weights, for which only a best match exists.
 
-Found: how often the model came back to the bit. In place: the share of its weights that did.
-Similarity: cosine of the two models' parameters. Barrier: of loss, between the model and its copy
-on 1,000 test images (of VGG 200), before and after. Medians over seeds; a seed decides the weights,
-the order of the training examples, the permutation and the order in which the layers are matched.
-One thread, whose own time is told: on an idle machine it is the time that passes.
+Columns: found is how often the copy was restored to the bit; in place is the share of weights that
+were restored; similarity is the cosine of the two models' parameters; barrier is the loss barrier
+between the model and its copy on 1,000 test images (200 for VGG), before and after matching. Values
+are medians over seeds; a seed determines the weights, the order of the training examples, the
+permutation, and the order in which layers are matched. Times are CPU seconds of one thread.
 
-What is not found, and why: weight matching is a coordinate descent. From `identity` the first
-groups are matched by weights whose other end is still in the wrong order, which is noise beside the
-few that are fixed, and it may end in a local optimum: in narrow layers, and above all in the heads
-of attention, of which none can be exchanged to advantage before its inside is in order, nor the
-inside before the heads are. From `layers` each group is matched by what is in order already, heads
-by what they hold in any order; that finds every copy in one pass, and a second to see that it is
-done. Matching by activations cannot tell apart neurons that are silent on all images, such as 6 of
-the 64 of the CNN's `fc1` at its start; exchanged, they do the function no harm, but they may not be
-silent in the middle of the line.
+Weight matching is a coordinate descent, so it does not always find the permutation. From
+`identity`, the first groups are matched by weights whose other end is still in the wrong order;
+this is noise compared with the few that are fixed, and it can end in a local optimum: in narrow
+layers, and above all in attention heads, since exchanging heads pays only once their inside is in
+order, and the other way round. From `layers`, each group is matched by weights that are in order
+already, and heads by their content in any order; this finds every copy in one pass and confirms it
+in a second. Activation matching cannot distinguish neurons that are silent on all images, such as 6
+of the 64 in the CNN's `fc1` at its start; exchanging them does not change the function, but in the
+middle of the line they may not be silent.
 
-For orientation: the public code of Git Re-Basin begins at `identity` and stops after 100 passes;
-its author has seen from 3 to 50 (github.com/samuela/git-re-basin/issues/5).
+For comparison: the public code of Git Re-Basin starts from `identity` and stops after 100 passes;
+its author reports 3 to 50 (github.com/samuela/git-re-basin/issues/5).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from fedalign.rng import rng
 from fedalign.settings.config import read
 from fedalign.settings.sources import parse_overrides
 
-# Of VGG, 9.2 M parameters: as many steps of half the batch, and fewer images.
+# VGG has 9.2 M parameters: as many steps, but half the batch size and fewer images.
 LARGE = {"client.batch_size": 8, "data.max_examples": 1600, "evaluation.examples": 200}
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"model": "mlp"},
@@ -87,7 +87,7 @@ HEADINGS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method made of one pair of models."""
+    """The result of one method for one pair of models."""
 
     found: bool
     in_place: float
@@ -100,7 +100,7 @@ class Outcome:
 
 
 class Bench:
-    """One model with one seed: its weights, its copies, and what lies between."""
+    """One model with one seed: it makes pairs of models and matches them."""
 
     def __init__(self, settings: dict[str, Any], seed: int):
         self.seed, self.federation = seed, Federation(read(None, settings | {"seed": seed}))
@@ -112,7 +112,7 @@ class Bench:
         self._images = train.subset(evaluation.bn_examples).images
 
     def pair(self, state: str) -> tuple[Tensor, Tensor]:
-        """Return the reference `(F,)` and the model that is brought into its order."""
+        """Return the reference `(F,)` and the model `(F,)` to be matched to it."""
         if state == "apart":
             first, second = (self._trained(self.federation.own_start(i), i) for i in (0, 1))
             return first, second
@@ -121,7 +121,7 @@ class Bench:
         return model, shuffled(self.network.layout, self.network.symmetry, stream, model)
 
     def measure(self, reference: Tensor, model: Tensor) -> Iterator[Outcome]:
-        """Yield what each method makes of a pair."""
+        """Yield the outcome of each method for a pair of models."""
         before = self._barrier(reference, model)
         for method in METHODS:
             began = time.process_time()
@@ -174,7 +174,7 @@ def cells(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _exact(barrier: float) -> str:
-    """Return a barrier so that none at all can be told from next to none."""
+    """Return a barrier as text that distinguishes 0 from very small values."""
     return f"{barrier:.4f}" if barrier >= 5e-5 else f"{barrier:.0e}" if barrier else "0"
 
 

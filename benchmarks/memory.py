@@ -1,9 +1,9 @@
-"""Whether memory stays flat over a long run, on each engine.
+"""Check that memory stays constant over a long run, on each engine.
 
     python benchmarks/memory.py --rounds 1000
 
-The quickstart's data and model, 100 clients, 20 a round. Prints the proportional set size of all
-processes of the run after each tenth of the rounds, in MB.
+Runs the quickstart with 100 clients, 20 per round. Prints the proportional set size of all
+processes of the run, in MB, after each tenth of the rounds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SETTINGS = [
 
 
 def watch(engine: str, rounds: int) -> list[float]:
-    """Return the MB that a run holds after each tenth of its rounds."""
+    """Return the MB that a run uses after each tenth of its rounds."""
     with tempfile.TemporaryDirectory() as out:
         words = [*SETTINGS, f"rounds={rounds}", f"simulation.backend={engine}", "--out", out]
         process = psutil.Popen(

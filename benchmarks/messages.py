@@ -1,12 +1,12 @@
-"""What a message costs on each engine, when the client does nothing but send the model back.
+"""Measure the cost of a message on each engine, with clients that only send the model back.
 
     python benchmarks/messages.py
     python benchmarks/messages.py --engines ray ray+sums flower --parameters 11000000 --clients 10
     python benchmarks/messages.py --engines ray --nodes 100000
 
-`+sums`: the models are summed where the clients run, as for FedAvg, and only sums come back.
-Engines take turns (A B A B), each in a fresh process; a figure is the median over all rounds after
-the first of all repeats. Give the machine nothing else to do.
+`+sums`: models are summed in the workers, as for FedAvg, and only partial sums come back. Engines
+take turns (A B A B), each in a fresh process; a number is the median over the rounds of all
+repeats, without first rounds. The machine should be idle.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ server = ServerApp()
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
-    """Print the seconds that each round took, as JSON."""
+    """Print the seconds of each round as JSON."""
     config = context.run_config
     while len(nodes := sorted(grid.get_node_ids())) < config["nodes"]:
         time.sleep(0.1)

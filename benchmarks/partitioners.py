@@ -1,12 +1,12 @@
-"""What it costs to deal a million examples to a hundred thousand clients, by each partitioner.
+"""Measure the time and memory each partitioner needs for 1,000,000 examples and 100,000 clients.
 
     python benchmarks/partitioners.py
     python benchmarks/partitioners.py --classes 100 --repeats 5
 
-Each repeat is a fresh process, whose peak is that of the whole process after imports and labels:
-the figure is what dealing added to that. Seconds are the median. Groups are 200,000, and for
-`pachinko` a fifth of the classes; `dirichlet` moves examples to clients that have too few, and
-`indices` reads what `iid` dealt from JSON.
+Each repeat is a fresh process; memory is what partitioning adds to the peak of the process after
+imports and labels. Numbers are medians. There are 200,000 groups, but for `pachinko` a fifth of the
+number of classes; `dirichlet` moves examples to clients that have too few, and `indices` reads the
+partition by `iid` from JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fedalign.settings.builtin import BUILTIN
 from fedalign.settings.registry import parse
 
 OPTIONS: dict[str, dict[str, Any]] = {"dirichlet": {"too_small": "move"}}
-OTHERS = {"replicated", "flwr"}  # one does nothing, and one is another package's
+OTHERS = {"replicated", "flwr"}  # the first does nothing, the second belongs to another package
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def in_a_child(name: str, file: str) -> tuple[float, float]:
-    """Return what `measure` does, in a process of its own."""
+    """Return the result of `measure` in a fresh process."""
     command = [sys.executable, *sys.argv, "--one", name, "--file", file]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     seconds, memory = json.loads(done.stdout)
@@ -62,7 +62,7 @@ def in_a_child(name: str, file: str) -> tuple[float, float]:
 
 
 def measure(name: str, given: argparse.Namespace) -> tuple[float, float]:
-    """Return the seconds that dealing takes and the MiB that it adds to the process's peak."""
+    """Return the seconds for a partition and the MiB that it adds to the process's peak."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, given.classes, given.examples)
     groups = labels // 5 if name == "pachinko" else rng.integers(0, 200_000, given.examples)
@@ -76,7 +76,7 @@ def measure(name: str, given: argparse.Namespace) -> tuple[float, float]:
 
 
 def written(file: Path, given: argparse.Namespace) -> str:
-    """Return the name of a file into which an even partition has been written."""
+    """Write an even partition to a file; return the file's name."""
     iid = parse("partitioners", {"name": "iid"}, "partition").build()
     shares = iid.split(np.zeros(given.examples), given.clients, np.random.default_rng(0))
     file.write_text(json.dumps([share.tolist() for share in shares]))
@@ -84,9 +84,9 @@ def written(file: Path, given: argparse.Namespace) -> str:
 
 
 def peak() -> float:
-    """Return the most memory that this process has had, in MiB; on Linux.
+    """Return the peak memory of this process in MiB, on Linux.
 
-    Not `ru_maxrss`, which begins at what the parent had.
+    `ru_maxrss` does not serve, since it starts from the parent's.
     """
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024

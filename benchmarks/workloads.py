@@ -1,16 +1,17 @@
-"""What a round costs on each engine, beside a plain PyTorch loop over the same clients.
+"""Measure the cost of a round on each engine, against a plain PyTorch loop over the same clients.
 
     python benchmarks/workloads.py W2
     python benchmarks/workloads.py W1 --engines plain inline ray --rounds 4
 
-W1 compute: 100 clients, Dirichlet 0.3, 10 a round, batch 50, CNN of 878,538 parameters.
-W2 overhead: 1,000 clients of 50 examples, 100 a round, batch 10, MLP 784-64-10.
-W3 scale: 10,000 clients of 20 examples, 1,000 a round, batch 10, LeNet-5.
+W1 compute: 100 clients, Dirichlet 0.3, 10 per round, batch 50, CNN of 878,538 parameters.
+W2 overhead: 1,000 clients of 50 examples, 100 per round, batch 10, MLP 784-64-10.
+W3 scale: 10,000 clients of 20 examples, 1,000 per round, batch 10, LeNet-5.
 
-SGD 0.05 with momentum 0.9, one local epoch, one evaluation on 10,000 test examples a round. Engines
-take turns (A B A B), each in a fresh process. Wall: median of the rounds after the first. CPU: what
-all processes of a run use from the end of the first round to the end of the last, per round.
-Memory: the peak of their proportional set sizes. Give the machine nothing else to do.
+SGD with learning rate 0.05 and momentum 0.9, one local epoch, one evaluation on 10,000 test
+examples per round. Engines take turns (A B A B), each in a fresh process. Wall: median of the
+rounds after the first. CPU: time of all processes of a run from the end of the first round to the
+end of the last, per round. Memory: peak of their proportional set sizes. The machine should be
+idle.
 
 Any setting may follow: simulation.stack=1 simulation.partial_aggregation=false.
 """
@@ -71,7 +72,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Blobs:
-    """Noise around ten random images: synthetic, the same everywhere, learnable."""
+    """Synthetic, learnable data: noise around ten random images, the same on every machine."""
 
     size: int = 50_000
     channels: int = 1
@@ -101,17 +102,13 @@ def wide_cnn(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 
 def plain(settings: dict[str, Any], rounds: int, threads: int, out: Path) -> None:
-    """Write the seconds of each round of federated averaging as one would write it by hand."""
+    """Write the seconds of each round of a hand-written loop of federated averaging."""
     torch.set_num_threads(threads)
     config = read(None, COMMON | settings)
     federation = Federation(config)
     train, test, batch = federation.train, federation.test, settings["client.batch_size"]
     shards = federation.shards(config.num_clients)
     model = federation.network.module.to(memory_format=torch.contiguous_format)
-
-    def floats(images: Tensor) -> Tensor:
-        return (images.float() / 255 - 0.5) / 0.5
-
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     for number in range(1, rounds + 1):
         started = time.perf_counter()
@@ -120,38 +117,43 @@ def plain(settings: dict[str, Any], rounds: int, threads: int, out: Path) -> Non
         average = {key: torch.zeros_like(value) for key, value in weights.items()}
         for client in drawn:
             model.load_state_dict(weights)
-            model.train()
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-            order = torch.from_numpy(
-                rng(0, "batches", number, int(client)).permutation(shards[client])
-            )
-            for rows in torch.split(order, batch):
-                optimizer.zero_grad()
-                loss = functional.cross_entropy(
-                    model(floats(train.images[rows])), train.labels[rows]
-                )
-                loss.backward()
-                optimizer.step()
+            order = rng(0, "batches", number, int(client)).permutation(shards[client])
+            _train(model, train, torch.from_numpy(order), batch)
             for key, value in model.state_dict().items():
                 average[key] += value * (len(shards[client]) / total)
         weights = average
         model.load_state_dict(weights)
-        model.eval()
-        with torch.no_grad():
-            hits = sum(
-                int((model(floats(images)).argmax(1) == labels).sum())
-                for images, labels in zip(
-                    test.images.split(500), test.labels.split(500), strict=True
-                )
-            )
+        accuracy = _accuracy(model, test)
         with out.open("a") as file:
             print(time.perf_counter() - started, file=file)
-    print(f"plain: accuracy {hits / len(test):.3f}", file=sys.stderr)
+    print(f"plain: accuracy {accuracy:.3f}", file=sys.stderr)
+
+
+def _train(model: nn.Module, data: Dataset, order: Tensor, batch: int) -> None:
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for rows in torch.split(order, batch):
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(_floats(data.images[rows])), data.labels[rows])
+        loss.backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, data: Dataset) -> float:
+    model.eval()
+    batches = zip(data.images.split(500), data.labels.split(500), strict=True)
+    hits = [(model(_floats(images)).argmax(1) == labels).sum() for images, labels in batches]
+    return int(sum(hits)) / len(data)
+
+
+def _floats(images: Tensor) -> Tensor:
+    return (images.float() / 255 - 0.5) / 0.5
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run costs: seconds to the end of the first round, then a round, and peak MB."""
+    """The cost of a run: seconds to the end of the first round, then per round, and peak MB."""
 
     first: float
     wall: float
@@ -160,7 +162,7 @@ class Cost:
 
 
 def measure(name: str, engine: str, rounds: int, threads: int, more: list[str]) -> Cost:
-    """Return what one run costs, in processes of its own."""
+    """Return the cost of one run in fresh processes."""
     with tempfile.TemporaryDirectory() as out:
         if engine == "plain":
             log = Path(out, "seconds")
@@ -189,7 +191,7 @@ def _metrics(out: Path) -> list[float]:
 
 
 def _watch(command: list[str], finished: Callable[[], list[float]], rounds: int) -> Cost:
-    """Return the costs of a command; `finished` tells the seconds of each finished round."""
+    """Return the cost of a command; `finished` returns the seconds of each finished round."""
     started = time.perf_counter()
     process = psutil.Popen(
         command,

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -104,6 +105,11 @@ def test_validate_shows_ones_own_images(fedalign, tmp_path):
     result = fedalign("validate", "quickstart", "data=folder", *words)
     assert result.exit_code == 2
     assert "data.labels: 'cat' is not allowed: two or more different names" in result.stderr
+
+
+@pytest.mark.skipif(version("click") >= "8.5", reason="see pyproject.toml")
+def test_help_explains_arguments(fedalign):
+    assert "YAML file, or its name in configs/" in fedalign("run", "--help").output
 
 
 def test_list_names_every_part(fedalign):

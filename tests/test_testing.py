@@ -67,7 +67,7 @@ def test_what_is_wrong_is_said(spoil, message):
 
 
 def test_one_that_remembers_is_caught():
-    with pytest.raises(AssertionError, match="differently when given the same generator"):
+    with pytest.raises(AssertionError, match="another partition for the same generator"):
         check_partitioner(Remembers())
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedalign.report.figures import STYLE, strips
-from fedalign.report.tables import Row, short
+from fedalign.report.tables import Row, label, short
 
 KINDS = {
     "clients": "",
@@ -53,9 +53,10 @@ def along_the_line(rows: Sequence[Row], x: str) -> Figure | None:
 
 
 def _varies(rows: Sequence[Row], arm: str, x: str) -> bool:
-    paths = {run.path for row in rows for run in row.runs if row.arm == arm}
-    values = {row.varied[x] for row in rows if row.arm == arm}
-    return len(values) > 1 and len(paths) > 1
+    """Return whether an arm has several runs along x, all other varied settings equal."""
+    of_arm = [row for row in rows if row.arm == arm]
+    others = {label({k: v for k, v in row.varied.items() if k != x}) for row in of_arm}
+    return len({tuple(run.path for run in row.runs) for row in of_arm}) > len(others)
 
 
 def _plot(panel: Axes, rows: Sequence[Row], kind: str, x: str, colours: dict[Any, Any]) -> None:

@@ -110,7 +110,7 @@ def describe(partition: PartitionCounts) -> str:
         partition.title,
         f"clients            {len(sizes):,}, with {examples}; Gini {partition.gini:.3f}",
         f"effective classes  {_range(classes)} of {partition.counts.shape[1]}",
-        f"distance           {_range(distances)} (earth mover's, from the overall shares; 0 to 2)",
+        f"distance           {_range(distances)} (earth mover's, from all data; 0 to 2)",
         f"examples           {assigned}",
     ]
     return "\n".join([*lines, "", *_shaded(partition)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Collection
 from typing import Any, Literal, get_args, get_origin
 
@@ -69,6 +70,7 @@ def print_part(wanted: str) -> None:
         headline = _headline(kind, wanted)
         body = (inspect.getdoc(load(kind, wanted)) or "").partition("\n")[2]
         console.print(f"{headline}\n{'' if wanted in PAPERS else body}".rstrip(), soft_wrap=True)
+        console.print()
         for key, option in options(kind, wanted).items():
             described, allowed = _described(option)
             console.print(f"  {key} = {_default(option)}  {allowed}", soft_wrap=True)
@@ -91,8 +93,10 @@ def _listed(kind: str, name: str, shared: Collection[str]) -> tuple[str, str]:
 
 def _headline(kind: str, name: str) -> str:
     first = (inspect.getdoc(load(kind, name)) or "").partition("\n")[0]
-    paper = PAPERS.get(name) if kind == "strategies" else None
-    return f"{first} ({paper})" if paper else first
+    if kind != "strategies" or name not in PAPERS:
+        return first
+    title = re.sub(r" ?\[.*?\]", "", first).rstrip(".")  # without Flower's own citation
+    return f"{title} ({PAPERS[name]})"
 
 
 def _described(option: Option) -> tuple[str, str]:
@@ -110,7 +114,7 @@ def _described(option: Option) -> tuple[str, str]:
         for key, sign in SIGNS.items()
         if hasattr(bound, key)
     ]
-    return description, " ".join([getattr(kind, "__name__", str(kind)), *bounds])
+    return description, f"{getattr(kind, '__name__', kind)} {', '.join(bounds)}".strip()
 
 
 def _is_annotated(option: Option) -> bool:

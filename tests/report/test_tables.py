@@ -4,6 +4,7 @@ import yaml
 from fedalign.errors import InputError
 from fedalign.report.differences import beside_baseline
 from fedalign.report.figures import over_rounds, save
+from fedalign.report.lines import along_the_line
 from fedalign.report.sweeps import sweep
 from fedalign.report.tables import Row, differences, groups, read_runs, table
 
@@ -142,8 +143,19 @@ def test_a_figure_of_runs_without_paths(folder):
     assert [axes.get_title() for axes in figure.axes] == ["Global model"]
 
 
-def test_a_reference_is_one_level_line_in_a_sweep(rows):
-    flat = [Row("level", rows[0].runs, {"partition.alpha": alpha}) for alpha in (0.1, 0.5)]
-    figure = sweep([*rows, *flat], "partition.alpha", "fedavg")
+@pytest.fixture
+def level(rows):
+    """An arm that is the same run, with three seeds, for both alphas."""
+    return [Row("level", rows[0].runs, {"partition.alpha": alpha}) for alpha in (0.1, 0.5)]
+
+
+def test_only_arms_that_vary_have_panels_of_lines(rows, level):
+    figure = along_the_line([*rows, *level], "partition.alpha")
+    assert [panel.get_title() for panel in figure.axes] == ["fedavg", "fedpfn"]
+    assert along_the_line(level, "partition.alpha") is None
+
+
+def test_a_reference_is_one_level_line_in_a_sweep(rows, level):
+    figure = sweep([*rows, *level], "partition.alpha", "fedavg")
     heights = [line.get_ydata() for line in figure.axes[0].lines]
     assert [h for h in heights if len(h) == 2 and h[0] == h[1] == pytest.approx(0.72)]

@@ -64,7 +64,7 @@ def test_wrong_name_never_means_the_current_directory(name, write_app, tmp_path,
         find_app(name)
     assert repr(name) in str(caught.value)
     assert "[tool.flwr.app]" in str(caught.value)
-    assert "package directory" in str(caught.value)
+    assert "package folder" in str(caught.value)
     assert "installed" in str(caught.value)
 
 

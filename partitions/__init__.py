@@ -1,4 +1,4 @@
-"""Who gets which examples: every partitioner deals the indices of a data set to clients."""
+"""Which client owns which examples: a partitioner deals the indices of a data set to clients."""
 
 from fedalign.partitioning import Indices, deal
 

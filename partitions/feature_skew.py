@@ -1,4 +1,4 @@
-"""Feature skew: clients see the same kind of thing differently."""
+"""Feature skew: clients see the same classes differently, with noise or rotated."""
 
 from __future__ import annotations
 
@@ -21,26 +21,32 @@ BasePart = Annotated[Part | str, "partitioners"]
 
 @dataclass(frozen=True)
 class FeatureSkew:
-    """Images of each client noisier or turned further than the last one's, on top of any split.
+    """Images noisier or rotated further from client to client, on top of any split.
 
-    Client k of K has Gaussian noise with a standard deviation of `noise (k + 1) / K`, after the
-    manner of Li et al. 2022 (arXiv 2102.02079); here an image has the same noise whenever it is
-    seen, and what leaves 0..1 is cut off, for images stay bytes. With `rotation: 360, angles: 4`
-    clients are turned by 0, 90, 180, 270, 0, … degrees, as in Ghosh et al. 2020 (arXiv 2006.04088);
-    what comes in from beyond the edge is black. Both hold for what a client trains and tests on.
-    The server's test set, and training images that it takes itself, are as they were.
+    Client k of K adds Gaussian noise with standard deviation `noise (k + 1) / K`, similar to Li et
+    al. 2022 (arXiv 2102.02079); here an image always gets the same noise, and results are clipped
+    to 0..1, since images are stored as bytes. With `rotation: 360, angles: 4` clients rotate by 0,
+    90, 180, 270, 0, … degrees, as in Ghosh et al. 2020 (arXiv 2006.04088); areas from outside the
+    image are black. Both apply to a client's training and test images. The server's test set, and
+    the training images that the server uses itself, stay unchanged.
     """
 
     base: BasePart = "iid"
     noise: Annotated[
         float,
-        Field(ge=0, allow_inf_nan=False, description="of the last client, where white is 1"),
+        Field(
+            ge=0,
+            allow_inf_nan=False,
+            description="standard deviation at the last client; white is 1",
+        ),
     ] = 0.1
     rotation: Annotated[
-        float, Field(allow_inf_nan=False, description="degrees, divided evenly among the angles")
+        float,
+        Field(allow_inf_nan=False, description="degrees in total, divided evenly among the angles"),
     ] = 0.0
     angles: Annotated[
-        int, Field(ge=0, description="how many; clients take them in turn; 0: one for each client")
+        int,
+        Field(ge=0, description="number of angles, used in turn by the clients; 0: one per client"),
     ] = 0
 
     def split(
@@ -50,26 +56,26 @@ class FeatureSkew:
         rng: np.random.Generator,
         groups: Indices | None = None,
     ) -> list[Indices]:
-        """Return the indices that each client owns: as the base deals them."""
+        """Return the indices that each client owns, as the base partitioner deals them."""
         base = self._base
         return split(base.build(), labels, num_clients, rng, groups, called=base.name)
 
     def transform(
         self, images: Tensor, client: int, num_clients: int, rng: np.random.Generator
     ) -> Tensor:
-        """Return a client's images as it sees them, `(n, C, H, W)` uint8.
+        """Return images `(n, C, H, W)` uint8 as this client sees them.
 
         Raises:
-            InputError: They are no images.
+            InputError: The examples are not images.
         """
         if images.ndim != 4 or images.dtype != torch.uint8:
-            told = f"{images.dtype} {tuple(images.shape)}"
-            raise InputError(f"partition: feature-skew needs images in bytes, not {told}")
+            found = f"{images.dtype} {tuple(images.shape)}"
+            raise InputError(f"partition: feature-skew needs uint8 images, not {found}")
         base: Any = self._base.build()
         if isinstance(base, TransformsImages):
             images = base.transform(images, client, num_clients, rng)
         steps = self.angles or num_clients
-        images = _turned(images, self.rotation * (client % steps) / steps)
+        images = _rotated(images, self.rotation * (client % steps) / steps)
         return _noisy(images, self.noise * (client + 1) / num_clients, rng)
 
     @property
@@ -79,20 +85,20 @@ class FeatureSkew:
         return parse("partitioners", {"name": self.base}, "partition.base")
 
 
-def _turned(images: Tensor, degrees: float) -> Tensor:
-    """Return images turned counter-clockwise."""
+def _rotated(images: Tensor, degrees: float) -> Tensor:
+    """Return images rotated counter-clockwise."""
     if not degrees % 360:
         return images
-    # Imported here because it takes a second.
+    # Imported here because the import takes a second.
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.functional import rotate
 
-    turned: Tensor = rotate(images, degrees, InterpolationMode.BILINEAR)
-    return turned
+    rotated: Tensor = rotate(images, degrees, InterpolationMode.BILINEAR)
+    return rotated
 
 
 def _noisy(images: Tensor, std: float, rng: np.random.Generator) -> Tensor:
-    """Return images with Gaussian noise of a standard deviation on the 0..1 scale."""
+    """Return images with Gaussian noise added; `std` is on the 0..1 scale."""
     if not std:
         return images
     noise = torch.from_numpy(rng.standard_normal(tuple(images.shape), np.float32))

@@ -1,4 +1,4 @@
-"""Partitioners of the package flwr-datasets, which deal rows of a Hugging Face data set."""
+"""Partitioners of the package flwr-datasets, which divide a Hugging Face data set."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ HOME = "flwr_datasets.partitioner"
 Scalar = bool | int | float | str
 Options = Annotated[
     dict[str, Scalar] | None,
-    BeforeValidator(lambda told: told or None),
-    Field(description="what it is made with, such as partition.options.alpha=0.5"),
+    BeforeValidator(lambda options: options or None),
+    Field(description="its arguments, such as partition.options.alpha=0.5"),
 ]
 
 
 class FlowerDatasets:
     """Any partitioner of flwr-datasets, by its name there (pip install 'fedalign[flwr-datasets]').
 
-    It gets a data set with the columns `label`, `index` and, where the data has groups, `group`. Of
-    its parameters `num_partitions`, `partition_by` (the label), `seed` (from the run's) and
-    `partition_sizes` (equal) are filled in if it has them and `options` does not say otherwise.
-    What it leaves out or deals twice, it leaves out or deals twice.
+    It gets a data set with the columns `label`, `index` and, if the data has groups, `group`. Its
+    parameters `num_partitions`, `partition_by` (the label), `seed` (derived from the run's) and
+    `partition_sizes` (equal) are filled in if it has them and `options` does not set them. Examples
+    that it leaves out or gives to several clients are used as it says.
     """
 
     def __init__(
         self,
         partitioner: Annotated[
-            str, Field(description="DirichletPartitioner, say, or package.module:Name")
+            str, Field(description="such as DirichletPartitioner, or package.module:Name")
         ] = "IidPartitioner",
         options: Options = None,
     ):
@@ -50,25 +50,25 @@ class FlowerDatasets:
         """Return the indices that each client owns, ascending.
 
         Raises:
-            InputError: The package is not installed, has no such partitioner, or that one refuses
-                its options or makes another number of clients.
+            InputError: The package is not installed or has no such partitioner, or the partitioner
+                refuses its options or makes another number of clients.
         """
         columns = {"index": np.arange(len(labels)), "label": labels}
         columns |= {} if groups is None else {"group": groups}
         data = self._import("datasets")
         data.disable_progress_bars()
         try:
-            made = self._made(num_clients, len(labels), rng)
-            made.dataset = data.Dataset.from_dict(columns)
-            count = int(made.num_partitions)
+            partitioner = self._partitioner(num_clients, len(labels), rng)
+            partitioner.dataset = data.Dataset.from_dict(columns)
+            count = int(partitioner.num_partitions)
             if count == num_clients:
-                return [_rows(made.load_partition(client)) for client in range(count)]
+                return [_rows(partitioner.load_partition(client)) for client in range(count)]
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"partition.options: {self.partitioner}: {error}") from error
         raise InputError(f"partition: {self.partitioner} makes {count} clients, not {num_clients}")
 
-    def _made(self, num_clients: int, examples: int, rng: np.random.Generator) -> Any:
-        """Return the partitioner with its options, and those that it needs besides."""
+    def _partitioner(self, num_clients: int, examples: int, rng: np.random.Generator) -> Any:
+        """Return the partitioner, made with the user's options and those that it needs besides."""
         module, _, name = self.partitioner.rpartition(":")
         target = getattr(self._import(module or HOME), name, None)
         if target is None:
@@ -79,8 +79,8 @@ class FlowerDatasets:
             "partition_sizes": equal(examples, num_clients).tolist(),
             "seed": int(rng.integers(2**31)),
         }
-        asked = inspect.signature(target).parameters
-        return target(**{k: v for k, v in filled_in.items() if k in asked} | self.options)
+        parameters = inspect.signature(target).parameters
+        return target(**{k: v for k, v in filled_in.items() if k in parameters} | self.options)
 
     def _import(self, module: str) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""A partition that is written down: which client owns which examples, from a file."""
+"""A partition from a file that lists which client owns which examples."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from partitions import Indices
 
 @dataclass(frozen=True)
 class FixedIndices:
-    """The indices in a file, as they stand there: somebody else's partition, exactly.
+    """Exactly the indices in a file, for instance the partition of another study.
 
-    JSON holds a list of lists, or a table `{"0": [...], "1": [...]}` by client number; `.npz` holds
-    arrays named `0`, `1` and so on. Indices count the training examples from 0, in the order of the
-    data set. No randomness.
+    A JSON file holds a list of lists, or a table `{"0": [...], "1": [...]}` by client number; an
+    `.npz` file holds arrays named `0`, `1` and so on. Indices count the training examples from 0,
+    in the order of the data set. There is no randomness.
     """
 
     file: Annotated[str, Field(description="JSON or .npz; must be given")] = ""
     overlap: Annotated[bool, Field(description="an example may belong to several clients")] = False
-    partial: Annotated[bool, Field(description="an example may belong to nobody")] = False
+    partial: Annotated[bool, Field(description="an example may belong to no client")] = False
 
     def split(
         self,
@@ -39,29 +39,29 @@ class FixedIndices:
         """Return the indices that each client owns, ascending.
 
         Raises:
-            InputError: The file is no partition of these examples to so many clients.
+            InputError: The file does not divide these examples among `num_clients` clients.
         """
         shares = [_sorted(self.file, k, share) for k, share in enumerate(_read(self.file))]
         if len(shares) != num_clients:
-            told = f"has {len(shares)} clients, not num_clients={num_clients}"
-            raise InputError(f"{self.file}: {told}")
+            found = f"has {len(shares)} clients, not num_clients={num_clients}"
+            raise InputError(f"{self.file}: {found}")
         every = np.concatenate(shares)
         wrong = every[(every < 0) | (every >= len(labels))]
         if len(wrong):
             raise InputError(f"{self.file}: index {wrong[0]} is outside 0..{len(labels) - 1}")
         counts = np.bincount(every, minlength=len(labels))
         if counts.max() > 1 and not self.overlap:
-            told = f"index {counts.argmax()} belongs to {counts.max()} clients"
-            raise InputError(f"{self.file}: {told}, which needs partition.overlap=true")
+            found = f"index {counts.argmax()} belongs to {counts.max()} clients"
+            raise InputError(f"{self.file}: {found}, which needs partition.overlap=true")
         if counts.min() < 1 and not self.partial:
-            told = f"{(counts < 1).sum()} of {len(labels)} examples, such as {counts.argmin()}"
-            raise InputError(f"{self.file}: {told}, belong to nobody: needs partition.partial=true")
+            found = f"{(counts < 1).sum()} of {len(labels)} examples, such as {counts.argmin()}"
+            raise InputError(f"{self.file}: {found}, have no owner: needs partition.partial=true")
         return shares
 
 
 def _sorted(file: str, client: int, share: npt.NDArray[Any]) -> Indices:
     if share.ndim != 1 or not len(share) or share.dtype.kind not in "iu":
-        raise InputError(f"{file}: client {client} has no flat list of whole numbers, or an empty")
+        raise InputError(f"{file}: client {client} needs a flat, non-empty list of whole numbers")
     unique = np.unique(share).astype(np.int64)
     if len(unique) < len(share):
         raise InputError(f"{file}: client {client} has an index twice")
@@ -69,7 +69,7 @@ def _sorted(file: str, client: int, share: npt.NDArray[Any]) -> Indices:
 
 
 def _read(file: str) -> list[npt.NDArray[Any]]:
-    """Return the clients' indices as they stand in a file."""
+    """Return the indices of each client, unchecked."""
     if not file:
         raise InputError("partition.file: must be given: JSON or .npz, with indices by client")
     try:
@@ -80,9 +80,10 @@ def _read(file: str) -> list[npt.NDArray[Any]]:
     except OSError as error:
         raise InputError(f"{file}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, BadZipFile) as error:
-        raise InputError(f"{file}: no lists of indices by client number 0, 1, …: {error}") from None
+        raise InputError(f"{file}: needs lists of indices by client 0, 1, …: {error}") from None
 
 
-def _in_order(told: Mapping[str, Any] | Sequence[Any]) -> list[npt.NDArray[Any]]:
-    lists = [told[str(k)] for k in range(len(told))] if isinstance(told, Mapping) else list(told)
-    return [np.asarray(share) for share in lists]
+def _in_order(content: Mapping[str, Any] | Sequence[Any]) -> list[npt.NDArray[Any]]:
+    if isinstance(content, Mapping):
+        content = [content[str(client)] for client in range(len(content))]
+    return [np.asarray(share) for share in content]

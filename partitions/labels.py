@@ -1,4 +1,4 @@
-"""Examples by their class, and clients with a mix of classes of their own."""
+"""Deal examples by class, each client with its own mix of classes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ import numpy.typing as npt
 from partitions import Indices
 from partitions.sizes import Floats
 
-# The shares of the classes `(k, C)` that some of the clients want, of the classes that are left.
+# Maps k clients and the mask of classes that are left `(C,)` to the wanted shares `(k, C)`.
 Mix = Callable[[Indices, npt.NDArray[np.bool_]], Floats]
 
 
 def members(labels: Indices) -> list[Indices]:
-    """Return the indices of each class that occurs, ascending, lowest class first."""
+    """Return the indices of each class that occurs, ascending, lowest class first.
+
+    >>> [indices.tolist() for indices in members(np.array([7, 0, 7, 2]))]
+    [[1], [3], [0, 2]]
+    """
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
 
 
 def owners(classes: list[Indices], counts: Indices) -> Indices:
-    """Return the owner of every example, where client k gets `counts[k, c]` of class c, in order.
+    """Return the owner of every example if client k gets `counts[k, c]` examples of class c.
+
+    >>> owners([np.array([0, 2, 4]), np.array([1, 3])], np.array([[1, 2], [2, 0]])).tolist()
+    [0, 0, 1, 0, 1]
 
     Args:
         classes: the examples of each class, in the order in which they are dealt.
-        counts: `(K, C)`; they add up to the sizes of the classes.
+        counts: `(K, C)`; each column adds up to the size of its class.
     """
     owner = np.empty(sum(map(len, classes)), np.int64)
     clients = np.arange(len(counts))
@@ -35,41 +42,41 @@ def owners(classes: list[Indices], counts: Indices) -> Indices:
 
 
 def by_mix(classes: list[Indices], sizes: Indices, mix: Mix, rng: np.random.Generator) -> Indices:
-    """Return the owner of every example, where each client asks for a mix of classes of its own.
+    """Return the owner of every example if each client draws from its own mix of classes.
 
-    All clients ask at once, for as many examples as they lack. A class that is asked for more than
-    it has left goes to a random part of those who asked; what they did not get they ask for again,
-    of the classes that are left. So no client comes last, as one must where they are served one
-    after the other, and every example has one owner.
+    In each pass all clients request as many examples as they lack, by class. If a class has fewer
+    left than are requested, a random part of the requests is granted; clients request the rest
+    again in the next pass, of the classes that are left. So no client is served last, and every
+    example has one owner.
 
     Args:
         classes: the examples of each class.
-        sizes: how many each client gets, `(K,)`; they add up to all.
-        mix: what the clients ask for.
+        sizes: number of examples for each client, `(K,)`; they add up to all examples.
+        mix: the shares of classes that clients request.
         rng: the only source of randomness.
     """
-    left = np.array([len(own) for own in classes])
+    left = np.array([len(indices) for indices in classes])
     counts = np.zeros((len(sizes), len(classes)), np.int64)
-    lacks = sizes.copy()
-    while len(asking := np.flatnonzero(lacks)):
-        asked = rng.multinomial(lacks[asking], mix(asking, left > 0))
-        for column in np.flatnonzero(asked.sum(0) > left):
-            asked[:, column] = _some(asked[:, column], left[column], rng)
-        counts[asking] += asked
-        lacks[asking] -= asked.sum(1)
-        left -= asked.sum(0)
-    return owners([rng.permutation(own) for own in classes], counts)
+    lacking = sizes.copy()
+    while len(clients := np.flatnonzero(lacking)):
+        requests = rng.multinomial(lacking[clients], mix(clients, left > 0))
+        for column in np.flatnonzero(requests.sum(0) > left):
+            requests[:, column] = _granted(requests[:, column], left[column], rng)
+        counts[clients] += requests
+        lacking[clients] -= requests.sum(1)
+        left -= requests.sum(0)
+    return owners([rng.permutation(indices) for indices in classes], counts)
 
 
-def _some(asked: Indices, granted: int, rng: np.random.Generator) -> Indices:
-    """Return who gets how many, if only so many of all that was asked for can be granted."""
-    asking = np.repeat(np.arange(len(asked)), asked)
-    chosen = rng.permutation(asking)[:granted]
-    return np.bincount(chosen, minlength=len(asked))
+def _granted(requests: Indices, left: int, rng: np.random.Generator) -> Indices:
+    """Return how many of its requests each client is granted, `left` in total, at random."""
+    client_of = np.repeat(np.arange(len(requests)), requests)
+    chosen = rng.permutation(client_of)[:left]
+    return np.bincount(chosen, minlength=len(requests))
 
 
 def softmax(logs: Floats, left: npt.NDArray[np.bool_] | None = None) -> Floats:
-    """Return rows in proportion to exp(logs), 0 where nothing is left."""
+    """Return rows in proportion to exp(logs), each summing to one; 0 where `left` is False."""
     if left is not None:
         logs = np.where(left, logs, -np.inf)
     weights = np.exp(logs - logs.max(axis=1, keepdims=True))

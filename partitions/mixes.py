@@ -1,4 +1,4 @@
-"""Label skew with sizes that are told: every client draws its own mix of classes."""
+"""Label skew with given sizes: every client draws its own mix of classes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from partitions.sizes import Floats, MinSize, apportioned, equal, refuse_too_man
 class DirichletBalanced:
     """Label skew without size skew: each client draws its mix of classes, Dirichlet(alpha).
 
-    Sizes differ by at most one. Client by client as in Hsu et al. 2019 (arXiv 1909.06335) and Acar
-    et al. 2021 (arXiv 2111.04263): a mix is drawn from Dirichlet(alpha C p) with p the shares of
-    the C classes in the data. So `alpha` means here what it means in `dirichlet`, and with classes
-    of equal size the distribution is Dirichlet(alpha, ..., alpha); the alpha of Hsu et al. is C
-    times this one. Clients draw without replacement, and all at once: a class that is asked for
-    more than it has left goes to a random part of those who asked, who take classes that are left
-    for the rest. So mixes are a little less skewed than those that were drawn, for all alike.
+    Sizes differ by at most one. As in Hsu et al. 2019 (arXiv 1909.06335) and Acar et al. 2021
+    (arXiv 2111.04263) each client draws a mix from Dirichlet(alpha C p), where p are the shares of
+    the C classes in the data. So `alpha` has the same meaning as in `dirichlet`: with classes of
+    equal size the distribution is Dirichlet(alpha, ..., alpha); the alpha of Hsu et al. is C times
+    this one. Clients draw without replacement and all at once: if a class has too few examples
+    left, a random part of the requests for it is granted, and the other requests go to classes that
+    are left. So the resulting mixes are slightly less skewed than the drawn ones, equally for all
+    clients.
     """
 
     alpha: Alpha = 0.5
@@ -44,10 +45,10 @@ class DirichletBalanced:
 
 @dataclass(frozen=True)
 class DirichletSized:
-    """Label skew and size skew, each told apart: log-normal sizes, a Dirichlet(alpha) mix each.
+    """Label skew and size skew, set separately: log-normal sizes and Dirichlet(alpha) mixes.
 
-    Sizes are as in `quantity` with `law: lognormal`, mixes as in `dirichlet-balanced`. In
-    `dirichlet` both come from one alpha.
+    Sizes are those of `quantity` with `law: lognormal`, mixes those of `dirichlet-balanced`. In
+    `dirichlet` one alpha determines both.
     """
 
     alpha: Alpha = 0.5
@@ -58,7 +59,7 @@ class DirichletSized:
         """Return the indices that each client owns, ascending.
 
         Raises:
-            InputError: There are not `min_size` examples for every client.
+            InputError: There are fewer than `min_size` examples per client.
         """
         refuse_too_many(num_clients, len(labels), self.min_size)
         weights = lognormal(self.sigma, num_clients, rng)
@@ -68,29 +69,29 @@ class DirichletSized:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Groups of clients with an alpha each: some see nearly all classes, others nearly one.
+    """Groups of clients, each with its own alpha: some see nearly all classes, others nearly one.
 
-    Clients are numbered group by group, in the order of `alphas`; the groups have equal numbers of
-    clients, or one more. Each client draws its mix as in `dirichlet-balanced`, and all have as many
-    examples, so that groups differ in nothing but label skew.
+    Clients are numbered group by group, in the order of `alphas`; the numbers of clients in groups
+    differ by at most one. Clients draw their mixes as in `dirichlet-balanced` and have equal
+    numbers of examples, so groups differ only in label skew.
     """
 
     alphas: Annotated[
-        str, Field(description="one for each group of clients, with spaces between: small: skewed")
+        str, Field(description="one alpha per group of clients, separated by spaces; small: skewed")
     ] = "0.1 10"
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
         """Return the indices that each client owns, ascending.
 
         Raises:
-            InputError: An alpha is no positive number, or there are more groups than clients, or
+            InputError: An alpha is not a positive number, or there are more groups than clients, or
                 more clients than examples.
         """
         refuse_too_many(num_clients, len(labels))
         alphas = self._alphas()
         if len(alphas) > num_clients:
             raise InputError(
-                f"partition.alphas: {len(alphas)} groups cannot be made of {num_clients} clients"
+                f"partition.alphas: {len(alphas)} groups need more than the {num_clients} clients"
             )
         of_client = np.repeat(alphas, equal(num_clients, len(alphas)))
         return _split(labels, equal(len(labels), num_clients), of_client[:, None], rng)
@@ -102,8 +103,8 @@ class Mixture:
             alphas = np.zeros(1)
         if not len(alphas) or not (alphas > 0).all() or not np.isfinite(alphas).all():
             raise InputError(
-                f"partition.alphas: {self.alphas!r} is not allowed: numbers above 0 with spaces "
-                "between, such as '0.1 10'"
+                f"partition.alphas: {self.alphas!r} is not allowed: give numbers above 0, "
+                "separated by spaces, such as '0.1 10'"
             )
         return alphas
 
@@ -111,9 +112,9 @@ class Mixture:
 def _split(
     labels: Indices, sizes: Indices, alpha: float | Floats, rng: np.random.Generator
 ) -> list[Indices]:
-    """Return shares of these sizes; `alpha` is for all clients, or `(K, 1)`."""
+    """Return the indices of each client; `alpha` is one for all clients, or `(K, 1)`."""
     classes = members(labels)
-    prior = np.array([len(own) for own in classes]) / len(labels)
+    prior = np.array([len(indices) for indices in classes]) / len(labels)
     alphas = np.minimum(alpha, 1e200) * (len(classes) * prior)
     logs = log_gamma(alphas, (len(sizes), len(classes)), rng)
 

@@ -1,4 +1,4 @@
-"""The split that comes with the data: by speaker, writer, or whoever an example is from."""
+"""The split that comes with the data: by speaker, writer, or other origin of the examples."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from partitions.sizes import equal
 
 @dataclass(frozen=True)
 class Natural:
-    """Examples stay with the group that they are from: one speaker's or writer's, one client's.
+    """Each group of the data, such as the examples of one speaker or writer, stays together.
 
-    With as many clients as groups, client k has the k-th group, in the order of their ids. With
-    fewer, whole groups are dealt at random, to each client as many, or one more.
+    With as many clients as groups, client k owns the k-th group, in the order of their ids. With
+    fewer clients, whole groups are dealt at random, in numbers that differ by at most one.
+
+    >>> labels, speakers = np.array([0, 1, 0, 1]), np.array([5, 3, 5, 5])
+    >>> shares = Natural().split(labels, 2, np.random.default_rng(0), speakers)
+    >>> [share.tolist() for share in shares]
+    [[1], [0, 2, 3]]
     """
 
     def split(
@@ -31,7 +36,7 @@ class Natural:
         if num_clients > len(ids):
             raise InputError(
                 f"num_clients: {num_clients} clients cannot share the {len(ids)} groups of the "
-                f"{len(labels)} examples, and a group is not divided"
+                f"{len(labels)} examples, because a group is never divided"
             )
         client_of = np.repeat(np.arange(num_clients), equal(len(ids), num_clients))
         if num_clients < len(ids):

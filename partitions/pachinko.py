@@ -21,12 +21,13 @@ Starts = npt.NDArray[np.intp]
 class Pachinko:
     """Hierarchical label skew: a Dirichlet mix of coarse labels, and of the fine labels in each.
 
-    Pachinko allocation as in Reddi et al. 2021 (arXiv 2003.00295), who made CIFAR-100's
-    500 clients with `alpha` 0.1 and `beta` 10. An example's coarse label is its group: CIFAR-100
-    has its 20 superclasses there. Each client draws a mix of coarse labels from Dirichlet(alpha)
-    and, within each, one of fine labels from Dirichlet(beta). All have as many examples, or one
-    more, without replacement: where a fine label is used up, the others of its coarse label are
-    taken, and where that is, the other coarse ones. All draw at once, see `dirichlet-balanced`.
+    Pachinko allocation as in Reddi et al. 2021 (arXiv 2003.00295), who split CIFAR-100 among 500
+    clients with `alpha` 0.1 and `beta` 10. The coarse label of an example is its group; in
+    CIFAR-100 these are the 20 superclasses. Each client draws a mix of coarse labels from
+    Dirichlet(alpha) and, within each coarse label, a mix of fine labels from Dirichlet(beta). Sizes
+    differ by at most one, and examples are drawn without replacement: once a fine label is used up,
+    the other fine labels of its coarse label take its share, and once those are, the other coarse
+    labels. All clients draw at once, see `dirichlet-balanced`.
     """
 
     alpha: Alpha = 0.1
@@ -35,7 +36,7 @@ class Pachinko:
         Field(
             gt=0,
             allow_inf_nan=False,
-            description="as alpha, of the fine labels within a coarse one",
+            description="like alpha, for the fine labels within a coarse one",
         ),
     ] = 10.0
 
@@ -61,24 +62,24 @@ class Pachinko:
 
 
 def _leaves(groups: Indices, labels: Indices) -> tuple[Indices, Indices]:
-    """Return the number of each example's fine label `(N,)`, and the coarse label of each `(C,)`.
+    """Return the fine label of each example `(N,)` and the coarse label of each fine one `(C,)`.
 
-    A label that occurs under two coarse ones is two fine labels.
+    A label that occurs with two coarse labels counts as two fine labels.
     """
-    coarse, fine = (np.unique(told, return_inverse=True)[1] for told in (groups, labels))
+    coarse, fine = (np.unique(ids, return_inverse=True)[1] for ids in (groups, labels))
     count = int(fine.max()) + 1
     pairs, leaf = np.unique(coarse * count + fine, return_inverse=True)
     return leaf, pairs // count
 
 
 def _mix(roots: Floats, leaves: Floats, starts: Starts, left: npt.NDArray[np.bool_]) -> Floats:
-    """Return the shares of the fine labels `(k, C)`: coarse shares times those within each.
+    """Return the shares of the fine labels `(k, C)`: coarse shares times shares within each.
 
     Args:
         roots: logarithms of coarse weights, `(k, G)`.
         leaves: logarithms of fine weights, `(k, C)`.
-        starts: where the fine labels of each coarse one begin, `(G,)`.
-        left: which fine labels are left, `(C,)`.
+        starts: index of the first fine label of each coarse one, `(G,)`.
+        left: whether examples of each fine label are left, `(C,)`.
     """
     lengths = np.diff(starts, append=len(left))
     fine = _normalised(leaves, starts, left)
@@ -87,11 +88,11 @@ def _mix(roots: Floats, leaves: Floats, starts: Starts, left: npt.NDArray[np.boo
 
 
 def _normalised(logs: Floats, starts: Starts, left: npt.NDArray[np.bool_]) -> Floats:
-    """Return exp(logs) where something is left, in rows that sum to one over each stretch."""
+    """Return exp(logs), 0 where `left` is False; rows sum to one over each coarse label."""
     lengths = np.diff(starts, append=len(left))
     logs = np.where(left, logs, -np.inf)
     highest = np.maximum.reduceat(logs, starts, axis=1)
-    highest = np.where(np.isfinite(highest), highest, 0)  # a stretch where nothing is left
+    highest = np.where(np.isfinite(highest), highest, 0)  # a coarse label of which nothing is left
     weights = np.exp(logs - np.repeat(highest, lengths, axis=1))
     sums = np.add.reduceat(weights, starts, axis=1)
     rows: Floats = weights / np.repeat(np.where(sums > 0, sums, 1), lengths, axis=1)

@@ -1,4 +1,4 @@
-"""Few classes a client: shards of sorted examples, or a told number of classes."""
+"""Few classes per client: shards of sorted examples, or a fixed number of classes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from partitions.sizes import equal
 
 @dataclass(frozen=True)
 class Shards:
-    """Examples sorted by class and cut into shards of equal size, of which each client gets some.
+    """Examples sorted by class and cut into equal shards; each client gets a few at random.
 
-    The pathological split of McMahan et al. 2017 (arXiv 1602.05629, section 3). Shards differ in
-    size by at most one. A client sees about as many classes as it has shards: fewer if two are of
-    one class, more if classes meet within a shard.
+    The pathological split of McMahan et al. 2017 (arXiv 1602.05629, section 3). Sizes of shards
+    differ by at most one. A client sees about as many classes as it has shards: fewer if two shards
+    hold one class, more if a shard crosses the border between classes.
+
+    >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    >>> shares = Shards(shards_per_client=1).split(labels, 2, np.random.default_rng(0))
+    >>> sorted(labels[share].tolist() for share in shares)
+    [[0, 0, 0, 0], [1, 1, 1, 1]]
     """
 
     shards_per_client: Annotated[int, Field(ge=1, description="shards that each client gets")] = 2
@@ -35,9 +40,9 @@ class Shards:
         if shards > len(labels):
             raise InputError(
                 f"partition.shards_per_client={self.shards_per_client}: {num_clients} clients need "
-                f"{shards} shards, and there are {len(labels)} examples to make them of"
+                f"{shards} shards, more than the {len(labels)} examples"
             )
-        order = np.concatenate([rng.permutation(own) for own in members(labels)])
+        order = np.concatenate([rng.permutation(indices) for indices in members(labels)])
         client_of = rng.permutation(np.repeat(np.arange(num_clients), self.shards_per_client))
         owner = np.empty(len(labels), np.int64)
         owner[order] = np.repeat(client_of, equal(len(labels), shards))
@@ -46,11 +51,11 @@ class Shards:
 
 @dataclass(frozen=True)
 class ClassesPerClient:
-    """Exactly so many classes a client; each class is shared equally by the clients that have it.
+    """A fixed number of classes per client; the clients of a class share its examples equally.
 
-    The "#C = k" of Li et al. 2022 (arXiv 2102.02079), but here classes have
-    equal numbers of clients, or one more, so that every class has an owner: each client takes, at
-    random, of those that the fewest have taken before. Sizes differ as far as classes do.
+    The "#C = k" split of Li et al. 2022 (arXiv 2102.02079), except that here the numbers of clients
+    per class differ by at most one, so every class has an owner: each client in turn chooses at
+    random among the classes with the fewest clients so far. Sizes differ as classes do.
     """
 
     classes_per_client: Annotated[int, Field(ge=1, description="classes that each client has")] = 2
@@ -59,12 +64,12 @@ class ClassesPerClient:
         """Return the indices that each client owns, ascending.
 
         Raises:
-            InputError: There are fewer classes than a client is to have, some would have no owner,
-                or classes have too few examples for so many owners.
+            InputError: There are fewer classes than each client needs, a class would have no owner,
+                or a class has fewer examples than owners.
         """
-        classes = [rng.permutation(own) for own in members(labels)]
+        classes = [rng.permutation(indices) for indices in members(labels)]
         self._check(len(classes), num_clients)
-        lengths = np.array([len(own) for own in classes])
+        lengths = np.array([len(indices) for indices in classes])
         takes = self._takes(lengths, num_clients, rng)
         counts = np.zeros(takes.shape, np.int64)
         for column, length in enumerate(lengths):
@@ -78,24 +83,25 @@ class ClassesPerClient:
             raise InputError(f"partition.classes_per_client={wanted}: there are {classes} classes")
         if wanted * num_clients < classes:
             raise InputError(
-                f"partition.classes_per_client={wanted}: {num_clients} clients have "
-                f"{wanted * num_clients} of the {classes} classes at most, and the examples of the "
-                "others would belong to nobody"
+                f"partition.classes_per_client={wanted}: {num_clients} clients have at most "
+                f"{wanted * num_clients} of the {classes} classes; the other classes would have no "
+                "owner"
             )
 
     def _takes(self, lengths: Indices, num_clients: int, rng: np.random.Generator) -> Indices:
-        """Return which classes each client has, `(K, C)` of 0 and 1."""
+        """Return 1 where a client has a class and 0 elsewhere, `(K, C)`."""
         takes = np.zeros((num_clients, len(lengths)), np.int64)
         taken, ties = np.zeros(len(lengths)), rng.random(takes.shape)
         for client in range(num_clients):
             chosen = np.argsort(taken + ties[client])[: self.classes_per_client]
             takes[client, chosen] = 1
             taken[chosen] += 1
-            taken[taken == lengths] = np.inf  # who has it has an example each: no more
+            taken[taken == lengths] = np.inf  # one example per owner: the class is full
         if (takes.sum(0) > lengths).any():
             wanted = self.classes_per_client
             raise InputError(
-                f"partition.classes_per_client={wanted}: {num_clients} clients with {wanted} of "
-                f"{len(lengths)} classes each, whose {lengths.sum()} examples are too few for that"
+                f"partition.classes_per_client={wanted}: {lengths.sum()} examples of "
+                f"{len(lengths)} classes are too few for {num_clients} clients with {wanted} "
+                "classes each"
             )
         return takes

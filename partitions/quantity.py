@@ -1,4 +1,4 @@
-"""Size skew: everybody gets the same mix, and not the same number."""
+"""Size skew: clients draw from the same distribution, but different numbers of examples."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ Sigma = Annotated[
     Field(
         ge=0,
         allow_inf_nan=False,
-        description="of log-normal sizes: standard deviation of their logarithm; 0: equal sizes",
+        description="log-normal sizes: standard deviation of their logarithm; 0: equal sizes",
     ),
 ]
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """Size skew: clients' sizes follow a law, and their examples are drawn at random.
+    """Size skew: the sizes of clients follow a law, and examples are dealt at random.
 
-    `dirichlet`: shares of all examples are one draw of Dirichlet(alpha), small alpha: few clients
-    have nearly all (Li et al. 2022, arXiv 2102.02079). `lognormal`: sizes are in proportion to
-    exp(sigma z), z standard normal. `zipf`: the client of rank r has a size in proportion to
-    r^-exponent; which client has which rank is random. Sizes are rounded so that they add up; what
-    a client lacks to `min_size` comes from whoever is largest at the time.
+    `dirichlet`: sizes are proportional to one draw of Dirichlet(alpha); with a small alpha few
+    clients have nearly all examples (Li et al. 2022, arXiv 2102.02079). `lognormal`: sizes are
+    proportional to exp(sigma z), z standard normal. `zipf`: the size of the client of rank r is
+    proportional to r^-exponent; ranks are assigned at random. Sizes are rounded so that they add
+    up. Clients below `min_size` get examples, each from the client that is largest at the time.
     """
 
     law: Annotated[
-        Literal["dirichlet", "lognormal", "zipf"], Field(description="what sizes follow")
+        Literal["dirichlet", "lognormal", "zipf"], Field(description="distribution of the sizes")
     ] = "dirichlet"
     alpha: Annotated[
         float,
-        Field(gt=0, allow_inf_nan=False, description="of Dirichlet sizes: small: unequal sizes"),
+        Field(gt=0, allow_inf_nan=False, description="Dirichlet sizes: small: unequal sizes"),
     ] = 0.5
     sigma: Sigma = 1.0
     exponent: Annotated[
         float,
-        Field(ge=0, allow_inf_nan=False, description="of Zipf sizes: 0: equal sizes, 1: 1/rank"),
+        Field(ge=0, allow_inf_nan=False, description="Zipf sizes: 0: equal sizes, 1: 1/rank"),
     ] = 1.0
     min_size: MinSize = 1
 
@@ -52,7 +52,7 @@ class Quantity:
         """Return the indices that each client owns, ascending.
 
         Raises:
-            InputError: There are not `min_size` examples for every client.
+            InputError: There are fewer than `min_size` examples per client.
         """
         refuse_too_many(num_clients, len(labels), self.min_size)
         sizes = apportioned(self._weights(num_clients, rng), len(labels), self.min_size)

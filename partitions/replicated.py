@@ -1,4 +1,4 @@
-"""Everybody gets everything."""
+"""Every client owns all examples."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from partitions import Indices
 
 @dataclass(frozen=True)
 class Replicated:
-    """Every client owns every example, and goes through them in an order of its own.
+    """Every client owns every example and visits them in its own order.
 
-    Models that are trained apart on the same data, as in studies of linear mode connectivity.
+    For models trained apart on the same data, as in studies of linear mode connectivity.
     """
 
     def split(

@@ -1,4 +1,4 @@
-"""How many examples each client has, and how the smallest get enough."""
+"""Sizes of clients: equal or in proportion to weights, none below a minimum."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fedalign.errors import InputError
 from partitions import Indices
 
 Floats = npt.NDArray[np.float64]
-MinSize = Annotated[int, Field(ge=1, description="fewest examples that a client may have")]
+MinSize = Annotated[int, Field(ge=1, description="least number of examples of a client")]
 
 
 def refuse_too_many(num_clients: int, examples: int, min_size: int = 1) -> None:
-    """Raise `InputError` if there are not `min_size` examples for every client."""
+    """Raise `InputError` if there are fewer than `min_size` examples per client."""
     if min_size == 1 and num_clients > examples:
         raise InputError(f"num_clients: {num_clients} clients cannot share {examples} examples")
     if num_clients * min_size > examples:
@@ -27,15 +27,23 @@ def refuse_too_many(num_clients: int, examples: int, min_size: int = 1) -> None:
 
 
 def equal(examples: int, num_clients: int) -> Indices:
-    """Return sizes that differ by at most one, the larger first."""
+    """Return sizes that differ by at most one, larger ones first.
+
+    >>> equal(8, 3).tolist()
+    [3, 3, 2]
+    """
     size, rest = divmod(examples, num_clients)
     return size + (np.arange(num_clients) < rest).astype(np.int64)
 
 
 def apportioned(weights: Floats, examples: int, min_size: int) -> Indices:
-    """Return whole sizes in proportion to `weights`, of which none is below `min_size`.
+    """Return whole sizes in proportion to `weights`, none below `min_size`.
 
-    Rounded so that they add up, each by less than one; what small ones lack, the largest give.
+    Sizes are rounded by less than one so that they add up to `examples`; then the largest give what
+    the smallest lack.
+
+    >>> apportioned(np.array([0.7, 0.29, 0.01]), 10, min_size=1).tolist()
+    [6, 3, 1]
     """
     ends = np.rint(np.cumsum(weights) / weights.sum() * examples).astype(np.int64)
     ends[-1] = examples
@@ -43,10 +51,13 @@ def apportioned(weights: Floats, examples: int, min_size: int) -> Indices:
 
 
 def lifted(sizes: Indices, min_size: int) -> Indices:
-    """Return sizes of which none is below `min_size`, with the same sum.
+    """Return sizes with the same sum, none below `min_size`.
 
-    What is lacking is taken one by one from whoever is largest at the time, the last first; here
-    all at once: those above some level come down to it.
+    The result is as if each missing example were taken from the client that is largest at the time,
+    the last of several; computed at once by lowering all sizes above some level to that level.
+
+    >>> lifted(np.array([7, 5, 0, 1]), min_size=2).tolist()
+    [5, 4, 2, 2]
     """
     lack = int(np.maximum(min_size - sizes, 0).sum())
     if not lack:
@@ -65,7 +76,7 @@ def lifted(sizes: Indices, min_size: int) -> Indices:
 def topped_up(owner: Indices, num_clients: int, min_size: int, rng: np.random.Generator) -> Indices:
     """Return the owner of every example after the largest clients gave to those with too few.
 
-    As `lifted` has it; which examples a client gives is drawn at random.
+    Sizes change as in `lifted`; which examples a client gives is random.
     """
     sizes = np.bincount(owner, minlength=num_clients)
     change = lifted(sizes, min_size) - sizes

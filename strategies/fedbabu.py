@@ -10,10 +10,10 @@ from strategies.masked import Masked
 
 
 class FedBABU(Masked):
-    """The head stays at its random start, the body trains (FedBABU, Oh et al. 2022, ICLR).
+    """Only the body trains; the head keeps its random start (FedBABU, Oh et al. 2022, ICLR).
 
-    A layer mask that holds for the run. The paper judges the model after fine-tuning on each
-    client: `evaluation.finetune_epochs`.
+    The mask covers whole layers and stays the same for the run. The paper evaluates the model after
+    fine-tuning on each client, see `evaluation.finetune_epochs`.
     """
 
     def __init__(self, base: Strategy, layout: Layout, initial: ArrayRecord, seed: int):

@@ -1,4 +1,4 @@
-"""FedDyn's server: the dynamic regulariser's other half (Acar et al. 2021, ICLR)."""
+"""FedDyn's server half of the dynamic regulariser (Acar et al. 2021, ICLR)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from strategies.wrapper import Weighting, Wrapper, weighed
 
 @dataclass
 class FedDyn(Wrapper):
-    """Client optima made to agree with the global one (FedDyn, Acar et al. 2021, algorithm 1).
+    """Make client optima agree with the global optimum (FedDyn, Acar et al. 2021, algorithm 1).
 
-    With m clients, of which S take part: `h -= alpha |S|/m (mean_i w_i - w_t)`, and the new model
-    is `mean_i w_i - h / alpha`. The client `feddyn` has the other half, with the same alpha.
+    With m clients, of which the set S takes part: `h -= alpha |S|/m (mean_i w_i - w_t)`, and the
+    new model is `mean_i w_i - h / alpha`. The client `feddyn` has the other half; it needs the same
+    alpha. `h` is `(P,)` float64.
     """
 
     other_half = "feddyn"
@@ -34,7 +35,7 @@ class FedDyn(Wrapper):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the mean model, corrected by h; moves h."""
+        """Return the mean model minus `h / alpha`, and the base's metrics; updates `h`."""
         listed = weighed(replies, self.weighting)
         arrays, metrics = super().aggregate_train(server_round, listed)
         if arrays is not None:

@@ -9,9 +9,9 @@ from strategies.masked import Masked
 
 @dataclass
 class FedPFN(Masked):
-    """All clients keep the same random weights fixed for the round (Li et al., arXiv 2402.01342).
+    """All clients fix the same random weights for the round (Li et al., arXiv 2402.01342).
 
-    Round t: the server draws a mask; every client trains the weights with mask 1 and holds the
-    others at the global values; the server aggregates the trained ones and copies the fixed.
-    With `refresh: 0` it is TNA-PFN; with `fixed_value: zero` as well, pruning at initialisation.
+    In round t the server draws a mask; every client trains the weights with mask 1 and leaves the
+    others at their global values; the server aggregates the trained weights and copies the fixed.
+    With `refresh: 0` this is TNA-PFN; with `fixed_value: zero` as well, pruning at initialisation.
     """

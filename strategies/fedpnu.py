@@ -11,10 +11,10 @@ from strategies.masked import Masked, SchedulePart
 class FedPNU(Masked):
     """Clients train one random part of the weights, then the rest (Li et al., arXiv 2402.01342).
 
-    Round t: the server draws a mask; for the first half of its steps every client trains the
-    weights with mask 1, for the second half those with mask 0; the server aggregates all.
-    The paper's public text names the method only; the two halves by steps are our reading, and
-    `schedule` has others.
+    In round t the server draws a mask; every client trains the weights with mask 1 in the first
+    half of its steps and those with mask 0 in the second half; the server aggregates all weights.
+    The paper's public text only names the method: halves by steps are our reading, and `schedule`
+    offers others.
     """
 
     schedule: SchedulePart = "complement_half"

@@ -1,4 +1,4 @@
-"""Matched averaging: clients' neurons are brought into one order before their models are fused."""
+"""Matched averaging: permute clients' neurons into one order before averaging their models."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from strategies.wrapper import Wrapper
 
 @dataclass
 class Matched(Wrapper):
-    """Clients' neurons in one order, then the base's average (after FedMA, Wang et al. 2020, ICLR).
+    """Match clients' neurons, then average as the base does (after FedMA, Wang et al. 2020, ICLR).
 
-    FedMA matches one layer after another, has clients retrain those behind it in between, and lets
-    layers grow. Here all layers are matched at once, by their weights (Git Re-Basin, Ainsworth et
-    al. 2023, section 3.2; many models as in C2M3), and keep their size. The new model has the order
-    of the one that was sent, so that a server's momentum still belongs to the neurons it was of.
+    FedMA matches layer by layer, lets clients retrain the later layers in between, and lets layers
+    grow. Here all layers are matched at once by their weights (Git Re-Basin, Ainsworth et al. 2023,
+    section 3.2; several models as in C2M3) and keep their size. The new model has the neuron order
+    of the model that was sent, so the server's momentum stays with its neurons.
 
     Args:
-        symmetry: which neurons can be exchanged.
-        seed: the run's; decides in which order layers are matched.
+        symmetry: the model's groups of exchangeable neurons.
+        seed: the run's seed; decides the order in which layers are matched.
     """
 
     moves_neurons = True
@@ -45,45 +45,46 @@ class Matched(Wrapper):
         Field(description="clients: all to one another; global: each to the model that was sent"),
     ] = "clients"
     match_start: Annotated[
-        matching.Start, Field(description="after a pass from the input on, or as it is")
+        matching.Start,
+        Field(description="start after a pass from the input on, or from the models as they are"),
     ] = "layers"
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for a model or a base that does not go with it."""
+        """Raise `InputError` for a model or a base strategy that cannot be matched."""
         if not self.symmetry:
             raise InputError(
-                "strategy.name: 'matched', but of this model it is not known which neurons can be "
-                "exchanged; give its class a method symmetry(), or take another strategy"
+                "strategy.name: 'matched' needs a model whose exchangeable neurons are known; give "
+                "its class a method symmetry(), or choose another strategy"
             )
         if self.to == "clients" and isinstance(self.base, AddsNoise):
             raise InputError(
-                "strategy.to: 'clients' lets each client move the others' neurons, against which "
-                "the noise of differential privacy is not measured (to: global)"
+                "strategy.to: 'clients' lets each client move the neurons of others, which the "
+                "noise of differential privacy ignores; use strategy.to=global"
             )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the base's aggregate of matched models; their mean sweeps are `fusion_sweeps`."""
+        """Return the base's aggregate of matched models; metric `fusion_sweeps`: mean sweeps."""
         listed = list(replies)
         models = [self.layout.to_vector(arrays_of(reply)) for reply in listed]
-        found = self._match(models, rng(self.seed, "matched", server_round)) if models else []
-        for reply, model, one in zip(listed, models, found, strict=True):
+        matched = self._match(models, rng(self.seed, "matched", server_round)) if models else []
+        for reply, model, match in zip(listed, models, matched, strict=True):
             counters = self.layout.counters_of(arrays_of(reply))
-            reply.content["arrays"] = self.layout.to_record(model[one.index], counters)
+            reply.content["arrays"] = self.layout.to_record(model[match.index], counters)
         arrays, metrics = super().aggregate_train(server_round, listed)
-        if metrics is not None and found:
-            metrics["fusion_sweeps"] = float(np.mean([one.iterations for one in found]))
+        if metrics is not None and matched:
+            metrics["fusion_sweeps"] = float(np.mean([match.iterations for match in matched]))
         return arrays, metrics
 
     def _match(
         self, models: Sequence[Tensor], stream: np.random.Generator
     ) -> Sequence[matching.Matched]:
-        """Return the permutation of each model `(F,)`, into the order of the one that was sent."""
-        told, sent = (self.layout, self.symmetry), self.layout.to_vector(self._sent)
+        """Return the permutation of each model `(F,)` into the order of the model that was sent."""
+        network, sent = (self.layout, self.symmetry), self.layout.to_vector(self._sent)
         if self.to == "global":
-            return matching.to_reference(*told, sent, models, stream, self.match_start)
-        found = universe(*told, models, stream, self.match_start).models
-        mean = torch.stack([m[one.index] for m, one in zip(models, found, strict=True)]).mean(0)
-        back = matching.weight_matching(*told, sent, mean, stream, self.match_start).index
-        return [replace(one, index=one.index[back]) for one in found]
+            return matching.to_reference(*network, sent, models, stream, self.match_start)
+        shared = universe(*network, models, stream, self.match_start).models
+        mean = torch.stack([m[to.index] for m, to in zip(models, shared, strict=True)]).mean(0)
+        back = matching.weight_matching(*network, sent, mean, stream, self.match_start).index
+        return [replace(to, index=to.index[back]) for to in shared]

@@ -1,4 +1,4 @@
-"""SCAFFOLD's server: control variates (Karimireddy et al. 2020, ICML)."""
+"""SCAFFOLD's server half: control variates (Karimireddy et al. 2020, ICML)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from strategies.wrapper import Weighting, Wrapper, weighed
 
 @dataclass
 class Scaffold(Wrapper):
-    """Clients corrected for their drift (SCAFFOLD, Karimireddy et al. 2020, algorithm 1).
+    """Correct client drift with control variates (SCAFFOLD, Karimireddy et al. 2020, algorithm 1).
 
-    The server sends its control variate c beside the model; c moves by |S|/N times the mean change
-    of the clients' own. The model moves by `server_lr` times the mean change.
+    The server sends its control variate c along with the model x. With the set S of clients that
+    take part, of N: `c += |S|/N mean_i(c_i change)` and `x += eta_g mean_i(y_i - x)`. The client
+    `scaffold` has the other half. c is `(P,)` float32.
     """
 
     other_half = "scaffold"
 
     num_clients: int
-    server_lr: Annotated[float, Field(gt=0, description="eta_g, of the server's step")] = 1.0
+    server_lr: Annotated[float, Field(gt=0, description="eta_g, the server's learning rate")] = 1.0
     weighting: Weighting = "uniform"
     control: np.ndarray = field(init=False, repr=False)
 
@@ -36,7 +37,7 @@ class Scaffold(Wrapper):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the base's messages, with c in them."""
+        """Return the base's messages with c added."""
         messages = list(super().configure_train(server_round, arrays, config, grid))
         record = ArrayRecord({"control": Array(self.control)})
         for content in {id(message.content): message.content for message in messages}.values():
@@ -46,7 +47,7 @@ class Scaffold(Wrapper):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the model after the server's step; moves c."""
+        """Return the model after the server's step, and the base's metrics; updates c."""
         listed = list(replies)
         changes = [reply.content.array_records[EXTRA]["control"].numpy() for reply in listed]
         for reply in listed:
@@ -56,6 +57,6 @@ class Scaffold(Wrapper):
         if arrays is not None:
             share = len(listed) / self.num_clients
             self.control = (self.control + share * np.mean(changes, 0)).astype(np.float32)
-            start = self.vector(self._sent)
-            self.put(start + self.server_lr * (self.vector(arrays) - start), arrays)
+            x = self.vector(self._sent)
+            self.put(x + self.server_lr * (self.vector(arrays) - x), arrays)
         return arrays, metrics

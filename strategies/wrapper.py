@@ -1,4 +1,4 @@
-"""A strategy around a strategy, which does what that one does."""
+"""A strategy that wraps another one and forwards everything to it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from fedalign.network.layout import Layout
 
 Weighting = Annotated[
     Literal["uniform", "examples"],
-    Field(description="uniform: clients weigh the same, as in the paper"),
+    Field(description="uniform: all clients have the same weight, as in the paper"),
 ]
 
 
 @dataclass
 class Wrapper(Strategy):
-    """Sends and aggregates as `base` does; subclasses change what they change.
+    """Send and aggregate as `base` does; a subclass overrides the methods that it changes.
 
     Args:
         base: any Flower strategy.
-        layout: the model's; what is not a parameter, such as BatchNorm's statistics, is the base's.
+        layout: of the model. `vector` and `put` cover parameters only; other entries, such as
+            BatchNorm's statistics, are left as the base aggregates them.
     """
 
     averages = False
@@ -39,14 +40,14 @@ class Wrapper(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the base's messages."""
+        """Return the base's messages; keeps the sent model as `_sent`."""
         self._sent = arrays
         return self.base.configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the base's aggregate."""
+        """Return the base's aggregate and metrics."""
         return self.base.aggregate_train(server_round, replies)
 
     def configure_evaluate(
@@ -66,29 +67,29 @@ class Wrapper(Strategy):
         self.base.summary()
 
     def vector(self, arrays: ArrayRecord) -> np.ndarray:
-        """Return the parameters in a record, `(P,)` float64."""
+        """Return the parameters in a record as one vector `(P,)` float64."""
         flat = [arrays[entry.name].numpy().ravel() for entry in self.layout.parameters]
         return np.concatenate(flat).astype(np.float64)
 
     def put(self, vector: np.ndarray, arrays: ArrayRecord) -> None:
-        """Replace the parameters in a record by `(P,)` numbers in the order of `vector`."""
+        """Write a vector `(P,)` into the parameters of a record, in place; dtypes are kept."""
         for entry in self.layout.parameters:
             values = vector[entry.start : entry.stop].reshape(entry.shape)
             arrays[entry.name] = Array(values.astype(arrays[entry.name].dtype))
 
 
 def metrics_of(reply: Message) -> MetricRecord:
-    """Return the metrics of a train reply."""
+    """Return the metrics of a training reply."""
     return next(iter(reply.content.metric_records.values()))
 
 
 def examples_of(reply: Message) -> float:
-    """Return how many examples a reply weighs."""
+    """Return the weight of a reply: its number of examples, or what `weighed` set."""
     return cast(float, metrics_of(reply)[WEIGHT])
 
 
 def weighed(replies: Iterable[Message], weighting: Weighting) -> list[Message]:
-    """Return replies that weigh what `weighting` says; alike is the plain mean over clients."""
+    """Return the replies as a list; `uniform` sets every weight to 1, in place: a plain mean."""
     listed = list(replies)
     for reply in listed if weighting == "uniform" else ():
         metrics_of(reply)[WEIGHT] = 1

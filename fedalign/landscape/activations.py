@@ -1,4 +1,4 @@
-"""Matching of neurons by what they do on the same images."""
+"""Activation matching: pair neurons that respond alike to the same images."""
 
 from __future__ import annotations
 
@@ -23,31 +23,32 @@ def activation_matching(
 ) -> Matched:
     """Return the permutation of `vector` `(F,)` whose neurons act most like those of `reference`.
 
-    One linear assignment for each group, with the Pearson correlation of two neurons' activations
-    over all images and places as similarity: Li et al. 2015 (arXiv 1511.07543), Git Re-Basin
-    section 3.1 (which takes inner products), and REPAIR (Jordan et al. 2023). Neurons that never
-    change correlate with nothing; groups that cannot be watched stay as they are. Heads of
-    attention are as alike as the best order of what is inside makes them.
+    Each group is a linear assignment problem; the similarity of two neurons is the Pearson
+    correlation of their activations over all images and positions, as in Li et al. 2015 (arXiv
+    1511.07543), Git Re-Basin section 3.1 (which uses inner products), and REPAIR (Jordan et al.
+    2023). Neurons with constant activations correlate with none; groups that cannot be observed
+    stay as they are. The similarity of two attention heads is that of the best pairing of the
+    neurons inside.
 
     Args:
         network: runs both models.
         groups: the model's symmetry.
-        reference: stays as it is.
+        reference: the model whose order is kept, `(F,)`.
         vector: the model to permute.
         images: `(N, C, H, W)` uint8.
-        batch_size: how many images are run at once.
+        batch_size: number of images per forward pass.
     """
     index = torch.arange(len(vector), device=vector.device)
     watched = [(group, group.seen) for group in groups if group.seen]
-    alike = correlations(network, [s for _, s in watched], reference, vector, images, batch_size)
+    by_place = correlations(network, [s for _, s in watched], reference, vector, images, batch_size)
     for group, seen in watched:
-        found = alike[seen.module, seen.axis]
-        at = torch.from_numpy(seen.at).to(found.device)
+        features = by_place[seen.module, seen.axis]
+        at = torch.from_numpy(seen.at).to(features.device)
         ordered = not any(lies_in(inner, group) for inner in groups)
-        order = best_order(_of_neurons(found, at) if ordered else _of_sets(found, at))
+        order = best_order(_of_neurons(features, at) if ordered else _of_sets(features, at))
         permute_(network.layout, group, order, index)
-        found[:, at.flatten()] = found[:, at[torch.from_numpy(order)].flatten()]
-    reached = [alike[s.module, s.axis].diagonal()[s.at.ravel()] for _, s in watched]
+        features[:, at.flatten()] = features[:, at[torch.from_numpy(order)].flatten()]
+    reached = [by_place[s.module, s.axis].diagonal()[s.at.ravel()] for _, s in watched]
     mean = float(torch.cat(reached).mean()) if reached else 0.0
     return Matched(index, 1, len(watched), mean)
 
@@ -60,9 +61,10 @@ def correlations(
     images: Tensor,
     batch_size: int = 500,
 ) -> dict[tuple[str, int], Tensor]:
-    """Return, by module and axis, how each feature of one model correlates with each of another.
+    """Return the correlations of all features of two models, by module and axis.
 
-    `(D, D)` float64, one row for a feature of the first model; 0 where one of them is constant.
+    Each is `(D, D)` float64 with one row per feature of the first model; 0 where either is
+    constant.
     """
     places = {(s.module, s.axis) for s in seen}
     names = {module for module, _ in places}
@@ -76,14 +78,14 @@ def correlations(
     return {place: moments.correlation() for place, moments in sums.items()}
 
 
-def _of_neurons(found: Tensor, at: Tensor) -> Tensor:
-    """Return how alike neurons `(n, n)` are that are several features `(n, r)` each, in order."""
-    return torch.stack([found[a][:, a] for a in at.T]).sum(0)
+def _of_neurons(features: Tensor, at: Tensor) -> Tensor:
+    """Return the similarities of neurons `(n, n)` that have features `at` `(n, r)`, in order."""
+    return torch.stack([features[a][:, a] for a in at.T]).sum(0)
 
 
-def _of_sets(found: Tensor, at: Tensor) -> Tensor:
-    """Return the same where features of one neuron may be matched in any order."""
-    blocks = [[found[one][:, two] for two in at] for one in at]
+def _of_sets(features: Tensor, at: Tensor) -> Tensor:
+    """Return the similarities of neurons whose features may be paired in any order."""
+    blocks = [[features[one][:, two] for two in at] for one in at]
     best = [
         [block[torch.arange(len(block)), best_order(block)].sum() for block in row]
         for row in blocks
@@ -92,29 +94,29 @@ def _of_sets(found: Tensor, at: Tensor) -> Tensor:
 
 
 class Moments:
-    """Sums over samples of which a correlation is made, in float64."""
+    """Sums over samples, in float64, from which correlations are computed."""
 
     def __init__(self) -> None:
         self._count, self._sums = 0, [torch.zeros(())] * 5
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Take in samples of two models, `(D, S)` each."""
+        """Add samples of two models, `(D, S)` each."""
         self._count += x.shape[1]
         news = [x.sum(1), y.sum(1), x.square().sum(1), y.square().sum(1), x @ y.T]
         self._sums = [old.to(new) + new for old, new in zip(self._sums, news, strict=True)]
 
     def correlation(self) -> Tensor:
-        """Return Pearson's correlation of every pair, `(D, D)`."""
+        """Return the Pearson correlation of every pair of features, `(D, D)`."""
         x, y, xx, yy, xy = (total / self._count for total in self._sums)
         variances = torch.outer(_positive(xx - x.square(), xx), _positive(yy - y.square(), yy))
         return torch.where(variances > 0, (xy - torch.outer(x, y)) / variances.sqrt(), 0.0)
 
 
 def _positive(variance: Tensor, square: Tensor) -> Tensor:
-    """Return variances, 0 where they are but the rounding of a mean square."""
+    """Return variances, set to 0 where they are only rounding errors of the mean square."""
     return torch.where(variance > 1e-12 * square, variance, 0.0)
 
 
 def _features(out: Tensor, axis: int) -> Tensor:
-    """Return `(D, S)`, all other axes of an output as samples."""
+    """Return an output as `(D, S)` float64; all axes but `axis` become samples."""
     return out.movedim(axis, 0).flatten(1).double()

@@ -1,4 +1,4 @@
-"""The line between models from files, trained here or anywhere."""
+"""The lines between models from files, whoever trained them."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ from fedalign.settings.config import read as read_config
 from fedalign.settings.registry import names
 from fedalign.settings.sources import parse_overrides
 
-ALPHAS = 25  # points on a line where the configuration, a run's that measured none, says 0
-EXAMPLES = 2000  # test images, of which a run that measures every round takes fewer
-ASKED = {"model": "what the files are weights of", "data": "where they are tested"}
+ALPHAS = 25  # points on a line if the configuration says 0, as after a run without measurements
+EXAMPLES = 2000  # test images by default; runs use fewer, because they measure every round
+MEANING = {"model": "the network of the files", "data": "the data set to test on"}
 
 
 @dataclass(frozen=True)
 class Connection:
-    """What lies between models.
+    """Measurements of and between several models.
 
     Attributes:
-        files: what each model was read from, by its letter.
+        files: the file of each model, by its letter.
         points: loss and accuracy of each model.
-        means: those of the mean of all of them: `mean`, and `matched mean` where neurons were.
-        curves: `A-B` of each pair, `matched:A-B` where neurons were matched, and both once more
-            where activations were rescaled: `repaired:A-B`, `matched_repaired:A-B`.
-        maps: of the plane through the first three, where it was asked for.
-        examples: how many test images all this was measured on.
+        means: loss and accuracy of the `mean` of all models, and of the `matched mean` if neurons
+            were matched.
+        curves: `A-B` for each pair; `matched:A-B` if neurons were matched; and both again as
+            `repaired:A-B` and `matched_repaired:A-B` if activations were rescaled.
+        maps: of the plane through the first three models, if requested.
+        examples: number of test images of all measurements.
     """
 
     files: dict[str, File]
@@ -53,76 +54,78 @@ class Connection:
     examples: int
 
     def gap(self, mean: str) -> Point:
-        """Return how much worse this mean of the models is than they are."""
+        """Return how much worse this mean of the models is than the models; see `fusion_gap`."""
         return fusion_gap(self.means[mean], list(self.points.values()), [1.0] * len(self.points))
 
 
 def how(
     files: Sequence[File], words: Sequence[str], config: str | None, given: Mapping[str, str | None]
 ) -> Config:
-    """Return how models are connected, told on a command line.
+    """Return the configuration of `connect` from the arguments of a command line.
 
     Args:
-        files: beside the first may lie the `config.yaml` of its run.
-        words: `KEY=VALUE`.
-        config: a YAML file; without it the one beside is taken, if it is needed.
+        files: the models; the folder of the first may hold the `config.yaml` of its run.
+        words: overrides `KEY=VALUE`.
+        config: a YAML file; if it is None and `model` or `data` is missing, the `config.yaml` next
+            to the first file is read.
         given: names of `model` and `data`, or None.
 
     Raises:
-        InputError: nobody says what the files are weights of, or where they are tested.
+        InputError: `model` or `data` is not given anywhere.
     """
-    told = {key: value for key, value in given.items() if value is not None}
-    told |= parse_overrides(words)
+    overrides = {key: value for key, value in given.items() if value is not None}
+    overrides |= parse_overrides(words)
     beside = files[0].parent / "config.yaml" if files else File()
-    missing = [key for key in given if key not in told and f"{key}.name" not in told]
+    missing = [key for key in given if key not in overrides and f"{key}.name" not in overrides]
     if missing and config is None and beside.is_file():
         config = str(beside)
     if missing and config is None:
         known = names(KINDS[missing[0]])
         raise InputError(
-            f"--{missing[0]}: must be given, {ASKED[missing[0]]} "
+            f"--{missing[0]}: must be given, {MEANING[missing[0]]} "
             f"({', '.join(known)}, or package.module:Name), or --config, "
-            "as no config.yaml lies beside the first file"
+            "because there is no config.yaml next to the first file"
         )
-    usual = {"evaluation.match": "weights", "evaluation.examples": EXAMPLES}
-    return read_config(config, usual | told)
+    defaults = {"evaluation.match": "weights", "evaluation.examples": EXAMPLES}
+    return read_config(config, defaults | overrides)
 
 
 def connect(files: Sequence[File], config: Config) -> Connection:
-    """Return the curves between the models in safetensors files.
+    """Return measurements of and between the models in safetensors files.
 
-    Neurons are not matched where it is not known which of them can be exchanged.
+    Neurons are not matched if the model's exchangeable neurons are unknown.
 
     Args:
-        files: two or more; the models are called A, B, C, … in this order.
-        config: its `model` is what the files are weights of, its `data` where they are tested, its
-            `evaluation` how.
+        files: two or more; their models are named A, B, C, … in this order.
+        config: `model` is the network of the files, `data` the data set to test on, `evaluation`
+            the settings of the measurements.
 
     Raises:
-        InputError: fewer than two files, or one that does not hold such a model; or no test part.
+        InputError: There are fewer than two files, one does not hold such a model, or the data set
+            has no test part.
     """
     if len(files) < 2:
-        told = f"{len(files)} safetensors file{'s' * (len(files) != 1)}"
-        raise InputError(f"connect: {told}, but a line has two ends; give two or more")
+        count = f"{len(files)} safetensors file{'s' * (len(files) != 1)}"
+        raise InputError(f"connect: {count}, but a line has two ends; give two or more")
     federation, settings = Federation(config), config.evaluation
     if (test := federation.test) is None:
         raise InputError(f"connect: data set {config.data.name!r} has no test part to measure on")
-    named = {_letter(place): file for place, file in enumerate(files)}
+    named = {_letter(number): file for number, file in enumerate(files)}
     models = {name: read(file, federation.network) for name, file in named.items()}
-    look = Evaluator(federation.network, test, federation.reference, settings)
+    evaluator = Evaluator(federation.network, test, federation.reference, settings)
     with torch_threads(1):
         paths, means = _paths_and_means(models, federation, test)
         planes = _planes(models, list(named), settings.plane)
-        asked: list[Mix] = [{name: 1.0} for name in named]
-        asked += [*means.values(), *(mix for own in planes for mix in own.mixes())]
-        points = iter(look.points(models, asked))
-        curves = look.curves(models, paths)
+        mixes: list[Mix] = [{name: 1.0} for name in named]
+        mixes += [*means.values(), *(mix for plane in planes for mix in plane.mixes())]
+        points = iter(evaluator.points(models, mixes))
+        curves = evaluator.curves(models, paths)
     return Connection(
         files=named,
         points={name: next(points) for name in named},
         means={name: next(points) for name in means},
         curves=curves,
-        maps=[measured(own, [next(points) for _ in own.places]) for own in planes],
+        maps=[measured(plane, [next(points) for _ in plane.places]) for plane in planes],
         examples=len(test.subset(settings.examples)),
     )
 
@@ -130,7 +133,7 @@ def connect(files: Sequence[File], config: Config) -> Connection:
 def _paths_and_means(
     models: dict[str, Tensor], federation: Federation, test: Dataset
 ) -> tuple[list[Path], dict[str, Mix]]:
-    """Return a path for each pair and the mean, and both after matching; adds matched models."""
+    """Return a path for each pair and the mean, also after matching; adds the matched models."""
     letters, alphas = list(models), grid(federation.config.evaluation.alphas or ALPHAS)
     paths, means = [], {"mean": _mean(letters)}
     matcher = _matcher(federation, test)
@@ -152,8 +155,8 @@ def _planes(models: Mapping[str, Tensor], letters: Sequence[str], side: int) -> 
     if not side or len(letters) < 3:
         return []
     first, second, third = letters[:3]
-    found = plane(f"plane:{first}-{second}-{third}", (first, second, third), models, side)
-    return [] if found is None else [found]
+    spanned = plane(f"plane:{first}-{second}-{third}", (first, second, third), models, side)
+    return [] if spanned is None else [spanned]
 
 
 def _matcher(federation: Federation, test: Dataset) -> Matcher | None:
@@ -168,6 +171,6 @@ def _mean(names: Sequence[str]) -> Mix:
     return dict.fromkeys(names, 1 / len(names))
 
 
-def _letter(place: int) -> str:
+def _letter(number: int) -> str:
     """Return A to Z, then A1 to Z1 and so on."""
-    return chr(ord("A") + place % 26) + (str(place // 26) if place >= 26 else "")
+    return chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")

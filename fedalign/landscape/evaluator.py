@@ -1,4 +1,4 @@
-"""Loss and accuracy of the models between models."""
+"""Loss and accuracy of mixes of models."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fedalign.landscape.repair import Repair
 from fedalign.network.network import Network
 from fedalign.settings.sections import Evaluation
 
-MOST = 32  # mixes measured at once; more do not run faster,
-MOST_NUMBERS = 1 << 26  # nor fit
+MAX_MIXES = 32  # mixes measured at once; more do not run faster
+MAX_NUMBERS = 1 << 26  # parameters of all mixes measured at once; more may not fit in memory
 
 Key = frozenset[tuple[str, float]]
 Models = Mapping[str, Tensor]
@@ -26,14 +26,14 @@ Models = Mapping[str, Tensor]
 class Evaluator:
     """Measures mixes of named models on a fixed subset of the test set.
 
-    BatchNorm statistics are re-estimated on every mix, the models themselves included, so that a
-    barrier compares like with like. Where a network can, many mixes are measured at once.
+    BatchNorm statistics are re-estimated for every mix, including the models themselves, so that a
+    barrier compares like with like. Many mixes are measured at once if the network supports it.
 
     Args:
-        network: what the models are weights of.
-        test: its first `settings.examples` are the subset.
-        train: its first `settings.bn_examples` serve to re-estimate statistics; None: nothing does.
-        settings: how much of it, and how.
+        network: the network that all models belong to.
+        test: the test set; `settings.examples` of it are the subset.
+        train: `settings.bn_examples` of it re-estimate statistics; None if there are none.
+        settings: sizes of the subsets, batch size and threads.
     """
 
     def __init__(
@@ -44,31 +44,32 @@ class Evaluator:
         self._images = images_of(train, test, settings)
 
     def points(self, models: Models, mixes: Sequence[Mix], repaired: bool = False) -> list[Point]:
-        """Return each mix's mean cross-entropy and accuracy; equal mixes are measured once.
+        """Return mean cross-entropy and accuracy of each mix; equal mixes are measured once.
 
         Args:
-            models: what is mixed.
-            mixes: what to measure.
-            repaired: rescale the activations of mixes, see `Repair`.
+            models: the models to mix.
+            mixes: the mixes to measure.
+            repaired: whether to rescale the activations of mixes, see `Repair`.
         """
         same = _first_equal(models, {name for mix in mixes for name in mix})
         simple = [_simplified(mix, same) for mix in mixes]
-        asked = {frozenset(mix.items()): mix for mix in simple}
+        different = {frozenset(mix.items()): mix for mix in simple}
         if repaired or self._network.mixes is None:
             repair = Repair(self._network, models, self._images) if repaired else None
-            found = {key: self._alone(models, mix, repair) for key, mix in asked.items()}
+            points = {key: self._alone(models, mix, repair) for key, mix in different.items()}
         else:
-            found = self._together(models, asked)
-        return [found[frozenset(mix.items())] for mix in simple]
+            points = self._together(models, different)
+        return [points[frozenset(mix.items())] for mix in simple]
 
     def curves(self, models: Models, paths: Sequence[Path]) -> list[Curve]:
         """Return the curve of each path."""
         curves: dict[str, Curve] = {}
         for repaired in (False, True):
-            own = [path for path in paths if path.repaired == repaired]
-            mixes = [mix for path in own for mix in path.mixes()]
+            chosen = [path for path in paths if path.repaired == repaired]
+            mixes = [mix for path in chosen for mix in path.mixes()]
             points = iter(self.points(models, mixes, repaired))
-            curves |= {path.name: curve(path, [next(points) for _ in path.alphas]) for path in own}
+            for path in chosen:
+                curves[path.name] = curve(path, [next(points) for _ in path.alphas])
         return [curves[path.name] for path in paths]
 
     def _alone(self, models: Models, mix: Mix, repair: Repair | None) -> Point:
@@ -78,39 +79,43 @@ class Evaluator:
         vector = repair(vector, mix) if repair else vector
         return network.evaluate(vector, self._probe, settings.batch_size, settings.threads)
 
-    def _together(self, models: Models, asked: Mapping[Key, Mix]) -> dict[Key, Point]:
-        """Return the points of mixes, in groups; what has diverged, alone: 0 times NaN is NaN."""
-        names = {name for mix in asked.values() for name in mix}
+    def _together(self, models: Models, mixes: Mapping[Key, Mix]) -> dict[Key, Point]:
+        """Return the points of mixes, measured in groups.
+
+        Mixes of diverged models are measured alone: in a group 0 times NaN would spoil the others.
+        """
+        names = {name for mix in mixes.values() for name in mix}
         finite = {name for name in names if models[name].sum().isfinite()}
-        groups = [key for key, mix in asked.items() if finite.issuperset(mix)]
-        found = {key: self._alone(models, asked[key], None) for key in asked.keys() - set(groups)}
-        most = max(1, min(MOST, MOST_NUMBERS // self._network.layout.size))
-        for start in range(0, len(groups), most):
-            keys = groups[start : start + most]
-            found |= zip(keys, self._group(models, [asked[key] for key in keys]), strict=True)
-        return found
+        grouped = [key for key, mix in mixes.items() if finite.issuperset(mix)]
+        alone = mixes.keys() - set(grouped)
+        points = {key: self._alone(models, mixes[key], None) for key in alone}
+        size = max(1, min(MAX_MIXES, MAX_NUMBERS // self._network.layout.size))
+        for start in range(0, len(grouped), size):
+            keys = grouped[start : start + size]
+            points |= zip(keys, self._group(models, [mixes[key] for key in keys]), strict=True)
+        return points
 
     def _group(self, models: Models, mixes: Sequence[Mix]) -> list[Point]:
         settings, network = self._settings, self._network
         names = list(dict.fromkeys(name for mix in mixes for name in mix))
         block = torch.stack([models[name] for name in names])
         shares: Tensor | None = torch.tensor([[m.get(name, 0.0) for name in names] for m in mixes])
-        if network.layout.buffers:  # BatchNorm's statistics are no mixes
+        if network.layout.buffers:  # BatchNorm's statistics are re-estimated, not mixed
             vectors = (_mixed(models, mix) for mix in mixes)
-            fresh = [network.recalibrate(v, self._images, settings.batch_size) for v in vectors]
-            block, shares = torch.stack(fresh), None
+            mixed = [network.recalibrate(v, self._images, settings.batch_size) for v in vectors]
+            block, shares = torch.stack(mixed), None
         return network.evaluate_mixes(
             block, shares, self._probe, settings.batch_size, settings.threads
         )
 
 
 def images_of(train: Dataset | None, test: Dataset, settings: Evaluation) -> Tensor:
-    """Return the images that tell of statistics: none of the test set, so there may be none."""
+    """Return training images for statistics, never test images; none without a training part."""
     return test.images[:0] if train is None else train.subset(settings.bn_examples).images
 
 
 def _mixed(models: Models, mix: Mix) -> Tensor:
-    """Return a mix `(F,)` of models; of one alone a copy, to the bit."""
+    """Return the mix `(F,)` of models; for a single model an exact copy."""
     first, *others = mix
     vector = models[first].clone()
     for name in others:
@@ -119,19 +124,21 @@ def _mixed(models: Models, mix: Mix) -> Tensor:
 
 
 def _first_equal(models: Models, names: Container[str]) -> dict[str, str]:
-    """Return for each name the first of the models that is equal to its own, to the bit."""
+    """Return for each name the name of the first model that is equal to its own, to the bit."""
     seen: dict[float, list[str]] = {}
     first: dict[str, str] = {}
     for name, model in models.items():
         if name in names:
-            alike = seen.setdefault(float(model.sum()), [])  # few have the same sum and are not
-            first[name] = next((one for one in alike if torch.equal(models[one], model)), name)
-            alike.append(name)
+            candidates = seen.setdefault(
+                float(model.sum()), []
+            )  # equal sums are nearly always equal
+            first[name] = next((n for n in candidates if torch.equal(models[n], model)), name)
+            candidates.append(name)
     return first
 
 
 def _simplified(mix: Mix, same: Mapping[str, str]) -> Mix:
-    """Return the mix without equal models in it: a mix of equal models is that model, exactly."""
+    """Return the mix with equal models merged: a mix of equal models is exactly that model."""
     shares: dict[str, float] = {}
     for name, share in mix.items():
         shares[same[name]] = shares.get(same[name], 0.0) + share

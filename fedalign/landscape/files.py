@@ -1,4 +1,4 @@
-"""Models from files that anybody may have written."""
+"""Models from files of unknown origin, checked while they are read."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from torch import Tensor
 from fedalign.errors import InputError
 from fedalign.network.network import Network
 
-NAMED = 6  # tensors that a message names of those that are too many, or missing
-CURE = "--model, --data, --config and model.KEY=VALUE say what the files are weights of"
+NAMED = 6  # names of unexpected or missing tensors that a message lists
+CURE = "check --model, --data, --config and model.KEY=VALUE, which define the network"
 
 
 def read(file: Path, network: Network) -> Tensor:
-    """Return the model `(F,)` in a safetensors file, whatever floating-point type it has.
+    """Return the model `(F,)` in a safetensors file of any floating-point type.
 
-    Integer buffers are not looked at.
+    Integer buffers are ignored.
 
     Raises:
-        InputError: it is no such file, or not a model of the network, or not finite.
+        InputError: The file cannot be read, does not fit the network, or has values that are not
+            finite.
     """
     tensors, layout = _tensors(file), network.layout
     names = [entry.name for entry in layout.entries]
@@ -46,10 +47,10 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        told = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"{file} is not a safetensors file ({told}); "
-            "a state dict becomes one by safetensors.torch.save_file"
+            f"{file} is not a safetensors file ({reason}); "
+            "safetensors.torch.save_file writes one from a state dict"
         ) from None
 
 
@@ -57,12 +58,12 @@ def _check_names(
     file: Path, tensors: Mapping[str, Tensor], names: Iterable[str], counters: Iterable[str]
 ) -> None:
     known = [*names, *counters]
-    strange = [name for name in tensors if name not in known]
+    unexpected = [name for name in tensors if name not in known]
     missing = [name for name in names if name not in tensors]
-    told = [f"the model has no {_some(strange)}"] if strange else []
-    told += [f"the file has no {_some(missing)}"] if missing else []
-    if told:
-        raise InputError(f"{file}: {', and '.join(told)}; {CURE}")
+    differences = [f"the model has no {_some(unexpected)}"] if unexpected else []
+    differences += [f"the file has no {_some(missing)}"] if missing else []
+    if differences:
+        raise InputError(f"{file}: {', and '.join(differences)}; {CURE}")
 
 
 def _check_numbers(file: Path, name: str, tensor: Tensor) -> None:
@@ -75,6 +76,6 @@ def _check_numbers(file: Path, name: str, tensor: Tensor) -> None:
 
 
 def _some(names: Iterable[str]) -> str:
-    """Return the first names, and how many there are beside them."""
+    """Return the first names and the number of others."""
     first, rest = [*names][:NAMED], [*names][NAMED:]
     return ", ".join(map(repr, first)) + (f" and {len(rest)} more" if rest else "")

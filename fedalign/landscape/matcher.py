@@ -1,4 +1,4 @@
-"""The neurons of a round's models brought in one order, in the way that a run asks for."""
+"""Match the neurons of a round's models as the evaluation settings say."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fedalign.settings.sections import Evaluation
 
 
 class Matcher:
-    """Aligns models by weights or by activations.
+    """Matches models by weights or by activations.
 
     Args:
-        network: what the models are weights of.
-        settings: say by what, and where weight matching starts.
+        network: the network that all models belong to.
+        settings: `match` is weights or activations; `match_start` where weight matching starts.
         images: `(N, C, H, W)` uint8, on which activations are compared.
-        stream: decides the order in which weight matching goes through the layers.
+        stream: decides the order in which weight matching visits the layers.
 
     Attributes:
-        sweeps: passes over the layers that each pair took.
+        sweeps: number of passes over the layers for each pair so far.
     """
 
     def __init__(
@@ -35,20 +35,20 @@ class Matcher:
         self.sweeps: list[int] = []
 
     def pair(self, reference: Tensor, model: Tensor) -> Tensor:
-        """Return the model `(F,)` with its neurons in the order of the reference's."""
+        """Return the model `(F,)` with its neurons in the order of the reference."""
         matched = self._match(reference, model)
         self.sweeps.append(matched.iterations)
         return model[matched.index]
 
     def together(self, models: Sequence[Tensor]) -> list[Tensor]:
-        """Return all models in one order: by weights in none of theirs, else in the first's."""
+        """Return all models in one order: by weights a shared one, else that of the first model."""
         network, settings = self._network, self._settings
         if settings.match == "weights":
             layout, groups = network.layout, network.symmetry
-            found = universe(layout, groups, models, self._stream, settings.match_start).models
+            matched = universe(layout, groups, models, self._stream, settings.match_start).models
         else:
-            found = tuple(self._match(models[0], model) for model in models)
-        return [model[one.index] for model, one in zip(models, found, strict=True)]
+            matched = tuple(self._match(models[0], model) for model in models)
+        return [model[to.index] for model, to in zip(models, matched, strict=True)]
 
     def _match(self, reference: Tensor, model: Tensor) -> Matched:
         network, settings = self._network, self._settings

@@ -1,4 +1,4 @@
-"""Which models between a round's models are looked at: all of them are linear mixes."""
+"""The models between a round's models that are measured: linear mixes on paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedalign.network.layout import Layout
 from fedalign.rng import rng
 
 Mix = Mapping[str, float]
-"""The weight of each named model; they add up to 1."""
+"""The weight of each named model; weights add up to 1."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Path:
     """A straight line from one named model to another.
 
     Attributes:
-        name: of the curve that is measured on it.
+        name: name of the curve measured on it.
         start: name of the model at 0.
         end: name of the model at 1.
-        alphas: `(A,)`, ascending; what lies beyond 1 is extrapolation.
-        repaired: activations of what lies between are rescaled, see `fedalign.landscape.repair`.
+        alphas: `(A,)`, ascending; values above 1 are extrapolation.
+        repaired: whether activations of the mixes are rescaled, see `fedalign.landscape.repair`.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Path:
     repaired: bool = False
 
     def mixes(self) -> list[Mix]:
-        """Return what stands at each alpha; the ends are their models and nothing else."""
+        """Return the mix at each alpha; the mixes at 0 and 1 hold one model only."""
         at = {0.0: {self.start: 1.0}, 1.0: {self.end: 1.0}}
         return [
             at.get(alpha, {self.start: 1 - alpha, self.end: alpha})
@@ -44,24 +44,38 @@ class Path:
 
 
 def grid(points: int, last: float = 1.0) -> np.ndarray:
-    """Return `points` places from 0 to 1, and more at the same distance as far as `last`."""
+    """Return `points` alphas from 0 to 1, and further ones at the same distance up to `last`.
+
+    >>> grid(3, last=1.5).tolist()
+    [0.0, 0.5, 1.0, 1.5]
+    """
     inside = np.linspace(0, 1, points)
     beyond = int((last - 1) * (points - 1) + 1e-9)
     return np.concatenate([inside, 1 + np.arange(1, beyond + 1) / (points - 1)])
 
 
 def repaired(paths: Sequence[Path]) -> list[Path]:
-    """Return the paths once more, with activations rescaled; of matched ones the name says both."""
-    found = []
+    """Return copies of the paths on which activations are rescaled.
+
+    Their names begin with `repaired:`, or with `matched_repaired:` instead of `matched:`.
+    """
+    copies = []
     for path in paths:
-        kind, _, whose = path.name.rpartition(":")
-        told = "matched_repaired" if kind == "matched" else "repaired"
-        found.append(replace(path, name=f"{told}:{whose}", repaired=True))
-    return found
+        kind, _, ends = path.name.rpartition(":")
+        kind = "matched_repaired" if kind == "matched" else "repaired"
+        copies.append(replace(path, name=f"{kind}:{ends}", repaired=True))
+    return copies
 
 
 def pairs(partitions: Sequence[int], count: int, seed: int, number: int) -> list[tuple[int, int]]:
-    """Return so many pairs of clients of a round, or all there are."""
+    """Return `count` random pairs of a round's clients, sorted, or all if there are fewer.
+
+    Args:
+        partitions: the clients.
+        count: number of pairs.
+        seed: the run's.
+        number: of the round.
+    """
     stream = rng(seed, "pairs", number)
     chosen: set[tuple[int, int]] = set()
     while len(chosen) < min(count, comb(len(partitions), 2)):
@@ -73,27 +87,35 @@ def pairs(partitions: Sequence[int], count: int, seed: int, number: int) -> list
 def some(
     partitions: Sequence[int], count: int, seed: int, stream: str, number: int
 ) -> tuple[int, ...]:
-    """Return so many clients of a round, or all there are."""
+    """Return `count` random clients of a round, sorted, or all if there are fewer.
+
+    Args:
+        partitions: the clients.
+        count: number of clients.
+        seed: the run's.
+        stream: name of the random stream.
+        number: of the round.
+    """
     count = min(count, len(partitions))
     drawn = rng(seed, stream, number).choice(partitions, count, replace=False)
     return tuple(sorted(int(i) for i in drawn))
 
 
 def simplex(models: int, count: int, seed: int, number: int) -> np.ndarray:
-    """Return random weights of convex mixes, `(count, models)`, evenly spread: Dirichlet(1)."""
+    """Return random weights of `count` convex mixes, `(count, models)`, uniform on the simplex."""
     return rng(seed, "mixes", number).dirichlet(np.ones(models), count)
 
 
 def hybrids(layout: Layout, start: Tensor, end: Tensor) -> dict[str, Tensor]:
-    """Return, by layer, the model `start` `(F,)` with that layer of `end`.
+    """Return for each layer, by name, the model `start` `(F,)` with that layer from `end`.
 
-    The far end of a layer-wise path (Adilova et al. 2024): a layer is a weight with its bias and
-    norm terms.
+    It is the far end of a layer-wise path (Adilova et al. 2024). A layer is a weight with its bias
+    and norm terms.
     """
-    found = {}
+    models = {}
     for layer in layout.layers:
         model = start.clone()
         for entry in layer:
             model[entry.start : entry.stop] = end[entry.start : entry.stop]
-        found[layer[0].name.rpartition(".")[0] or layer[0].name] = model
-    return found
+        models[layer[0].name.rpartition(".")[0] or layer[0].name] = model
+    return models

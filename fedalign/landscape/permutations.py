@@ -1,8 +1,8 @@
-"""Permutations of a model's neurons, as functions of its flat vector.
+"""Permutations of a model's neurons, applied to its flat vector.
 
-A permutation of a whole model is an index `(F,)`, made by these functions of `torch.arange(F)`: the
-permuted model is `vector[index]`. Doing one after another is `first[second]`, undoing one
-`torch.argsort(index)`.
+A permutation of a whole model is an index `(F,)`, which these functions make from
+`torch.arange(F)`; the permuted model is `vector[index]`. The composition of two is
+`first[second]`, the inverse of one `torch.argsort(index)`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def permute(layout: Layout, group: Group, order: np.ndarray, vector: Tensor) -> 
     """Return a model whose neuron i is neuron `order[i]` of `vector`, wherever the group lies.
 
     Args:
-        layout: the model's.
+        layout: of the model.
         group: one of its groups of exchangeable neurons.
         order: `(n,)`, a permutation of 0..n-1.
-        vector: `(F,)`, of any type.
+        vector: `(F,)`, of any dtype.
     """
     vector = vector.clone()
     permute_(layout, group, order, vector)
@@ -32,7 +32,7 @@ def permute(layout: Layout, group: Group, order: np.ndarray, vector: Tensor) -> 
 
 
 def permute_(layout: Layout, group: Group, order: np.ndarray, vector: Tensor) -> None:
-    """Do in place what `permute` does."""
+    """Permute a model in place, like `permute`."""
     entries = {entry.name: entry for entry in layout.entries}
     for place in group.places:
         tensor = entries[place.tensor].view(vector)
@@ -46,7 +46,7 @@ def shuffled(
 ) -> Tensor:
     """Return a copy of a model `(F,)` with the neurons of every group in random order.
 
-    It computes the same function, but for the order of its sums.
+    It computes the same function, up to rounding, because sums have another order.
     """
     vector = vector.clone()
     for group in groups:

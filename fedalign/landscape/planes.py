@@ -1,4 +1,4 @@
-"""The plane through three models: a map of the loss around them (Garipov et al. 2018, figure 1)."""
+"""The plane through three models, a map of the loss around them (Garipov et al. 2018, figure 1)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor
 from fedalign.landscape.barriers import Point
 from fedalign.landscape.paths import Mix
 
-MARGIN = 0.25  # of the triangle's width and height, around it
+MARGIN = 0.25  # around the triangle, relative to its width and height
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Places in the plane through three named models, as mixes of them.
+    """Places in the plane through three named models, as mixes of the models.
 
     Attributes:
-        name: of the plane.
-        corners: the models.
-        places: `(N, 2)`, the corners first, then a grid row by row, as distances in weight space:
-            the first corner is the origin, the second lies on the x axis.
-        shares: `(N, 3)`, of each place the weights of the corners, which add up to 1.
+        name: name of the plane.
+        corners: names of the models.
+        places: `(N, 2)`, coordinates in weight space (L2 distances): the corners, then a grid row
+            by row. The first corner is the origin, the second lies on the x axis.
+        shares: `(N, 3)`, the weights of the corners at each place; rows add up to 1.
     """
 
     name: str
@@ -32,14 +32,14 @@ class Plane:
     shares: np.ndarray
 
     def mixes(self) -> list[Mix]:
-        """Return the mix at each place; the corners are their models and nothing else."""
-        told = [dict(zip(self.corners, shares, strict=True)) for shares in self.shares.tolist()]
-        return [{name: share for name, share in mix.items() if share} for mix in told]
+        """Return the mix at each place, without models of weight 0."""
+        mixes = [dict(zip(self.corners, shares, strict=True)) for shares in self.shares.tolist()]
+        return [{name: share for name, share in mix.items() if share} for mix in mixes]
 
 
 @dataclass(frozen=True)
 class Map:
-    """What was measured in a plane: loss and accuracy of each place, `(N,)`."""
+    """Measurements in a plane: loss and accuracy at each place, `(N,)`."""
 
     plane: Plane
     losses: np.ndarray
@@ -49,7 +49,7 @@ class Map:
 def plane(
     name: str, corners: tuple[str, str, str], models: Mapping[str, Tensor], side: int
 ) -> Plane | None:
-    """Return a grid of `side` x `side` places around three models; None if they lie on one line."""
+    """Return a grid of `side` x `side` places around three models; None if they are on one line."""
     first, second, third = (models[corner].double() for corner in corners)
     u, v = second - first, third - first
     length = float(u.norm())
@@ -69,15 +69,15 @@ def plane(
 
 
 def measured(plane: Plane, points: Sequence[Point]) -> Map:
-    """Return the map of the points that were measured at the places of a plane."""
+    """Return the map of a plane from the points measured at its places, in order."""
     losses, accuracies = zip(*points, strict=True)
     return Map(plane, np.array(losses), np.array(accuracies))
 
 
-def rows_of(found: Map) -> Iterator[tuple[str, str, float, float, float, float]]:
+def rows_of(map_: Map) -> Iterator[tuple[str, str, float, float, float, float]]:
     """Yield plane, corner ("" on the grid), x, y, loss and accuracy of each place."""
-    plane = found.plane
+    plane = map_.plane
     corners = [*plane.corners, *[""] * (len(plane.places) - 3)]
-    numbers = np.column_stack([plane.places, found.losses, found.accuracies]).tolist()
+    numbers = np.column_stack([plane.places, map_.losses, map_.accuracies]).tolist()
     for corner, (x, y, loss, accuracy) in zip(corners, numbers, strict=True):
         yield plane.name, corner, x, y, loss, accuracy

@@ -1,8 +1,8 @@
-"""Activations of mixed models as strong as those of the models they are mixed of.
+"""REPAIR: rescale the activations of mixed models to the strength of the original models.
 
-The neurons of an average agree less than those of its parts, so their activations vary less, layer
-by layer: variance collapse. REPAIR (Jordan et al. 2023, arXiv 2211.08403, section 3) gives each
-neuron the mean and the deviation that it has in the parts, on average.
+Activations of averaged models vary less than those of the models they are made of, more so with
+each layer: variance collapse. REPAIR (Jordan et al. 2023, arXiv 2211.08403, section 3) gives each
+neuron the mean and standard deviation that it has in the original models, on average.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ FEATURES: dict[type[nn.Module], int] = {
     nn.GroupNorm: 1,
     nn.LayerNorm: -1,
 }
-"""Where an output has its features, of layers whose weight and bias can take in a rescaling."""
+"""The feature axis of the output of each layer whose weight and bias can absorb a rescaling."""
 
 
 class Moments(NamedTuple):
-    """Mean and standard deviation of each feature of a layer, over examples and places, `(D,)`."""
+    """Mean and standard deviation of a layer's features `(D,)`, over examples and positions."""
 
     mean: Tensor
     std: Tensor
 
 
 class Repair:
-    """Rescales mixes of some named models.
+    """Rescales mixes of named models.
 
-    What is rescaled is what comes out of each layer with a weight and a bias, but for the last,
-    before its activation function. BatchNorm does it by itself where its statistics are those of
-    the mix, see `Network.recalibrate`.
+    The outputs of all layers with a weight and a bias, except the last, are rescaled before their
+    activation function. BatchNorm needs no rescaling once its statistics are those of the mix, see
+    `Network.recalibrate`.
 
     Args:
-        network: what the models are weights of.
+        network: the network that all models belong to.
         models: `(F,)`, by name.
-        images: `(N, C, H, W)` uint8, on which statistics are taken, in one pass.
+        images: `(N, C, H, W)` uint8, on which statistics are computed, in one pass.
     """
 
     def __init__(self, network: Network, models: Mapping[str, Tensor], images: Tensor):
@@ -57,31 +57,31 @@ class Repair:
         self._known: dict[str, dict[str, Moments]] = {}
 
     def __call__(self, vector: Tensor, mix: Mix) -> Tensor:
-        """Return the rescaled copy of `vector` `(F,)`, which is this mix of the models.
+        """Return a rescaled copy of `vector` `(F,)`, which is this mix of the models.
 
-        A model alone comes back as it is. Layers are mended from the input on, each on what the
-        mended ones before it put out.
+        A mix of one model is returned unchanged. Layers are rescaled from the input on, each with
+        the outputs of the rescaled layers before it.
         """
         if len(mix) == 1:
             return vector
         parts = [self._moments(name) for name in mix]
         shares = torch.tensor(list(mix.values()), device=self._network.device)
         wanted = {
-            layer: Moments(*(shares @ torch.stack(own) for own in zip(*found, strict=True)))
+            layer: Moments(*(shares @ torch.stack(values) for values in zip(*layers, strict=True)))
             for layer in list(parts[0])[:-1]
-            for found in [[part[layer] for part in parts]]
+            for layers in [[part[layer] for part in parts]]
         }
         vector = vector.to(self._network.device, copy=True)
-        source = vector.clone()  # layers are mended in `vector` while this one runs
-        taps = {layer: partial(self._mend, vector, layer, to) for layer, to in wanted.items()}
+        source = vector.clone()  # this one runs while layers are rescaled in `vector`
+        taps = {layer: partial(self._rescale, vector, layer, to) for layer, to in wanted.items()}
         self._network.tap(source, self._images, taps)
         return vector
 
-    def _mend(self, vector: Tensor, layer: str, wanted: Moments, out: Tensor) -> Tensor:
-        """Return a layer's output with the wanted moments, and put the rescaling into `vector`."""
-        own = moments(out, self._axes[layer])
-        factor = torch.where(own.std > 0, wanted.std / own.std, 1.0)
-        shift = wanted.mean - factor * own.mean
+    def _rescale(self, vector: Tensor, layer: str, wanted: Moments, out: Tensor) -> Tensor:
+        """Return a layer's output with the wanted moments; write the rescaling into `vector`."""
+        mean, std = moments(out, self._axes[layer])
+        factor = torch.where(std > 0, wanted.std / std, 1.0)
+        shift = wanted.mean - factor * mean
         entries = {entry.name: entry for entry in self._network.layout.parameters}
         weight, bias = (entries[f"{layer}.{key}"].view(vector) for key in ("weight", "bias"))
         weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))
@@ -91,16 +91,16 @@ class Repair:
         return out * factor.view(shape) + shift.view(shape)
 
     def _moments(self, name: str) -> dict[str, Moments]:
-        """Return a model's moments by layer, in the order in which they run."""
+        """Return a model's moments by layer, in the order of the forward pass; computed once."""
         if name not in self._known:
-            found: dict[str, Moments] = {}
+            by_layer: dict[str, Moments] = {}
 
-            def see(layer: str, axis: int, out: Tensor) -> None:
-                found[layer] = moments(out, axis)
+            def record(layer: str, axis: int, out: Tensor) -> None:
+                by_layer[layer] = moments(out, axis)
 
-            taps = {layer: partial(see, layer, axis) for layer, axis in self._axes.items()}
+            taps = {layer: partial(record, layer, axis) for layer, axis in self._axes.items()}
             self._network.tap(self._models[name], self._images, taps)
-            self._known[name] = found
+            self._known[name] = by_layer
         return self._known[name]
 
 

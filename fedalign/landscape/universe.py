@@ -1,4 +1,4 @@
-"""Permutations that bring many models together, none of them being the reference."""
+"""Permutations that match many models to one another, without a reference model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Universe:
     """Permutations of many models into one shared space.
 
     Attributes:
-        models: of each model; its similarity is to the sum of the others in that space.
-        iterations: passes over all models, with the last one, in which nothing improved.
-        similarity: the sum of the inner products of all pairs.
+        models: permutation of each model; its similarity is to the sum of the others there.
+        iterations: passes over all models, including the last, in which nothing improved.
+        similarity: sum of the inner products of all pairs.
     """
 
     models: tuple[Matched, ...]
@@ -38,20 +38,20 @@ def universe(
 ) -> Universe:
     """Return a permutation of each model `(F,)` into a space that all of them share.
 
-    Going from one model to a third by way of a second is then the same as going straight. Each
-    model in turn, in random order, is matched to the sum of the others (MergeMany of Git Re-Basin,
-    appendix A.10), until nothing improves the sum of all pairwise inner products, which is the
-    objective of C2M3 (Crisostomi et al. 2024, arXiv 2405.17897). The space is known up to a
-    permutation of everything. `start: layers` begins with all models matched to the first, where
-    that is better than as they are.
+    The permutations are cycle consistent: mapping a model to a third through a second is the same
+    as directly. In random order, each model is matched to the sum of the others (MergeMany of Git
+    Re-Basin, appendix A.10), until the sum of all pairwise inner products stops improving; this sum
+    is the objective of C2M3 (Crisostomi et al. 2024, arXiv 2405.17897). The space is determined up
+    to one permutation of all models. `start: layers` first matches all models to the first one, if
+    that is better than their original order.
     """
     searches = [Search(layout, groups, models[0], model) for model in models]
     if start == "layers":
-        found = to_reference(layout, groups, models[0], models, rng)
-        aligned = [model[one.index] for model, one in zip(models, found, strict=True)]
+        matched = to_reference(layout, groups, models[0], models, rng)
+        aligned = [model[to.index] for model, to in zip(models, matched, strict=True)]
         if _together(layout, aligned) > _together(layout, models):
-            for search, one in zip(searches, found, strict=True):
-                search.adopt(one)
+            for search, to in zip(searches, matched, strict=True):
+                search.adopt(to)
     passes, improved = 0, True
     while improved:
         improved, passes = False, passes + 1

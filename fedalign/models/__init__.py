@@ -1,7 +1,7 @@
-"""Networks: each is a function of an example's shape and the number of classes, giving logits.
+"""Networks: each model is a function from an example's shape and the number of classes to a module.
 
-They take normalised images `(N, C, H, W)`, or the codes of characters `(N, L)`, int64, and return
-`(N, classes)`. Their first weights come from torch's own generator, which the caller seeds.
+Modules map normalised images `(N, C, H, W)`, or the codes of characters `(N, L)` int64, to logits
+`(N, classes)`. Initial weights come from torch's global generator, which the caller seeds.
 """
 
 from fedalign.errors import InputError
@@ -11,24 +11,24 @@ def require_images(model: str, shape: tuple[int, ...]) -> None:
     """Raise `InputError` unless an example is an image `(C, H, W)`."""
     if len(shape) != 3:
         raise InputError(
-            f"model.name: {model!r} takes images, and this data is text; "
-            "for text there are 'char-lstm' and 'char-transformer'"
+            f"model.name: {model!r} takes images, but this data is text; "
+            "use 'char-lstm' or 'char-transformer'"
         )
 
 
 def require_text(model: str, shape: tuple[int, ...]) -> None:
     """Raise `InputError` unless an example is text `(L,)`."""
     if len(shape) != 1:
-        told = "x".join(map(str, shape))
-        raise InputError(f"model.name: {model!r} takes text, and this data is images ({told})")
+        size = "x".join(map(str, shape))
+        raise InputError(f"model.name: {model!r} takes text, but this data is images ({size})")
 
 
 def require_size(model: str, shape: tuple[int, int, int], least: int) -> None:
-    """Raise `InputError` if the example is no image `(C, H, W)`, or one smaller than `least`."""
+    """Raise `InputError` unless an example is an image `(C, H, W)`, H and W at least `least`."""
     require_images(model, shape)
     _, height, width = shape
     if min(height, width) < least:
         raise InputError(
             f"model.name: {model!r} needs images of at least {least}x{least}, "
-            f"and this data has {height}x{width}"
+            f"but this data has {height}x{width}"
         )

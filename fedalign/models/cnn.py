@@ -18,8 +18,8 @@ def cnn(
 ) -> nn.Sequential:
     """Three 3x3 convolutions (32, 64, 64) and two linear layers; 122,570 parameters on CIFAR-10.
 
-    All layers grow and shrink with `width`. No padding and no normalisation; the input of `fc1`
-    follows from the image's size.
+    The width of all layers is proportional to `width`. There is no padding and no normalisation;
+    the size of the input of `fc1` follows from the image's size.
 
     Raises:
         InputError: The images are smaller than 18x18.

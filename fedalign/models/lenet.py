@@ -12,8 +12,8 @@ LEAST = 12
 def lenet5(shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling; 61,706 parameters on MNIST.
 
-    The first convolution pads by 2, which makes 28x28 the 32x32 that the paper feeds in; the input
-    of `fc1` follows from the image's size.
+    The first convolution pads by 2, so 28x28 images have the paper's 32x32 inputs; the size of the
+    input of `fc1` follows from the image's size.
 
     Raises:
         InputError: The images are smaller than 12x12.

@@ -19,7 +19,7 @@ def mlp(
 ) -> nn.Sequential:
     """Multi-layer perceptron with ReLU; two hidden layers of 200 as in McMahan et al. 2017.
 
-    Layers are called `fc1`, `fc2`, ...; no hidden layer at all is logistic regression.
+    Layers are named `fc1`, `fc2`, ...; without a hidden layer it is logistic regression.
     """
     require_images("mlp", shape)
     sizes = [prod(shape), *[width] * depth, classes]

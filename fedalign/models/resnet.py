@@ -25,15 +25,15 @@ def resnet20(
 ) -> nn.Module:
     """ResNet-20 for small images (He et al. 2016), shortcuts without parameters; 0.27 M parameters.
 
-    `group` is GroupNorm with 8 groups. Without any norm the convolutions have a bias, and each
-    block starts with its last convolution scaled down so that the signal does not grow with depth.
+    `group` is GroupNorm with 8 groups. Without a norm the convolutions have a bias, and the last
+    convolution of each block is initially scaled down so that signals do not grow with depth.
     """
     require_images("resnet20", shape)
     return ResNet(shape[0], classes, norm)
 
 
 class ResNet(nn.Module):
-    """A 3x3 convolution, three stages of residual blocks, the mean over all places, one linear."""
+    """A 3x3 convolution, three stages of residual blocks, global average pooling, one linear."""
 
     def __init__(self, channels: int, classes: int, norm: Norm):
         super().__init__()
@@ -54,32 +54,32 @@ class ResNet(nn.Module):
     def symmetry(self) -> tuple[Group, ...]:
         """Return the exchangeable neurons: of the residual stream, and inside each block.
 
-        A channel is in the stream from the stage that adds it to the end, and the padding of
-        shortcuts moves it: the 16 of stage 1 are 8..23 of stage 2 and 24..39 of stage 3. So each
-        stage adds a group, watched behind its last block. GroupNorm splits them all.
+        A channel is in the stream from the stage that adds it to the end. Padding of shortcuts
+        shifts it: the 16 channels of stage 1 are 8..23 in stage 2 and 24..39 in stage 3. So each
+        stage adds a group, observed after its last block. GroupNorm splits every group.
         """
         stem = Neurons("stage1", STAGES[0])
         stem.own(self.conv, "conv")
         stem.own(self.norm, "norm")
-        stream, at, found = [stem], [np.arange(STAGES[0])[:, None]], [stem]
+        stream, at, layers = [stem], [np.arange(STAGES[0])[:, None]], [stem]
         for number, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             name = f"blocks.{number}"
             for neurons, places in zip(stream, at, strict=True):
                 neurons.feed(block.conv1, f"{name}.conv1", places)
-            found.append(block.inner(name))
+            layers.append(block.inner(name))
             if block.padding:
                 at = [places + block.padding // 2 for places in at]
                 new = np.setdiff1d(np.arange(block.conv2.out_channels), np.concatenate(at))
                 stream.append(Neurons(f"stage{len(stream) + 1}", len(new)))
-                at, found = [*at, new[:, None]], [*found, stream[-1]]
+                at, layers = [*at, new[:, None]], [*layers, stream[-1]]
             for neurons, places in zip(stream, at, strict=True):
                 neurons.own(block.conv2, f"{name}.conv2", places)
                 neurons.own(block.norm2, f"{name}.norm2", places)
             stream[-1].watch(name, at[-1])
         for neurons, places in zip(stream, at, strict=True):
             neurons.feed(self.fc, "fc", places)
-        return tuple(group for neurons in found for group in neurons.groups())
+        return tuple(group for neurons in layers for group in neurons.groups())
 
     def _start(self, norm: Norm) -> None:
         for module in self.modules():
@@ -88,14 +88,14 @@ class ResNet(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if norm == "none":
-            # With L blocks of variance 1/L the variance ends at (1 + 1/L)^L < e, not at 2^L.
+            # With L blocks of variance 1/L the final variance is (1 + 1/L)^L < e instead of 2^L.
             for block in self.blocks:
                 assert isinstance(block, Block)
                 block.conv2.weight.data.mul_(len(self.blocks) ** -0.5)
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; a wider block halves height and width."""
+    """Two 3x3 convolutions with a shortcut; a block that widens halves height and width."""
 
     def __init__(self, before: int, after: int, norm: Norm):
         super().__init__()
@@ -117,9 +117,9 @@ class Block(nn.Module):
         return functional.relu(x + residual)
 
     def inner(self, name: str) -> Neurons:
-        """Return the neurons between the convolutions of the block with this name, for a table.
+        """Return the neurons between the two convolutions; `name` is the block's, in the model.
 
-        Their activation is no module's output; what comes before it is.
+        They are observed before their activation, which is not the output of a module.
         """
         neurons = Neurons(name, self.conv1.out_channels)
         neurons.own(self.conv1, f"{name}.conv1")

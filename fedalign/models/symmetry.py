@@ -1,7 +1,8 @@
-"""Which neurons of a network may change places without changing what it computes.
+"""Which neurons of a network can be exchanged without changing the function it computes.
 
-The table of Git Re-Basin (Ainsworth et al. 2023, arXiv 2209.04836, section 2): for each group of
-exchangeable neurons, which positions along which axes of which tensors a neuron owns.
+This is the permutation specification of Git Re-Basin (Ainsworth et al. 2023, arXiv 2209.04836,
+section 2): for each group of exchangeable neurons, the positions along the axes of tensors that
+each neuron owns.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ class Place:
     """Where the neurons of a group lie in one tensor.
 
     Attributes:
-        tensor: a parameter or float buffer, by its name in the model.
-        axis: of that tensor.
-        at: `(n, r)`; neuron i owns the positions `at[i]` along the axis. r > 1 where a neuron is
-            several entries: the places of a feature map behind a flatten, the rows of a head.
+        tensor: name of a parameter or float buffer in the model.
+        axis: axis of that tensor.
+        at: `(n, r)`; neuron i owns the positions `at[i]` along the axis. r > 1 if a neuron has
+            several entries, such as the pixels of a feature map after a flatten or the rows of a
+            head.
     """
 
     tensor: str
@@ -45,11 +47,11 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Where the activations of a group can be watched: in the output of a module.
+    """Where the activations of a group can be observed: in the output of a module.
 
     Attributes:
-        module: its name in the model.
-        axis: of channels or features in the output, whose axis 0 are the examples.
+        module: name of the module in the model.
+        axis: axis of channels or features in the output; axis 0 holds the examples.
         at: `(n, r)`, as in `Place`.
     """
 
@@ -60,15 +62,15 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Neurons that may be exchanged at will, if everywhere at once.
+    """Neurons that can be permuted freely, as long as all their places are permuted together.
 
-    Several groups may own positions of one axis; they are applied one after the other.
+    Several groups may own positions on the same axis; they are applied one after another.
 
     Attributes:
-        name: for messages and tables.
-        size: n, how many neurons.
-        places: all that they own.
-        seen: where they can be watched; None: nowhere.
+        name: name in messages and tables.
+        size: n, the number of neurons.
+        places: everything that they own.
+        seen: where they can be observed; None if nowhere.
     """
 
     name: str
@@ -79,11 +81,22 @@ class Group:
 
 @dataclass
 class Neurons:
-    """A layer's neurons on the way to a group: what they own is added as a network is read.
+    """Builder of a `Group`: collects what a layer's neurons own while a network is traversed.
+
+    Here is the hidden layer of an MLP:
+
+    >>> fc1, fc2 = nn.Linear(4, 3), nn.Linear(3, 2)
+    >>> hidden = Neurons("hidden", 3)
+    >>> hidden.own(fc1, "fc1")
+    >>> hidden.feed(fc2, "fc2")
+    >>> (group,) = hidden.groups()
+    >>> [(place.tensor, place.axis) for place in group.places]
+    [('fc1.weight', 0), ('fc1.bias', 0), ('fc2.weight', 1)]
 
     Attributes:
-        name: of the group.
-        size: n, how many neurons.
+        name: name of the group.
+        size: n, the number of neurons.
+        seen: where they can be observed; None if nowhere.
     """
 
     name: str
@@ -96,9 +109,9 @@ class Neurons:
         """Add the outputs of a layer: rows of its weight, bias, norm terms and statistics.
 
         Args:
-            layer: linear, convolution or norm; one without weights adds nothing.
-            name: the layer's, in the model.
-            at: `(n, r)` positions among its outputs; None: all of them, in order.
+            layer: linear layer, convolution or norm; one without weights adds nothing.
+            name: name of the layer in the model.
+            at: `(n, r)` positions among its outputs; None for all of them, in order.
         """
         tensors = dict(layer.named_parameters(recurse=False)) | dict(layer.named_buffers())
         for key, tensor in tensors.items():
@@ -110,33 +123,33 @@ class Neurons:
             self._labels.append(place // (layer.num_channels // layer.num_groups))
 
     def feed(self, layer: nn.Linear | nn.Conv2d, name: str, at: np.ndarray | None = None) -> None:
-        """Add the inputs of a layer, the columns of its weight; arguments as for `own`."""
+        """Add the inputs of a layer, the columns of its weight; arguments as in `own`."""
         place = self._all(layer.weight.shape[1]) if at is None else at
         self._places.append(Place(f"{name}.weight", 1, place))
 
     def watch(self, module: str, at: np.ndarray | None = None, axis: int = 1) -> None:
-        """Say in which module's output they are seen."""
+        """Set the module in whose output the neurons are observed; `at` and `axis` as in `Seen`."""
         self.seen = Seen(module, axis, self._all(self.size) if at is None else at)
 
     def groups(self) -> tuple[Group, ...]:
-        """Return the neurons as one group, or one for each set that no GroupNorm keeps apart."""
+        """Return the neurons as one group, or as one group for each norm group of a GroupNorm."""
         whole = Group(self.name, self.size, tuple(self._places), self.seen)
         return split(whole, np.concatenate(self._labels, axis=1)) if self._labels else (whole,)
 
     def _all(self, positions: int) -> np.ndarray:
-        """Return who owns which of all positions: channel-major, as a flatten leaves them."""
+        """Return the positions of each neuron `(n, r)`: channel-major, as after a flatten."""
         return np.arange(positions).reshape(self.size, -1)
 
 
 def symmetry(module: nn.Module) -> tuple[Group, ...]:
     """Return the groups of exchangeable neurons of a model, from its input to its output.
 
-    A module with a method `symmetry()` answers itself, so do users' own. Of an `nn.Sequential` of
-    linear layers, convolutions, norms, activations and pooling they are derived. Of any other
-    module nothing is known: `()`, as for a model without hidden neurons.
+    If the module has a method `symmetry()`, that returns them; users' own modules may have one.
+    For an `nn.Sequential` of linear layers, convolutions, norms, activations and pooling they are
+    derived. For any other module, as for a model without hidden neurons, the result is `()`.
 
     Raises:
-        InputError: a module answers with what it does not have.
+        InputError: The module's method returns positions that the module does not have.
     """
     if isinstance(module, HasSymmetry):
         groups = tuple(module.symmetry())
@@ -149,15 +162,15 @@ def symmetry(module: nn.Module) -> tuple[Group, ...]:
 def split(group: Group, labels: np.ndarray) -> tuple[Group, ...]:
     """Return one group for each set of neurons with equal labels `(n,)` or `(n, l)`.
 
-    So a GroupNorm does it: neurons may be exchanged within a norm group only.
+    GroupNorm needs this: neurons can only be exchanged within a norm group.
     """
     kinds, kind_of = np.unique(labels.reshape(group.size, -1), axis=0, return_inverse=True)
     sets = [np.flatnonzero(kind_of.ravel() == kind) for kind in range(len(kinds))]
-    return tuple(_part(group, f"{group.name}/{number}", own) for number, own in enumerate(sets))
+    return tuple(_part(group, f"{group.name}/{number}", rows) for number, rows in enumerate(sets))
 
 
 def lies_in(inner: Group, group: Group) -> bool:
-    """Return whether all that one group moves lies inside one neuron of another: of a head, say."""
+    """Return whether everything `inner` moves lies inside one neuron of `group`, such as a head."""
     rows = {(place.tensor, place.axis): place.at for place in group.places}
     return inner is not group and all(
         any(np.isin(place.at, row).all() for row in rows.get((place.tensor, place.axis), ()))
@@ -165,29 +178,29 @@ def lies_in(inner: Group, group: Group) -> bool:
     )
 
 
-def _part(group: Group, name: str, own: np.ndarray) -> Group:
-    places = tuple(Place(place.tensor, place.axis, place.at[own]) for place in group.places)
-    seen = group.seen and Seen(group.seen.module, group.seen.axis, group.seen.at[own])
-    return Group(name, len(own), places, seen)
+def _part(group: Group, name: str, rows: np.ndarray) -> Group:
+    places = tuple(Place(place.tensor, place.axis, place.at[rows]) for place in group.places)
+    seen = group.seen and Seen(group.seen.module, group.seen.axis, group.seen.at[rows])
+    return Group(name, len(rows), places, seen)
 
 
 def _check(group: Group, module: nn.Module) -> None:
-    """Raise `InputError` if a group owns nothing, or what the module does not have."""
+    """Raise `InputError` if a group owns nothing, or positions that the module does not have."""
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    place = f"{type(module).__name__}.symmetry(): group {group.name!r}"
+    where = f"{type(module).__name__}.symmetry(): group {group.name!r}"
     if not group.places:
-        raise InputError(f"{place} owns no tensor")
-    for own in group.places:
-        if own.tensor not in shapes:
-            raise InputError(f"{place}: no tensor {own.tensor!r}{nearest(own.tensor, shapes)}")
-        shape = shapes[own.tensor]
-        found = f"{group.size} neurons, {own.at.shape} positions on axis {own.axis}"
-        fits = own.axis < len(shape) and own.at.ndim == 2 and len(own.at) == group.size
-        once = len(np.unique(own.at)) == own.at.size
-        if not (fits and once and 0 <= own.at.min() <= own.at.max() < shape[own.axis]):
+        raise InputError(f"{where} owns no tensor")
+    for place in group.places:
+        if place.tensor not in shapes:
+            raise InputError(f"{where}: no tensor {place.tensor!r}{nearest(place.tensor, shapes)}")
+        at, axis, shape = place.at, place.axis, shapes[place.tensor]
+        fits = axis < len(shape) and at.ndim == 2 and len(at) == group.size
+        once = len(np.unique(at)) == at.size
+        if not (fits and once and 0 <= at.min() <= at.max() < shape[axis]):
             raise InputError(
-                f"{place}: {found} of {own.tensor!r} {shape}; `at` has a row a neuron, and each "
-                "position along the axis once at most"
+                f"{where}: {group.size} neurons, {at.shape} positions on axis {axis} of "
+                f"{place.tensor!r} {shape}; `at` needs one row per neuron, and each position along "
+                "the axis at most once"
             )
 
 
@@ -196,7 +209,7 @@ def _is_sequential(module: nn.Module) -> bool:
 
 
 def _layers(chain: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layers of a chain in the order of the forward pass, those of inner chains too."""
+    """Yield the layers of a chain in the order of the forward pass, including inner chains."""
     for key, layer in chain._modules.items():
         assert layer is not None
         if _is_sequential(layer):
@@ -206,7 +219,7 @@ def _layers(chain: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
 
 
 def _chain(module: nn.Module) -> tuple[Group, ...]:
-    """Return the groups of a chain; `()` if a layer is not known, or stands in it twice."""
+    """Return the groups of a chain; `()` if a layer is unknown or occurs twice."""
     groups: list[Group] = []
     hidden: Neurons | None = None
     flat, layers = False, list(_layers(module))
@@ -223,7 +236,7 @@ def _chain(module: nn.Module) -> tuple[Group, ...]:
             if hidden is not None:
                 hidden.own(layer, name)
         elif isinstance(layer, nn.Flatten) and layer.start_dim == 1:
-            flat = True  # behind it a neuron is several features, before it one channel
+            flat = True  # from here on a neuron is several features instead of one channel
         elif not isinstance(layer, (*ACTIVATIONS, *PASSED)):
             return ()
         if hidden is not None and not flat and isinstance(layer, (*WEIGHTED, *NORMS, *ACTIVATIONS)):

@@ -1,4 +1,4 @@
-"""Networks for text: which character follows those that are given."""
+"""Networks for text, which predict the next character."""
 
 from typing import Annotated
 
@@ -10,19 +10,19 @@ from fedalign.models import require_text
 from fedalign.models.symmetry import Group, Neurons
 from fedalign.models.vit import Block, exchangeable, require_heads
 
-START = 0.5  # standard deviation of the transformer's first embeddings
+START = 0.5  # standard deviation of the transformer's initial embeddings
 
 
 def char_lstm(
     shape: tuple[int, ...],
     classes: int,
-    width: Annotated[int, Field(ge=1, description="State of a layer; the paper has 256.")] = 64,
-    depth: Annotated[int, Field(ge=1, description="LSTM layers, one on the other.")] = 2,
-    embedding: Annotated[int, Field(ge=1, description="Numbers that a character becomes.")] = 8,
+    width: Annotated[int, Field(ge=1, description="State size of a layer; 256 in the paper.")] = 64,
+    depth: Annotated[int, Field(ge=1, description="Number of stacked LSTM layers.")] = 2,
+    embedding: Annotated[int, Field(ge=1, description="Size of a character's embedding.")] = 8,
 ) -> nn.Module:
-    """Stacked LSTM over characters (McMahan et al. 2017); with width 256 the paper's, 0.82 M.
+    """Stacked LSTM over characters (McMahan et al. 2017); at its width 256 0.82 M parameters.
 
-    The logits come from the last state alone, as in LEAF (Caldas et al. 2018).
+    The logits are computed from the last state, as in LEAF (Caldas et al. 2018).
 
     Raises:
         InputError: The data is images.
@@ -34,15 +34,15 @@ def char_lstm(
 def char_transformer(
     shape: tuple[int, ...],
     classes: int,
-    width: Annotated[int, Field(ge=1, description="Numbers that a character becomes.")] = 64,
+    width: Annotated[int, Field(ge=1, description="Size of a token.")] = 64,
     depth: Annotated[int, Field(ge=1, description="Number of blocks.")] = 2,
-    heads: Annotated[int, Field(ge=1, description="Of attention, in each block.")] = 4,
-    mlp: Annotated[int, Field(ge=1, description="Hidden neurons of a block, in widths.")] = 2,
+    heads: Annotated[int, Field(ge=1, description="Attention heads in each block.")] = 4,
+    mlp: Annotated[int, Field(ge=1, description="Hidden neurons of a block, per width.")] = 2,
 ) -> nn.Module:
-    """Transformer over characters, with the vision transformer's pre-norm blocks; 0.08 M.
+    """Transformer over characters with the vision transformer's pre-norm blocks; 0.08 M parameters.
 
-    The logits come from the last character's place. Every place looks at all, which no mask has to
-    forbid: what is to be told follows the last.
+    The logits are computed from the last position. Attention needs no causal mask, because only the
+    character after the last position is predicted.
 
     Raises:
         InputError: The data is images, or the heads do not divide the width.
@@ -53,7 +53,7 @@ def char_transformer(
 
 
 class CharLSTM(nn.Module):
-    """Characters to vectors, LSTM layers, one linear layer on the last state."""
+    """Embedding of characters, LSTM layers, and a linear layer on the last state."""
 
     def __init__(self, classes: int, embedding: int, width: int, depth: int):
         super().__init__()
@@ -62,33 +62,34 @@ class CharLSTM(nn.Module):
         self.fc = nn.Linear(width, classes)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """Return the logits `(N, classes)` of what follows codes `(N, L)`."""
+        """Return the logits `(N, classes)` of the next character after codes `(N, L)`."""
         states, _ = self.lstm(self.embedding(codes))
         logits: torch.Tensor = self.fc(states[:, -1])
         return logits
 
 
 class CharTransformer(nn.Module):
-    """Characters to vectors, blocks of attention and MLP, one linear layer on the last place."""
+    """Embedding of characters, attention blocks, and a linear layer on the last position."""
 
     def __init__(self, length: int, classes: int, width: int, depth: int, heads: int, mlp: int):
         super().__init__()
         self.embedding = nn.Embedding(classes, width)
         nn.init.normal_(self.embedding.weight, std=START)
-        # As large as the characters: smaller, it takes epochs until the last place is told apart.
+        # As large as the embeddings: with smaller ones training takes epochs longer to single out
+        # the last position.
         self.positions = nn.Parameter(START * torch.randn(1, length, width))
         self.blocks = nn.Sequential(*(Block(width, heads, mlp * width) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.fc = nn.Linear(width, classes)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """Return the logits `(N, classes)` of what follows codes `(N, L)`."""
+        """Return the logits `(N, classes)` of the next character after codes `(N, L)`."""
         tokens = self.blocks(self.embedding(codes) + self.positions)
         logits: torch.Tensor = self.fc(self.norm(tokens)[:, -1])
         return logits
 
     def symmetry(self) -> tuple[Group, ...]:
-        """Return the exchangeable neurons: the numbers of a token, and those of each block."""
+        """Return the exchangeable neurons: the features of a token, and those of each block."""
         shared = {"embedding.weight": 1, "positions": 2}
         stream = Neurons("tokens", self.fc.in_features)
         return exchangeable(stream, shared, self.blocks, self.norm, self.fc)

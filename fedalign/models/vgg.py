@@ -10,7 +10,7 @@ from torch import nn
 from fedalign.models import require_images
 from fedalign.models.resnet import Norm
 
-# How many convolutions each of the five stages has, and how wide it is beside the first.
+# By depth, the number of convolutions in each of the five stages; and widths over the first's.
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 WIDER = (1, 2, 4, 8, 8)
 GROUPS = 8
@@ -20,14 +20,14 @@ def vgg(
     shape: tuple[int, int, int],
     classes: int,
     depth: Annotated[Literal[11, 13, 16, 19], Field(description="Layers with weights.")] = 11,
-    width: Annotated[int, Field(ge=8, multiple_of=8, description="Of the first stage.")] = 64,
+    width: Annotated[int, Field(ge=8, multiple_of=8, description="Width of the first stage.")] = 64,
     norm: Annotated[Norm, Field(description="Normalisation after every convolution.")] = "none",
 ) -> nn.Sequential:
-    """VGG with one linear layer behind the convolutions, as CIFAR networks have; no norm.
+    """VGG with one linear layer after the convolutions, as is usual for CIFAR; by default no norm.
 
-    Pooling rounds up, so that 28x28 shrinks to 1x1 as 32x32 does, and needs no resizing. `depth`
-    counts the three linear layers of the original, as its name does. Weights start as He et al.
-    (2015) do, without which 19 layers without a norm do not train.
+    Pooling rounds up, so 28x28 images shrink to 1x1 like 32x32 and need no resizing. `depth` counts
+    the three linear layers of the original, as in the names VGG-11 to VGG-19. Weights are
+    initialised as in He et al. (2015), without which 19 layers without a norm do not train.
     """
     require_images("vgg", shape)
     layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -18,17 +18,17 @@ def vit(
     shape: tuple[int, int, int],
     classes: int,
     patch: Annotated[int, Field(ge=1, description="Side of a patch, in pixels.")] = 4,
-    width: Annotated[int, Field(ge=1, description="Numbers that a token is.")] = 64,
+    width: Annotated[int, Field(ge=1, description="Size of a token.")] = 64,
     depth: Annotated[int, Field(ge=1, description="Number of blocks.")] = 4,
-    heads: Annotated[int, Field(ge=1, description="Of attention, in each block.")] = 4,
-    mlp: Annotated[int, Field(ge=1, description="Hidden neurons of a block, in widths.")] = 2,
+    heads: Annotated[int, Field(ge=1, description="Attention heads in each block.")] = 4,
+    mlp: Annotated[int, Field(ge=1, description="Hidden neurons of a block, per width.")] = 2,
 ) -> nn.Module:
     """Vision transformer with pre-norm blocks, a class token and learnt positions.
 
-    0.14 M parameters on CIFAR-10. What images have beyond whole patches is not looked at.
+    0.14 M parameters on CIFAR-10. Pixels beyond the last whole patch are ignored.
 
     Raises:
-        InputError: The heads do not divide the width, or not a patch fits into the image.
+        InputError: The heads do not divide the width, or a patch is larger than the image.
     """
     require_images("vit", shape)
     require_heads(width, heads)
@@ -44,7 +44,7 @@ def require_heads(width: int, heads: int) -> None:
 
 
 class ViT(nn.Module):
-    """Patches to tokens, blocks of attention and MLP, one linear layer on the class token."""
+    """Embedding of patches, attention blocks, and a linear layer on the class token."""
 
     def __init__(
         self,
@@ -69,12 +69,12 @@ class ViT(nn.Module):
         """Return the logits `(N, classes)`."""
         patches = self.patches(images).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.token.expand(len(patches), -1, -1), patches], dim=1)
-        found = self.norm(self.blocks(tokens + self.positions))
-        logits: torch.Tensor = self.fc(found[:, 0])
+        tokens = self.norm(self.blocks(tokens + self.positions))
+        logits: torch.Tensor = self.fc(tokens[:, 0])
         return logits
 
     def symmetry(self) -> tuple[Group, ...]:
-        """Return the exchangeable neurons: the numbers of a token, and those of each block."""
+        """Return the exchangeable neurons: the features of a token, and those of each block."""
         stream = Neurons("tokens", self.fc.in_features)
         stream.own(self.patches, "patches")
         return exchangeable(stream, {"token": 2, "positions": 2}, self.blocks, self.norm, self.fc)
@@ -87,18 +87,18 @@ def exchangeable(
     norm: nn.LayerNorm,
     fc: nn.Linear,
 ) -> tuple[Group, ...]:
-    """Return the exchangeable neurons of a transformer: the numbers of a token, then each block's.
+    """Return the exchangeable neurons of a transformer: features of a token, then those of blocks.
 
-    Those of a token are in everything that reads or writes the residual stream. A block has its
-    heads, what each head compares (rows of q and k together) and passes on (rows of v), and the
-    hidden neurons of its MLP.
+    The features of a token occur in every layer that reads or writes the residual stream. The
+    groups of a block are its heads; what each head compares (rows of q and k together) and passes
+    on (rows of v); and the hidden neurons of its MLP.
 
     Args:
-        stream: the numbers of a token, which own what is before the blocks.
-        shared: more tensors that they own whole, and along which axis.
-        blocks: each a `Block`, called `blocks.0`, `blocks.1`, ...
-        norm: what is behind them, called `norm`.
-        fc: the last layer, called `fc`.
+        stream: the features of a token, with the layers before the blocks already added.
+        shared: further tensors that the features own entirely, and the axis in each.
+        blocks: of `Block`, named `blocks.0`, `blocks.1`, ...
+        norm: the norm after the blocks, named `norm`.
+        fc: the last layer, named `fc`.
     """
     width = fc.in_features
     inner: list[Group] = []
@@ -121,7 +121,7 @@ def exchangeable(
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each beside a shortcut and behind a LayerNorm."""
+    """Attention and an MLP, each after a LayerNorm and with a shortcut (pre-norm)."""
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
@@ -135,11 +135,11 @@ class Block(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return tokens `(N, T, width)`."""
         tokens = tokens + self.attention(self.norm1(tokens))
-        found: torch.Tensor = tokens + self.fc2(self.gelu(self.fc1(self.norm2(tokens))))
-        return found
+        output: torch.Tensor = tokens + self.fc2(self.gelu(self.fc1(self.norm2(tokens))))
+        return output
 
     def symmetry(self, name: str) -> tuple[Group, ...]:
-        """Return the hidden neurons of the MLP of the block with this name."""
+        """Return the hidden neurons of the MLP; `name` is the block's, in the model."""
         hidden = Neurons(f"{name}.fc1", self.fc1.out_features)
         hidden.own(self.fc1, f"{name}.fc1")
         hidden.feed(self.fc2, f"{name}.fc2")
@@ -148,7 +148,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every token looks at all tokens, with several heads."""
+    """Multi-head self-attention over all tokens."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -160,23 +160,23 @@ class Attention(nn.Module):
         """Return tokens `(N, T, width)`."""
         count, length, width = tokens.shape
         split = self.qkv(tokens).view(count, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        found = functional.scaled_dot_product_attention(*split)
-        mixed: torch.Tensor = self.project(found.transpose(1, 2).reshape(count, length, width))
-        return mixed
+        mixed = functional.scaled_dot_product_attention(*split)
+        output: torch.Tensor = self.project(mixed.transpose(1, 2).reshape(count, length, width))
+        return output
 
     def symmetry(self, name: str) -> tuple[Group, ...]:
-        """Return the heads of the attention with this name, and what is inside each."""
+        """Return the group of heads and the groups inside each; `name` is the module's."""
         width, heads = self.project.in_features, self.heads
         q, k, v = np.arange(3 * width).reshape(3, heads, -1)
         columns = np.arange(width).reshape(heads, -1)
         whole = np.concatenate([q, k, v], axis=1)
-        found = [self._part(f"{name}.heads", name, whole, columns)]
+        groups = [self._part(f"{name}.heads", name, whole, columns)]
         for head in range(heads):
             compared = np.stack([q[head], k[head]], axis=1)
-            found.append(self._part(f"{name}.heads.{head}.qk", name, compared, None))
-            passed, own = v[head][:, None], columns[head][:, None]
-            found.append(self._part(f"{name}.heads.{head}.v", name, passed, own))
-        return tuple(found)
+            groups.append(self._part(f"{name}.heads.{head}.qk", name, compared, None))
+            rows, inputs = v[head][:, None], columns[head][:, None]
+            groups.append(self._part(f"{name}.heads.{head}.v", name, rows, inputs))
+        return tuple(groups)
 
     def _part(self, title: str, name: str, rows: np.ndarray, columns: np.ndarray | None) -> Group:
         neurons = Neurons(title, len(rows))

@@ -91,14 +91,14 @@ def test_torchs_generator_alone_decides_the_weights(name):
 @pytest.mark.parametrize("build", [mlp, cnn, lenet5, resnet20, vgg, vit])
 def test_an_image_model_refuses_text(build):
     name = build.__name__
-    with pytest.raises(InputError, match=f"model.name: '{name}' takes images, and this data is te"):
+    with pytest.raises(InputError, match=f"model.name: '{name}' takes images, but this data is te"):
         build((80,), 81)
 
 
 @pytest.mark.parametrize("name", BUILD)
 def test_a_text_model_refuses_images(name):
     with pytest.raises(
-        InputError, match=rf"'{name}' takes text, and this data is images \(1x8x8\)"
+        InputError, match=rf"'{name}' takes text, but this data is images \(1x8x8\)"
     ):
         BUILD[name]((1, 8, 8), 10)
 

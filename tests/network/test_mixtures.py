@@ -93,7 +93,7 @@ def test_an_evaluator_measures_the_same_one_by_one_or_together(network, monkeypa
     network, data = network
     start = network.layout.to_vector(network.initial)
     models = {name: start + 0.1 * torch.randn(start.shape) for name in "abcd"}
-    monkeypatch.setattr("fedalign.landscape.evaluator.MOST", 7)  # groups, the last one smaller
+    monkeypatch.setattr("fedalign.landscape.evaluator.MAX_MIXES", 7)  # groups, the last one smaller
     together = curves(network, data, models)
     network.__dict__["mixes"] = None
     for one, other in zip(curves(network, data, models), together, strict=True):

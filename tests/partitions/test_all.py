@@ -1,4 +1,4 @@
-"""What holds for every partitioner, whatever it is told."""
+"""What holds for every partitioner, whatever its options."""
 
 import numpy as np
 import pytest
@@ -60,15 +60,16 @@ def test_every_index_has_one_owner_and_the_seed_decides(name, drawn):
     labels, groups = np.array(drawn.draw(st.lists(pairs, min_size=1, max_size=120))).T
     options = {key: drawn.draw(values) for key, values in OPTIONS[name].items()}
     num_clients = drawn.draw(st.integers(1, 9))
-    partitioner, told = built(name, **options), {"labels": labels, "groups": groups}
+    partitioner, data = built(name, **options), {"labels": labels, "groups": groups}
+    message = ""
     try:
         check_partitioner(
-            partitioner, num_clients=num_clients, overlap=name == "replicated", **told
+            partitioner, num_clients=num_clients, overlap=name == "replicated", **data
         )
     except InputError as error:
-        told = str(error)
-    if isinstance(told, str):
-        assert any(sign.isdigit() for sign in told)
+        message = str(error)
+    if message:
+        assert any(character.isdigit() for character in message)
         return
     shares = split(partitioner, labels, num_clients, np.random.default_rng(1), groups)
     assert min(map(len, shares)) >= options.get("min_size", 1)

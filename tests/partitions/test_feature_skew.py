@@ -65,7 +65,7 @@ def test_skews_can_be_stacked():
 
 
 def test_what_is_no_image_is_refused():
-    with pytest.raises(InputError, match=r"feature-skew needs images in bytes, not torch.int64"):
+    with pytest.raises(InputError, match=r"feature-skew needs uint8 images, not torch.int64"):
         FeatureSkew().transform(torch.zeros(3, 4, dtype=torch.int64), 0, 1, generator())
 
 

@@ -85,6 +85,6 @@ def test_it_deals_what_the_package_deals(flower):
     ],
 )
 @pytest.mark.usefixtures("flower")
-def test_what_it_refuses_is_told_in_one_line(name, options, message):
+def test_what_it_refuses_is_reported_in_one_line(name, options, message):
     with pytest.raises(InputError, match=message):
         FlowerDatasets(name, options).split(LABELS, 4, np.random.default_rng(0))

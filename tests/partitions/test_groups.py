@@ -46,8 +46,8 @@ def test_a_worker_that_is_given_the_data_has_its_groups(monkeypatch):
 def test_data_without_groups_is_named_with_who_needs_them():
     with pytest.raises(InputError) as error:
         Federation(read(None, {"partition": "pachinko"})).shards(4)
-    told = "partition: pachinko needs groups, which data set 'digits' has not"
-    assert str(error.value) == told
+    message = "partition: pachinko needs groups, which data set 'digits' has not"
+    assert str(error.value) == message
 
 
 def test_what_all_have_is_looked_at_once():

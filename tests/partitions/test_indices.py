@@ -21,23 +21,23 @@ def test_a_file_of_indices(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "options", "message"),
+    ("content", "options", "message"),
     [
         ([[0, 1], [2, 3, 9]], {}, r"index 9 is outside 0\.\.4"),
         ([[0, 1], [2, 3, -1]], {}, r"index -1 is outside 0\.\.4"),
         ([[0, 1], [1, 2, 3, 4]], {}, "index 1 belongs to 2 clients.*partition.overlap=true"),
-        ([[0, 1], [2, 4]], {}, "1 of 5 examples, such as 3, belong to nobody.*partial=true"),
+        ([[0, 1], [2, 4]], {}, "1 of 5 examples, such as 3, have no owner.*partial=true"),
         ([[0, 1, 2, 3, 4]], {}, "has 1 clients, not num_clients=2"),
         ([[0, 1, 1], [2, 3, 4]], {"overlap": True}, "client 0 has an index twice"),
-        ([[0, 1, 2, 3, 4], []], {}, "client 1 has no flat list of whole numbers, or an empty"),
-        ([[0, 1, 2], ["a"]], {}, "client 1 has no flat list of whole numbers"),
-        ({"0": [0, 1], "2": [2, 3, 4]}, {}, "no lists of indices by client number 0, 1.*'1'"),
-        (7, {}, "no lists of indices by client number"),
+        ([[0, 1, 2, 3, 4], []], {}, "client 1 needs a flat, non-empty list of whole numbers"),
+        ([[0, 1, 2], ["a"]], {}, "client 1 needs a flat, non-empty list"),
+        ({"0": [0, 1], "2": [2, 3, 4]}, {}, "needs lists of indices by client 0, 1.*'1'"),
+        (7, {}, "needs lists of indices by client 0"),
     ],
 )
-def test_a_file_that_is_no_partition_is_refused(tmp_path, told, options, message):
+def test_a_file_that_is_no_partition_is_refused(tmp_path, content, options, message):
     file = tmp_path / "mine.json"
-    file.write_text(json.dumps(told))
+    file.write_text(json.dumps(content))
     with pytest.raises(InputError, match=f"mine.json: .*{message}"):
         FixedIndices(file=str(file), **options).split(np.zeros(5), 2, None)
 
@@ -55,7 +55,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
     file = tmp_path / "mine.json"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(InputError, match=r"mine\.json: (no lists|No such file)"):
+    with pytest.raises(InputError, match=r"mine\.json: (needs lists|No such file)"):
         FixedIndices(file=str(file)).split(np.zeros(5), 2, None)
     with pytest.raises(InputError, match=r"partition\.file: must be given"):
         FixedIndices().split(np.zeros(5), 2, None)

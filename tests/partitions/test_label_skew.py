@@ -69,7 +69,7 @@ def test_mixes_follow_the_classes_of_the_data():
     assert np.allclose(counts[:, 1] / 2000, 0.1, atol=0.03)
 
 
-def test_sizes_are_told_apart_from_mixes():
+def test_sizes_do_not_depend_on_mixes():
     labels = np.arange(100_000) % 10
     assert set(counts_of(DirichletBalanced(alpha=0.01), labels, 30).sum(axis=1)) == {3333, 3334}
     sizes = counts_of(DirichletSized(alpha=0.1, sigma=0.7), labels, 500).sum(axis=1)
@@ -88,7 +88,9 @@ def test_groups_of_clients_have_an_alpha_each():
 
 @pytest.mark.parametrize("alphas", ["", "0.1 x", "0.1 -1", "nan 1", "0.1 inf"])
 def test_alphas_that_are_none_are_refused(alphas):
-    with pytest.raises(InputError, match=r"partition\.alphas: .* is not allowed: numbers above 0"):
+    with pytest.raises(
+        InputError, match=r"partition\.alphas: .* is not allowed: give numbers above 0"
+    ):
         Mixture(alphas=alphas).split(np.zeros(9, np.int64), 3, generator())
 
 
@@ -138,8 +140,8 @@ def test_every_client_has_as_many_classes_and_every_class_as_many_owners():
     ("wanted", "clients", "message"),
     [
         (5, 4, "classes_per_client=5: there are 4 classes"),
-        (1, 3, "classes_per_client=1: 3 clients have 3 of the 4 classes at most"),
-        (4, 6, "6 clients with 4 of 4 classes each, whose 20 examples are too few for that"),
+        (1, 3, "classes_per_client=1: 3 clients have at most 3 of the 4 classes"),
+        (4, 6, "20 examples of 4 classes are too few for 6 clients with 4 classes each"),
     ],
 )
 def test_classes_that_cannot_be_had_are_refused(wanted, clients, message):
@@ -173,6 +175,6 @@ def test_too_few_are_given_some_of_the_largest():
 
 def test_a_hopeless_request_is_given_up_before_its_tries_are():
     began = time.perf_counter()
-    with pytest.raises(InputError, match=r"in 20 draws .* clients had too few on the average"):
+    with pytest.raises(InputError, match=r"in 20 draws .* clients had too few on average"):
         Dirichlet(alpha=0.01, max_tries=10**9).split(np.arange(5000) % 10, 500, generator())
     assert time.perf_counter() - began < 5

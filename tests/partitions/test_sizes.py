@@ -67,7 +67,7 @@ def test_zipf_sizes_fall_as_one_over_the_rank_and_ranks_are_dealt_at_random():
     assert sizes_of(4, 40, law="zipf", exponent=0).tolist() == [10] * 4
 
 
-def test_log_normal_sizes_have_the_deviation_that_was_told():
+def test_log_normal_sizes_have_the_given_deviation():
     sizes = sizes_of(law="lognormal", sigma=0.5)
     assert np.log(sizes).std() == pytest.approx(0.5, rel=0.1)
     assert sizes_of(law="lognormal", sigma=0, clients=10).tolist() == [100_000] * 10

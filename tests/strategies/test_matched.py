@@ -172,7 +172,7 @@ def built(strategy, **more):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "more", "told"),
+    ("strategy", "more", "message"),
     [
         ({}, {"client": "moon"}, "client.name: 'moon' keeps weights from round to round"),
         ({"base": "scaffold"}, {"client": "scaffold"}, "client.name: 'scaffold' keeps weights"),
@@ -183,12 +183,12 @@ def built(strategy, **more):
         ({"base": {"name": "fedexp", "base": "fedbabu"}}, {}, "strategy.base: its mask fixes"),
         ({"base": {"name": "fedpfn", "fixed_lr_scale": 0.5}}, {}, "strategy.base: its mask fixes"),
         ({"base": {"name": "dp-server-fixed", "noise_multiplier": 1.0, "clipping_norm": 1.0}}, {},
-         r"strategy.to: 'clients' .* \(to: global\)"),
-        ({}, {"model": {"depth": 0}}, "of this model it is not known which neurons"),
+         r"strategy.to: 'clients' .* use strategy.to=global"),
+        ({}, {"model": {"depth": 0}}, "needs a model whose exchangeable neurons"),
     ],
 )  # fmt: skip
-def test_what_counts_on_the_order_of_neurons_is_refused(strategy, more, told):
-    with pytest.raises(InputError, match=told) as refused:
+def test_what_counts_on_the_order_of_neurons_is_refused(strategy, more, message):
+    with pytest.raises(InputError, match=message) as refused:
         built(strategy, **more)
     assert "\n" not in str(refused.value)
 

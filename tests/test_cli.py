@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fedalign.cli import app, simulation
+from fedalign.cli import app
+from fedalign.simulation.command import app as simulation
 
 BRIEF = ["rounds=2", "num_clients=3", "evaluation.alphas=3", "evaluation.pairs=1", "model.width=8"]
 

@@ -230,7 +230,7 @@ def simulation_command(
         found, given = find_app(app), parse_run_config(run_config or [])
         engine = ({"init_args": {"address": address}} if address else {}) | _json(backend_config)
         if found.server == "fedalign.server_app:app":
-            config = _own_config(found.defaults, given, num_supernodes, backend)
+            config = _own_config({**found.defaults, **given}, num_supernodes, backend)
             found, given = replace(found, defaults={}), config.run_config()
             num_supernodes, backend = config.num_clients, config.simulation.backend
             engine = config.simulation.backend_config() | engine
@@ -269,21 +269,16 @@ def _grid(config: str, overrides: list[str], out: str | None) -> list[Config]:
     return [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
 
 
-def _own_config(
-    defaults: Mapping[str, Any],
-    given: Mapping[str, Any],
-    num_clients: int | None,
-    backend: str | None,
-) -> Config:
+def _own_config(given: Mapping[str, Any], num_clients: int | None, backend: str | None) -> Config:
     """Return the configuration of fedalign's own app; on Ray, unless it says where."""
     from fedalign.settings.config import from_run_config
 
     more = {"num_clients": num_clients, "simulation.backend": backend}
-    told = {**defaults, **given} | {key: v for key, v in more.items() if v is not None}
-    config = from_run_config(told)
+    settings = {**given, **{key: value for key, value in more.items() if value is not None}}
+    config = from_run_config(settings)
     if "backend" in config.simulation.model_fields_set:
         return config
-    return from_run_config(told | {"simulation.backend": "ray"})
+    return from_run_config(settings | {"simulation.backend": "ray"})
 
 
 def _is_file(word: str) -> bool:

@@ -170,6 +170,8 @@ def from_run_config(run_config: Mapping[str, UserConfigValue]) -> Config:
     """
     given = {key: v for key, v in run_config.items() if v != "" or key not in LISTED}
     source, more = given.pop("config", None), str(given.pop("overrides", ""))
+    if {"alpha", "partition.alpha"} <= given.keys():
+        raise InputError("command line: alpha: is short for partition.alpha, and both are given")
     if "alpha" in given:
         given["partition.alpha"] = given.pop("alpha")
     return read(None if source is None else str(source), given | parse_overrides(more.split()))

@@ -9,10 +9,8 @@ A part is a class, or a function that returns an object. Four things make up a c
 - **traits**: class attributes by which a part describes itself, such as `stateful = True`. Code
   reads them through `registry.traits`; what a part does not declare has the default given here.
 - **arguments**: constructor parameters that fedalign fills in by name, see `StrategyArguments` and
-  `ModelArguments`. All other parameters are the part's options, each with an annotation that says
-  which values it takes. A parameter with such a name receives fedalign's value and must not have a
-  default: with one it would look like an option, and it cannot be one. Parts of the other kinds are
-  given nothing, so there every name is free.
+  `ModelArguments`. They must not have a default, with which they would look like options. All other
+  parameters are options, as are all parameters of the other kinds, which are given nothing.
 """
 
 from __future__ import annotations
@@ -35,11 +33,8 @@ if TYPE_CHECKING:
     from fedalign.partitioning import Indices
 
 
-# Strategies: any `flwr.serverapp.strategy.Strategy`.
-
-
 class StrategyArguments(TypedDict):
-    """What a strategy is given by name.
+    """What a strategy, any of Flower's class `Strategy`, is given by name.
 
     Attributes:
         layout: where each tensor of the model lies in the flat vector of its weights.
@@ -110,9 +105,6 @@ class AddsNoise(Protocol):
     noise_multiplier: float
 
 
-# Client algorithms
-
-
 class ClientAlgorithm(Protocol):
     """The client's half of an algorithm; `clients.local.Local` is one, and easy to extend.
 
@@ -155,9 +147,6 @@ class HasEpochs(Protocol):
     epochs: int
 
 
-# Mask schedules
-
-
 class Schedule(Protocol):
     """Says which weights train when, within a round and from round to round.
 
@@ -173,9 +162,6 @@ class Schedule(Protocol):
         Shares are relative to their sum.
         """
         ...
-
-
-# Partitioners
 
 
 class Partitioner(Protocol):
@@ -210,9 +196,6 @@ class TransformsImages(Protocol):
         ...
 
 
-# Data sets
-
-
 class Source(Protocol):
     """A data set. Without the optional methods below, it has both parts."""
 
@@ -237,9 +220,6 @@ class HasSpec(Protocol):
     def spec(self) -> Spec:
         """Return what every example looks like."""
         ...
-
-
-# Models
 
 
 class ModelArguments(TypedDict):

@@ -26,13 +26,10 @@ def with_layers(tree: Mapping[str, Any], layers: tuple[Mapping[str, Any], ...]) 
     Raises:
         BadValueError: a dotted key leads through something that is not a table.
     """
-    merged = {key: _copied(value) for key, value in tree.items()}
+    merged = {key: _copied(value, key) for key, value in tree.items()}
     for place in KINDS:
         if isinstance(merged.get(place), str):
             merged[place] = {"name": merged[place]}
-    for place in SETTINGS.keys() & merged.keys():
-        if isinstance(merged[place], dict):
-            merged[place] = _current(merged[place], place, None)
     for layer in layers:
         _apply(merged, layer)
     return merged
@@ -79,8 +76,12 @@ def validate(model: type[M], tree: Mapping[str, Any]) -> M:
         raise BadValueError(dotted, f"no such setting{hint}") from None
 
 
-def _copied(value: Any) -> Any:
-    return {k: _copied(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+def _copied(value: Any, place: str) -> Any:
+    """Return what stands at a place, with new keys for old ones in all its tables."""
+    if not isinstance(value, Mapping):
+        return value
+    inner = {key: _copied(within, f"{place}.{key}") for key, within in value.items()}
+    return _current(inner, place, inner.get("name"))
 
 
 def _apply(tree: Tree, layer: Mapping[str, Any]) -> None:

@@ -23,7 +23,6 @@ from fedalign.errors import BadValueError, FedalignError, InputError, nearest
 from fedalign.settings.builtin import BUILTIN, PLACES, SINGULAR
 from fedalign.settings.conformance import CONTRACTS, faults
 from fedalign.settings.contracts import ClientTraits, StrategyTraits
-from fedalign.settings.renamed import OPTIONS, current_keys
 from fedalign.settings.signatures import Option, options_of
 
 HOME = Path(__file__).resolve().parents[2]
@@ -124,7 +123,6 @@ def parse(kind: str, raw: Any, place: str) -> Part:
         known = options(kind, name)
     except InputError as error:
         raise BadValueError(f"{place}.name", str(error)) from None
-    section = current_keys(section, OPTIONS.get(kind, {}), known, place)
     for key in section:
         if key in CONTRACTS[kind].arguments and key not in known:
             raise BadValueError(f"{place}.{key}", "cannot be set: fedalign itself gives the value")

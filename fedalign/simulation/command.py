@@ -46,7 +46,7 @@ def flower_simulation(
         found, given = find_app(app), parse_run_config(run_config or [])
         engine = ({"init_args": {"address": address}} if address else {}) | _json(backend_config)
         if found.server == "fedalign.server_app:app":
-            config = _own_config(found.defaults, given, num_supernodes, backend)
+            config = _own_config({**found.defaults, **given}, num_supernodes, backend)
             found, given = replace(found, defaults={}), config.run_config()
             num_supernodes, backend = config.num_clients, config.simulation.backend
             engine = config.simulation.backend_config() | engine
@@ -66,17 +66,12 @@ def flower_simulation(
         )
 
 
-def _own_config(
-    defaults: Mapping[str, Any],
-    given: Mapping[str, Any],
-    num_clients: int | None,
-    backend: str | None,
-) -> Config:
+def _own_config(given: Mapping[str, Any], num_clients: int | None, backend: str | None) -> Config:
     """Return the configuration of fedalign's own app; it runs on Ray if it names no engine."""
     from fedalign.settings.config import from_run_config
 
-    more = {"num_clients": num_clients, "simulation.backend": backend}
-    settings = {**defaults, **given} | {key: v for key, v in more.items() if v is not None}
+    options = {"num_clients": num_clients, "simulation.backend": backend}
+    settings = {**given, **{key: value for key, value in options.items() if value is not None}}
     config = from_run_config(settings)
     if "backend" in config.simulation.model_fields_set:
         return config

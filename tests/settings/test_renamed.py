@@ -94,3 +94,10 @@ def test_a_study(tmp_path, warnings):
     assert [options["fixed_lr_scale"] for options in masked] == [0, 0.5]
     assert all(options["sampling"] == "exact" for options in masked)
     assert len(warnings()) == 3
+
+
+def test_another_strategy_keeps_what_a_file_says_by_the_old_name(tmp_path):
+    (tmp_path / "old.yaml").write_text("strategy: {name: fedpfn, counts: exact, slow: 0.5}")
+    words = {"strategy": "fedpnu", "strategy.fixed_lr_scale": 0.25}
+    options = read(str(tmp_path / "old.yaml"), words).strategy.options
+    assert (options["sampling"], options["fixed_lr_scale"]) == ("exact", 0.25)

@@ -117,6 +117,11 @@ def test_what_people_type_goes_over_the_file():
     )
 
 
+def test_a_short_name_and_the_full_one_are_refused_together():
+    with pytest.raises(InputError, match=r"alpha: is short for partition\.alpha"):
+        from_run_config({"alpha": 1.0, "partition.alpha": 1.0})
+
+
 def test_a_text_may_be_yaml_or_json():
     assert from_run_config({"config": "rounds: 3\nmodel: {name: cnn}\n"}).rounds == 3
     assert from_run_config({"config": "{rounds: 3, model: cnn}"}).model.name == "cnn"

@@ -97,7 +97,7 @@ def jpeg(image):
 
 
 def test_the_jpeg_archive_says_so(tmp_path):
-    # Flat colours survive JPEG: the images are told apart by their brightness.
+    # Flat colours survive JPEG, so images can be identified by their brightness.
     files = [jpeg(np.full((32, 32, 3), 40 * i, np.uint8)) for i in range(6)]
     np.savez(
         tmp_path / "cifar10_jpeg75.npz",

@@ -194,8 +194,8 @@ def test_a_part_that_is_not_there(tmp_path):
 def test_more_than_one_form_of_a_part_is_refused(tmp_path):
     folders(tmp_path / "train")
     listed(tmp_path)
-    told = r"holds the train part as train\.csv and as train/<class>/; remove all but one"
-    with pytest.raises(InputError, match=told):
+    message = r"holds the train part as train\.csv and as train/<class>/; remove all but one"
+    with pytest.raises(InputError, match=message):
         read_folder(tmp_path, "train", None)
     archive(tmp_path, "test")
     listed(tmp_path, "test")
@@ -367,15 +367,15 @@ def test_one_class_is_too_few_to_learn_from(tmp_path):
 
 
 def test_options_say_what_there_is_without_any_data(tmp_path):
-    told = {"labels": "cat, dog,fox", "image_shape": "1x6x5"}
-    assert FolderData(**told).spec() == Spec((1, 6, 5), 3, (0.5,), (0.5,), NAMES)
-    assert FolderData(**told, mean="0.25", std="0.5").spec() == SPEC
+    options = {"labels": "cat, dog,fox", "image_shape": "1x6x5"}
+    assert FolderData(**options).spec() == Spec((1, 6, 5), 3, (0.5,), (0.5,), NAMES)
+    assert FolderData(**options, mean="0.25", std="0.5").spec() == SPEC
     assert FolderData(labels="10", image_shape="3x2x2", mean="1 2 3").spec().mean == (1.0, 2.0, 3.0)
     assert FolderData(labels="cat dog fox", image_shape="1x6x5").spec().names == NAMES
     assert FolderData(labels="big cat,dog", image_shape="1x6x5").spec().names == ("big cat", "dog")
-    assert not FolderData(**told).has("test")
+    assert not FolderData(**options).has("test")
     folders(tmp_path / "test")
-    only = FolderData(**told, dir=str(tmp_path))
+    only = FolderData(**options, dir=str(tmp_path))
     assert only.load("test").labels.tolist() == LABELS.tolist()
     assert only.load("test").mean == (0.5,)
 
@@ -434,8 +434,8 @@ def test_without_a_folder_there_is_nothing_to_load():
 
 def test_options_are_checked_as_they_are_read():
     """A single number is one in YAML, and in Flower's run config."""
-    told = {"data": "folder", "data.labels": 10, "data.image_shape": "1x28x28", "data.mean": 0.5}
-    assert read(None, told).data.build().spec() == Spec((1, 28, 28), 10, (0.5,), (0.5,))
+    tree = {"data": "folder", "data.labels": 10, "data.image_shape": "1x28x28", "data.mean": 0.5}
+    assert read(None, tree).data.build().spec() == Spec((1, 28, 28), 10, (0.5,), (0.5,))
     with pytest.raises(
         InputError, match=r"data\.image_shape: '28x28' is not allowed: string should match"
     ):
@@ -487,13 +487,13 @@ def test_a_specification_of_nonsense_is_refused_with_its_key(key, value):
 
 
 def test_a_federation_knows_its_network_without_examples_and_may_have_no_test_part(tmp_path):
-    told = {"data": "folder", "data.labels": "cat dog fox", "data.image_shape": "1x6x5"}
-    assert Federation(read(None, told)).network.layout.num_parameters > 0
-    assert Federation(read(None, told)).test is None
+    tree = {"data": "folder", "data.labels": "cat dog fox", "data.image_shape": "1x6x5"}
+    assert Federation(read(None, tree)).network.layout.num_parameters > 0
+    assert Federation(read(None, tree)).test is None
     archive(tmp_path)
     federation = Federation(read(None, {"data": "folder", "data.dir": str(tmp_path)}))
     assert federation.spec == federation.train.spec
-    worker = adopt(read(None, told).run_config(), federation.train.to_numpy())
+    worker = adopt(read(None, tree).run_config(), federation.train.to_numpy())
     assert worker.spec == federation.spec
     assert Federation(read(None, {})).spec.shape == (1, 8, 8)
     assert len(Federation(read(None, {})).test) == 360
@@ -505,8 +505,8 @@ def test_a_run_on_ones_own_images_learns(run, tmp_path):
     images[np.arange(120), labels] += 120
     folders(tmp_path / "own" / "train", images[:90], labels[:90])
     listed(tmp_path / "own", "test", images[90:], labels[90:])
-    told = {"data__name": "folder", "data__dir": str(tmp_path / "own")}
-    folder = run(**told, data__labels="cat,dog,fox", client__lr=0.5, rounds=6)
+    data = {"data__name": "folder", "data__dir": str(tmp_path / "own")}
+    folder = run(**data, data__labels="cat,dog,fox", client__lr=0.5, rounds=6)
     assert pd.read_csv(folder / "metrics.csv")["test_accuracy"].iloc[-1] > 0.8
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["data"]["train_examples"], manifest["data"]["test_examples"]) == (90, 30)

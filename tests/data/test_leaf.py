@@ -46,8 +46,8 @@ def test_text_of_speakers_comes_back_letter_by_letter(tmp_path):
     write(tmp_path, "train", A=(["To be", "o be "], [" ", "o"]), B=(["é be,"], ["\n"]))
     write(tmp_path, "test", A=(["be or"], [" "]))
     train = LEAF(dir=str(tmp_path)).load("train")
-    told = ["".join((LETTERS + "#")[code] for code in row) for row in train.images.tolist()]
-    assert told == ["To be", "o be ", "# be,"]
+    texts = ["".join((LETTERS + "#")[code] for code in row) for row in train.images.tolist()]
+    assert texts == ["To be", "o be ", "# be,"]
     assert [LETTERS[label] for label in train.labels.tolist()] == [" ", "o", "\n"]
     assert (train.is_text, train.classes) == (True, 81)
     assert train.groups.tolist() == [0, 0, 1]

@@ -72,11 +72,11 @@ def single_spaced(output):
     return re.sub(" +", " ", output)
 
 
-def refused(result, *told):
+def refused(result, *parts):
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
-    for words in told:
+    for words in parts:
         assert words in result.stderr
 
 
@@ -116,8 +116,8 @@ def test_other_precisions_are_read(connect, dtype):
 def test_the_configuration_beside_the_first_file_serves_even_if_it_measured_no_paths(
     connect, tmp_path
 ):
-    told = {"data": "digits", "model": {"name": "mlp", "width": 8}, "evaluation": {"alphas": 0}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(told))
+    tree = {"data": "digits", "model": {"name": "mlp", "width": 8}, "evaluation": {"alphas": 0}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
     result = connect(state(0), state(1), words=["evaluation.match=none"])
     assert result.exit_code == 0, result.output
     assert "matched" not in result.output
@@ -167,14 +167,14 @@ def test_tensors_of_another_model_are_named_and_so_are_those_wanted(connect):
 def test_numbers_that_are_none_are_refused(connect):
     bad = state(1)
     bad["fc2.bias"][3] = torch.nan
-    told = "b.safetensors: 1 of 8 numbers in 'fc2.bias' are not finite"
-    refused(connect(state(0), bad), told)
+    message = "b.safetensors: 1 of 8 numbers in 'fc2.bias' are not finite"
+    refused(connect(state(0), bad), message)
     whole = {name: tensor.to(torch.int8) for name, tensor in state(1).items()}
     refused(connect(state(0), whole), "b.safetensors: 'fc1.weight' is int8, not a floating-point")
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("none.safetensors", "none.safetensors: no such file"),
         ("folder", "folder is a folder"),
@@ -182,11 +182,11 @@ def test_numbers_that_are_none_are_refused(connect):
         ("pickle.pt", "pickle.pt is not a safetensors file"),
     ],
 )
-def test_what_is_no_safetensors_file_is_refused(connect, tmp_path, name, told):
+def test_what_is_no_safetensors_file_is_refused(connect, tmp_path, name, message):
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("no tensors here")
     torch.save(state(0), tmp_path / "pickle.pt")
-    refused(connect(state(0), words=[name, *DIGITS]), told)
+    refused(connect(state(0), words=[name, *DIGITS]), message)
     assert not (tmp_path / "connection").exists()
 
 

@@ -173,9 +173,9 @@ def test_every_output_of_a_hidden_layer_is_in_a_group():
 
 def test_a_mlp_by_hand():
     first, second = symmetry(mlp((1, 2, 2), 3, depth=2, width=5))
-    told = [(p.tensor, p.axis, p.at.tolist()) for p in first.places]
+    places = [(p.tensor, p.axis, p.at.tolist()) for p in first.places]
     each = [[i] for i in range(5)]
-    assert told == [("fc1.weight", 0, each), ("fc1.bias", 0, each), ("fc2.weight", 1, each)]
+    assert places == [("fc1.weight", 0, each), ("fc1.bias", 0, each), ("fc2.weight", 1, each)]
     assert (second.name, second.size) == ("fc2", 5)
     assert (second.seen.module, second.seen.axis) == ("relu2", 1)
 
@@ -215,7 +215,7 @@ def test_of_an_unknown_module_nothing_is_known():
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("place", "message"),
     [
         (Place("fc9.weight", 0, np.arange(4)[:, None]), "no tensor 'fc9.weight'; did you mean"),
         (Place("fc1.weight", 0, np.arange(5)[:, None]), "4 neurons, (5, 1) positions on axis 0"),
@@ -224,7 +224,7 @@ def test_of_an_unknown_module_nothing_is_known():
         (Place("fc1.weight", 0, np.array([[0], [1], [2], [2]])), "each position along the axis"),
     ],
 )
-def test_ones_own_table_must_fit_ones_own_model(place, told):
+def test_ones_own_table_must_fit_ones_own_model(place, message):
     class Own(nn.Module):
         def __init__(self):
             super().__init__()
@@ -236,4 +236,4 @@ def test_ones_own_table_must_fit_ones_own_model(place, told):
     with pytest.raises(InputError) as error:
         symmetry(Own())
     assert str(error.value).startswith("Own.symmetry(): group 'hidden': ")
-    assert told in str(error.value)
+    assert message in str(error.value)

@@ -125,8 +125,8 @@ def test_gradients_of_models_in_flat_vectors_are_autograds(name):
         expected = torch.cat([p.grad.flatten() for p in alone.parameters()])
         torch.testing.assert_close(losses[k], loss.detach())
         torch.testing.assert_close(found[k], expected, rtol=1e-4, atol=1e-6)
-        told = network.evaluate(block[k], Dataset(images[k], labels[k], 11, (), (), "a part"), 4)
-        assert told[0] == pytest.approx(loss.item(), rel=1e-5)
+        point = network.evaluate(block[k], Dataset(images[k], labels[k], 11, (), (), "a part"), 4)
+        assert point[0] == pytest.approx(loss.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", BUILD)

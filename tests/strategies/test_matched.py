@@ -48,7 +48,7 @@ def fused(module, sent, models, sizes=None, **options):
     grid, down = InlineGrid(ClientApp(), len(models) or 1), layout.to_record(sent, counters)
     messages = strategy.configure_train(1, down, ConfigRecord(), grid)
     up = [layout.to_record(model, counters) for model in models]
-    replies = [train_reply(*told, {}) for told in zip(messages, up, sizes, strict=False)]
+    replies = [train_reply(*reply, {}) for reply in zip(messages, up, sizes, strict=False)]
     return strategy.aggregate_train(1, replies)
 
 

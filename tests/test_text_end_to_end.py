@@ -10,7 +10,8 @@ from torch.nn import functional
 from fedalign.data.shakespeare import Excerpt
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
-from fedalign.masks.plan import MaskPlan, update_mask
+from fedalign.masks.phases import update_mask
+from fedalign.masks.plan import MaskPlan
 from fedalign.models.text import char_lstm
 from fedalign.settings.config import read
 

@@ -226,6 +226,8 @@ class Still:
     def __init__(self, lr: float = 0.1):
         self.lr = lr
 
+    def train(self, stack): ...
+
 
 @pytest.mark.parametrize(
     ("settings", "told"),

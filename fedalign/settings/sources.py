@@ -92,6 +92,8 @@ def _split(word: str) -> tuple[str, str]:
 
 
 def _value(key: str, text: str) -> Any:
+    if not text:  # `strategy.include=` means the empty text; `null` is spelt out
+        return ""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

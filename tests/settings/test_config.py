@@ -188,6 +188,7 @@ def test_bad_words_are_refused(word):
 
 def test_words_are_yaml():
     assert parse_overrides(["a.b=0.1", "c=null", "d=x=y"]) == {"a.b": 0.1, "c": None, "d": "x=y"}
+    assert parse_overrides(["a="]) == {"a": ""}  # the empty text, as in `strategy.include=`
 
 
 @given(

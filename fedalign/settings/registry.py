@@ -7,7 +7,7 @@ pydantic. What else is expected of it stands in `contracts`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
@@ -27,6 +27,8 @@ from fedalign.settings.signatures import Option, options_of
 
 HOME = Path(__file__).resolve().parents[2]
 FOLDERS = ("strategies", "clients", "partitions")
+BRANCHES = {"bool", "float", "int", "str"}  # what pydantic calls the branches of a union,
+NAMED_BRANCHES = ("literal[", "constrained-")  # and how other such names begin
 
 
 class ShadowedFolderError(FedalignError):
@@ -133,12 +135,23 @@ def parse(kind: str, raw: Any, place: str) -> Part:
 
 
 def explain(error: ValidationError) -> str:
-    """Return pydantic's first complaint in one line: the value, then what is allowed."""
-    first = error.errors()[0]
+    """Return pydantic's first complaint in one line: the value, then what is allowed.
+
+    Of a union such as `"auto" | int` every branch complains, and so every one is named.
+    """
+    first, place = error.errors()[0], place_of(error.errors()[0]["loc"])
     if first["type"] == "missing":
         return "must be given"
-    allowed = first["msg"].removeprefix("Value error, ")
-    return f"{first['input']!r} is not allowed: {allowed[0].lower()}{allowed[1:]}"
+    complaints = [e["msg"] for e in error.errors() if place_of(e["loc"]) == place]
+    allowed = [text.removeprefix("Value error, ") for text in dict.fromkeys(complaints)]
+    allowed = [text[0].lower() + text[1:] for text in allowed]
+    return f"{first['input']!r} is not allowed: {', or '.join(allowed)}"
+
+
+def place_of(steps: Sequence[int | str]) -> tuple[str, ...]:
+    """Return the way to a setting in an error of pydantic, without the branches of unions."""
+    names = map(str, steps)
+    return tuple(n for n in names if n not in BRANCHES and not n.startswith(NAMED_BRANCHES))
 
 
 @cache

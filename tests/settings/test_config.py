@@ -69,6 +69,10 @@ def test_a_name_alone_is_a_part(write):
             "strategy.base.name: 'fedadma' is not a",
         ),
         ("simulation: {backend: rya}", "simulation.backend: 'rya' is not allowed"),
+        (
+            "simulation: {stack: 0}",
+            "simulation.stack: 0 is not allowed: input should be 'auto', or input should be greater",
+        ),
         ("- 1", "holds list, not a table of settings"),
         ("a: [1", "is not YAML"),
         ("client: {name: 'nosuch.module:Thing'}", "'nosuch.module:Thing' cannot be imported"),

@@ -71,7 +71,7 @@ def test_a_name_alone_is_a_part(write):
         ("simulation: {backend: rya}", "simulation.backend: 'rya' is not allowed"),
         (
             "simulation: {stack: 0}",
-            "simulation.stack: 0 is not allowed: input should be 'auto', or input should be greater",
+            "simulation.stack: 0 is not allowed: input should be 'auto', or input should",
         ),
         ("- 1", "holds list, not a table of settings"),
         ("a: [1", "is not YAML"),

@@ -1,6 +1,7 @@
 """Real processes on loopback: TLS, a key for each node, data of their own."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -47,20 +48,21 @@ def test_a_runs_log_is_shown_without_chatter_and_tracebacks_of_ours(capsys):
     assert capsys.readouterr().out == "".join(raised) + "KeyError: 1\n"
 
 
-def processes():
-    """Flower's processes, anybody's on this machine."""
-    found = psutil.process_iter(["name", "cmdline"])
-    return {p.pid for p in found if any("flower-super" in w for w in p.info["cmdline"] or ())}
+def processes(mark):
+    """The processes that have inherited this environment variable, but for this one."""
+    found = psutil.process_iter(["environ"])
+    return {p.pid for p in found if mark in (p.info["environ"] or ())} - {os.getpid()}
 
 
 @pytest.mark.xdist_group("superlink")
 @pytest.mark.parametrize(("nodes", "rounds"), [(2, 1), pytest.param(3, 2, marks=pytest.mark.slow)])
-def test_own_data_over_tls_is_the_simulation_to_the_bit(tmp_path, nodes, rounds):
+def test_own_data_over_tls_is_the_simulation_to_the_bit(tmp_path, monkeypatch, nodes, rounds):
     """Each message starts a process that imports torch, which is what takes the time."""
     settings = SETTINGS | {"num_clients": nodes, "rounds": rounds}
     settings["evaluation.client_every"] = rounds
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    before, run = processes(), CliRunner()
+    mark, run = f"DEPLOYED_{tmp_path.name}_{os.getpid()}", CliRunner()
+    monkeypatch.setenv(mark, "1")
     words = [word for folder in parts(settings, tmp_path) for word in ("--data", str(folder))]
     out, logs = tmp_path / "runs", tmp_path / "logs"
     done = run.invoke(
@@ -78,7 +80,7 @@ def test_own_data_over_tls_is_the_simulation_to_the_bit(tmp_path, nodes, rounds)
         ],
     )
     assert done.exit_code == 0, done.output
-    assert processes() <= before  # nothing is left behind
+    assert not processes(mark)  # nothing is left behind
     (deployed,) = out.iterdir()
     assert deployed.name.startswith("quickstart-deployed-")
 

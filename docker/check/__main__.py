@@ -19,7 +19,7 @@ class UncheckedError(Exception):
 def main() -> int:
     """Run and print all checks; return the exit code."""
     checks = dict(rules.CHECKS)
-    checks |= {f"compose takes {' + '.join(stack)}": _schema(stack) for stack in files.STACKS}
+    checks |= {f"compose accepts {' + '.join(stack)}": _schema(stack) for stack in files.STACKS}
     checks |= {"hadolint on the Dockerfile": hadolint, "shellcheck on shell scripts": shellcheck}
     good = [_say(name, check) for name, check in checks.items()]
     good.append(_say("the services as processes", lambda: _print(run.steps())))

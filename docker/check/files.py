@@ -12,7 +12,7 @@ import yaml
 
 DOCKER = Path(__file__).resolve().parent.parent
 HOME = DOCKER.parent
-# The files that are given to one `docker compose -f … -f …`.
+# Files that one `docker compose -f … -f …` combines.
 STACKS = (
     ("compose.yaml",),
     ("compose.yaml", "compose.gpu.yaml"),

@@ -223,7 +223,7 @@ def versions_agree() -> None:
 
 
 def the_readme_names_what_there_is() -> None:
-    """Each service and each variable that README.md names exists, and so does each file."""
+    """README.md names only services and variables that exist, and all compose files."""
     text = (files.DOCKER / "README.md").read_text()
     for line in text.splitlines():
         if "compose" in line and " run --rm " in line:

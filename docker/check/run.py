@@ -1,4 +1,4 @@
-"""Run the services of `compose.yaml` as processes of this machine, through a whole run."""
+"""Run the services of `compose.yaml` as processes on this machine, from keys to a finished run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG = ("quickstart", "rounds=1")
 
 
 def steps() -> Iterator[str]:
-    """Yield each step that has worked; `AssertionError` if one does not."""
+    """Yield a line for each step that passes; `AssertionError` if one fails."""
     settings = files.settings()
     spec = files.compose(files.STACKS[0], settings)
     with tempfile.TemporaryDirectory(prefix="fedalign-") as folder:
@@ -47,9 +47,8 @@ def _run(stand_in: StandIn, machine: Path, settings: dict[str, str]) -> Iterator
     for name in nodes:
         stand_in.up(name)
     yield f"{len(nodes)} SuperNodes healthy"
-    stand_in.run(
-        "submit", *CONFIG, f"num_clients={len(nodes)}"
-    )  # exit code 0 is `finished:completed`
+    # Exit code 0 means `finished:completed`.
+    stand_in.run("submit", *CONFIG, f"num_clients={len(nodes)}")
     (manifest,) = (machine / settings["FEDALIGN_RUNS"]).glob("*/manifest.json")
     facts = json.loads(manifest.read_text())
     assert facts["status"] == "finished", facts

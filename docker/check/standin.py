@@ -78,7 +78,7 @@ class StandIn(Processes):
         return took
 
     def strays(self) -> list[str]:
-        """Return files that were written where a container could not write: into the image."""
+        """Return files written into the image, where a container could not write."""
         found = []
         for name in self.spec["services"]:
             for folder, _, names in os.walk(self.folder / name):

@@ -105,7 +105,7 @@ def test_validate_shows_ones_own_images(fedalign, tmp_path):
     words = (f"data.dir={tmp_path}", "data.labels=cat")
     result = fedalign("validate", "quickstart", "data=folder", *words)
     assert result.exit_code == 2
-    assert "data.labels: 'cat' is not allowed: two or more different names" in result.stderr
+    assert "data.labels: 'cat' is not allowed: give two or more different names" in result.stderr
 
 
 @pytest.mark.skipif(version("click") >= "8.5", reason="see pyproject.toml")

@@ -73,7 +73,7 @@ def test_it_is_listed_checked_and_run_like_a_built_in_one(installed, tmp_path):
     )
     assert listed[0] == 0, listed
     assert "Every other client has examples of even classes" in listed[1]
-    assert "mixed = 0.0  float >= 0 <= 1\n      share dealt to all alike" in listed[1]
+    assert "mixed = 0.0  float >= 0, <= 1\n      share dealt to all alike" in listed[1]
     assert refused[0] == 2
     why = "partition.mixed: 2 is not allowed: input should be less than or equal to 1"
     assert why in refused[1]

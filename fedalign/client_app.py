@@ -45,11 +45,11 @@ class App(GroupApp):
         return each(sender, messages, models)
 
     def flaw(
-        self, message: Message, context: Context, reply: Message, most: float | None
+        self, message: Message, context: Context, reply: Message, max_update_norm: float | None
     ) -> str | None:
         """Return why a client's reply cannot be summed; None if it can."""
         codec = federation_of(context.run_config).codec
-        decoder = ReplyDecoder([message], codec, most)
+        decoder = ReplyDecoder([message], codec, max_update_norm)
         return decoder.flaw(reply, int(context.node_config["partition-id"]))
 
     def sizes(self, run_config: RunConfig, num_partitions: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""How a partitioner is called, and what may come of it; what it is: `settings.contracts`."""
+"""Call partitioners and check what they return; `settings.contracts` says what one is."""
 
 from __future__ import annotations
 

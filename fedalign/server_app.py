@@ -80,7 +80,8 @@ def _config(federation: Federation, nodes: Nodes) -> Config:
     if count == config.num_clients:
         return config
     log.warning(
-        "the engine has %d nodes: so many clients take part, not %d", count, config.num_clients
+        "the engine has %d nodes, so %d clients take part and not %d",
+        *(count, count, config.num_clients),
     )
     return config.model_copy(update={"num_clients": count})
 

@@ -115,7 +115,7 @@ def barriers(curve: Curve) -> dict[str, float]:
     }
 
 
-def fusion_gap(fused: Point, apart: Sequence[Point], weights: Sequence[float]) -> Point:
+def fusion_gap(aggregate: Point, apart: Sequence[Point], weights: Sequence[float]) -> Point:
     """Return how much worse the aggregate is than the models it was made of, in nats and accuracy.
 
     `L(aggregate) - sum_i w_i L(theta_i)` and `sum_i w_i A(theta_i) - A(aggregate)`, with `w_i` in
@@ -123,7 +123,7 @@ def fusion_gap(fused: Point, apart: Sequence[Point], weights: Sequence[float]) -
     arXiv 2402.18949). Negative if the aggregate is better than its parts.
     """
     loss, accuracy = np.average(apart, axis=0, weights=weights)
-    return float(fused[0] - loss), float(accuracy - fused[1])
+    return float(aggregate[0] - loss), float(accuracy - aggregate[1])
 
 
 def _between(curve: Curve, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The lines between models from files, whoever trained them."""
+"""The lines between models from files, wherever they were trained."""
 
 from __future__ import annotations
 

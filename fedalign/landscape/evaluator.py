@@ -129,9 +129,8 @@ def _first_equal(models: Models, names: Container[str]) -> dict[str, str]:
     first: dict[str, str] = {}
     for name, model in models.items():
         if name in names:
-            candidates = seen.setdefault(
-                float(model.sum()), []
-            )  # equal sums are nearly always equal
+            # Models with equal sums are nearly always equal.
+            candidates = seen.setdefault(float(model.sum()), [])
             first[name] = next((n for n in candidates if torch.equal(models[n], model)), name)
             candidates.append(name)
     return first

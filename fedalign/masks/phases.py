@@ -80,7 +80,7 @@ def update_mask(plan: MaskPlan, layout: Layout) -> Tensor | None:
     """Return the weights `(P,)` that a client's update can change; None: all of them.
 
     Those travel back. They are the trainable ones, or all where the plan lets fixed weights move.
-    All as well for a plan `per_client` of no client, since clients then change different weights.
+    For a plan `per_client` without a client it is None too, as clients change different weights.
     """
     moves_fixed = plan.freeze == "grad_only" or plan.fixed_lr_scale > 0
     if moves_fixed or (plan.per_client and plan.client is None):

@@ -36,7 +36,7 @@ class GroupRequest:
 
 @dataclass
 class GroupReplies:
-    """What came back from clients.
+    """The replies to the messages of a round, or of a group.
 
     Attributes:
         replies: one for each client, or one for several of them; errors are among them.

@@ -28,7 +28,7 @@ class RoundReplies:
 
     Attributes:
         replies: the usable ones, decoded, in order of partitions.
-        models: by partition, the client models that somebody wants to look at.
+        models: by partition, the client models that a callback asked for.
         num_clients: how many clients answered.
         num_bytes: the size of the arrays that they sent.
         left_out: by partition, why a client's reply is left out; of a sum, the first client.
@@ -43,7 +43,7 @@ class RoundReplies:
     num_left_out: int = 0
 
     def leave_out(self, partition: int, reason: str, clients: int = 1) -> None:
-        """Note that a reply, which stands for so many clients, cannot be used."""
+        """Note that a reply cannot be used; it stands for `clients` clients."""
         among = f" (in a sum of {clients} clients)" if clients > 1 else ""
         self.left_out[partition] = reason + among
         self.num_left_out += clients

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
-MOST_HEADER = 1024  # bytes: enough for an array of any shape
+MAX_HEADER = 1024  # bytes: enough for an array of any shape
 # Exactly what NumPy writes for plain numbers, so that nothing received is evaluated or unpickled.
 HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(..)"
@@ -29,7 +29,7 @@ def view_of(array: Array) -> np.ndarray:
     """
     if array.stype != "numpy.ndarray":
         raise ValueError(f"is serialised as {array.stype[:30]!r}, not as 'numpy.ndarray'")
-    header = HEADER.match(array.data, 0, MOST_HEADER)
+    header = HEADER.match(array.data, 0, MAX_HEADER)
     if header is None:
         raise ValueError("is not the bytes of a NumPy file of numbers")
     dtype, shape, order = _form(header.group())

@@ -91,7 +91,7 @@ class Network:
 
     @cached_property
     def stacked(self) -> Stacked | None:
-        """What runs many models at once; None if the module does not allow it."""
+        """What runs many models at once; None if the module cannot be stacked, or differs then."""
         try:
             stacked = Stacked(self.module, self.layout)
         except TypeError:
@@ -177,9 +177,11 @@ class Network:
             )
             for name, tap in taps.items()
         ]
-        self._run_eval(vector)(images.to(self.device))
-        for handle in handles:
-            handle.remove()
+        try:
+            self._run_eval(vector)(images.to(self.device))
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def modules(self, *kinds: type[nn.Module]) -> dict[str, Any]:
         """Return the modules of these kinds, by name."""

@@ -54,7 +54,8 @@ def stacked_twin(module: nn.Module, layout: Layout, weights: Weights, layers: La
         own = [prefix + key for key, _ in layer.named_parameters(recurse=False)]
         if type(layer) in layers:
             _require_plain(layer, name)
-            replaced[id(layer)] = layers[type(layer)](layer, prefix, weights)
+            replaced[id(layer)] = stacked = layers[type(layer)](layer, prefix, weights)
+            _take_over(layer, stacked)
         elif own:
             raise TypeError(f"{name or 'the model'} is a {layer} with weights of its own")
         owned += own
@@ -62,6 +63,20 @@ def stacked_twin(module: nn.Module, layout: Layout, weights: Weights, layers: La
         raise TypeError("layers share a weight")
     twin: nn.Module = copy.deepcopy(module, replaced)  # which takes them for copies it has made
     return twin
+
+
+def _take_over(layer: nn.Module, stacked: nn.Module) -> None:
+    """Give a stacked layer the hooks of its layer, and tensors without entries of the same kind.
+
+    A module's `forward` may ask for the device or dtype of its first parameter.
+    """
+    for key, hooks in vars(layer).items():
+        if key.endswith("_hooks") or "_hooks_" in key:
+            stacked.__dict__[key] = copy.deepcopy(hooks)
+    for name, parameter in layer.named_parameters(recurse=False):
+        setattr(stacked, name, nn.Parameter(parameter.new_empty(0)))
+    for name, buffer in layer.named_buffers(recurse=False):
+        setattr(stacked, name, buffer.new_empty(0))
 
 
 def _require_plain(layer: nn.Module, name: str) -> None:

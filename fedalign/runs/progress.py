@@ -28,7 +28,7 @@ SHOWN = 12  # rounds in the live table
 
 
 class Progress(Callback):
-    """A callback that shows the latest rounds in a live table; if piped, one plain line a round.
+    """A callback that shows the latest rounds in a live table; one plain line per round if piped.
 
     `barrier` is the mean relative accuracy barrier between sampled pairs of client models. If
     clients evaluate, `own data` is their mean accuracy and `tuned` the one after fine-tuning.

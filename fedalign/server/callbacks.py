@@ -33,16 +33,21 @@ class CallbackRunner:
         callbacks: in the order in which they are called.
         overlap: the next round may train while callbacks are called, unless one of them
             `must_finish`.
-        rounds: the number of the last round, after which nothing trains.
+        rounds: the number of the last round, after which nothing trains; None: unknown.
     """
 
-    def __init__(self, callbacks: Sequence[Callback] = (), overlap: bool = False, rounds: int = 0):
+    def __init__(
+        self,
+        callbacks: Sequence[Callback] = (),
+        overlap: bool = False,
+        rounds: int | None = None,
+    ):
         self._callbacks, self._overlap, self._rounds = callbacks, overlap, rounds
-        # Unless told otherwise, a new thread takes as many torch threads as there are cores.
-        self._thread = ThreadPoolExecutor(1, "callbacks", torch.set_num_threads, (1,))
         self._behind: Future[None] | None = None
 
     def __enter__(self) -> CallbackRunner:
+        # By default a new thread takes as many torch threads as there are cores.
+        self._thread = ThreadPoolExecutor(1, "callbacks", torch.set_num_threads, (1,))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,7 +76,7 @@ class CallbackRunner:
 
     def _may_overlap(self, number: int) -> bool:
         waits = any(callback.must_finish(number) for callback in self._callbacks)
-        return self._overlap and number < self._rounds and not waits
+        return self._overlap and number != self._rounds and not waits
 
     def _call(self, outcome: Round, started: float | None = None) -> None:
         for callback in self._callbacks:

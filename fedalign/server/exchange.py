@@ -49,8 +49,10 @@ def exchange(
         came = GroupReplies(list(grid.send_and_receive(messages, timeout=timeout)))
     summed = isinstance(grid, GroupGrid) and request.partial_sums
     failed = [reply for reply in came.replies if reply.has_error()]
-    asked = [r for r in came.replies if r.metadata.src_node_id in sample.partition_of]
-    good = [reply for reply in asked if reply.has_content()]
+    answers = [reply for reply in came.replies if reply.has_content()]
+    good = [r for r in answers if r.metadata.src_node_id in sample.partition_of]
+    if strangers := len(answers) - len(good):
+        log.warning("round %d: %d replies came from nodes that were not asked", number, strangers)
     good.sort(key=lambda reply: sample.partition_of[reply.metadata.src_node_id])
     answered = sum(map(clients_in, good)) if summed else len(good)
     _report_missing(messages, answered, failed, sample, number)

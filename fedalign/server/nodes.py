@@ -35,7 +35,7 @@ class SimulatedNodes:
     Args:
         node_ids: by partition id.
         train_examples: of each partition, in the order of `node_ids`.
-        test_examples: likewise.
+        test_examples: of each partition, in the same order.
     """
 
     hold_own_data = False

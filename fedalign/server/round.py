@@ -1,4 +1,4 @@
-"""The values of the round loop: what every round is told, and what one round came to."""
+"""The values of the round loop: its settings, and the outcome of one round."""
 
 from __future__ import annotations
 

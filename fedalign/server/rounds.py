@@ -71,8 +71,7 @@ class RoundLoop:
                 started = time.perf_counter()
                 present = self.nodes.present()
                 clients = self.sample(number, present)
-                replies, bytes_down = self.train(number, model, clients)
-                outcome = self.aggregate(number, model, replies, bytes_down)
+                outcome = self.aggregate(number, model, *self.train(number, model, clients))
                 if self.settings.clients_evaluate(number):
                     outcome = self.evaluate(outcome, present)
                 self.callbacks.call(outcome, started)
@@ -158,7 +157,7 @@ class RoundLoop:
 def _check_enough(replies: RoundReplies, number: int, min_replies: int) -> None:
     """Log the clients that are left out; raise if fewer than `min_replies` remain."""
     if not replies.replies:
-        raise RoundFailedError(f"round {number}: nobody is left: {replies.summary()}")
+        raise RoundFailedError(f"round {number}: no reply is usable: {replies.summary()}")
     usable = replies.num_clients - replies.num_left_out
     if usable < min_replies:
         reasons = f"; {replies.summary()}" if replies.left_out else ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from flwr.serverapp.strategy import Strategy
 
 from fedalign.errors import InputError
@@ -42,12 +40,13 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
     return built
 
 
-def _chain(strategy: Strategy) -> Iterator[Strategy]:
-    """Yield a strategy and those that it wraps."""
-    yield strategy
-    for value in vars(strategy).values():
-        if isinstance(value, Strategy):
-            yield from _chain(value)
+def _chain(strategy: Strategy) -> list[Strategy]:
+    """Return a strategy and those that it wraps, which may refer back to it."""
+    chain = [strategy]
+    for outer in chain:
+        inner = [value for value in vars(outer).values() if isinstance(value, Strategy)]
+        chain += [own for own in inner if not any(own is known for known in chain)]
+    return chain
 
 
 def _check_plan(federation: Federation, strategy: PlansMasks, moves_neurons: bool) -> None:

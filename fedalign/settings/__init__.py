@@ -1,1 +1,1 @@
-"""All that a run may be told, and the parts it is made of."""
+"""The settings of a run, and the parts that they name."""

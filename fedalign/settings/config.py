@@ -77,7 +77,7 @@ class Config(Section):
     min_available_nodes: int | None = Field(
         None,
         gt=0,
-        description="nodes that must be connected before a round; null: those that there are",
+        description="nodes that must be connected before a round; null: all of the federation",
     )
     min_replies: int = Field(
         1, gt=0, description="valid replies that a round needs; with fewer, the run stops"

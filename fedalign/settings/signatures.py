@@ -66,8 +66,8 @@ def _refusal(kind: str, parameter: inspect.Parameter, hint: Any) -> str | None:
     contract, key = CONTRACTS[kind], parameter.name
     has_default = parameter.default is not parameter.empty
     if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-        told = str(parameter).partition(":")[0]
-        return f"its constructor takes {told}, and every option must be a parameter with a name"
+        found = str(parameter).partition(":")[0]
+        return f"its constructor takes {found}, and every option must be a parameter with a name"
     is_own = key in contract.untouched and get_origin(hint) is Annotated
     if is_own or (key in contract.arguments and has_default):
         return (

@@ -43,10 +43,10 @@ def read_tree(source: str) -> dict[str, Any]:
     if not is_inline(source):
         return read_yaml(find(source), source)
     try:
-        tree: dict[str, Any] = json.loads(source)  # YAML reads some of JSON's numbers as texts
+        tree = json.loads(source)  # YAML reads some of JSON's numbers as texts
     except json.JSONDecodeError:
         return _parsed(source, INLINE)
-    return tree
+    return _table(tree, INLINE)
 
 
 def read_yaml(file: Path, called: str | None = None) -> dict[str, Any]:
@@ -62,8 +62,10 @@ def _parsed(text: str, called: str) -> dict[str, Any]:
         line = f" line {where.line + 1}" if where else ""
         reason = getattr(error, "problem", error)
         raise InputError(f"{called}:{line} is not YAML: {reason}") from None
-    if tree is None:
-        return {}
+    return {} if tree is None else _table(tree, called)
+
+
+def _table(tree: Any, called: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise InputError(f"{called}: holds {type(tree).__name__}, not a table of settings")
     return tree

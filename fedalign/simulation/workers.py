@@ -59,7 +59,7 @@ class Worker:
         self._client_app = load_component(app.client, app.root)
 
     def adopt(self, run_config: RunConfig, num_partitions: int, shared: Any) -> None:
-        """Take what all workers share; if that fails, the first client called reports why."""
+        """Take what all workers share; if that fails, the first client makes it, or fails too."""
         with suppress(Exception):
             self._client_app.adopt(run_config, num_partitions, shared)
 

@@ -124,7 +124,7 @@ class _Total:
             self.metrics[key] = self.metrics.get(key, 0.0) + value * examples
 
 
-def _flaw(sender: Sender, model: Model, most: float | None) -> str | None:
+def _flaw(sender: Sender, model: Model, max_update_norm: float | None) -> str | None:
     """Return why a model cannot be summed; None if it can."""
     layout, vector = sender.codec.layout, model.vector
     try:
@@ -132,9 +132,9 @@ def _flaw(sender: Sender, model: Model, most: float | None) -> str | None:
         if not torch.isfinite(torch.dot(vector, vector)):
             for entry in layout.entries:
                 check_finite(entry.name, entry.view(vector).cpu().numpy())
-        if most is not None:
+        if max_update_norm is not None:
             change = (vector - sender.start)[: layout.num_parameters]
-            check_norm(float(torch.linalg.vector_norm(change)), most)
+            check_norm(float(torch.linalg.vector_norm(change)), max_update_norm)
     except ValueError as error:
         return str(error)
     return None

@@ -1,4 +1,4 @@
-"""A round of clients at work: contexts become clients, clients stacks, stacks trained models."""
+"""Local training: make clients of contexts, stacks of clients, and trained models of stacks."""
 
 from __future__ import annotations
 

@@ -226,3 +226,40 @@ def test_what_is_not_the_same_at_once_is_trained_one_by_one(data, kind):
     alone = torch.zeros(1, network.layout.num_parameters)
     network.gradients(block[1:], images[1:], labels[1:], [4], alone)
     assert torch.equal(found[1], alone[0])
+
+
+def hooked(limit):
+    """A network whose first layer has a hook that matters only for large weights."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3))
+    module[1].register_forward_hook(lambda _module, _inputs, out: out.clamp(-limit, limit))
+    return module
+
+
+def test_hooks_of_a_layer_run_in_its_stacked_form_too(data):
+    network = Network(hooked(0.5), data, torch.device("cpu"))
+    assert network.stacked is not None
+    start = network.layout.to_vector(network.initial)
+    block = torch.stack([50 * start, 80 * start])
+    images = torch.randint(0, 256, (2, 4, 1, 6, 6), dtype=torch.uint8)
+    labels = torch.zeros(2, 4, dtype=torch.int64)
+    losses = [
+        network.gradients(rows.clone(), own, own_labels, [4] * len(rows), torch.empty_like(rows))
+        for rows, own, own_labels in [
+            (block, images, labels),
+            (block[:1], images[:1], labels[:1]),
+            (block[1:], images[1:], labels[1:]),
+        ]
+    ]
+    torch.testing.assert_close(losses[0], torch.cat(losses[1:]))
+    mixed = network.evaluate_mixes(block, None, data, 20)
+    alone = [network.evaluate(vector, data, 20) for vector in block]
+    torch.testing.assert_close(torch.tensor(mixed), torch.tensor(alone))
+
+
+def test_a_network_may_ask_for_the_device_of_its_first_parameter(data):
+    class Asking(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.to(next(self.parameters()).device))
+
+    network = Network(Asking(nn.Flatten(), nn.Linear(36, 3)), data, torch.device("cpu"))
+    assert network.stacked is not None

@@ -149,7 +149,7 @@ def test_nobody_is_dropped_where_nothing_is_wrong(caplog):
 @pytest.mark.parametrize("partial_sums", [False, True])
 def test_if_nobody_is_left_the_round_fails(partial_sums):
     grid = InlineGrid(app_of(MODEL["nan"][0], range(7)), 7)
-    told = "round 1: nobody is left: client 0 left out: 'w' holds NaN; .*; and 2 more"
+    told = "round 1: no reply is usable: client 0 left out: 'w' holds NaN; .*; and 2 more"
     with pytest.raises(RoundFailedError, match=told):
         go(grid, partial_sums=partial_sums)
 

@@ -96,7 +96,7 @@ def test_sums_leave_out_who_is_left_out_otherwise(run, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("fuse", [False, True])
 def test_if_all_diverge_the_run_fails_and_says_why(run, fuse):
-    told = r"round \d: nobody is left: client 0 left out: .* (NaN|infinity|not a finite number)"
+    told = r"round \d: no reply is usable: client 0 left out: .* (NaN|infinity|not a finite number)"
     with pytest.raises(RoundFailedError, match=told):
         run(strategy="fedavg", client__lr=1e30, simulation__partial_aggregation=fuse)
 
@@ -151,7 +151,7 @@ def test_a_clipped_model_is_measured_as_it_came(run):
 
 
 def test_first_weights_of_ones_own_are_far_from_what_was_sent(run):
-    with pytest.raises(RoundFailedError, match="nobody is left: client 0 left out: moved by"):
+    with pytest.raises(RoundFailedError, match="no reply is usable: client 0 left out: moved by"):
         run(init="own", client__lr=1e-6, max_update_norm=1.0)
     run(client__lr=1e-6, max_update_norm=1.0)
 

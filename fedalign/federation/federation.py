@@ -136,7 +136,11 @@ class Federation:
         return self.source.has(part) if isinstance(self.source, HasParts) else True
 
     def _load(self, part: Part) -> Dataset:
-        return self.source.load(part).to(pick_device(self.config.device))
+        data = self.source.load(part)
+        if not isinstance(data, Dataset):
+            name, found = self.config.data.name, type(data).__name__
+            raise InputError(f"data.name: {name!r}: load({part!r}) returned a {found}, no Dataset")
+        return data.to(pick_device(self.config.device))
 
 
 _federations: dict[tuple[tuple[str, UserConfigValue], ...], Federation] = {}  # one at most

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedalign.errors import BadValueError
+from fedalign.errors import BadValueError, InputError
 from fedalign.settings.contracts import PlansMasks
 from fedalign.settings.registry import Part, load, traits
 
@@ -33,8 +33,9 @@ def _one_mask_plan(chain: list[Part]) -> None:
 
 def _both_halves(chain: list[Part], client: Part) -> None:
     """Refuse one half of an algorithm without the other."""
-    for name in filter(None, (traits("strategies", part.name).other_half for part in chain)):
-        if not _is_a("clients", client.name, name):
+    for part in chain:
+        name = traits("strategies", part.name).other_half
+        if name and not _is_a("clients", client.name, name):
             reason = f"is not the client of the strategy: it needs {name!r}"
             raise BadValueError("client.name", f"{client.name!r} {reason}")
     needed = traits("clients", client.name).other_half
@@ -67,6 +68,10 @@ def _order_of_neurons(chain: list[Part], client: Part) -> None:
 
 
 def _is_a(kind: str, name: str, other: str) -> bool:
-    own, wanted = load(kind, name), load(kind, other)
+    try:
+        own, wanted = load(kind, name), load(kind, other)
+    except InputError as error:  # of `other`, since `name` has been loaded before
+        declared_by = "client.name" if kind == "strategies" else "strategy.name"
+        raise BadValueError(declared_by, f"its other_half: {error}") from None
     both = isinstance(own, type) and isinstance(wanted, type)
     return own is wanted or (both and issubclass(own, wanted))  # type: ignore[arg-type]

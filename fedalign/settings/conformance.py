@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import getattr_static
+from inspect import getattr_static, isfunction, signature
 from types import MemberDescriptorType
 from typing import Any, get_type_hints
 
@@ -16,6 +16,7 @@ from fedalign.settings import contracts
 from fedalign.settings.builtin import SINGULAR
 
 MISSING = object()
+MORE_ARGUMENTS = {"split": ("groups",)}  # given by name to methods that have such a parameter
 COMPUTED = (property, cached_property, MemberDescriptorType)  # their values are known later
 
 
@@ -82,10 +83,28 @@ def faults(kind: str, part: Any) -> Iterator[str]:
         for name in _methods(protocol):
             if hasattr(part, name) and not _has(part, name):
                 yield f"{name}: {getattr(part, name)!r} is not a method"
+    for protocol in (contract.required, *contract.optional):
+        for name in sorted(_methods(protocol)):
+            if _has(part, name) and protocol.__module__ == contracts.__name__:
+                yield from _uncallable(part, protocol, name)
     described = (contract.required, *contract.optional, contract.traits)
     for owner in filter(None, described):
         for name, annotation in _attributes(owner).items():
             yield from _mistyped(part, name, annotation)
+
+
+def _uncallable(part: Any, protocol: type, name: str) -> Iterator[str]:
+    """Yield a complaint if a method does not take what fedalign calls it with."""
+    itself, *given = signature(getattr(protocol, name)).parameters
+    method = getattr_static(part, name)
+    is_unbound = isinstance(part, type) and isfunction(method)
+    arguments = [itself, *given] if is_unbound else given
+    own = signature(getattr(part, name))
+    more = {key: None for key in MORE_ARGUMENTS.get(name, ()) if key in own.parameters}
+    try:
+        own.bind(*arguments, **more)
+    except TypeError:
+        yield f"{name}{own} cannot be called as {name}({', '.join(given)})"
 
 
 def _mistyped(part: Any, name: str, annotation: Any) -> Iterator[str]:
@@ -97,7 +116,8 @@ def _mistyped(part: Any, name: str, annotation: Any) -> Iterator[str]:
     except ValidationError:
         wanted = getattr(annotation, "__name__", str(annotation))
         wanted = str(annotation) if "|" in str(annotation) else wanted
-        yield f"{name}: {value!r} is not of type {wanted}"
+        found = "a method" if isfunction(value) else repr(value)
+        yield f"{name}: {found} is not of type {wanted}"
 
 
 def _methods(owner: type) -> set[str]:

@@ -13,7 +13,10 @@ from pydantic import Field
 from torch import nn
 
 from fedalign.errors import BadValueError, InputError
+from fedalign.federation.federation import Federation
+from fedalign.server.strategies import strategy_of
 from fedalign.settings import contracts
+from fedalign.settings.config import read
 from fedalign.settings.conformance import kind_of
 from fedalign.settings.registry import load, options, parse, traits
 from fedalign.settings.signatures import is_callback
@@ -246,3 +249,51 @@ def test_the_kind_of_a_part_is_seen_from_what_it_has():
 
 def test_flowers_own_parameters_are_left_alone():
     assert list(options("strategies", "krum")) == ["num_malicious_nodes"]
+
+
+class NoGenerator:
+    def split(self, labels, num_clients): ...
+
+
+class WithGroups:
+    def split(self, labels, num_clients, rng, groups): ...
+
+
+class OneMore:
+    def split(self, labels, num_clients, rng, more): ...
+
+
+class AloneHalf(Trains):
+    other_half = "nosuch"
+
+
+def test_a_method_must_take_what_it_is_given():
+    reason = (
+        r"split\(self, labels, num_clients\) cannot be called as split\(labels, num_clients, rng"
+    )
+    with pytest.raises(InputError, match=reason):
+        load("partitioners", "mine:NoGenerator")
+    with pytest.raises(InputError, match="cannot be called as"):
+        load("partitioners", "mine:OneMore")
+    assert load("partitioners", "mine:WithGroups") is WithGroups
+
+
+def test_another_half_that_nobody_has_is_named_with_its_place():
+    with pytest.raises(InputError, match="its other_half: 'nosuch' is not a strategy"):
+        read(None, {"client": "mine:AloneHalf"})
+
+
+def test_what_a_strategy_refuses_is_told_in_a_line():
+    config = read(None, {"strategy": "fedtrimmedavg", "strategy.beta": 1})
+    with pytest.raises(InputError, match="strategy: 'fedtrimmedavg': `beta` must be"):
+        strategy_of(Federation(config))
+
+
+class Lists:
+    def load(self, part):
+        return [part]
+
+
+def test_a_data_set_that_loads_something_else_is_named():
+    with pytest.raises(InputError, match=r"'mine:Lists': load\('train'\) returned a list"):
+        Federation(read(None, {"data": "mine:Lists"})).train  # noqa: B018

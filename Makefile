@@ -13,8 +13,8 @@ run: .venv/ready  ## the main job, on the embedded data set
 test: .venv/ready  ## everything that is quick
 	$(BIN)/pytest -q $(PARALLEL) -m "not slow and not gpu"
 
-test-all: .venv/ready  ## everything that needs no GPU
-	$(BIN)/pytest -q $(PARALLEL) -m "not gpu"
+test-all: test  ## everything that needs no GPU; slow tests one after the other, since some start a Ray of their own
+	$(BIN)/pytest -q -m "slow and not gpu"
 
 lint: .venv/ready  ## style and types
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from fedalign.runs.paths import CHECKPOINT, folder_of, is_finished
 from fedalign.runs.trees import DamagedError, is_known, read, write
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Round
+from fedalign.server.strategies import inner_strategies
 from fedalign.settings.config import Config
 from fedalign.settings.registry import traits
 
@@ -138,7 +139,7 @@ def state_of(strategy: Strategy) -> dict[str, Any]:
     layouts, is made again by the constructor.
     """
     own = {name: value for name, value in vars(strategy).items() if is_known(value)}
-    inner = {name: state_of(within) for name, within in _inner(strategy).items()}
+    inner = {name: state_of(within) for name, within in inner_strategies(strategy).items()}
     return {"own": own, "inner": inner}
 
 
@@ -147,12 +148,8 @@ def lost_of(strategy: Strategy) -> Iterator[str]:
     for name, value in vars(strategy).items():
         if not (isinstance(value, Strategy) or is_known(value) or _is_constant(value)):
             yield f"{type(strategy).__name__}.{name}"
-    for within in _inner(strategy).values():
+    for within in inner_strategies(strategy).values():
         yield from lost_of(within)
-
-
-def _inner(strategy: Strategy) -> dict[str, Strategy]:
-    return {name: value for name, value in vars(strategy).items() if isinstance(value, Strategy)}
 
 
 def _is_constant(value: Any) -> bool:
@@ -166,7 +163,7 @@ def _attributes(
     strategy: Strategy, state: Mapping[str, Any]
 ) -> Iterator[tuple[Strategy, str, object]]:
     """Yield owner, name and value of every attribute to set so that `strategy` is in `state`."""
-    inner = _inner(strategy)
+    inner = inner_strategies(strategy)
     if set(inner) != set(state["inner"]):
         raise DamagedError("belongs to another strategy")
     for name, value in state["own"].items():

@@ -47,9 +47,14 @@ def _chain(strategy: Strategy) -> list[Strategy]:
     """Return a strategy and those that it wraps, which may refer back to it."""
     chain = [strategy]
     for outer in chain:
-        inner = [value for value in vars(outer).values() if isinstance(value, Strategy)]
+        inner = inner_strategies(outer).values()
         chain += [own for own in inner if not any(own is known for known in chain)]
     return chain
+
+
+def inner_strategies(strategy: Strategy) -> dict[str, Strategy]:
+    """Return the strategies that a strategy wraps itself, by the name of the attribute."""
+    return {name: value for name, value in vars(strategy).items() if isinstance(value, Strategy)}
 
 
 def _check_plan(federation: Federation, strategy: PlansMasks, moves_neurons: bool) -> None:

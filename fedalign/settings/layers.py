@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedalign.errors import BadValueError, InputError, nearest
 from fedalign.settings.builtin import KINDS
-from fedalign.settings.registry import explain, options, place_of
+from fedalign.settings.registry import error_path, explain, options
 from fedalign.settings.renamed import OPTIONS, SETTINGS, current_key, current_keys
 from fedalign.settings.sections import Simulation
 
@@ -65,7 +65,7 @@ def validate(model: type[M], tree: Mapping[str, Any]) -> M:
         return model.model_validate(tree)
     except ValidationError as error:
         unknown = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
-        place = place_of(unknown[0] if unknown else error.errors()[0]["loc"])
+        place = error_path(unknown[0] if unknown else error.errors()[0]["loc"])
         dotted = ".".join(place)
         if not unknown:
             raise BadValueError(dotted, explain(error)) from None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import cos, pi
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from clients.batches import Batches
 from clients.optimizers import SGD, Adam, Optimizer
+from clients.steps import Batches, Plan, Step
 from fedalign.algorithm import Stack, Trained
 from fedalign.masks.freezer import Freezer
-from fedalign.masks.phases import phases
+from fedalign.masks.phases import Phase, phases
 from fedalign.network.device import torch_threads
 from fedalign.network.losses import Loss
 
@@ -53,12 +56,10 @@ class Local:
     def train(self, stack: Stack) -> Trained:
         """Train the block of a stack in place; return losses, vectors to send and client state."""
         training = Training(self, stack)
-        losses = torch.zeros(training.batches.sizes.shape, device=stack.block.device)
         with torch_threads(self.threads):
             self.begin(training)
-            for step in range(training.batches.steps[0]):
-                losses[step] = self._step(training, step)
-            sizes = training.batches.sizes
+            losses = run(self, training)
+            sizes = torch.from_numpy(training.plan.sizes)
             result = Trained((losses.cpu() * sizes).sum(0) / sizes.sum(0))
             result.metrics["normalized_steps"] = torch.tensor(training.normalized_steps)
             self.finish(training, result)
@@ -67,18 +68,14 @@ class Local:
     def begin(self, training: Training) -> None:
         """Prepare what an algorithm needs beside the weights, in `training.own`."""
 
-    def gradients(
-        self, training: Training, images: Tensor, labels: Tensor, sizes: list[int]
-    ) -> Tensor:
+    def gradients(self, training: Training, step: Step) -> Tensor:
         """Return the losses `(k,)` of a step and put the gradients into the optimiser.
 
-        Images are `(k, B, C, H, W)`. Labels `(k, B)` are -1 for examples that only fill up a batch,
-        of which `sizes` says how many count.
+        The images of the step, `(k, B, C, H, W)`, are `training.images`.
         """
-        k, optimizer, loss = len(sizes), training.optimizer, self.loss(training)
+        k, optimizer, loss = len(step.counts), training.optimizer, self.loss(training)
         out, carry = optimizer.gradient[:k], optimizer.carry
-        network = training.stack.network
-        return network.gradients(training.block[:k], images, labels, sizes, out, carry, loss)
+        return training.gradients(step, out, carry, loss)
 
     def loss(self, training: Training) -> Loss | None:  # noqa: ARG002
         """Return the loss of a step, a `fedalign.network.network.Loss`; None is cross-entropy."""
@@ -103,26 +100,37 @@ class Local:
             return self.lr * (1 + cos(pi * done / rounds)) / 2
         return self.lr
 
-    def _step(self, training: Training, step: int) -> Tensor:
-        """Make one step of the clients that still train; return losses `(K,)`, 0 for the others."""
-        index, sizes = training.batches.at(step)
-        data, weights = training.stack.data, training.weights[: len(sizes)]
-        for row in training.freezer.enter(step, training.weights):
-            training.optimizer.reset(row)
-        training.images = images = data.images[index]
-        labels = training.batches.mark(data.labels[index], sizes)
-        losses = self.gradients(training, images, labels, sizes)
-        gradient = training.optimizer.gradient[: len(sizes)]
+    def step(self, training: Training, step: Step) -> Tensor:
+        """Make one step of the clients that still train; return their losses `(k,)`.
+
+        Nothing in it may depend on the host: it is captured once and replayed, with other numbers
+        in the same tensors.
+        """
+        count = len(step.counts)
+        weights, optimizer = training.weights[:count], training.optimizer
+        training.images = training.stack.data.images[step.rows]
+        losses = self.gradients(training, step)
+        gradient = optimizer.gradient[:count]
         self.correct(training, gradient)
-        trains = training.freezer.trains(len(sizes)) if training.freezer.filters else None
+        trains = training.freezer.trains(count) if training.freezer.filters else None
         if trains is not None:
             gradient.mul_(trains)
         if self.clip_norm:
             norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             gradient.mul_((self.clip_norm / norms).clamp(max=1))
-        training.optimizer.step(weights)
+        optimizer.step(weights, step.rate, step.root)
         training.freezer.put_back(weights)
-        return torch.nn.functional.pad(losses, (0, len(training.block) - len(sizes)))
+        return losses
+
+
+def run(algorithm: Local, training: Training) -> Tensor:
+    """Make all steps of a round; return the losses `(T, K)`, 0 once a client has finished."""
+    plan = training.plan
+    losses = torch.zeros(plan.sizes.shape, device=training.block.device)
+    for number, width in enumerate(plan.widths):
+        training.enter(number)
+        losses[number, :width] = algorithm.step(training, plan.at(number))
+    return losses
 
 
 class Training:
@@ -134,7 +142,7 @@ class Training:
         weights: a view of their parameters, `(K, P)`.
         start: the global model, `(F,)`.
         lr: the learning rate of the round.
-        batches: which examples each client sees in each step.
+        plan: all steps of the round.
         optimizer: holds the gradients and applies them.
         freezer: holds fixed weights in place.
         images: those of the current step, `(k, B, C, H, W)`.
@@ -150,10 +158,10 @@ class Training:
         self.start = stack.start
         self.images, self.own = torch.empty(0), dict[str, Tensor]()
         self.lr = algorithm.lr_of(stack.server_round, stack.rounds)
-        epochs, device = algorithm.epochs, self.block.device
-        self.batches = Batches(stack.rows, stack.streams, epochs, algorithm.batch_size, device)
-        pairs = zip(stack.plans, self.batches.steps, strict=True)
-        self._planned = [phases(plan, layout, steps, epochs) for plan, steps in pairs]
+        epochs = algorithm.epochs
+        batches = Batches.draw(stack.rows, stack.streams, epochs, algorithm.batch_size)
+        of = cache(lambda plan, steps: phases(plan, layout, steps, epochs))
+        self._planned = list(map(of, stack.plans, batches.steps))
         clipped = bool(algorithm.clip_norm)
         self.freezer = Freezer(self.weights, self._planned, stack.plans[0], clipped)
         self.optimizer: Optimizer
@@ -166,9 +174,25 @@ class Training:
             self.optimizer = SGD(
                 self.weights, self.lr, algorithm.momentum, algorithm.weight_decay, raw
             )
-        self.normalized_steps = [
-            sum(self._normalized_steps(p.steps) for p in own) for own in self._planned
-        ]
+        ages = _ages(self._planned, batches.sizes.shape, stack.plans[0].reset)
+        self.plan = Plan(batches, stack.data.labels, *self.optimizer.rates(ages))
+        covered = cache(self._normalized_steps)
+        self.normalized_steps = [sum(covered(p.steps) for p in own) for own in self._planned]
+
+    def enter(self, number: int) -> None:
+        """Begin a step: some clients enter another phase."""
+        fresh = self.freezer.enter(number, self.weights)
+        if fresh is not None:
+            self.optimizer.reset(fresh)
+
+    def gradients(
+        self, step: Step, out: Tensor, keep: float = 0.0, loss: Loss | None = None
+    ) -> Tensor:
+        """Return the losses `(k,)` of a step; see `Network.gradients` for the rest."""
+        block, network = self.block[: len(step.counts)], self.stack.network
+        return network.gradients(
+            block, self.images, step.labels, step.sizes, out, keep, loss, step.counts
+        )
 
     def client_state(self, name: str, default: Tensor) -> Tensor:
         """Return what each client stored under a name, `(K, ...)`; `default` for new clients."""
@@ -196,3 +220,17 @@ class Training:
             speed = self._momentum * speed + 1 - self._pull * self.lr * far
             far += speed
         return far
+
+
+def _ages(planned: Sequence[Sequence[Phase]], shape: tuple[int, int], reset: bool) -> np.ndarray:
+    """Return how many steps old the optimiser's state is in each step, from 1; `shape` `(T, K)`.
+
+    A new phase starts it fresh if `reset`. Steps that a client does not make count on.
+    """
+    ages = np.repeat(np.arange(1, shape[0] + 1)[:, None], shape[1], axis=1)
+    for row, own in enumerate(planned):
+        first = 0
+        for phase in own if reset else ():
+            ages[first:, row] -= ages[first, row] - 1 if first < shape[0] else 0
+            first += phase.steps
+    return ages

@@ -145,7 +145,7 @@ class Quadratic:
     def receive(self, arrays):
         return torch.from_numpy(arrays["w"].numpy()).double()
 
-    def gradients(self, block, images, labels, sizes, out, keep=0.0, loss=None):  # noqa: ARG002
+    def gradients(self, block, images, labels, sizes, out, keep=0.0, *_):  # noqa: ARG002
         a, b = images[..., 0, :], images[..., 1, :]
         counts = (torch.arange(a.shape[1]) < torch.tensor(sizes)[:, None])[..., None]
         far = block[:, None] - b

@@ -68,7 +68,7 @@ class Network:
     def features(self, block, images):
         return torch.stack([mlp(w, x)[1] for w, x in zip(block, images, strict=True)])
 
-    def gradients(self, block, images, labels, sizes, out, keep=0.0, loss=None):
+    def gradients(self, block, images, labels, sizes, out, keep=0.0, loss=None, _counts=None):
         losses = []
         for k, size in enumerate(sizes):
             w, own = block[k].clone().requires_grad_(), labels[k : k + 1, :size]

@@ -121,6 +121,7 @@ class Network:
         out: Tensor,
         keep: float = 0.0,
         loss: Loss | None = None,
+        counts: Tensor | None = None,
     ) -> Tensor:
         """Return the mean loss of each model on its own batch, `(K,)`.
 
@@ -132,10 +133,11 @@ class Network:
             out: `(K, P)`, becomes `keep * out` plus the gradients; so momentum costs nothing.
             keep: 0 overwrites what is in `out`, even NaN.
             loss: None is cross-entropy.
+            counts: `sizes` on the device, `(K,)` float32, at least 1; None: they are sent there.
         """
         runner: Runner = (self.stacked if len(block) > 1 else None) or self._plain
         inputs = self._inputs(images.flatten(0, 1))
-        return runner.gradients(block, inputs, labels, sizes, out, keep, loss)
+        return runner.gradients(block, inputs, labels, sizes, out, keep, loss, counts)
 
     @torch.no_grad()
     def features(self, block: Tensor, images: Tensor) -> Tensor:

@@ -61,6 +61,7 @@ class Stacked:
         out: Tensor,
         keep: float = 0.0,
         loss: Loss | None = None,
+        counts: Tensor | None = None,
     ) -> Tensor:
         """Return the mean loss of each model on its own batch, `(K,)`: see `Runner`."""
         self._bind(block, out)
@@ -68,8 +69,10 @@ class Stacked:
             out.mul_(keep) if keep else out.zero_()
             keep = 1.0
         self.examples, self._keep = labels >= 0, keep
+        if counts is None:
+            counts = torch.tensor(sizes, dtype=torch.float32, device=block.device)
         with autocast(block.device, self.bf16):
-            mean = self._losses(inputs, labels, loss).sum(1) / torch.tensor(sizes).to(block.device)
+            mean = self._losses(inputs, labels, loss).sum(1) / counts
             mean.sum().backward()  # type: ignore[no-untyped-call]
         return mean.detach()
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from math import cos, pi
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from clients.optimizers import SGD, Adam, Optimizer
-from clients.steps import Batches, Plan, Step
+from clients.steps import Step
+from clients.training import Training
 from fedalign.algorithm import Stack, Trained
-from fedalign.masks.freezer import Freezer
-from fedalign.masks.phases import Phase, phases
 from fedalign.network.device import torch_threads
 from fedalign.network.losses import Loss
+
+__all__ = ["Local", "Training"]
 
 
 @dataclass(frozen=True)
@@ -58,11 +56,12 @@ class Local:
         training = Training(self, stack)
         with torch_threads(self.threads):
             self.begin(training)
-            losses = run(self, training)
+            losses = training.run(partial(self.step, training))
             sizes = torch.from_numpy(training.plan.sizes)
             result = Trained((losses.cpu() * sizes).sum(0) / sizes.sum(0))
             result.metrics["normalized_steps"] = torch.tensor(training.normalized_steps)
             self.finish(training, result)
+            training.release(result)
         return result
 
     def begin(self, training: Training) -> None:
@@ -121,116 +120,3 @@ class Local:
         optimizer.step(weights, step.rate, step.root)
         training.freezer.put_back(weights)
         return losses
-
-
-def run(algorithm: Local, training: Training) -> Tensor:
-    """Make all steps of a round; return the losses `(T, K)`, 0 once a client has finished."""
-    plan = training.plan
-    losses = torch.zeros(plan.sizes.shape, device=training.block.device)
-    for number, width in enumerate(plan.widths):
-        training.enter(number)
-        losses[number, :width] = algorithm.step(training, plan.at(number))
-    return losses
-
-
-class Training:
-    """A stack while it trains.
-
-    Attributes:
-        stack: the clients and what they know.
-        block: the clients' models, `(K, F)`.
-        weights: a view of their parameters, `(K, P)`.
-        start: the global model, `(F,)`.
-        lr: the learning rate of the round.
-        plan: all steps of the round.
-        optimizer: holds the gradients and applies them.
-        freezer: holds fixed weights in place.
-        images: those of the current step, `(k, B, C, H, W)`.
-        own: tensors that an algorithm needs during the round, by name.
-        normalized_steps: for each client, FedNova's ‖a_i‖₁ (Wang et al. 2020): the distance, in
-            units of lr, that its steps cover under a constant gradient of 1. For SGD without
-            momentum this is the number of steps.
-    """
-
-    def __init__(self, algorithm: Local, stack: Stack):
-        self.stack, self.block, layout = stack, stack.block, stack.network.layout
-        self.weights = self.block[:, : layout.num_parameters]
-        self.start = stack.start
-        self.images, self.own = torch.empty(0), dict[str, Tensor]()
-        self.lr = algorithm.lr_of(stack.server_round, stack.rounds)
-        epochs = algorithm.epochs
-        batches = Batches.draw(stack.rows, stack.streams, epochs, algorithm.batch_size)
-        of = cache(lambda plan, steps: phases(plan, layout, steps, epochs))
-        self._planned = list(map(of, stack.plans, batches.steps))
-        clipped = bool(algorithm.clip_norm)
-        self.freezer = Freezer(self.weights, self._planned, stack.plans[0], clipped)
-        self.optimizer: Optimizer
-        if algorithm.optimizer == "adam":
-            self.optimizer = Adam(self.weights, self.lr, algorithm.weight_decay)
-            self._momentum, self._pull = 0.0, 0.0
-        else:
-            self._momentum, self._pull = algorithm.momentum, algorithm.pull()
-            raw = clipped or self.freezer.filters
-            self.optimizer = SGD(
-                self.weights, self.lr, algorithm.momentum, algorithm.weight_decay, raw
-            )
-        ages = _ages(self._planned, batches.sizes.shape, stack.plans[0].reset)
-        self.plan = Plan(batches, stack.data.labels, *self.optimizer.rates(ages))
-        covered = cache(self._normalized_steps)
-        self.normalized_steps = [sum(covered(p.steps) for p in own) for own in self._planned]
-
-    def enter(self, number: int) -> None:
-        """Begin a step: some clients enter another phase."""
-        fresh = self.freezer.enter(number, self.weights)
-        if fresh is not None:
-            self.optimizer.reset(fresh)
-
-    def gradients(
-        self, step: Step, out: Tensor, keep: float = 0.0, loss: Loss | None = None
-    ) -> Tensor:
-        """Return the losses `(k,)` of a step; see `Network.gradients` for the rest."""
-        block, network = self.block[: len(step.counts)], self.stack.network
-        return network.gradients(
-            block, self.images, step.labels, step.sizes, out, keep, loss, step.counts
-        )
-
-    def client_state(self, name: str, default: Tensor) -> Tensor:
-        """Return what each client stored under a name, `(K, ...)`; `default` for new clients."""
-        states = self.stack.client_states or [{} for _ in self.block]
-        return torch.stack([state.get(name, default) for state in states])
-
-    def normalized_steps_of_weights(self) -> Tensor:
-        """Return the `normalized_steps` of each weight, 0 while it was fixed.
-
-        The shape is `(K, P)`, or `(K, 1)` where no weight was fixed.
-        """
-        total = torch.zeros(len(self.block), 1, device=self.block.device)
-        if any(phase.trains is not None for own in self._planned for phase in own):
-            total = total.repeat(1, self.weights.shape[1])
-        for row, own in zip(total, self._planned, strict=True):
-            for phase in own:
-                steps = self._normalized_steps(phase.steps)
-                row += steps if phase.trains is None else steps * phase.trains.to(row)
-        return total
-
-    def _normalized_steps(self, steps: int) -> float:
-        """Return the distance, in units of lr, that `steps` steps cover under a gradient of 1."""
-        far, speed = 0.0, 0.0
-        for _ in range(steps):
-            speed = self._momentum * speed + 1 - self._pull * self.lr * far
-            far += speed
-        return far
-
-
-def _ages(planned: Sequence[Sequence[Phase]], shape: tuple[int, int], reset: bool) -> np.ndarray:
-    """Return how many steps old the optimiser's state is in each step, from 1; `shape` `(T, K)`.
-
-    A new phase starts it fresh if `reset`. Steps that a client does not make count on.
-    """
-    ages = np.repeat(np.arange(1, shape[0] + 1)[:, None], shape[1], axis=1)
-    for row, own in enumerate(planned):
-        first = 0
-        for phase in own if reset else ():
-            ages[first:, row] -= ages[first, row] - 1 if first < shape[0] else 0
-            first += phase.steps
-    return ages

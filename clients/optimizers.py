@@ -61,7 +61,7 @@ class SGD:
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.gradient, self.carry = torch.zeros_like(like), momentum
         self.state: tuple[str, ...] = ("gradient",)
-        self.velocity = self.gradient
+        self.velocity: Tensor | None = None  # unless it is where the gradient is
         if momentum and (weight_decay or raw):
             self.velocity, self.carry = torch.zeros_like(like), 0.0
             self.state = ("gradient", "velocity")
@@ -72,14 +72,15 @@ class SGD:
 
     def reset(self, rows: Tensor) -> None:
         """Clear the momentum of some models."""
-        self.velocity.index_fill_(0, rows, 0)
+        moving = self.gradient if self.velocity is None else self.velocity
+        moving.index_fill_(0, rows, 0)
 
     def step(self, weights: Tensor, rate: Tensor | float, root: Tensor) -> None:  # noqa: ARG002
         """Update the first k models `(k, P)` in place."""
         update = self.gradient[: len(weights)]
         if self.weight_decay:
             update.add_(weights, alpha=self.weight_decay)
-        if self.velocity is not self.gradient:
+        if self.velocity is not None:
             update = self.velocity[: len(weights)].mul_(self.momentum).add_(update)
         if isinstance(rate, float):
             weights.add_(update, alpha=rate)

@@ -121,6 +121,7 @@ class Plan:
         few_shapes: round the number of clients up to one of a few, and pad all batches.
 
     Attributes:
+        device: where the steps are.
         sizes: the number of examples in each batch, `(T, K)`; on the host.
         widths: the number of clients of each step.
     """
@@ -133,7 +134,8 @@ class Plan:
         roots: np.ndarray,
         few_shapes: bool = False,
     ):
-        device, self.sizes = labels.device, batches.sizes
+        self.device, self.sizes = labels.device, batches.sizes
+        device = self.device
         active = np.count_nonzero(self.sizes, axis=1).tolist()
         self._active, self._lengths = active, self.sizes.max(1).tolist()
         self.widths = active

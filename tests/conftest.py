@@ -137,7 +137,7 @@ def run(tmp_path):
 class Quadratic:
     """A network double in float64, whose examples are (a, b): `sum_p a_p/2 (w_p - b_p)^2`."""
 
-    device = torch.device("cpu")
+    device, graphs = torch.device("cpu"), None
 
     def __init__(self, size):
         self.layout = Layout((Entry("w", (size,), 0),), (), ())

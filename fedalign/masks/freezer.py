@@ -36,6 +36,7 @@ class Freezer:
     Attributes:
         filters: the gradients of fixed weights must be zeroed, instead of or before `put_back`.
         state: the names of its attributes that are tensors which steps read or write.
+        kind: all that makes `put_back` do something else.
         mask: which weights train now, `(K, P)`, or `(1, P)` if one mask holds for all throughout.
         anchor: where fixed weights are held, `(K, P)`.
     """
@@ -58,6 +59,7 @@ class Freezer:
         if masked:
             self.anchor = weights.clone()
             self.mask = masks if len(masks) == 1 else masks.new_empty(weights.shape)
+        self.kind = masked, self.filters, plan.freeze, plan.fixed_lr_scale, len(self.mask)
         self._masks = masks if len(masks) > 1 else None  # to choose from
 
     def enter(self, step: int, weights: Tensor) -> Tensor | None:

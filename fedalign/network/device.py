@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 
 import torch
@@ -42,6 +42,6 @@ def pick_device(wanted: str) -> torch.device:
     return device
 
 
-def autocast(device: torch.device, bf16: bool) -> torch.autocast:
+def autocast(device: torch.device, bf16: bool) -> AbstractContextManager[None]:
     """Return a context in which a network runs in bfloat16; it changes nothing if not `bf16`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()

@@ -16,6 +16,7 @@ from fedalign.data import Dataset, Spec
 from fedalign.models.symmetry import Group, symmetry
 from fedalign.network.batch_norm import NORMS, reestimate
 from fedalign.network.evaluation import evaluate
+from fedalign.network.graphs import Graphs
 from fedalign.network.inputs import Inputs
 from fedalign.network.layout import Layout
 from fedalign.network.losses import Loss
@@ -79,10 +80,15 @@ class Network:
     def twin(self) -> Network:
         """Return a copy of the network, for a thread that works beside this one's."""
         other = copy(self)
-        for name in ("stacked", "mixes"):
+        for name in ("stacked", "mixes", "graphs"):
             other.__dict__.pop(name, None)
         other._plain = OneByOne(deepcopy(self.module), self.layout, self._bf16)
         return other
+
+    @cached_property
+    def graphs(self) -> Graphs | None:
+        """What captures work on this network; None where nothing can be captured."""
+        return Graphs() if self.device.type == "cuda" and self.stacked else None
 
     @cached_property
     def symmetry(self) -> tuple[Group, ...]:
@@ -135,7 +141,8 @@ class Network:
             loss: None is cross-entropy.
             counts: `sizes` on the device, `(K,)` float32, at least 1; None: they are sent there.
         """
-        runner: Runner = (self.stacked if len(block) > 1 else None) or self._plain
+        alone = len(block) == 1 and self.graphs is None
+        runner: Runner = (None if alone else self.stacked) or self._plain
         inputs = self._inputs(images.flatten(0, 1))
         return runner.gradients(block, inputs, labels, sizes, out, keep, loss, counts)
 

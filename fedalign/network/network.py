@@ -21,6 +21,7 @@ from fedalign.network.layout import Layout
 from fedalign.network.losses import Loss
 from fedalign.network.mixtures import Mixtures
 from fedalign.network.one_by_one import OneByOne
+from fedalign.network.random_layers import Draws, count_draws, draws_globally
 from fedalign.network.runner import Runner, agree
 from fedalign.network.stacked import Stacked
 
@@ -43,6 +44,7 @@ class Network:
         layout: which tensor of a model lies where in its vector `(F,)`.
         initial: the module's own weights.
         device: as given.
+        draws: the keys that random layers draw by; a training step sets them.
     """
 
     def __init__(
@@ -56,7 +58,8 @@ class Network:
         self.initial = self.layout.initial_record(module)
         self.device, self._bf16 = device, precision == "bf16"
         self._inputs = Inputs(spec, device)
-        self._plain = OneByOne(module.to(device), self.layout, self._bf16)
+        self.draws = count_draws(module)
+        self._plain = OneByOne(module.to(device), self.layout, self._bf16, self.draws)
         self._received: tuple[list[bytes], Tensor] | None = None
 
     @property
@@ -81,7 +84,9 @@ class Network:
         other = copy(self)
         for name in ("stacked", "mixes"):
             other.__dict__.pop(name, None)
-        other._plain = OneByOne(deepcopy(self.module), self.layout, self._bf16)
+        other.draws = Draws()
+        module = deepcopy(self.module, {id(self.draws): other.draws})
+        other._plain = OneByOne(module, self.layout, self._bf16, other.draws)
         return other
 
     @cached_property
@@ -90,13 +95,25 @@ class Network:
         return symmetry(self.module)
 
     @cached_property
+    def draws_globally(self) -> bool:
+        """Whether training draws from PyTorch's global generators, as functional dropout does.
+
+        Such a network is never stacked; the key of a client seeds the generators in each step.
+        """
+        examples = torch.zeros(2, *self._inputs.shape, dtype=torch.uint8, device=self.device)
+        return draws_globally(self.module, self._inputs(examples))
+
+    @cached_property
     def stacked(self) -> Stacked | None:
         """What runs many models at once; None if the module cannot be stacked, or differs then."""
+        if self.draws_globally:
+            return None
         try:
-            stacked = Stacked(self.module, self.layout)
+            stacked = Stacked(self.module, self.layout, draws=self.draws)
         except TypeError:
             return None
-        one, start = OneByOne(deepcopy(self.module), self.layout), self.initial
+        one = OneByOne(deepcopy(self.module), self.layout, draws=self.draws)
+        start = self.initial
         if not agree(one, stacked, self.layout, self.layout.to_vector(start), self._inputs):
             return None
         stacked.bf16 = self._bf16  # only now: its rounding would hide a difference
@@ -133,6 +150,7 @@ class Network:
             keep: 0 overwrites what is in `out`, even NaN.
             loss: None is cross-entropy.
         """
+        self._plain.seeds = self.draws_globally
         runner: Runner = (self.stacked if len(block) > 1 else None) or self._plain
         inputs = self._inputs(images.flatten(0, 1))
         return runner.gradients(block, inputs, labels, sizes, out, keep, loss)

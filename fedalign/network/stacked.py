@@ -18,6 +18,7 @@ from fedalign.network.features import FeatureRecorder
 from fedalign.network.kernels import Target
 from fedalign.network.layout import Layout
 from fedalign.network.losses import Loss, losses_of
+from fedalign.network.random_layers import Draws
 from fedalign.network.stacked_layers import LAYERS, stacked_twin
 
 
@@ -32,9 +33,11 @@ class Stacked:
         examples: `(K, B)`, which examples of the latest batch count.
     """
 
-    def __init__(self, module: nn.Module, layout: Layout, bf16: bool = False):
+    def __init__(
+        self, module: nn.Module, layout: Layout, bf16: bool = False, draws: Draws | None = None
+    ):
         self.bf16, self.examples = bf16, torch.empty(0)
-        self._layout, self._keep = layout, 0.0
+        self._layout, self._keep, self._draws = layout, 0.0, draws or Draws()
         self._tensors: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
         self._bound: tuple[int, ...] | None = None
@@ -68,6 +71,7 @@ class Stacked:
             out.mul_(keep) if keep else out.zero_()
             keep = 1.0
         self.examples, self._keep = labels >= 0, keep
+        self._draws.begin(slice(0, len(block)))
         with autocast(block.device, self.bf16):
             mean = self._losses(inputs, labels, loss).sum(1) / torch.tensor(sizes).to(block.device)
             mean.sum().backward()  # type: ignore[no-untyped-call]

@@ -123,9 +123,10 @@ class Network:
     def mixes(self) -> Mixtures | None:
         """What runs many mixtures of models at once; None where that gains nothing.
 
-        On a CPU convolutions run one after the other anyway.
+        On a CPU convolutions run one after the other anyway, and recurrent layers are faster so.
         """
-        if self.stacked is None or (self.device.type == "cpu" and self.modules(nn.Conv2d)):
+        slow = nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase
+        if self.stacked is None or (self.device.type == "cpu" and self.modules(*slow)):
             return None
         return Mixtures(self.module, self.layout, self._bf16)
 

@@ -148,7 +148,8 @@ class _GroupedConv(torch.autograd.Function):
         x, kernels = to_groups(x, len(weight)), weight.flatten(0, 1)
         ctx.save_for_backward(x, kernels)
         ctx.rest, ctx.count = rest, len(weight)
-        ctx.how = Convolution(*rest[2][:3], len(weight) * rest[2].groups)
+        stride, padding, dilation, groups = rest[2]
+        ctx.how = Convolution(stride, padding, dilation, len(weight) * groups)
         y = convolved(x, kernels, None if bias is None else bias.flatten(), ctx.how)
         return from_groups(y, len(weight))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fedalign.data import Dataset, Spec
 from fedalign.models.symmetry import Group, symmetry
+from fedalign.network.agreement import Trial
 from fedalign.network.batch_norm import NORMS, reestimate
 from fedalign.network.evaluation import evaluate
 from fedalign.network.inputs import Inputs
@@ -22,8 +23,9 @@ from fedalign.network.losses import Loss
 from fedalign.network.mixtures import Mixtures
 from fedalign.network.one_by_one import OneByOne
 from fedalign.network.random_layers import Draws, count_draws, draws_globally
-from fedalign.network.runner import Runner, agree
+from fedalign.network.runner import Runner
 from fedalign.network.stacked import Stacked
+from fedalign.network.stacking import Stacking, mixtures, stacking
 
 Hook = Callable[[Tensor], Tensor | None]
 """Takes what a module puts out and returns what replaces it; None leaves it."""
@@ -82,7 +84,7 @@ class Network:
     def twin(self) -> Network:
         """Return a copy of the network, for a thread that works beside this one's."""
         other = copy(self)
-        for name in ("stacked", "mixes"):
+        for name in ("stacking", "mixes"):
             other.__dict__.pop(name, None)
         other.draws = Draws()
         module = deepcopy(self.module, {id(self.draws): other.draws})
@@ -104,31 +106,29 @@ class Network:
         return draws_globally(self.module, self._inputs(examples))
 
     @cached_property
-    def stacked(self) -> Stacked | None:
-        """What runs many models at once; None if the module cannot be stacked, or differs then."""
+    def stacking(self) -> Stacking:
+        """How many models run at once, and why not otherwise."""
         if self.draws_globally:
-            return None
-        try:
-            stacked = Stacked(self.module, self.layout, draws=self.draws)
-        except TypeError:
-            return None
-        one = OneByOne(deepcopy(self.module), self.layout, draws=self.draws)
-        start = self.initial
-        if not agree(one, stacked, self.layout, self.layout.to_vector(start), self._inputs):
-            return None
-        stacked.bf16 = self._bf16  # only now: its rounding would hide a difference
-        return stacked
+            return Stacking(None, "the network draws from PyTorch's global generators")
+        draws = self.draws
+        return stacking(self.module, self.layout, draws, self._trial, self.device, self._bf16)
+
+    @property
+    def stacked(self) -> Stacked | None:
+        """What runs many models at once; None if nothing does, see `stacking`."""
+        return self.stacking.runner
 
     @cached_property
     def mixes(self) -> Mixtures | None:
-        """What runs many mixtures of models at once; None where that gains nothing.
+        """What runs many mixtures of models at once; None where nothing does, or gains nothing."""
+        return mixtures(self.module, self.layout, self._trial, self.device, self._bf16)
 
-        On a CPU convolutions run one after the other anyway, and recurrent layers are faster so.
-        """
-        slow = nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase
-        if self.stacked is None or (self.device.type == "cpu" and self.modules(*slow)):
-            return None
-        return Mixtures(self.module, self.layout, self._bf16)
+    @property
+    def _trial(self) -> Trial:
+        """What compares other ways of running the network with the plain one."""
+        plain = OneByOne(deepcopy(self.module), self.layout, draws=self.draws)
+        start = self.layout.to_vector(self.initial)
+        return Trial(plain, self.layout, start, self._inputs, self.draws)
 
     def gradients(
         self,

@@ -30,6 +30,7 @@ class Draws:
     def __init__(self) -> None:
         self.keys: Tensor | None = None
         self._rows, self._calls = slice(0, 1), 0
+        self._only: Tensor | None = None
 
     def __deepcopy__(self, _: object) -> Draws:
         return self
@@ -38,8 +39,19 @@ class Draws:
         """Announce a forward pass of these rows of the stack."""
         self._rows, self._calls = rows, 0
 
+    @contextmanager
+    def only(self, keys: Tensor) -> Iterator[None]:
+        """Draw by these keys alone in a part of the forward pass that sees no other clients."""
+        self._only, self._calls = keys, 0
+        try:
+            yield
+        finally:
+            self._only = None
+
     def of(self, device: torch.device) -> Tensor:
         """Return the keys `(k, 2)` of the clients in this forward pass."""
+        if self._only is not None:
+            return self._only
         if self.keys is None:
             count = self._rows.stop - self._rows.start
             return torch.zeros(count, 2, dtype=torch.int32, device=device)

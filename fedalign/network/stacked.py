@@ -8,6 +8,7 @@ with weights must know that each B examples have weights of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import cached_property
 
 import torch
@@ -42,6 +43,7 @@ from fedalign.network.stacked_sequences import (
     StackedRNN,
 )
 from fedalign.network.twins import Layers, stacked_twin
+from fedalign.network.vmapped import Vmapped
 
 LAYERS: Layers = {
     nn.Linear: StackedLinear,
@@ -68,7 +70,7 @@ class Stacked:
     """Runs K models in one pass through a twin of a module.
 
     Its layers take from here what they need: see `fedalign.network.twins.Weights`. `TypeError`
-    names a layer that has no stacked form.
+    names a layer that has no stacked form, unless the module is `vmapped`.
 
     Attributes:
         bf16: forward passes run under autocast.
@@ -76,7 +78,12 @@ class Stacked:
     """
 
     def __init__(
-        self, module: nn.Module, layout: Layout, bf16: bool = False, draws: Draws | None = None
+        self,
+        module: nn.Module,
+        layout: Layout,
+        bf16: bool = False,
+        draws: Draws | None = None,
+        vmapped: bool = False,
     ):
         self.bf16, self.examples = bf16, torch.empty(0)
         self._layout, self._draws = layout, draws or Draws()
@@ -84,10 +91,17 @@ class Stacked:
         self._gradients: dict[str, Tensor] = {}
         self._targets: dict[str, Target] = {}
         self._bound: tuple[int, ...] | None = None
-        self._twin = stacked_twin(module, self, LAYERS).train()
+        self._twin: nn.Module
+        if vmapped:
+            self._twin = Vmapped(deepcopy(module), layout, self, self._draws)
+        else:
+            self._twin = stacked_twin(module, self, LAYERS)
+        self._twin.train()
 
     @cached_property
     def _recorder(self) -> FeatureRecorder:
+        if isinstance(self._twin, Vmapped):
+            return self._twin.recorder
         return FeatureRecorder(self._twin)
 
     def parameter(self, name: str) -> tuple[Tensor, Target]:

@@ -137,7 +137,7 @@ def run(tmp_path):
 class Quadratic:
     """A network double in float64, whose examples are (a, b): `sum_p a_p/2 (w_p - b_p)^2`."""
 
-    device, graphs = torch.device("cpu"), None
+    device, graphs, is_random, draws = torch.device("cpu"), None, False, SimpleNamespace()
 
     def __init__(self, size):
         self.layout = Layout((Entry("w", (size,), 0),), (), ())

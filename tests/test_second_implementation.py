@@ -57,7 +57,7 @@ def examples():
 class Network:
     """The network as fedalign's clients ask for it."""
 
-    device, graphs = torch.device("cpu"), None
+    device, graphs, is_random, draws = torch.device("cpu"), None, False, SimpleNamespace()
 
     def __init__(self):
         self.layout = Layout.of(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, CLASSES)))

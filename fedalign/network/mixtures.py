@@ -5,22 +5,18 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedalign.network.device import autocast
-from fedalign.network.kernels import Target, from_groups
+from fedalign.network.kernels import Target, convolved, from_groups
 from fedalign.network.layout import Layout
-from fedalign.network.stacked_layers import (
-    Layers,
-    StackedBatchNorm2d,
-    StackedConv2d,
-    StackedGroupNorm,
-    StackedLinear,
-    stacked_twin,
-)
+from fedalign.network.stacked import LAYERS as STACKED
+from fedalign.network.stacked_layers import StackedConv, StackedLinear
+from fedalign.network.twins import Layers, StackedLayer, stacked_twin
 
 NOWHERE = Target(torch.empty(0), 0.0)
 
@@ -41,10 +37,10 @@ class Mixtures:
         self.bf16, self.examples = bf16, torch.empty(0)
         self._entries = {entry.name: entry for entry in layout.entries}
         self._batch = threading.local()  # threads have batches of their own
-        self._twin = stacked_twin(module, layout, self, LAYERS).eval()
+        self._twin = stacked_twin(module, self, LAYERS).eval()
         chains = [chain for chain in self._twin.modules() if isinstance(chain, nn.Sequential)]
         for before, layer in (pair for chain in chains for pair in pairwise(chain)):
-            if isinstance(layer, nn.ReLU) and isinstance(before, tuple(LAYERS)):
+            if isinstance(layer, nn.ReLU) and isinstance(before, StackedLayer):
                 layer.inplace = True  # nothing else reads its input
 
     def load(self, models: Tensor, shares: Tensor | None) -> None:
@@ -80,9 +76,13 @@ class Mixtures:
             self._mixed[name] = replace(entry, start=0).view(mixed)
         return self._mixed[name]
 
+    def batch_size(self) -> int:
+        """Return B, of this thread's batch."""
+        return int(self._batch.size)
+
     def are_examples(self, x: Tensor) -> bool:
         """Return whether a layer's input is the examples themselves: `(B, …)`, not `(K * B, …)`."""
-        return len(x) == int(self._batch.size)
+        return len(x) == self.batch_size()
 
     def spread(self, x: Tensor) -> Tensor:
         """Return a layer's input as `(K * B, …)`, with a copy of the examples for each mixture."""
@@ -101,6 +101,16 @@ class Mixtures:
         return outputs.flatten(0, 1)
 
 
+class Spread(StackedLayer):
+    """A stacked layer that may also see the examples themselves."""
+
+    weights: Mixtures
+
+    def forward(self, x: Tensor) -> Any:
+        """Return what the layer makes of each mixture's examples."""
+        return super().forward(self.weights.spread(x))
+
+
 class MixedLinear(StackedLinear):
     """`StackedLinear`, of which the first in a network runs M times."""
 
@@ -110,57 +120,45 @@ class MixedLinear(StackedLinear):
         """Return what each mixture makes of its own rows, or of those that all share."""
         if not self.weights.are_examples(x):
             return super().forward(x)
-        weight, bias = _rows(self)
-        y = functional.linear(x, weight, bias)
+        y = functional.linear(x, *_rows(self))
         y = y.view(*x.shape[:-1], -1, self.out_features).movedim(-2, 0)
         return self.weights.mixed(y)
 
 
-class MixedConv2d(StackedConv2d):
-    """`StackedConv2d`, of which the first in a network runs M times."""
+class _MixedConv(StackedConv):
+    """A stacked convolution, of which the first in a network runs M times."""
 
     weights: Mixtures
+    out_channels: int
 
     def forward(self, x: Tensor) -> Tensor:
         """Return each mixture's convolution of its own examples, or of those that all share."""
-        if not self.weights.are_examples(x):
-            return super().forward(x)
-        weight, bias = _rows(self)
-        y = torch.conv2d(x, weight, bias, *self.how)
-        y = from_groups(y, len(weight) // self.out_channels)
+        if not self.weights.are_examples(x) or self.groups > 1:
+            return super().forward(self.weights.spread(x))
+        x, how = self.padded(x)
+        y = convolved(x, *_rows(self), how)
+        y = from_groups(y, y.shape[1] // self.out_channels)
         return self.weights.mixed(y.view(-1, len(x), *y.shape[1:]))
 
 
-class MixedBatchNorm2d(StackedBatchNorm2d):
-    """`StackedBatchNorm2d`, which may also see the examples themselves."""
-
-    weights: Mixtures
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return normalised examples of each mixture."""
-        return super().forward(self.weights.spread(x))
-
-
-class MixedGroupNorm(StackedGroupNorm):
-    """`StackedGroupNorm`, which may also see the examples themselves."""
-
-    weights: Mixtures
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return normalised examples of each mixture."""
-        return super().forward(self.weights.spread(x))
-
-
-def _rows(layer: MixedLinear | MixedConv2d) -> tuple[Tensor, Tensor | None]:
+def _rows(layer: MixedLinear | _MixedConv) -> tuple[Tensor, Tensor | None]:
     """Return weight `(M * O, …)` and bias `(M * O,)` of a layer in all models."""
-    weight, bias = (layer.weights.of_models(name) if name else None for name in layer.names)
+    weight, bias = (
+        layer.weights.of_models(layer.names[name]) if name in layer.names else None
+        for name in ("weight", "bias")
+    )
     assert weight is not None
     return weight.flatten(0, 1), None if bias is None else bias.flatten()
 
 
+def _mixed(kind: type[StackedLayer]) -> type[StackedLayer]:
+    """Return what a stacked layer becomes in a mixture."""
+    base = _MixedConv if issubclass(kind, StackedConv) else Spread
+    return type(kind.__name__, (base, kind), {})
+
+
 LAYERS: Layers = {
-    nn.Linear: MixedLinear,
-    nn.Conv2d: MixedConv2d,
-    nn.BatchNorm2d: MixedBatchNorm2d,
-    nn.GroupNorm: MixedGroupNorm,
+    kind: MixedLinear if stacked is StackedLinear else _mixed(stacked)
+    for kind, stacked in STACKED.items()
+    if kind is not nn.MultiheadAttention  # which uses its weights in evaluation behind our back
 }

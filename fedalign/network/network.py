@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fedalign.data import Dataset, Spec
 from fedalign.models.symmetry import Group, symmetry
+from fedalign.network.agreement import Trial
 from fedalign.network.batch_norm import NORMS, reestimate
 from fedalign.network.evaluation import evaluate
 from fedalign.network.graphs import Graphs
@@ -22,8 +23,10 @@ from fedalign.network.layout import Layout
 from fedalign.network.losses import Loss
 from fedalign.network.mixtures import Mixtures
 from fedalign.network.one_by_one import OneByOne
-from fedalign.network.runner import Runner, agree
+from fedalign.network.random_layers import Draws, count_draws, draws_globally
+from fedalign.network.runner import Runner
 from fedalign.network.stacked import Stacked
+from fedalign.network.stacking import Stacking, mixtures, stacking
 
 Hook = Callable[[Tensor], Tensor | None]
 """Takes what a module puts out and returns what replaces it; None leaves it."""
@@ -44,6 +47,7 @@ class Network:
         layout: which tensor of a model lies where in its vector `(F,)`.
         initial: the module's own weights.
         device: as given.
+        draws: the keys that random layers draw by; a training step sets them.
     """
 
     def __init__(
@@ -57,7 +61,8 @@ class Network:
         self.initial = self.layout.initial_record(module)
         self.device, self._bf16 = device, precision == "bf16"
         self._inputs = Inputs(spec, device)
-        self._plain = OneByOne(module.to(device), self.layout, self._bf16)
+        self.draws = count_draws(module)
+        self._plain = OneByOne(module.to(device), self.layout, self._bf16, self.draws)
         self._received: tuple[list[bytes], Tensor] | None = None
 
     @property
@@ -80,9 +85,11 @@ class Network:
     def twin(self) -> Network:
         """Return a copy of the network, for a thread that works beside this one's."""
         other = copy(self)
-        for name in ("stacked", "mixes", "graphs"):
+        for name in ("stacking", "mixes", "graphs"):
             other.__dict__.pop(name, None)
-        other._plain = OneByOne(deepcopy(self.module), self.layout, self._bf16)
+        other.draws = Draws()
+        module = deepcopy(self.module, {id(self.draws): other.draws})
+        other._plain = OneByOne(module, self.layout, self._bf16, other.draws)
         return other
 
     @cached_property
@@ -96,27 +103,43 @@ class Network:
         return symmetry(self.module)
 
     @cached_property
+    def draws_globally(self) -> bool:
+        """Whether training draws from PyTorch's global generators, as functional dropout does.
+
+        Such a network is never stacked; the key of a client seeds the generators in each step.
+        """
+        examples = torch.zeros(2, *self._inputs.shape, dtype=torch.uint8, device=self.device)
+        return draws_globally(self.module, self._inputs(examples))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether training depends on the keys of clients, `draws.keys`."""
+        return self.draws.used or self.draws_globally
+
+    @cached_property
+    def stacking(self) -> Stacking:
+        """How many models run at once, and why not otherwise."""
+        if self.draws_globally:
+            return Stacking(None, "the network draws from PyTorch's global generators")
+        draws = self.draws
+        return stacking(self.module, self.layout, draws, self._trial, self.device, self._bf16)
+
+    @property
     def stacked(self) -> Stacked | None:
-        """What runs many models at once; None if the module cannot be stacked, or differs then."""
-        try:
-            stacked = Stacked(self.module, self.layout)
-        except TypeError:
-            return None
-        one, start = OneByOne(deepcopy(self.module), self.layout), self.initial
-        if not agree(one, stacked, self.layout, self.layout.to_vector(start), self._inputs):
-            return None
-        stacked.bf16 = self._bf16  # only now: its rounding would hide a difference
-        return stacked
+        """What runs many models at once; None if nothing does, see `stacking`."""
+        return self.stacking.runner
 
     @cached_property
     def mixes(self) -> Mixtures | None:
-        """What runs many mixtures of models at once; None where that gains nothing.
+        """What runs many mixtures of models at once; None where nothing does, or gains nothing."""
+        return mixtures(self.module, self.layout, self._trial, self.device, self._bf16)
 
-        On a CPU convolutions run one after the other anyway.
-        """
-        if self.stacked is None or (self.device.type == "cpu" and self.modules(nn.Conv2d)):
-            return None
-        return Mixtures(self.module, self.layout, self._bf16)
+    @property
+    def _trial(self) -> Trial:
+        """What compares other ways of running the network with the plain one."""
+        plain = OneByOne(deepcopy(self.module), self.layout, draws=self.draws)
+        start = self.layout.to_vector(self.initial)
+        return Trial(plain, self.layout, start, self._inputs, self.draws)
 
     def gradients(
         self,
@@ -141,6 +164,7 @@ class Network:
             loss: None is cross-entropy.
             counts: `sizes` on the device, `(K,)` float32, at least 1; None: they are sent there.
         """
+        self._plain.seeds = self.draws_globally
         alone = len(block) == 1 and self.graphs is None
         runner: Runner = (None if alone else self.stacked) or self._plain
         inputs = self._inputs(images.flatten(0, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 
 import torch
@@ -13,6 +14,7 @@ from fedalign.network.device import autocast
 from fedalign.network.features import FeatureRecorder
 from fedalign.network.layout import Layout
 from fedalign.network.losses import Loss
+from fedalign.network.random_layers import Draws, seeded
 
 
 class OneByOne:
@@ -20,13 +22,18 @@ class OneByOne:
 
     Attributes:
         module: the module; its tensors are views of the model that was bound last.
+        seeds: in training, a client's key seeds PyTorch's global generators, which the module uses.
 
     Args:
         bf16: forward passes run under autocast.
+        draws: what the module's random layers take their masks from.
     """
 
-    def __init__(self, module: nn.Module, layout: Layout, bf16: bool = False):
+    def __init__(
+        self, module: nn.Module, layout: Layout, bf16: bool = False, draws: Draws | None = None
+    ):
         self.module, self._layout, self._bf16 = module, layout, bf16
+        self._draws, self.seeds = draws or Draws(), False
         self._bound: tuple[int, int] | None = None
 
     @cached_property
@@ -72,7 +79,12 @@ class OneByOne:
         losses, length = [], labels.shape[1]
         for k, size in enumerate(sizes):
             self.bind(block[k], out[k])
-            logits = self.run(inputs[k * length : k * length + size])
+            self._draws.begin(slice(k, k + 1))
+            own_seed = (
+                seeded(self.module, self._draws, block.device) if self.seeds else nullcontext()
+            )
+            with own_seed:
+                logits = self.run(inputs[k * length : k * length + size])
             own = labels[k, :size]
             if loss is None or recorder is None:
                 mean = functional.cross_entropy(logits, own)

@@ -1,25 +1,20 @@
-"""Two ways to run K models on a batch each, and whether they compute the same."""
+"""The ways to run K models on a batch each."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from fedalign.network.inputs import Inputs
-from fedalign.network.layout import Layout
 from fedalign.network.losses import Loss
-
-log = logging.getLogger("fedalign")
 
 
 class Runner(Protocol):
     """Runs a network with K sets of weights, on a batch for each.
 
-    `OneByOne` binds a plain module to one model after the other; `Stacked` runs all in one pass.
+    `OneByOne` binds a plain module to one model after the other; `Stacked` runs all in one
+    pass.
     """
 
     def gradients(
@@ -46,34 +41,3 @@ class Runner(Protocol):
             counts: `sizes` on the device, `(K,)` float32, at least 1; None: they are sent there.
         """
         ...
-
-
-def agree(plain: Runner, stacked: Runner, layout: Layout, start: Tensor, inputs: Inputs) -> bool:
-    """Return whether a stacked network computes what its module does.
-
-    Tried with two random models around `start` `(F,)`, which is on the CPU.
-
-    It may differ, or fail, where the module uses a layer's weights without calling the layer,
-    mixes the examples of a batch, or draws random numbers.
-    """
-    count, draw, sizes = layout.num_parameters, torch.Generator().manual_seed(0), [4, 3]
-    models = start.repeat(2, 1)
-    models[:, :count] += 0.02 * torch.randn(2, count, generator=draw)
-    examples = torch.randint(0, inputs.values, (8, *inputs.shape), generator=draw)
-    examples = examples.to(inputs.device, torch.uint8)
-    labels = torch.tensor([[0, 0, 0, 0], [0, 0, 0, -1]], device=inputs.device)
-
-    def results(runner: Runner) -> Tensor:
-        block = models.to(inputs.device, copy=True)
-        gradient = torch.full_like(block[:, :count], torch.nan)  # all must be overwritten
-        loss = runner.gradients(block, inputs(examples), labels, sizes, gradient)
-        return torch.cat([loss, gradient.flatten(), block.flatten()])
-
-    expected = results(plain)
-    try:
-        return bool((results(stacked) - expected).norm() <= 1e-2 * expected.norm())
-    except RuntimeError as error:  # tensors do not fit, or a layer's own weights were used
-        if type(error) is not RuntimeError:  # the device's, such as `torch.OutOfMemoryError`
-            raise
-        log.warning("clients train one by one, since the network cannot be stacked: %s", error)
-        return False

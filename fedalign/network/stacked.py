@@ -8,6 +8,7 @@ with weights must know that each B examples have weights of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import cached_property
 
 import torch
@@ -18,39 +19,102 @@ from fedalign.network.features import FeatureRecorder
 from fedalign.network.kernels import Target
 from fedalign.network.layout import Layout
 from fedalign.network.losses import Loss, losses_of
-from fedalign.network.stacked_layers import LAYERS, stacked_twin
+from fedalign.network.random_layers import Draws
+from fedalign.network.stacked_layers import (
+    StackedConv1d,
+    StackedConv2d,
+    StackedConv3d,
+    StackedEmbedding,
+    StackedLinear,
+)
+from fedalign.network.stacked_norms import (
+    StackedBatchNorm1d,
+    StackedBatchNorm2d,
+    StackedBatchNorm3d,
+    StackedGroupNorm,
+    StackedLayerNorm,
+    StackedPReLU,
+    StackedRMSNorm,
+)
+from fedalign.network.stacked_sequences import (
+    StackedAttention,
+    StackedGRU,
+    StackedLSTM,
+    StackedRNN,
+)
+from fedalign.network.twins import Layers, stacked_twin
+from fedalign.network.vmapped import Vmapped
+
+LAYERS: Layers = {
+    nn.Linear: StackedLinear,
+    nn.modules.linear.NonDynamicallyQuantizableLinear: StackedLinear,  # of attention
+    nn.Conv1d: StackedConv1d,
+    nn.Conv2d: StackedConv2d,
+    nn.Conv3d: StackedConv3d,
+    nn.Embedding: StackedEmbedding,
+    nn.BatchNorm1d: StackedBatchNorm1d,
+    nn.BatchNorm2d: StackedBatchNorm2d,
+    nn.BatchNorm3d: StackedBatchNorm3d,
+    nn.GroupNorm: StackedGroupNorm,
+    nn.LayerNorm: StackedLayerNorm,
+    nn.RMSNorm: StackedRMSNorm,
+    nn.PReLU: StackedPReLU,
+    nn.RNN: StackedRNN,
+    nn.LSTM: StackedLSTM,
+    nn.GRU: StackedGRU,
+    nn.MultiheadAttention: StackedAttention,
+}
 
 
 class Stacked:
     """Runs K models in one pass through a twin of a module.
 
-    Its layers take from here what they need: see `fedalign.network.stacked_layers.Weights`.
-    `TypeError` for a module that has weights in other layers, or weights that layers share.
+    Its layers take from here what they need: see `fedalign.network.twins.Weights`. `TypeError`
+    names a layer that has no stacked form, unless the module is `vmapped`.
 
     Attributes:
         bf16: forward passes run under autocast.
         examples: `(K, B)`, which examples of the latest batch count.
     """
 
-    def __init__(self, module: nn.Module, layout: Layout, bf16: bool = False):
+    def __init__(
+        self,
+        module: nn.Module,
+        layout: Layout,
+        bf16: bool = False,
+        draws: Draws | None = None,
+        vmapped: bool = False,
+    ):
         self.bf16, self.examples = bf16, torch.empty(0)
-        self._layout, self._keep = layout, 0.0
+        self._layout, self._draws = layout, draws or Draws()
         self._tensors: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
+        self._targets: dict[str, Target] = {}
         self._bound: tuple[int, ...] | None = None
-        self._twin = stacked_twin(module, layout, self, LAYERS).train()
+        self._twin: nn.Module
+        if vmapped:
+            self._twin = Vmapped(deepcopy(module), layout, self, self._draws)
+        else:
+            self._twin = stacked_twin(module, self, LAYERS)
+        self._twin.train()
 
     @cached_property
     def _recorder(self) -> FeatureRecorder:
+        if isinstance(self._twin, Vmapped):
+            return self._twin.recorder
         return FeatureRecorder(self._twin)
 
     def parameter(self, name: str) -> tuple[Tensor, Target]:
         """Return a parameter's `(K, …)` view, and where its gradient goes."""
-        return self._tensors[name], Target(self._gradients[name], self._keep)
+        return self._tensors[name], self._targets[name]
 
     def buffer(self, name: str) -> Tensor:
         """Return a float buffer's `(K, …)` view."""
         return self._tensors[name]
+
+    def batch_size(self) -> int:
+        """Return B, of the latest batch."""
+        return self.examples.shape[1]
 
     def gradients(
         self,
@@ -68,12 +132,16 @@ class Stacked:
         if loss is not None:  # it may leave some weights alone, whose gradients nothing overwrites
             out.mul_(keep) if keep else out.zero_()
             keep = 1.0
-        self.examples, self._keep = labels >= 0, keep
         if counts is None:
             counts = torch.tensor(sizes, dtype=torch.float32, device=block.device)
+        self.examples = labels >= 0
+        self._targets = {name: Target(place, keep) for name, place in self._gradients.items()}
+        self._draws.begin(slice(0, len(block)))
         with autocast(block.device, self.bf16):
             mean = self._losses(inputs, labels, loss).sum(1) / counts
             mean.sum().backward()  # type: ignore[no-untyped-call]
+        for target in self._targets.values():
+            target.close()
         return mean.detach()
 
     def _losses(self, inputs: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:

@@ -82,7 +82,7 @@ def _stack(federation: Federation, clients: int) -> str:
         return f"{wanted}, set by simulation.stack"
     times = stack_times(federation, clients)
     if not times and federation.network.stacked is None:
-        return "1: the model has a layer that cannot be stacked, so clients are trained one by one"
+        return f"1: {federation.network.stacking.line}"
     if not times:
         return f"1: {clients} clients per round are too few for a stack"
     best = min(times, key=lambda size: times[size])

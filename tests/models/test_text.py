@@ -157,4 +157,3 @@ def test_a_model_of_layers_known_to_stacks_is_stacked_on_text_too():
     data = text()
     network = Network(OneHot(), data, torch.device("cpu"))
     assert network.stacked is not None
-    assert Network(small("char-lstm"), data, torch.device("cpu")).stacked is None

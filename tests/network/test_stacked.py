@@ -1,5 +1,7 @@
 """Many models at once compute what each would compute alone."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -67,20 +69,21 @@ def test_each_model_as_if_alone(name, channels_last):
         torch.testing.assert_close(together[row], alone, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("groups", [1, 3])
-def test_a_grouped_convolution_is_the_same(groups):
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_a_grouped_convolution_is_the_same(count, groups):
     """What a GPU runs, on the CPU."""
-    from fedalign.network.kernels import Target, grouped_conv, looped_conv
+    from fedalign.network.kernels import Convolution, Target, grouped_conv, looped_conv
 
     torch.manual_seed(0)
-    x = torch.randn(groups * 2, 3, 9, 9)
-    weight, bias = torch.randn(groups, 4, 3, 3, 3), torch.randn(groups, 4)
+    x = torch.randn(count * 2, 6, 9, 9)
+    weight, bias = torch.randn(count, 12, 6 // groups, 3, 3), torch.randn(count, 12)
     found = []
     for kind in (looped_conv, grouped_conv):
         own = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
         to = torch.zeros_like(weight), torch.zeros_like(bias)
         targets = (Target(place, 0.0) for place in to)
-        y = kind(*own, *targets, ((2, 1), (1, 0), (1, 1)))
+        y = kind(*own, *targets, Convolution((2, 1), (1, 0), (1, 1), groups))
         y.square().sum().backward()
         found.append([y, own[0].grad, *to])
     for ours, theirs in zip(*found, strict=True):
@@ -125,16 +128,6 @@ def test_weights_that_nothing_uses_have_no_gradient(data):
     assert all((e.view(gradient) == 0).all() for e in spare)
 
 
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.one, self.two = nn.Linear(784, 784), nn.Linear(784, 784)
-        self.two.weight = self.one.weight
-
-    def forward(self, x):
-        return self.two(self.one(x.flatten(1)))
-
-
 class Own(nn.Module):
     def __init__(self):
         super().__init__()
@@ -145,43 +138,24 @@ class Own(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "module",
+    ("module", "named"),
     [
-        Tied(),
-        Own(),
-        nn.Sequential(nn.Conv2d(2, 4, 3, groups=2)),
-        nn.Sequential(nn.Conv2d(1, 4, 3, padding="same")),
-        nn.Sequential(nn.BatchNorm2d(1, momentum=None)),
-        nn.Sequential(nn.BatchNorm2d(1, affine=False, momentum=None), nn.Linear(3, 3)),
-        nn.utils.spectral_norm(nn.Linear(3, 3)),
-        nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 3)),
+        (Own(), "Own has a parameter 'scale' (784,)"),
+        (nn.Sequential(nn.BatchNorm2d(1, momentum=None)), "layer '0' (BatchNorm2d(1"),
+        (nn.Sequential(nn.BatchNorm1d(1, affine=False, track_running_stats=False)), "layer '0'"),
+        (nn.utils.spectral_norm(nn.Linear(3, 3)), "the model's Linear has options"),
+        (nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 3, proj_size=2)), "layer '1' (LSTM(3, 3"),
+        (nn.Sequential(nn.Embedding(3, 3, sparse=True)), "layer '0' (Embedding(3, 3, sparse"),
+        (
+            nn.Sequential(nn.Sequential(nn.ConvTranspose2d(1, 4, 3))),
+            "layer '0.0' (ConvTranspose2d(",
+        ),
+        (nn.MultiheadAttention(4, 2, kdim=3), "the model's MultiheadAttention"),
     ],
 )
-def test_what_it_does_not_know_it_refuses(module):
-    with pytest.raises(TypeError):
+def test_what_it_does_not_know_it_refuses_by_name(module, named):
+    with pytest.raises(TypeError, match=re.escape(named)):
         Stacked(module, Layout.of(module))
-
-
-class BehindItsBack(nn.Module):
-    """Uses a layer's weight without calling the layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(36, 3)
-
-    def forward(self, x):
-        return functional.linear(x.flatten(1), self.fc.weight, self.fc.bias)
-
-
-class Twice(nn.Module):
-    """Calls one layer twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.hidden, self.out = nn.Linear(36, 36), nn.Linear(36, 3)
-
-    def forward(self, x):
-        return self.out(self.hidden(self.hidden(x.flatten(1))))
 
 
 class Held(nn.Module):
@@ -214,16 +188,17 @@ class Mixing(nn.Module):
         return self.fc((x - x.mean(0)).flatten(1))
 
 
-@pytest.mark.parametrize("kind", [BehindItsBack, Twice, Mixing])
-def test_what_is_not_the_same_at_once_is_trained_one_by_one(data, kind):
+def test_what_is_not_the_same_at_once_is_trained_one_by_one(data, caplog):
     torch.manual_seed(0)
-    network = Network(kind(), data, torch.device("cpu"))
+    network = Network(Mixing(), data, torch.device("cpu"))
     assert network.stacked is None
+    assert network.stacking.reason == "stacked, the losses differ"
+    assert "clients train one by one, since stacked, the losses differ" in caplog.text
     block = network.layout.to_vector(network.initial).repeat(2, 1)
-    found = torch.zeros(2, network.layout.num_parameters)
+    found = torch.zeros_like(block)
     images, labels = data.images[:8].view(2, 4, 1, 6, 6), data.labels[:8].view(2, 4)
     network.gradients(block, images, labels, [4, 4], found)
-    alone = torch.zeros(1, network.layout.num_parameters)
+    alone = torch.zeros_like(block[:1])
     network.gradients(block[1:], images[1:], labels[1:], [4], alone)
     assert torch.equal(found[1], alone[0])
 

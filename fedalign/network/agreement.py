@@ -1,0 +1,148 @@
+"""Whether a second way of running a network computes what its plain module does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fedalign.network.inputs import Inputs
+from fedalign.network.layout import Layout
+from fedalign.network.mixtures import Mixtures
+from fedalign.network.one_by_one import OneByOne
+from fedalign.network.random_layers import Draws
+from fedalign.network.runner import Runner
+
+BATCHES = ([4, 3], [2, 5, 4])  # examples of each model; the smaller batches are filled up
+SHARES = [[1.0, 0, 0], [0.2, 0.3, 0.5], [0, -0.5, 1.5], [0.5, 0.5, 0]]
+SPREAD = 0.02  # how far models lie from the initial one, in each parameter
+ROUNDING = {"cpu": 1e-6}  # relative, of numbers and their sums
+TF32 = 3e-4
+FACTOR = 30.0  # so many times the effect of rounding is a difference
+
+Outcome = dict[str, Tensor]
+"""What was computed, by what it is."""
+
+
+class Trial:
+    """Tries ways of running a network on random models around its initial one.
+
+    Args:
+        plain: the way that is right.
+        layout: the network's.
+        start: the initial model `(F,)`.
+        inputs: makes inputs of random examples.
+        draws: what the random layers draw by, in both ways.
+    """
+
+    def __init__(
+        self, plain: OneByOne, layout: Layout, start: Tensor, inputs: Inputs, draws: Draws
+    ):
+        self._plain, self._layout, self._start = plain, layout, start
+        self._inputs, self._draws, self._device = inputs, draws, inputs.device
+        self._generator = torch.Generator().manual_seed(0)
+
+    def of_training(self, other: Runner) -> str:
+        """Return what differs where `other` trains several models; nothing if all is the same.
+
+        It may differ, or fail, where the module uses a layer's weights without calling the layer,
+        or mixes the examples of a batch.
+        """
+        keys = self._draws.keys
+        try:
+            return next(filter(None, (self._of_step(other, sizes) for sizes in BATCHES)), "")
+        finally:
+            self._draws.keys = keys  # of the step that asks for another way
+
+    def _of_step(self, other: Runner, sizes: Sequence[int]) -> str:
+        models, examples = self._models(len(sizes)), self._examples(len(sizes) * max(sizes))
+        self._draws.keys = self._integers(-(2**31), 2**31, len(sizes), 2).int()
+        run = _training(self._layout, examples, self._labels(sizes), sizes)
+        expected, rounded = run(self._plain, models), run(self._plain, self._rounded(models))
+        return _difference(lambda: run(other, models), expected, rounded)
+
+    def of_mixtures(self, mixtures: Mixtures) -> str:
+        """Return what differs where `mixtures` evaluates; nothing if all is the same."""
+        for batch, shares in ((5, torch.tensor(SHARES, device=self._device)), (3, None)):
+            models, examples = self._models(3), self._examples(batch)
+            vectors = models if shares is None else shares @ models
+            mixtures.load(models, shares)
+            alone = self._logits(vectors, examples), self._logits(self._rounded(vectors), examples)
+            if found := _difference(lambda: {"logits": mixtures.logits(examples)}, *alone):  # noqa: B023
+                return found
+        return ""
+
+    def _models(self, count: int) -> Tensor:
+        """Return random models `(count, F)`."""
+        models = self._start.repeat(count, 1)
+        for entry in self._layout.parameters:
+            own = entry.view(models)
+            own += SPREAD * torch.randn(own.shape, generator=self._generator)
+        return models.to(self._device)
+
+    def _rounded(self, models: Tensor) -> Tensor:
+        """Return models that differ by what rounding may do to a number."""
+        size = ROUNDING.get(self._device.type, TF32)
+        noise = torch.randn(models.shape, generator=self._generator).to(self._device)
+        return models * (1 + size * noise)
+
+    def _examples(self, count: int) -> Tensor:
+        examples = self._integers(0, self._inputs.values, count, *self._inputs.shape)
+        return self._inputs(examples.to(torch.uint8))
+
+    def _labels(self, sizes: Sequence[int]) -> Tensor:
+        places = torch.arange(max(sizes), device=self._device)
+        counted = places < torch.tensor(sizes, device=self._device)[:, None]
+        return counted.long() - 1
+
+    def _integers(self, low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=self._generator).to(self._device)
+
+    @torch.no_grad()
+    def _logits(self, vectors: Tensor, examples: Tensor) -> Outcome:
+        self._plain.module.eval()
+        found = []
+        for vector in vectors:
+            self._plain.bind(vector)
+            found.append(self._plain.run(examples))
+        return {"logits": torch.stack(found)}
+
+
+def _training(
+    layout: Layout, examples: Tensor, labels: Tensor, sizes: Sequence[int]
+) -> Callable[[Runner, Tensor], Outcome]:
+    """Return a function that trains models `(K, F)` in some way for one step."""
+
+    def run(runner: Runner, models: Tensor) -> Outcome:
+        block, out = models.clone(), torch.full_like(models, torch.nan)  # all must be overwritten
+        outcome = {"losses": runner.gradients(block, examples, labels, sizes, out)}
+        outcome |= {f"gradient of {e.name!r}": e.view(out) for e in layout.parameters}
+        return outcome | {f"buffer {e.name!r}": e.view(block) for e in layout.buffers}
+
+    return run
+
+
+def _difference(run: Callable[[], Outcome], expected: Outcome, rounded: Outcome) -> str:
+    """Return what differs between the outcome of `run` and the one that is expected.
+
+    Args:
+        run: computes an outcome; it may fail.
+        expected: the right outcome.
+        rounded: the right outcome for slightly different numbers, so that a network that magnifies
+            them may differ more.
+    """
+    try:
+        found = run()
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:  # the module's own code saw what it does not expect
+        return f"it fails with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    whole = torch.stack([value.norm() for value in expected.values()]).max()
+    for name, theirs in expected.items():
+        if found[name].shape != theirs.shape:
+            return f"the {name} are {tuple(found[name].shape)}, not {tuple(theirs.shape)}"
+        allowed = 1e-4 * theirs.norm() + FACTOR * (rounded[name] - theirs).norm()
+        if not (found[name] - theirs).norm() <= allowed + 1e-7 * whole:
+            return f"the {name} {'differ' if name.endswith('s') else 'differs'}"
+    return ""

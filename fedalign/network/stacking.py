@@ -1,0 +1,99 @@
+"""How a network runs several models at once, and why it does not."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from fedalign.network.agreement import Trial
+from fedalign.network.layout import Layout
+from fedalign.network.mixtures import Mixtures
+from fedalign.network.random_layers import Draws
+from fedalign.network.stacked import Stacked
+
+CONVOLUTIONS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+log = logging.getLogger("fedalign")
+
+
+class Stacking(NamedTuple):
+    """What runs many models at once, and how.
+
+    Attributes:
+        runner: None where models run one by one.
+        reason: why the module's own layers were not stacked; "" where they are.
+    """
+
+    runner: Stacked | None
+    reason: str = ""
+
+    @property
+    def line(self) -> str:
+        """A sentence on what is unusual; "" where the module's own layers are stacked."""
+        how = "together by vmap" if self.runner else "one by one"
+        return f"clients train {how}, since {self.reason}" if self.reason else ""
+
+
+def stacking(
+    module: nn.Module,
+    layout: Layout,
+    draws: Draws,
+    trial: Trial,
+    device: torch.device,
+    bf16: bool = False,
+) -> Stacking:
+    """Return how a module runs with several sets of weights: the first way that is right.
+
+    Its layers are stacked, or else it is vmapped. On a CPU convolutions are not: there `vmap` takes
+    longer than one model after the other. Nothing is timed, so that results do not depend on it.
+    """
+    reason = ""
+    for vmapped in (False, True):
+        if vmapped and device.type == "cpu" and _has(module, *CONVOLUTIONS):
+            break
+        try:
+            runner = Stacked(module, layout, draws=draws, vmapped=vmapped)
+            differs = trial.of_training(runner)
+            why = f"stacked, {differs}"
+        except TypeError as error:
+            differs = why = str(error)
+        if not differs:
+            runner.bf16 = bf16  # only now: its rounding would hide a difference
+            return _logged(Stacking(runner, reason))
+        reason = reason or why
+    return _logged(Stacking(None, reason))
+
+
+def _logged(found: Stacking) -> Stacking:
+    if found.line:
+        log.log(logging.INFO if found.runner else logging.WARNING, found.line)
+    return found
+
+
+def mixtures(
+    module: nn.Module, layout: Layout, trial: Trial, device: torch.device, bf16: bool = False
+) -> Mixtures | None:
+    """Return what runs many mixtures of models at once; None where nothing does, or gains nothing.
+
+    On a CPU convolutions run one after the other anyway, and recurrent layers are faster so.
+    """
+    if device.type == "cpu" and _has(module, *CONVOLUTIONS, nn.RNNBase):
+        return None
+    try:
+        found = Mixtures(module, layout)
+    except TypeError:
+        return None
+    if differs := trial.of_mixtures(found):
+        log.warning("mixes of models are evaluated one by one, since together %s", differs)
+        return None
+    found.bf16 = bf16
+    return found
+
+
+def _has(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    return any(isinstance(layer, kinds) for layer in module.modules())

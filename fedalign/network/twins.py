@@ -1,0 +1,136 @@
+"""Copies of a module that run with K sets of weights at once.
+
+Inputs hold the batches of all K models one after the other, `(K * B, …)`. Layers with weights
+become layers that ask `Weights` for them in each forward pass; so do a module's own parameters.
+Everything else treats examples one by one and stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from fedalign.network.kernels import Target, leaf
+
+
+class Weights(Protocol):
+    """Supplies stacked layers with the tensors of K models.
+
+    Attributes:
+        examples: `(K, B)` bool, which examples count in training; the others fill up a batch.
+    """
+
+    examples: Tensor
+
+    def parameter(self, name: str) -> tuple[Tensor, Target]:
+        """Return a parameter's `(K, …)` view, and where its gradient goes."""
+        ...
+
+    def buffer(self, name: str) -> Tensor:
+        """Return a float buffer's `(K, …)` view."""
+        ...
+
+    def batch_size(self) -> int:
+        """Return B, of the forward pass that runs."""
+        ...
+
+
+class StackedLayer(nn.Module):
+    """What stacked layers have in common: their tensors, by the names that the layer gives them.
+
+    A stacked layer is a copy of a layer with another `forward`. It has the layer's options and
+    hooks, and parameters without entries, since a module may ask for their device or dtype.
+
+    Attributes:
+        known: the parameters that `forward` uses; a layer with others is not stacked.
+        weights: supplies the tensors.
+        names: of parameters and buffers in the whole model, by their names in the layer.
+    """
+
+    known: ClassVar[set[str]] = {"weight", "bias"}
+    weights: Weights
+    names: dict[str, str]
+
+    def is_plain(self) -> bool:
+        """Return whether `forward` knows the options of the layer."""
+        return True
+
+    def with_target(self, name: str) -> tuple[Any, Any]:
+        """Return a parameter `(K, …)` and where its gradient goes; None where it has none."""
+        return self.weights.parameter(self.names[name]) if name in self.names else (None, None)
+
+    def parameter(self, name: str) -> Tensor:
+        """Return a parameter `(K, …)`, through which autograd finds where its gradient goes."""
+        found: Tensor = leaf(*self.weights.parameter(self.names[name]))
+        return found
+
+    def buffer(self, name: str) -> Tensor:
+        """Return a float buffer `(K, …)`."""
+        return self.weights.buffer(self.names[name])
+
+
+Layers = Mapping[type[nn.Module], type[StackedLayer]]
+"""The stacked form of each type of layer."""
+
+
+def stacked_twin(module: nn.Module, weights: Weights, layers: Layers) -> nn.Module:
+    """Return a copy of a module, whose parameters and stacked layers come from `weights`.
+
+    `layers` has their stacked forms. `TypeError` names a layer that has none, but parameters that
+    are not the same for all examples.
+    """
+    names = {id(p): name for name, p in module.named_parameters()}
+    nothing = {id(p): nn.Parameter(p.new_empty(0)) for p in module.parameters()}
+    twin: nn.Module = copy.deepcopy(module, dict(nothing))
+    pairs = list(zip(module.named_modules(), twin.modules(), strict=True))
+    for (prefix, layer), other in pairs:
+        own = {key: names[id(p)] for key, p in layer.named_parameters(recurse=False)}
+        place = f"layer {prefix!r} ({layer})" if prefix else f"the model's {type(layer).__name__}"
+        if type(layer) in layers:
+            _become(other, layers[type(layer)], weights, own, prefix)
+            if (
+                not isinstance(other, StackedLayer)
+                or not other.is_plain()
+                or own.keys() - other.known
+            ):
+                raise TypeError(f"{place} has options that cannot be stacked")
+        elif own:
+            _require_broadcast(layer, place)
+            other.__class__ = _expanding(type(layer), weights, own)
+    return twin
+
+
+def _become(
+    layer: nn.Module, kind: type[StackedLayer], weights: Weights, own: dict[str, str], prefix: str
+) -> None:
+    """Turn a copy of a layer into its stacked form."""
+    buffers = {key: f"{prefix}.{key}".lstrip(".") for key, _ in layer.named_buffers(recurse=False)}
+    for key in buffers:
+        setattr(layer, key, getattr(layer, key).new_empty(0))
+    layer.__class__ = kind
+    layer.weights, layer.names = weights, own | buffers  # type: ignore[assignment]
+
+
+def _require_broadcast(module: nn.Module, place: str) -> None:
+    """Raise `TypeError` for a module's own parameter that is not the same for all examples."""
+    for key, parameter in module.named_parameters(recurse=False):
+        if parameter.shape[:1] != (1,):
+            shape = tuple(parameter.shape)
+            raise TypeError(f"{place} has a parameter {key!r} {shape} that cannot be stacked")
+
+
+def _expanding(kind: type[nn.Module], weights: Weights, own: dict[str, str]) -> type[nn.Module]:
+    """Return a module's class whose own parameters `(1, …)` are expanded to `(K * B, …)`."""
+
+    def expanded(name: str) -> property:
+        def get(_: nn.Module) -> Tensor:
+            parameter: Tensor = leaf(*weights.parameter(name))  # (K, 1, …)
+            shape = (-1, weights.batch_size(), *parameter.shape[2:])
+            return parameter.expand(shape).flatten(0, 1)
+
+        return property(get)
+
+    return type(kind.__name__, (kind,), {key: expanded(name) for key, name in own.items()})

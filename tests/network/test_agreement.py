@@ -1,0 +1,200 @@
+"""A second way of running a network is believed only if it computes what the module does."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedalign.network.network import Network
+from fedalign.network.stacked import Stacked
+from fedalign.network.vmapped import Vmapped
+
+CPU = torch.device("cpu")
+
+
+class BehindItsBack(nn.Module):
+    """Uses a layer's weight without calling the layer."""
+
+    def __init__(self, drop=0.0):
+        super().__init__()
+        self.fc, self.drop = nn.Linear(36, 3), nn.Dropout(drop)
+
+    def forward(self, x):
+        return functional.linear(self.drop(x.flatten(1)), self.fc.weight, self.fc.bias)
+
+
+class Scaled(nn.Module):
+    """Has a parameter that its stacked form cannot expand, dropout, and one weight twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.drop = nn.Parameter(torch.rand(36)), nn.Dropout(0.3)
+        self.one, self.two, self.head = nn.Linear(36, 36), nn.Linear(36, 36), nn.Linear(36, 3)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        x = self.drop(x.flatten(1) * self.scale)
+        return self.head(self.drop(self.two(self.one(x).relu())).relu())
+
+
+class Transposing(nn.Module):
+    """Calls a layer with the examples on the second axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.fc = nn.Linear(6, 6), nn.Linear(36, 3)
+
+    def forward(self, x):
+        x = self.rows(x[:, 0].transpose(0, 1)).transpose(0, 1)
+        return self.fc(x.relu().flatten(1))
+
+
+class Skipping(nn.Module):
+    """Adds its input to a later layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(36, 36), nn.Linear(36, 3)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.two(x + self.one(x).relu())
+
+
+class Kept(nn.Sequential):
+    """Reads what a layer puts out after the ReLU behind it has run."""
+
+    def forward(self, x):
+        flatten, one, relu, two = self
+        hidden = one(flatten(x))
+        return two(relu(hidden) - hidden)
+
+
+class Crossed(nn.Module):
+    """Adds to each example a share of the whole batch, as large as rounding is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(36, 3)
+
+    def forward(self, x):
+        return self.fc((x + 1e-3 * x.mean(0)).flatten(1))
+
+
+def build(kind, data):
+    torch.manual_seed(0)
+    return Network(kind(), data, CPU)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (BehindItsBack, "stacked, it fails with RuntimeError"),
+        (lambda: BehindItsBack(0.3), "stacked, it fails with RuntimeError"),
+        (Scaled, "the model's Scaled has a parameter 'scale' (36,)"),
+        (Transposing, "stacked, the losses differ"),
+    ],
+)
+def test_what_cannot_be_stacked_is_vmapped(kind, reason, data, caplog):
+    with caplog.at_level("INFO", "fedalign"):
+        network = build(kind, data)
+        assert isinstance(network.stacked, Stacked)
+    assert f"clients train together by vmap, since {reason}" in caplog.text
+    assert network.stacking.reason.startswith(reason)
+    keys = torch.tensor([[1, 2], [-3, 4], [5, 6]], dtype=torch.int32)
+    block = network.layout.to_vector(network.initial).repeat(3, 1) + torch.rand(3, 1) / 10
+    images, labels = data.images[:15].view(3, 5, 1, 6, 6), data.labels[:15].view(3, 5).clone()
+    labels[1, 3:] = -1
+    found, sizes, loss = torch.ones_like(block), [5, 3, 5], quadratic if kind is Scaled else None
+    network.draws.keys = keys
+    losses = network.gradients(block, images, labels, sizes, found, 0.5, loss)
+    for k, size in enumerate(sizes):
+        network.draws.keys, alone = keys[k : k + 1], torch.ones_like(block[:1])
+        own = images[k : k + 1, :size], labels[k : k + 1, :size], [size]
+        alone_loss = network.gradients(block[k : k + 1], *own, alone, 0.5, loss)
+        torch.testing.assert_close(losses[k], alone_loss[0])
+        torch.testing.assert_close(found[k], alone[0], rtol=1e-4, atol=1e-5)
+
+
+def quadratic(logits, labels, features, _rows):
+    counted = labels >= 0
+    return counted * (logits.square().sum(2) + features.square().mean(2))
+
+
+def test_it_is_the_vmapped_module_that_runs(data):
+    network = build(Scaled, data)
+    assert isinstance(network.stacked._twin, Vmapped)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (lambda: nn.Sequential(nn.ConvTranspose2d(1, 2, 3), nn.Flatten(), nn.Linear(128, 3)),
+         "layer '0' (ConvTranspose2d(1, 2, kernel_size=(3, 3), stride=(1, 1))) has a parameter"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(1, momentum=None), nn.Flatten(), nn.Linear(36, 3)),
+         "layer '0' (BatchNorm2d(1, eps=1e-05, momentum=None, affine=True"),
+        (Crossed, "stacked, the gradient of 'fc.weight' differs"),
+    ],
+)  # fmt: skip
+def test_what_nothing_runs_at_once_is_trained_one_by_one_and_named(kind, reason, data, caplog):
+    network = build(kind, data)
+    assert network.stacked is None
+    assert network.stacking.reason.startswith(reason)
+    assert f"clients train one by one, since {reason}" in caplog.text
+
+
+class Wrong(Stacked):
+    """Spoils one gradient of one model, or one loss."""
+
+    what = "fc"
+
+    def gradients(self, block, inputs, labels, sizes, out, *others):
+        losses = super().gradients(block, inputs, labels, sizes, out, *others)
+        if self.what == "loss":
+            losses[-1] += 0.01
+        elif self.what == "one":
+            losses = losses[:1]
+        elif self.what == "norm.running_mean":
+            next(e for e in self._layout.buffers if e.name == self.what).view(block)[1, 0] += 0.01
+        else:
+            entry = next(e for e in self._layout.parameters if e.name == self.what)
+            entry.view(out)[1].flatten()[0] += 0.1 * entry.view(out)[1].norm()
+        return losses
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [("loss", "the losses differ"), ("one", "the losses are (1,), not (2,)"),
+     ("norm.running_mean", "the buffer 'norm.running_mean' differs"),
+     *((name, f"the gradient of {name!r} differs")
+       for name in ("conv.weight", "norm.bias", "fc.bias"))],
+)  # fmt: skip
+def test_a_small_error_in_one_place_is_found(what, told, network):
+    trial = network._trial
+    assert trial.of_training(Stacked(network.module, network.layout)) == ""
+    wrong = Wrong(network.module, network.layout)
+    wrong.what = what
+    assert trial.of_training(wrong) == told
+
+
+def test_keys_of_the_step_that_asks_are_given_back(network):
+    keys = network.draws.keys = torch.ones(1, 2, dtype=torch.int32)
+    assert network.stacked is not None
+    assert network.draws.keys is keys
+
+
+@pytest.mark.parametrize("kind", [Skipping, BehindItsBack, Transposing, Kept])
+def test_mixes_that_would_be_wrong_are_evaluated_one_by_one(kind, data, caplog):
+    layers = nn.Flatten(), nn.Linear(36, 9), nn.ReLU(), nn.Linear(9, 3)
+    network = build(lambda: kind(*layers) if kind is Kept else kind(), data)
+    assert network.mixes is None
+    assert "mixes of models are evaluated one by one, since together" in caplog.text
+
+
+def test_an_error_of_the_device_is_not_taken_for_a_difference(network):
+    class Full:
+        def gradients(self, *_):
+            raise torch.OutOfMemoryError("full")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        network._trial.of_training(Full())

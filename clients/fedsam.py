@@ -28,7 +28,7 @@ class FedSAM(Local):
         """Return the losses at w; put the gradients at the perturbed weights into the optimiser."""
         network, block = training.stack.network, training.block[: len(sizes)]
         weights = training.weights[: len(sizes)]
-        ascent = torch.empty_like(weights)
+        ascent = torch.zeros_like(weights)  # padding stays 0
         losses = network.gradients(block, images, labels, sizes, ascent)
         before = block.clone()
         trains = training.freezer.trains(len(sizes))

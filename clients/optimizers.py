@@ -48,7 +48,7 @@ class SGD:
     ):
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self._raw = raw
-        self.gradient, self.carry = torch.empty_like(like), 0.0
+        self.gradient, self.carry = torch.zeros_like(like), 0.0  # padding stays 0
         self._velocity: Tensor | None = None
 
     def reset(self, row: int) -> None:
@@ -80,7 +80,7 @@ class Adam:
 
     def __init__(self, like: Tensor, lr: float, weight_decay: float):
         self.lr, self.weight_decay, self.betas = lr, weight_decay, (0.9, 0.999)
-        self.gradient, self.carry = torch.empty_like(like), 0.0
+        self.gradient, self.carry = torch.zeros_like(like), 0.0  # padding stays 0
         self._mean, self._square = torch.zeros_like(like), torch.zeros_like(like)
         self._steps = [0] * len(like)
 

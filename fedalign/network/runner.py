@@ -54,9 +54,10 @@ def agree(plain: Runner, stacked: Runner, layout: Layout, start: Tensor, inputs:
     It may differ, or fail, where the module uses a layer's weights without calling the layer,
     mixes the examples of a batch, or draws random numbers.
     """
-    count, draw, sizes = layout.num_parameters, torch.Generator().manual_seed(0), [4, 3]
+    count, draw, sizes = layout.parameter_size, torch.Generator().manual_seed(0), [4, 3]
     models = start.repeat(2, 1)
-    models[:, :count] += 0.02 * torch.randn(2, count, generator=draw)
+    noise = 0.02 * torch.randn(2, layout.num_parameters, generator=draw)
+    models[:, :count] += layout.spread(noise)
     examples = torch.randint(0, inputs.values, (8, *inputs.shape), generator=draw)
     examples = examples.to(inputs.device, torch.uint8)
     labels = torch.tensor([[0, 0, 0, 0], [0, 0, 0, -1]], device=inputs.device)
@@ -65,7 +66,7 @@ def agree(plain: Runner, stacked: Runner, layout: Layout, start: Tensor, inputs:
         block = models.to(inputs.device, copy=True)
         gradient = torch.full_like(block[:, :count], torch.nan)  # all must be overwritten
         loss = runner.gradients(block, inputs(examples), labels, sizes, gradient)
-        return torch.cat([loss, gradient.flatten(), block.flatten()])
+        return torch.cat([loss, layout.compact(gradient).flatten(), block.flatten()])
 
     expected = results(plain)
     try:

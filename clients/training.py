@@ -43,7 +43,7 @@ class Training:
 
     def __init__(self, algorithm: Local, stack: Stack):
         self.stack, self.block, layout = stack, stack.block, stack.network.layout
-        self.weights = self.block[:, : layout.num_parameters]
+        self.weights = self.block[:, : layout.parameter_size]
         self.start = stack.start
         self.images, self.own = torch.empty(0), dict[str, Tensor]()
         self.lr = algorithm.lr_of(stack.server_round, stack.rounds)

@@ -133,7 +133,7 @@ def _flaw(sender: Sender, model: Model, max_update_norm: float | None) -> str | 
             for entry in layout.entries:
                 check_finite(entry.name, entry.view(vector).cpu().numpy())
         if max_update_norm is not None:
-            change = (vector - sender.start)[: layout.num_parameters]
+            change = (vector - sender.start)[: layout.parameter_size]
             check_norm(float(torch.linalg.vector_norm(change)), max_update_norm)
     except ValueError as error:
         return str(error)

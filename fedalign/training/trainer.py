@@ -16,6 +16,7 @@ from fedalign.federation.federation import Federation, place_of
 from fedalign.masks.phases import trainable_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.records import EXTRA, TrainTask, arrays_of
+from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 from fedalign.rng import rng
 from fedalign.training.stacks import in_memory
@@ -88,7 +89,8 @@ def _train_stack(
 ) -> list[Model]:
     """Return the trained models of a stack."""
     stack = _stack(federation, task, message, clients)
-    return _models(clients, stack.block, federation.client.train(stack))
+    trained = federation.client.train(stack)
+    return _models(federation.network.layout, clients, stack.block, trained)
 
 
 def _stack(
@@ -134,17 +136,20 @@ def _starts(
 
 
 def _tensors(network: Network, record: ArrayRecord | None) -> dict[str, Tensor]:
-    """Return the arrays of a record, on the network's device."""
-    pairs = (record or {}).items()
-    return {key: torch.from_numpy(array.numpy()).to(network.device) for key, array in pairs}
+    """Return the arrays of a record, with padding, on the network's device."""
+    tensors = {key: torch.from_numpy(array.numpy()) for key, array in (record or {}).items()}
+    return {key: network.layout.spread(t).to(network.device) for key, t in tensors.items()}
 
 
-def _models(clients: Sequence[Client], block: Tensor, result: Trained) -> list[Model]:
+def _models(
+    layout: Layout, clients: Sequence[Client], block: Tensor, result: Trained
+) -> list[Model]:
     """Return each client's part of what was trained; its state goes into its context."""
     models, numbers = [], {"train_loss": result.losses} | result.metrics
     for k, client in enumerate(clients):
         if result.client_state:
-            state = {key: Array(v[k].cpu().numpy()) for key, v in result.client_state.items()}
+            rows = {key: layout.compact(v[k]) for key, v in result.client_state.items()}
+            state = {key: Array(row.cpu().numpy()) for key, row in rows.items()}
             client.context.state[STATE] = ArrayRecord(state)
         metrics = {key: float(value[k]) for key, value in numbers.items()}
         sends = {key: value[k] for key, value in result.sends.items()}

@@ -23,6 +23,7 @@ from fedalign.network.inputs import Inputs
 from fedalign.network.network import Network
 from fedalign.network.one_by_one import OneByOne
 from fedalign.network.stacked import Stacked
+from fedalign.network.stacking import Stacking
 from fedalign.rng import rng
 from tests.tape import HostBan, Tapes
 
@@ -164,7 +165,8 @@ def test_a_step_keeps_to_the_device(kind, options, mask, monkeypatch):
     client, place, plain = client_of(kind, **options), torch.device("meta"), network()
     monkeypatch.setattr(kernels, "_cast", lambda *tensors: list(tensors))  # knows no such device
     ours, module = copy(plain), deepcopy(plain.module)
-    ours.device, ours.graphs, ours.stacked = place, Tapes(), Stacked(module, plain.layout)
+    ours.device, ours.graphs = place, Tapes()
+    ours.stacking = Stacking(Stacked(module, plain.layout))
     ours._inputs, ours._plain = Inputs(EXAMPLES, place), OneByOne(module.to(place), plain.layout)
     stack = stack_of(plain, MASKS[mask])
     there = {name: getattr(EXAMPLES, name).to(place) for name in ("images", "labels")}

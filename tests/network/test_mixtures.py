@@ -40,8 +40,9 @@ def case(build, models=3):
     module = build()
     layout = Layout.of(module)
     block = layout.flatten(module).repeat(models, 1)
-    block[:, : layout.num_parameters] += 0.02 * torch.randn(models, layout.num_parameters)
-    block[:, layout.num_parameters :] += torch.rand(models, layout.size - layout.num_parameters)
+    count, buffers = layout.parameter_size, layout.size - layout.parameter_size
+    block[:, :count] += layout.spread(0.02 * torch.randn(models, layout.num_parameters))
+    block[:, count:] += torch.rand(models, buffers)
     return module, layout, block, torch.randn(6, 1, 28, 28)
 
 

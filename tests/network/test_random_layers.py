@@ -154,7 +154,7 @@ def step(network, data, rows, sizes, keys=KEYS):
     for k, size in enumerate(sizes):
         labels[k, size:] = -1
     network.draws.keys = None if keys is None else keys[rows]
-    found = torch.full((len(rows), network.layout.num_parameters), torch.nan)
+    found = torch.full((len(rows), network.layout.parameter_size), torch.nan)
     losses = network.gradients(block, data.images[index], labels, sizes, found)
     return torch.cat([losses[:, None], found], 1)
 

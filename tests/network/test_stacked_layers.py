@@ -180,7 +180,9 @@ def case(build, kind, sizes):
     module = build()
     layout, batch, count = Layout.of(module), max(sizes), len(sizes)
     block = layout.flatten(module).repeat(count, 1)
-    block[:, : layout.num_parameters] += 0.1 * torch.randn(count, layout.num_parameters)
+    block[:, : layout.parameter_size] += layout.spread(
+        0.1 * torch.randn(count, layout.num_parameters)
+    )
     labels = torch.randint(0, CLASSES, (count, batch))
     for row, size in enumerate(sizes):
         labels[row, size:] = -1
@@ -190,7 +192,7 @@ def case(build, kind, sizes):
 def results(runner, layout, block, *batch, keep=0.0):
     """Return losses, gradients and the models, whose buffers training changes."""
     generator, block = torch.Generator().manual_seed(2), block.clone()
-    out = torch.randn(len(block), layout.num_parameters, generator=generator)
+    out = layout.spread(torch.randn(len(block), layout.num_parameters, generator=generator))
     losses = runner.gradients(block, *batch, out if keep else out.fill_(torch.nan), keep)
     return losses, out, block
 
@@ -248,7 +250,7 @@ def test_a_client_without_examples_leaves_batch_norm_as_it_is(kind):
         lambda: chain(*layers, *[kind(2)] * 3, width=128), None, [4, 4]
     )
     labels[1] = -1
-    block[:, layout.num_parameters :] += torch.rand(2, layout.size - layout.num_parameters)
+    block[:, layout.parameter_size :] += torch.rand(2, layout.size - layout.parameter_size)
     losses, gradient, after = results(
         Stacked(module, layout), layout, block, images, labels, [4, 1]
     )

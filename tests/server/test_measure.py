@@ -38,11 +38,10 @@ def between(network, data, start, end):
 
 
 def vectors(network, count):
-    start = network.layout.to_vector(network.initial)
-    return [
-        start + 0.3 * torch.randn(start.shape, generator=torch.Generator().manual_seed(i))
-        for i in range(count)
-    ]
+    layout = network.layout
+    start = layout.compact(layout.to_vector(network.initial))
+    draws = [torch.Generator().manual_seed(i) for i in range(count)]
+    return [layout.spread(start + 0.3 * torch.randn(start.shape, generator=d)) for d in draws]
 
 
 def test_curve_ends_are_the_end_models(plain, data):
@@ -81,7 +80,7 @@ def test_a_permuted_copy_has_equal_ends_and_a_barrier(plain, data):
             state["3.bias"],
         ]
     )
-    curve = between(plain, data, block[0], permuted)
+    curve = between(plain, data, block[0], plain.layout.spread(permuted))
     assert curve.losses[0] == pytest.approx(curve.losses[-1], rel=1e-5)
     assert loss_barrier(curve) > 0.1
 
@@ -99,9 +98,10 @@ def test_recalibrated_statistics_are_those_of_the_data(network, data):
     network.layout.bind(network.module, vector.clone())
     hidden = network.module.conv((data.images.float() - 0.3 * 255) / (0.2 * 255))
     mean, var = hidden.mean((0, 2, 3)), hidden.var((0, 2, 3))
-    buffers = fresh[network.layout.num_parameters :]
-    torch.testing.assert_close(buffers, torch.cat([mean, var]).detach(), rtol=1e-4, atol=1e-5)
-    assert torch.equal(fresh[: network.layout.num_parameters], vector[: -len(buffers)])
+    buffers = fresh[network.layout.parameter_size :]
+    own = torch.cat([entry.view(fresh) for entry in network.layout.buffers])
+    torch.testing.assert_close(own, torch.cat([mean, var]).detach(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(fresh[: -len(buffers)], vector[: -len(buffers)])
 
 
 def test_a_round_is_measured(plain, data):

@@ -21,16 +21,18 @@ from flwr.serverapp.strategy import (
 from clients.local import Local
 from fedalign.client_app import app as own_app
 from fedalign.federation.federation import Federation, adopt, federation_of
+from fedalign.masks.plan import MaskPlan
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupApp, GroupRequest
 from fedalign.messages.partial_sums import Mark, averages, clients_in, sum_replies, take_mark
-from fedalign.messages.records import train_reply
+from fedalign.messages.records import TrainTask, train_reply
 from fedalign.network.network import Network
 from fedalign.server.sampling import sample
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
 from fedalign.simulation.grid import _groups, serve
 from fedalign.simulation.inline import InlineGrid
+from fedalign.training import trainer
 from fedalign.training.stacks import stack_size
 
 
@@ -152,6 +154,32 @@ def test_a_stack_is_its_clients_one_by_one(strategy, more):
         ours, theirs = one.content["metrics"], other.content["metrics"]
         assert ours["num-examples"] == theirs["num-examples"]
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("client", "state"), [("scaffold", "control"), ("feddyn", "gradient"), ("moon", "model")]
+)
+def test_clients_store_their_vectors_without_padding(client, state, monkeypatch):
+    """So states are those of versions that had none, and are read with padding."""
+    strategy = "fedavg" if client == "moon" else client
+    config = read(None, SETTINGS | {"client": client, "strategy": strategy, "model.width": 5})
+    federation, task = Federation(config), TrainTask(1, MaskPlan())
+    layout = federation.network.layout
+    grid = InlineGrid(own_app, 12, config.run_config())
+    contexts = [grid.context(node) for node in grid.get_node_ids()[:3]]
+    message = Message(RecordDict({"arrays": federation.network.initial}), 1000, "train")
+    stacks, train = [], Local.train
+    monkeypatch.setattr(Local, "train", lambda *own: stacks.append(own[1]) or train(*own))
+    for _ in range(2):
+        assert len(list(trainer.train(federation, task, message, contexts, 3))) == 3
+    (stored,) = (context.state["fedalign"][state].numpy() for context in contexts[:1])
+    assert layout.num_parameters < layout.parameter_size
+    assert stored.shape == (layout.num_parameters,)
+    for earlier in stacks[1].client_states:
+        vector = earlier[state]
+        assert vector.shape == (layout.parameter_size,)
+        assert layout.compact(vector).any()
+        assert torch.equal(layout.spread(layout.compact(vector)), vector)
 
 
 def test_a_stack_is_repeatable():

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import io
 import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
+from fedalign.cli import run
 from fedalign.settings.config import Config, read
-from fedalign.settings.registry import HOME
-from fedalign.simulation import FlowerApp, simulate
 
 MB = 1e6
 
@@ -37,13 +39,16 @@ def play(job: dict[str, Any]) -> dict[str, Any]:
 
 def ours(config: Config) -> dict[str, Any]:
     """Run a configuration; return the hash of its final model."""
-    app = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
-    backend = config.simulation.backend
-    engine = config.simulation.backend_config()
-    simulate(app, config.num_clients, config.run_config(), backend=backend, backend_config=engine)
-    (file,) = Path(config.out).glob("*/model.safetensors")
+    file, told = Path(config.out, "whole.yaml"), io.StringIO()
+    file.write_text(yaml.safe_dump(config.model_dump()), "utf-8")
+    try:
+        with redirect_stderr(told):
+            run(str(file))
+    except SystemExit:
+        raise RuntimeError(told.getvalue().strip()) from None
+    (model,) = Path(config.out).glob("*/model.safetensors")
     digest = hashlib.sha256()
-    for name, array in sorted(load_file(file).items()):
+    for name, array in sorted(load_file(model).items()):
         digest.update(name.encode() + array.tobytes())
     return {"hash": digest.hexdigest()[:12]}
 

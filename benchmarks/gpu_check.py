@@ -15,19 +15,19 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from gpu_report import Row, machine, profile_table, rounds_table
-from processes import HERE, Budget, Outcome, Players, environment
+from processes import HERE, HOME, Budget, Outcome, Players, environment
 from workloads import COMMON, WORKLOADS
 
 ROUNDS = {"plain": 8, "jax": 24, "inline": 16, "ray": 12, "flower": 4}
-FEW = {("plain", "W3"): 3, ("plain", "W2"): 6, ("jax", "W3"): 8, ("inline", "W2"): 32}
+FEW = {("plain", "W3"): 2, ("plain", "W2"): 6, ("jax", "W3"): 8, ("inline", "W2"): 32}
 SMALL: dict[str, dict[str, Any]] = {
     "W1": {"data.size": 320, "num_clients": 16, "clients_per_round": 4},
     "W2": {"data.size": 1000, "num_clients": 50, "clients_per_round": 10},
@@ -35,7 +35,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "CIFAR": {"data.size": 200, "num_clients": 20, "clients_per_round": 2},
     "CNN": {"data.size": 800, "num_clients": 40, "clients_per_round": 5},
 }
-CNN = WORKLOADS["W2"] | {"clients_per_round": 20, "model": "cnn"}
+SHARES = {"W1": 0.35, "W2": 0.18, "W3": 0.27, "CIFAR": 0.2}
+"""What part of the seconds for rounds each workload gets."""
+CNN = {key: value for key, value in WORKLOADS["W2"].items() if not key.startswith("model")}
+CNN |= {"clients_per_round": 20, "model": "cnn"}
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "FedAvg": {},
     "FedPFN": {"strategy": "fedpfn"},
@@ -83,8 +86,9 @@ class Check:
             for row, settings in pairs:
                 if own.left < 2 or row.outcome.error:
                     continue
-                limit = min(own.left, max(part.seconds / 3, 10))  # others want their turn
-                self.players.play(row.process, settings, row.outcome, limit)
+                limit = min(own.left, max(part.seconds / 2, 10))  # others want their turn
+                job = {"engine": row.process, "settings": settings}
+                self.players.play(row.process, job, row.outcome, limit)
             if own.left < 2:
                 what = "nothing more" if turn else "no second turn"
                 self.skipped.append(f"{part.name}: its {part.seconds:.0f} s are over: {what}")
@@ -103,33 +107,36 @@ class Part:
 
 def tests(check: Check, part: Part) -> None:
     """Run the tests that need a GPU."""
-    if missing := [name for name in ("pytest",) if find_spec(name) is None]:
-        check.skipped.append(f"tests: {missing[0]} is not installed")
+    if find_spec("pytest") is None:
+        check.skipped.append("tests: pytest is not installed")
         return
     bare = ["--noconftest"] if find_spec("hypothesis") is None else []
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--tb=line", *bare]
+    files = [str(file) for file in sorted((HOME / "tests").glob("test_gpu*.py"))]
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "--tb=line", *bare, *files]
     limit = min(part.seconds, check.budget.left)
     try:
-        done = subprocess.run(
-            [*command, "tests/test_gpu.py"], cwd=HERE.parent, env=environment(), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=limit, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+        output = subprocess.run(
+            command, cwd=HOME, env=environment(), stdout=subprocess.PIPE, timeout=limit, check=False
+        ).stdout
+    except subprocess.TimeoutExpired as late:
         check.skipped.append(f"tests: not done within {limit:.0f} s")
-        return
-    check.texts.append("Tests: " + "\n".join(_telling(done.stdout)))
+        output = late.stdout or b""
+    check.texts.append("\n".join(outcomes_of(output.decode())))
 
 
-def _telling(output: str) -> list[str]:
-    """Return pytest's last line, and a line for each failure."""
-    lines = output.strip().splitlines() or ["no output"]
-    return [lines[-1], *(line for line in lines if line.startswith(("FAILED", "ERROR")))]
+def outcomes_of(output: str) -> list[str]:
+    """Return how many tests of pytest's `-v` came out how, and a line for each that failed."""
+    words = ("PASSED", "FAILED", "ERROR", "SKIPPED")
+    lines = [line for line in output.splitlines() if "::" in line and "%]" in line]
+    counts = [f"{sum(w in line for line in lines)} {w.lower()}" for w in words]
+    failed = [f"- {line.split(w)[0].strip()}" for line in lines for w in words[1:3] if w in line]
+    return [f"Tests on a GPU: {', '.join(counts)}", *failed]
 
 
 def rounds(check: Check, part: Part) -> None:
     """Play all workloads by the plain loop, by this process' engine, and in JAX."""
     every = []
-    for workload in ("W1", "W2", "W3", "CIFAR"):
+    for workload in SHARES:
         bf16 = {"inline, bf16": {"precision": "bf16"}} if workload == "W1" else {}
         names: dict[str, dict[str, Any]] = {"plain": {}, "inline": {}, **bf16, "jax": {}}
         for name, more in names.items():
@@ -139,11 +146,9 @@ def rounds(check: Check, part: Part) -> None:
     if find_spec("jax") is None:
         check.skipped.append("rounds in JAX: it is not installed")
         every = [pair for pair in every if pair[0].process != "jax"]
-    budget, workloads = Budget(part.seconds), ("W1", "W2", "W3", "CIFAR")
-    for number, workload in enumerate(workloads):
+    for workload, share in SHARES.items():
         own = [pair for pair in every if pair[0].workload == workload]
-        seconds = budget.left / (len(workloads) - number)
-        check.turns(Part(f"rounds of {workload}", seconds, part.run), own)
+        check.turns(Part(f"rounds of {workload}", share * part.seconds, part.run), own)
 
 
 def workers(check: Check, part: Part) -> None:
@@ -187,7 +192,8 @@ def profile(check: Check, part: Part) -> None:
         if check.small:
             settings["simulation.stack"] = settings["clients_per_round"]
         outcome = check.profiles.setdefault(workload, Outcome())
-        check.players.play("profile", settings, outcome, budget.left)
+        job = {"engine": "profile", "settings": settings}
+        check.players.play("inline", job, outcome, budget.left)
 
 
 def convolutions(check: Check, part: Part) -> None:
@@ -211,25 +217,26 @@ def convolutions(check: Check, part: Part) -> None:
 
 
 PARTS = (
-    Part("tests", 30, tests),
-    Part("rounds", 100, rounds),
-    Part("algorithms", 32, algorithms),
-    Part("profile", 22, profile),
-    Part("landscape", 12, landscape),
-    Part("workers", 40, workers),
-    Part("convolutions", 36, convolutions),
+    Part("tests", 35, tests),
+    Part("rounds", 95, rounds),
+    Part("algorithms", 28, algorithms),
+    Part("profile", 17, profile),
+    Part("landscape", 10, landscape),
+    Part("workers", 28, workers),
+    Part("convolutions", 22, convolutions),
 )
 
 
-def play(check: Check, names: Iterable[str]) -> None:
-    """Run the parts; what fails is named, and the next one runs."""
+def play(check: Check, names: Sequence[str]) -> None:
+    """Run the parts that are named; they share the seconds of all."""
+    stretch = check.budget.left / sum(part.seconds for part in PARTS if part.name in names)
     for part in PARTS:
         if part.name not in names:
             check.skipped.append(f"{part.name}: not asked for")
         elif check.budget.left < 2:
             check.skipped.append(f"{part.name}: no time left")
         else:
-            part.run(check, part)
+            part.run(check, replace(part, seconds=part.seconds * stretch))
             print(f"{part.name}: {check.budget.left:.0f} s left", file=sys.stderr, flush=True)
 
 
@@ -252,7 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, help="file for what is printed")
     parser.add_argument("--log", type=Path, default=Path(os.devnull), help="what the runs print")
-    parser.add_argument("--seconds", type=float, default=235, help="for everything")
+    parser.add_argument("--seconds", type=float, default=235, help="of everything")
     parser.add_argument("--small", action="store_true", help="rehearse; without a GPU always")
     parser.add_argument("--only", nargs="+", default=[part.name for part in PARTS],
                         choices=[part.name for part in PARTS], metavar="PART")  # fmt: skip
@@ -260,8 +267,9 @@ def main() -> None:
     small = given.small or not torch.cuda.is_available()
     check = Check(small, Budget(given.seconds), Players(given.log))
     try:
+        others = [name for name in ("jax", "ray") if find_spec(name) and not small]
         if "rounds" in given.only:
-            check.players.start("plain", "inline", *(["jax"] if find_spec("jax") else []))
+            check.players.start("plain", "inline", *others)
         play(check, given.only)
     finally:
         check.players.stop()

@@ -17,7 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import IO, Any
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+HOME = HERE.parent
 
 
 def environment(given: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -25,7 +26,7 @@ def environment(given: Mapping[str, str] = os.environ) -> dict[str, str]:
 
     They come before, and not instead of, what `PYTHONPATH` names already.
     """
-    paths = [str(HERE.parent), str(HERE), given.get("PYTHONPATH", "")]
+    paths = [str(HOME), str(HERE), given.get("PYTHONPATH", "")]
     return {**given, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
@@ -147,25 +148,24 @@ class Outcome:
 
 
 class Players:
-    """One process for each engine, kept for its next job."""
+    """One process for each name, kept for its next job."""
 
     def __init__(self, log: Path):
         self._log = log.open("ab")
         self._players: dict[str, Player] = {}
 
-    def start(self, *engines: str) -> None:
+    def start(self, *names: str) -> None:
         """Start processes beside each other; importing takes seconds."""
-        for engine in engines:
-            self._players[engine] = Player(self._log)
-            self._players[engine].start()
+        for name in names:
+            self._players[name] = Player(self._log)
+            self._players[name].start()
 
-    def play(self, engine: str, settings: dict[str, Any], outcome: Outcome, seconds: float) -> None:
-        """Play a run on an engine; `outcome` gets what came of it, however far it came."""
-        player = self._players.setdefault(engine, Player(self._log))
+    def play(self, process: str, job: dict[str, Any], outcome: Outcome, seconds: float) -> None:
+        """Play a job in a process; `outcome` gets what came of it, however far it came."""
+        player = self._players.setdefault(process, Player(self._log))
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            out = Path(folder)
-            answer = player.play({"engine": engine, "settings": settings, "out": folder}, seconds)
-            outcome.add(answer, lines_in(out / "seconds") or seconds_in(out))
+            answer = player.play(job | {"out": folder}, seconds)
+            outcome.add(answer, lines_in(Path(folder, "seconds")) or seconds_in(Path(folder)))
 
     def stop(self) -> None:
         """End all processes."""

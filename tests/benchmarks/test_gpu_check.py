@@ -67,10 +67,10 @@ def test_a_run_that_takes_too_long_is_stopped_and_the_next_one_plays(check):
     from processes import Outcome
 
     slow, quick = Outcome(), Outcome()
-    settings = check.settings("W2", "plain", device="cpu")
-    check.players.play("plain", settings, slow, 0.01)
+    job = {"engine": "plain", "settings": check.settings("W2", "plain", device="cpu")}
+    check.players.play("plain", job, slow, 0.01)
     assert slow.error == "stopped: no time left"
-    check.players.play("plain", settings, quick, 120)
+    check.players.play("plain", job, quick, 120)
     assert (quick.error, len(quick.seconds)) == ("", 1)
 
 
@@ -78,8 +78,19 @@ def test_an_engines_error_is_told(check):
     from processes import Outcome
 
     outcome = Outcome()
-    check.players.play("inline", check.settings("W2", "inline", device="cuda:99"), outcome, 120)
+    settings = check.settings("W2", "inline", device="cuda:99")
+    check.players.play("inline", {"engine": "inline", "settings": settings}, outcome, 120)
     assert "PyTorch sees" in outcome.error
+
+
+def test_pytests_lines_are_counted():
+    from gpu_check import outcomes_of
+
+    lines = ["collected 3", "t.py::a PASSED [ 33%]", "t.py::b[x y] FAILED [ 66%]", "E ERROR"]
+    assert outcomes_of("\n".join(lines)) == [
+        "Tests on a GPU: 1 passed, 1 failed, 0 error, 0 skipped",
+        "- t.py::b[x y]",
+    ]
 
 
 def test_operations_are_counted_but_views_are_not():

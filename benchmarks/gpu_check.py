@@ -37,6 +37,11 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 SHARES = {"W1": 0.35, "W2": 0.18, "W3": 0.27, "CIFAR": 0.2}
 """What part of the seconds for rounds each workload gets."""
+VARIANTS = {
+    "inline, bf16": {"precision": "bf16"},
+    "inline, not deterministic": {"deterministic": False},
+}
+"""Other settings of W1."""
 CNN = {key: value for key, value in WORKLOADS["W2"].items() if not key.startswith("model")}
 CNN |= {"clients_per_round": 20, "model": "cnn"}
 ALGORITHMS: dict[str, dict[str, Any]] = {
@@ -134,21 +139,18 @@ def outcomes_of(output: str) -> list[str]:
 
 
 def rounds(check: Check, part: Part) -> None:
-    """Play all workloads by the plain loop, by this process' engine, and in JAX."""
-    every = []
-    for workload in SHARES:
-        bf16 = {"inline, bf16": {"precision": "bf16"}} if workload == "W1" else {}
-        names: dict[str, dict[str, Any]] = {"plain": {}, "inline": {}, **bf16, "jax": {}}
-        for name, more in names.items():
+    """Play all workloads by the plain loop, by fedalign in one process, and in JAX."""
+    jax = {"jax": {}} if find_spec("jax") else {}
+    if not jax:
+        check.skipped.append("rounds in JAX: it is not installed")
+    for workload, share in SHARES.items():
+        rows = []
+        variants = VARIANTS if workload == "W1" else {}
+        for name, more in ({"plain": {}, "inline": {}} | variants | jax).items():
             process = name.split(",")[0]
             settings = check.settings(workload, process, **more)
-            every.append((Row("rounds", workload, name, process), settings))
-    if find_spec("jax") is None:
-        check.skipped.append("rounds in JAX: it is not installed")
-        every = [pair for pair in every if pair[0].process != "jax"]
-    for workload, share in SHARES.items():
-        own = [pair for pair in every if pair[0].workload == workload]
-        check.turns(Part(f"rounds of {workload}", share * part.seconds, part.run), own)
+            rows.append((Row("rounds", workload, name, process), settings))
+        check.turns(Part(f"rounds of {workload}", share * part.seconds, part.run), rows)
 
 
 def workers(check: Check, part: Part) -> None:

@@ -45,3 +45,13 @@ def pick_device(wanted: str) -> torch.device:
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:
     """Return a context in which a network runs in bfloat16; it changes nothing if not `bf16`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+def count_gpus() -> int:
+    """Return how many GPUs this process sees."""
+    return torch.cuda.device_count()
+
+
+def gpu_memory(device: torch.device) -> tuple[int, int] | None:
+    """Return the free and the total bytes of a GPU; None for a CPU."""
+    return torch.cuda.mem_get_info(device) if device.type == "cuda" else None

@@ -16,6 +16,7 @@ from fedalign.data import Dataset, Spec
 from fedalign.models.symmetry import Group, symmetry
 from fedalign.network.batch_norm import NORMS, reestimate
 from fedalign.network.evaluation import evaluate
+from fedalign.network.footprint import Footprint, footprint
 from fedalign.network.inputs import Inputs
 from fedalign.network.layout import Layout
 from fedalign.network.losses import Loss
@@ -112,6 +113,13 @@ class Network:
             return None
         return Mixtures(self.module, self.layout, self._bf16)
 
+    @cached_property
+    def footprint(self) -> Footprint:
+        """What one example costs in a forward pass."""
+        weights = self.receive(self.initial)
+        example = torch.zeros((1, *self._inputs.shape), dtype=torch.uint8, device=self.device)
+        return footprint(self.function_of(weights), weights, example)
+
     def gradients(
         self,
         block: Tensor,
@@ -178,10 +186,16 @@ class Network:
             for name, tap in taps.items()
         ]
         try:
-            self._run_eval(vector)(images.to(self.device))
+            self.function_of(vector)(images.to(self.device))
         finally:
             for handle in handles:
                 handle.remove()
+
+    def function_of(self, vector: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the model `(F,)` as a function from images to logits."""
+        self._plain.bind(vector.to(self.device))
+        self.module.eval()
+        return lambda images: self._plain.run(self._inputs(images))
 
     def modules(self, *kinds: type[nn.Module]) -> dict[str, Any]:
         """Return the modules of these kinds, by name."""
@@ -194,7 +208,7 @@ class Network:
 
         Batches are shared out to threads, which changes no bit of the result.
         """
-        run = self._run_eval(vector)
+        run = self.function_of(vector)
         (found,) = evaluate(lambda x: run(x)[None], data, batch_size, self.device, threads)
         return found
 
@@ -232,9 +246,3 @@ class Network:
         batches = (self._inputs(own.to(self.device)) for own in torch.split(images, batch_size))
         reestimate(self.module, batches)
         return vector
-
-    def _run_eval(self, vector: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the model `(F,)` as a function from images to logits."""
-        self._plain.bind(vector.to(self.device))
-        self.module.eval()
-        return lambda images: self._plain.run(self._inputs(images))

@@ -20,10 +20,11 @@ from fedalign.federation.federation import Federation
 from fedalign.server.nodes import Nodes
 from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
+from fedalign.training.stacks import StackChoice
 
 
 def manifest(
-    config: Config, federation: Federation, nodes: Nodes, engine: str, stack: int
+    config: Config, federation: Federation, nodes: Nodes, engine: str, stack: StackChoice
 ) -> dict[str, Any]:
     """Return the content of `manifest.json` at the start of a run.
 
@@ -32,7 +33,7 @@ def manifest(
         federation: of the run.
         nodes: the nodes that take part.
         engine: the grid's class.
-        stack: number of clients trained as one stack.
+        stack: number of clients trained as one stack, and why.
     """
     network = federation.network
     return {
@@ -42,7 +43,8 @@ def manifest(
         "settings": config.digest(),
         "commit": _commit(),
         "engine": engine,
-        "stack": stack,
+        "stack": stack.size,
+        "stack_reason": stack.reason,
         "partial_aggregation": config.simulation.partial_aggregation,
         "versions": _versions(),
         "hardware": _hardware(network.device),

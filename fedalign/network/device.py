@@ -55,3 +55,15 @@ def count_gpus() -> int:
 def gpu_memory(device: torch.device) -> tuple[int, int] | None:
     """Return the free and the total bytes of a GPU; None for a CPU."""
     return torch.cuda.mem_get_info(device) if device.type == "cuda" else None
+
+
+def side_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """Return a stream for work beside what else a GPU does; None for a CPU.
+
+    It starts when all that has been queued so far is done, and never waits again.
+    """
+    if device.type == "cpu":
+        return None
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return stream

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fedalign.data import Dataset, Spec
 from fedalign.models.symmetry import Group, symmetry
 from fedalign.network.batch_norm import NORMS, reestimate
-from fedalign.network.evaluation import evaluate
+from fedalign.network.evaluation import batch_for, evaluate
 from fedalign.network.footprint import Footprint, footprint
 from fedalign.network.inputs import Inputs
 from fedalign.network.layout import Layout
@@ -72,9 +72,7 @@ class Network:
         """
         data = [array.data for array in arrays.values()]
         if self._received is None or any(map(is_not, data, self._received[0])):
-            vector = self.layout.to_vector(arrays)
-            vector = vector.pin_memory() if self.device.type == "cuda" else vector
-            self._received = data, vector.to(self.device, non_blocking=True)
+            self._received = data, self.upload(self.layout.to_vector(arrays))
         return self._received[1]
 
     def twin(self) -> Network:
@@ -202,25 +200,32 @@ class Network:
         return {name: m for name, m in self.module.named_modules() if isinstance(m, kinds)}
 
     def evaluate(
-        self, vector: Tensor, data: Dataset, batch_size: int, threads: int = 1
+        self, vector: Tensor, data: Dataset, batch_size: int | None = None, threads: int = 1
     ) -> tuple[float, float]:
         """Return the mean cross-entropy and the accuracy of the model `(F,)` on all of `data`.
 
-        Batches are shared out to threads, which changes no bit of the result.
+        Batches are shared out to threads, which changes no bit of the result. Without a batch size
+        it is chosen for the device.
         """
-        run = self.function_of(vector)
-        (found,) = evaluate(lambda x: run(x)[None], data, batch_size, self.device, threads)
-        return found
+        loss, accuracy = self.scores(vector, data, batch_size, threads)[0].tolist()
+        return loss, accuracy
+
+    def scores(
+        self, vector: Tensor, data: Dataset, batch_size: int | None = None, threads: int = 1
+    ) -> Tensor:
+        """Return what `evaluate` does as `(1, 2)` float64 on the device, without waiting for it."""
+        run, size = self.function_of(vector), batch_size or self._batch(1)
+        return evaluate(lambda x: run(x)[None], data, size, self.device, threads)
 
     def evaluate_mixes(
         self,
         models: Tensor,
         shares: Tensor | None,
         data: Dataset,
-        batch_size: int,
+        batch_size: int | None = None,
         threads: int = 1,
-    ) -> list[tuple[float, float]]:
-        """Return what `evaluate` does, of K mixtures at once; only where there are `mixes`.
+    ) -> Tensor:
+        """Return the `scores` `(K, 2)` of K mixtures at once; only where there are `mixes`.
 
         `shares` `(K, M)` has the weight of each of the `models` `(M, F)` in each mixture; None:
         the models themselves. Each result is what a mixture would get alone, to within rounding.
@@ -228,9 +233,19 @@ class Network:
         mixes = self.mixes
         assert mixes is not None
         mixes.load(models.to(self.device), None if shares is None else shares.to(self.device))
-        return evaluate(
-            lambda x: mixes.logits(self._inputs(x)), data, batch_size, self.device, threads
-        )
+        size = batch_size or self._batch(len(models if shares is None else shares))
+        return evaluate(lambda x: mixes.logits(self._inputs(x)), data, size, self.device, threads)
+
+    def upload(self, vector: Tensor) -> Tensor:
+        """Return a vector on the device, without waiting for the copy."""
+        vector = vector.pin_memory() if self.device.type == "cuda" else vector
+        return vector.to(self.device, non_blocking=True)
+
+    def _batch(self, models: int) -> int:
+        """Return how many examples to run at once through so many models, without gradients."""
+        if self.device.type == "cpu":
+            return batch_for(self.device, 0)
+        return batch_for(self.device, models * self.footprint.activations)
 
     def recalibrate(self, vector: Tensor, images: Tensor, batch_size: int) -> Tensor:
         """Return the model `(F,)` with BatchNorm statistics re-estimated on `images`.

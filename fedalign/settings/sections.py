@@ -89,12 +89,22 @@ class Evaluation(Section):
         ge=0,
         description="epochs of local fine-tuning, after which clients evaluate once more; 0: none",
     )
-    batch_size: int = Field(200, gt=0, description="examples in one forward pass")
+    batch_size: int | None = Field(
+        None,
+        gt=0,
+        description="examples in one forward pass; null: 200 on a CPU and for statistics; on a GPU "
+        "2000, or what fits into a 64th of its memory",
+    )
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         gt=0,
         description="threads for the measurements on the server; default: one for each core",
     )
+
+    @property
+    def statistics_batch(self) -> int:
+        """Examples in one forward pass for statistics, which is the same on all devices."""
+        return self.batch_size or 200
 
     @field_validator("alphas", "plane")
     @classmethod

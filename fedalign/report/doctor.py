@@ -9,13 +9,14 @@ import torch
 
 from fedalign.federation.federation import Federation
 from fedalign.messages.partial_sums import averages, max_sums
-from fedalign.network.device import pick_device
+from fedalign.network.device import gpu_facts, pick_device
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.echo import client, message_seconds
 from fedalign.simulation.inline import InlineGrid
+from fedalign.training.reproducible import not_reproducible
 from fedalign.training.stacks import choose_stack
 
 ECHO = FlowerApp(HOME, "", "fedalign.simulation.echo:client", {})
@@ -31,6 +32,7 @@ def doctor(config: Config) -> dict[str, str]:
     workers, engine, messages = _engine(config, clients, federation.network.layout.size)
     return {
         "machine": _machine(),
+        "device": _device(federation),
         "engine": engine,
         "threads": f"{config.client.options.get('threads', 1)} torch thread(s) per client; "
         f"{config.evaluation.threads} share heavy measurements on the server",
@@ -49,6 +51,26 @@ def _machine() -> str:
         f"{os.cpu_count()} cores, {gib:.0f} GiB, {', '.join(names) or 'no GPU'}; "
         f"Python {platform.python_version()}, torch {torch.__version__}{busy}"
     )
+
+
+def _device(federation: Federation) -> str:
+    """Return the line on the device, its precision, and whether its results are reproducible."""
+    config, device = federation.config, federation.network.device
+    precision = (
+        "bfloat16 in forward and backward passes" if config.precision == "bf16" else "float32"
+    )
+    if device.type == "cpu":
+        return f"CPU, {precision}; the same seed gives the same bits"
+    rounding = ", TF32 in matrix products and convolutions" if config.tf32 else ""
+    return f"{gpu_facts(device)['name']}, {precision}{rounding}; {_reproducible(federation)}"
+
+
+def _reproducible(federation: Federation) -> str:
+    if not federation.config.deterministic:
+        return "two runs may differ in the last bits (deterministic: false)"
+    if missing := not_reproducible(federation):
+        return f"two runs may differ: nothing deterministic exists for {', '.join(missing)}"
+    return "the same seed gives the same bits on such a card with the same versions"
 
 
 def _engine(config: Config, clients: int, size: int) -> tuple[int, str, str]:

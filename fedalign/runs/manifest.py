@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import subprocess
@@ -17,10 +18,14 @@ import torch
 
 from fedalign import __version__
 from fedalign.federation.federation import Federation
+from fedalign.network.device import gpu_facts
 from fedalign.server.nodes import Nodes
 from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
+from fedalign.training.reproducible import not_reproducible
 from fedalign.training.stacks import StackChoice
+
+log = logging.getLogger("fedalign")
 
 
 def manifest(
@@ -47,7 +52,7 @@ def manifest(
         "stack_reason": stack.reason,
         "partial_aggregation": config.simulation.partial_aggregation,
         "versions": _versions(),
-        "hardware": _hardware(network.device),
+        "hardware": _hardware(federation),
         "data": _data(federation, nodes),
         "model": {"name": config.model.name, "parameters": network.layout.num_parameters},
         "num_clients": nodes.population,
@@ -64,13 +69,29 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _hardware(device: torch.device) -> dict[str, Any]:
+def _hardware(federation: Federation) -> dict[str, Any]:
+    device = federation.network.device
     return {
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "device": str(device),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "gpu": _gpu(federation) if device.type == "cuda" else None,
+    }
+
+
+def _gpu(federation: Federation) -> dict[str, Any]:
+    """Return all that the bits of a result depend on, on a GPU, beside the seed and PyTorch."""
+    config, missing = federation.config, not_reproducible(federation)
+    if missing:
+        log.warning(
+            "two runs may differ, since nothing deterministic exists for %s", ", ".join(missing)
+        )
+    return gpu_facts(federation.network.device) | {
+        "precision": config.precision,
+        "tf32": config.tf32,
+        "deterministic": config.deterministic,
+        "not_reproducible": missing,
     }
 
 

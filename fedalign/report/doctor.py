@@ -97,7 +97,7 @@ def _workers(config: Config, workers: int) -> str:
     if on_gpus and gpus == 0:
         return f"{line}; all of them use the first GPU: simulation.client_gpus=auto makes one a GPU"
     if on_gpus and workers > 1:
-        return f"{line}; the last bits of sums depend on the stack, which is auto for {workers}"
+        return f"{line}; simulation.stack: auto, and so the last bits, depend on their number"
     return line
 
 

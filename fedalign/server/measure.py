@@ -135,8 +135,9 @@ class Measure(Callback):
         """Return test loss and accuracy, mean barriers and gaps, and the curves and planes."""
         with torch.cuda.stream(self._stream):  # None, for a CPU, changes nothing
             after = self._vector(outcome.after)
-            loss, accuracy = self._tester.scores(after)[0].tolist()
+            scores = self._tester.scores(after)  # on a GPU it goes on meanwhile
             found = self._measure(outcome, after) if self._is_due(outcome.number) else Added()
+            loss, accuracy = scores[0].tolist()
         return replace(
             found, metrics={"test_loss": loss, "test_accuracy": accuracy, **found.metrics}
         )

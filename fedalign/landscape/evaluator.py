@@ -16,7 +16,7 @@ from fedalign.landscape.barriers import Curve, Point
 from fedalign.landscape.paths import Mix, Path
 from fedalign.landscape.repair import Repair
 from fedalign.network.network import Network
-from fedalign.network.tester import Tester
+from fedalign.network.scorer import Scorer
 from fedalign.settings.sections import Evaluation
 
 MAX_MIXES = 32  # mixes measured at once; more do not run faster
@@ -46,7 +46,7 @@ class Evaluator:
     ):
         self._network, self._batch = network, settings.statistics_batch
         probe, batch = test.subset(settings.examples), settings.batch_size
-        self._tester = Tester(network, probe, batch, settings.threads)
+        self._scorer = Scorer(network, probe, batch, settings.threads)
         self._images = images_of(train, test, settings)
 
     def points(self, models: Models, mixes: Sequence[Mix], repaired: bool = False) -> list[Point]:
@@ -93,7 +93,7 @@ class Evaluator:
         """Return the scores `(2,)` of a mix."""
         vector = self._recalibrated(_mixed(models, mix))
         vector = repair(vector, mix) if repair else vector
-        return self._tester.scores(vector)[0]
+        return self._scorer.scores(vector)[0]
 
     def _together(
         self, models: Models, mixes: Mapping[Key, Mix], finite: set[str]
@@ -115,10 +115,10 @@ class Evaluator:
         """Return the scores `(K, 2)` of mixes."""
         if self._network.layout.buffers:  # BatchNorm's statistics are re-estimated, not mixed
             mixed = [self._recalibrated(_mixed(models, mix)) for mix in mixes]
-            return self._tester.evaluate_mixes(torch.stack(mixed), None)
+            return self._scorer.evaluate_mixes(torch.stack(mixed), None)
         names = list(dict.fromkeys(name for mix in mixes for name in mix))
         shares = torch.tensor([[mix.get(name, 0.0) for name in names] for mix in mixes])
-        return self._tester.evaluate_mixes(torch.stack([models[name] for name in names]), shares)
+        return self._scorer.evaluate_mixes(torch.stack([models[name] for name in names]), shares)
 
     def _recalibrated(self, vector: Tensor) -> Tensor:
         return self._network.recalibrate(vector, self._images, self._batch)

@@ -21,7 +21,7 @@ from fedalign.landscape.planes import Plane, measured, plane
 from fedalign.network.batch_norm import NORMS
 from fedalign.network.device import side_stream
 from fedalign.network.network import Network
-from fedalign.network.tester import Tester
+from fedalign.network.scorer import Scorer
 from fedalign.rng import rng
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Added, Round
@@ -110,7 +110,7 @@ class Measure(Callback):
     def __post_init__(self) -> None:
         settings = self.settings
         self._stream = side_stream(self.network.device)
-        self._tester = Tester(self.network, self.test, settings.batch_size, settings.threads)
+        self._scorer = Scorer(self.network, self.test, settings.batch_size, settings.threads)
         self._evaluator = Evaluator(self.network, self.test, self.train, settings)
         self._images = images_of(self.train, self.test, self.settings)
         self._chosen: dict[int, Chosen] = {}
@@ -135,7 +135,7 @@ class Measure(Callback):
         """Return test loss and accuracy, mean barriers and gaps, and the curves and planes."""
         with torch.cuda.stream(self._stream):  # None, for a CPU, changes nothing
             after = self._vector(outcome.after)
-            scores = self._tester.scores(after)  # on a GPU it goes on meanwhile
+            scores = self._scorer.scores(after)  # on a GPU it goes on meanwhile
             found = self._measure(outcome, after) if self._is_due(outcome.number) else Added()
             loss, accuracy = scores[0].tolist()
         return replace(

@@ -8,7 +8,7 @@ from fedalign.data import Dataset
 from fedalign.network.network import Network
 
 
-class Tester:
+class Scorer:
     """Measures models on a data set.
 
     Args:

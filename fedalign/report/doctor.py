@@ -92,7 +92,8 @@ def _workers(config: Config, workers: int) -> str:
     """Return the line on Ray's workers, and on the GPUs that they share."""
     cpus, gpus = config.simulation.client_cpus, config.simulation.client_gpus
     on_gpus = pick_device(config.device).type == "cuda"
-    line = f"ray: {workers} workers with {cpus:g} CPUs and {gpus} GPUs each"
+    each = int(on_gpus) if gpus == "auto" else gpus
+    line = f"ray: {workers} workers with {cpus:g} CPUs and {each:g} GPUs each"
     line += " (simulation.client_cpus, client_gpus)"
     if on_gpus and gpus == 0:
         return f"{line}; all of them use the first GPU: simulation.client_gpus=auto makes one a GPU"

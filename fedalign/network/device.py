@@ -19,7 +19,7 @@ from fedalign.errors import InputError
 if TYPE_CHECKING:
     from fedalign.settings.config import Config
 
-NOT_DETERMINISTIC = r"(\S+) does not have a deterministic implementation"
+NOT_DETERMINISTIC = r"(\S+) does not have a deterministic implementation|.* uses CuBLAS "
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedalign.data import Dataset
-from fedalign.network.device import gpu_memory, pool
+from fedalign.network.device import pool
 from fedalign.network.losses import losses_of
 
 WORTH_A_THREAD = 0.003  # seconds
@@ -17,12 +17,14 @@ CPU_BATCH, GPU_BATCH = 200, 2000  # examples; a GPU's batch is smaller if they n
 SHARE = 64  # the part of a GPU's memory for activations is 1 / SHARE
 
 
-def batch_for(device: torch.device, activations: int) -> int:
-    """Return how many examples to evaluate at once, `activations` bytes each, on this device."""
-    memory = gpu_memory(device)
-    if memory is None:
-        return CPU_BATCH
-    return max(1, min(GPU_BATCH, memory[1] // SHARE // max(1, activations)))
+def batch_on_gpu(memory: int, activations: int) -> int:
+    """Return how many examples to evaluate at once on a GPU.
+
+    Args:
+        memory: all bytes of the GPU.
+        activations: bytes of one example.
+    """
+    return max(1, min(GPU_BATCH, memory // SHARE // max(1, activations)))
 
 
 def evaluate(

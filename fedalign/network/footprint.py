@@ -22,8 +22,8 @@ class Footprint(NamedTuple):
     activations: int
 
 
-def footprint(run: Callable[[Tensor], Tensor], weights: Tensor, example: Tensor) -> Footprint:
-    """Return the cost of `run` on one example; it is counted and not timed."""
+def footprint(run: Callable[[Tensor], Tensor], weights: Tensor, examples: Tensor) -> Footprint:
+    """Return the cost of `run` on one of these examples; it is counted and not timed."""
     stored: dict[int, int] = {}
 
     def store(tensor: Tensor) -> Tensor:
@@ -32,7 +32,8 @@ def footprint(run: Callable[[Tensor], Tensor], weights: Tensor, example: Tensor)
         return tensor
 
     with FlopCounterMode(display=False) as counter, saved_tensors_hooks(store, lambda t: t):
-        logits = run(example)  # alive until the end, so that no address is used twice
+        logits = run(examples)  # alive until the end, so that no address is used twice
     stored.pop(weights.untyped_storage().data_ptr(), None)
     del logits
-    return Footprint(counter.get_total_flops() // 2, sum(stored.values()))
+    count = len(examples)
+    return Footprint(counter.get_total_flops() // 2 // count, sum(stored.values()) // count)

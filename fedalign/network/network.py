@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from fedalign.data import Dataset, Spec
 from fedalign.models.symmetry import Group, symmetry
 from fedalign.network.batch_norm import NORMS, reestimate
-from fedalign.network.evaluation import batch_for, evaluate
+from fedalign.network.device import gpu_memory
+from fedalign.network.evaluation import CPU_BATCH, batch_on_gpu, evaluate
 from fedalign.network.footprint import Footprint, footprint
 from fedalign.network.inputs import Inputs
 from fedalign.network.layout import Layout
@@ -114,9 +115,9 @@ class Network:
     @cached_property
     def footprint(self) -> Footprint:
         """What one example costs in a forward pass."""
-        weights = self.receive(self.initial)
-        example = torch.zeros((1, *self._inputs.shape), dtype=torch.uint8, device=self.device)
-        return footprint(self.function_of(weights), weights, example)
+        weights, run = self.receive(self.initial), self.twin().function_of
+        examples = torch.zeros((2, *self._inputs.shape), dtype=torch.uint8, device=self.device)
+        return footprint(run(weights), weights, examples)
 
     def gradients(
         self,
@@ -214,7 +215,7 @@ class Network:
         self, vector: Tensor, data: Dataset, batch_size: int | None = None, threads: int = 1
     ) -> Tensor:
         """Return what `evaluate` does as `(1, 2)` float64 on the device, without waiting for it."""
-        run, size = self.function_of(vector), batch_size or self._batch(1)
+        size, run = batch_size or self._batch(1), self.function_of(vector)
         return evaluate(lambda x: run(x)[None], data, size, self.device, threads)
 
     def evaluate_mixes(
@@ -232,8 +233,8 @@ class Network:
         """
         mixes = self.mixes
         assert mixes is not None
-        mixes.load(models.to(self.device), None if shares is None else shares.to(self.device))
         size = batch_size or self._batch(len(models if shares is None else shares))
+        mixes.load(models.to(self.device), None if shares is None else shares.to(self.device))
         return evaluate(lambda x: mixes.logits(self._inputs(x)), data, size, self.device, threads)
 
     def upload(self, vector: Tensor) -> Tensor:
@@ -243,9 +244,10 @@ class Network:
 
     def _batch(self, models: int) -> int:
         """Return how many examples to run at once through so many models, without gradients."""
-        if self.device.type == "cpu":
-            return batch_for(self.device, 0)
-        return batch_for(self.device, models * self.footprint.activations)
+        memory = gpu_memory(self.device)
+        if memory is None:
+            return CPU_BATCH
+        return batch_on_gpu(memory[1], models * self.footprint.activations)
 
     def recalibrate(self, vector: Tensor, images: Tensor, batch_size: int) -> Tensor:
         """Return the model `(F,)` with BatchNorm statistics re-estimated on `images`.

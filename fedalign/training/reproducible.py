@@ -11,7 +11,7 @@ from torch import Tensor
 from fedalign.algorithm import Stack
 from fedalign.federation.federation import Federation
 from fedalign.masks.plan import MaskPlan
-from fedalign.network.device import NOT_DETERMINISTIC
+from fedalign.network.device import NOT_DETERMINISTIC, WORKSPACE
 from fedalign.rng import rng
 
 
@@ -31,7 +31,7 @@ def not_reproducible(federation: Federation) -> list[str]:
         except Exception as error:  # an algorithm may need what only a strategy sends
             return [f"what is not known, since a trial failed ({type(error).__name__}: {error})"]
     found = (re.match(NOT_DETERMINISTIC, str(warning.message)) for warning in caught)
-    return sorted({match[1] for match in found if match})
+    return sorted({match[1] or f"cuBLAS (see {WORKSPACE})" for match in found if match})
 
 
 def _trained(federation: Federation) -> Tensor:

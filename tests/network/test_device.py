@@ -8,7 +8,7 @@ import torch
 
 from fedalign.network import device
 from fedalign.network.device import WORKSPACE, device_of, set_up_gpu, side_stream
-from fedalign.network.evaluation import batch_for
+from fedalign.network.evaluation import batch_on_gpu
 from fedalign.settings.config import read
 
 CPU = torch.device("cpu")
@@ -78,12 +78,20 @@ def test_only_a_gpu_is_set_up(monkeypatch):
     ("gib", "activations", "batch"),
     [(64, 1000, 2000), (64, 1 << 20, 1024), (64, 1 << 24, 64), (16, 1 << 24, 16), (1, 1 << 30, 1)],
 )
-def test_a_gpu_evaluates_large_batches_that_fit(monkeypatch, gib, activations, batch):
-    memory = (0, gib << 30)
-    monkeypatch.setattr("fedalign.network.evaluation.gpu_memory", lambda _: memory)
-    assert batch_for(torch.device("cuda"), activations) == batch
+def test_a_gpu_evaluates_large_batches_that_fit(gib, activations, batch):
+    assert batch_on_gpu(gib << 30, activations) == batch
 
 
-def test_a_cpu_evaluates_as_ever_and_has_no_streams():
-    assert batch_for(CPU, 1 << 40) == 200
+def test_the_batch_changes_no_result(monkeypatch, network, data):
+    vector = 2 * network.layout.to_vector(network.initial)
+    expected = network.evaluate(vector, data)
+    memory = 64 * 7 * network.twin().footprint.activations
+    monkeypatch.setattr("fedalign.network.network.gpu_memory", lambda _: (0, memory))
+    assert network._batch(1) == 7
+    assert network.evaluate(vector, data) == pytest.approx(expected, rel=1e-6)
+    fresh = network.twin()  # which has not been measured before
+    assert fresh.evaluate(vector, data) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_cpu_has_no_streams():
     assert side_stream(CPU) is None

@@ -1,5 +1,6 @@
 """Operations without a deterministic form are named, before a run and in its manifest."""
 
+import re
 import warnings
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from clients.local import Local
 from fedalign.federation.federation import Federation
+from fedalign.network.device import NOT_DETERMINISTIC
 from fedalign.network.network import Network
 from fedalign.report import doctor
 from fedalign.runs import manifest
@@ -48,6 +50,14 @@ def test_they_are_found_by_trying():
     assert not_reproducible(federation()) == []
     assert not_reproducible(federation(Putting())) == ["put_"]
     assert not_reproducible(federation(Putting(), deterministic=False)) == []
+
+
+def test_an_unset_workspace_of_cublas_is_one_of_them():
+    told = (
+        "Deterministic behavior was enabled with either `torch.use_deterministic_algorithms(True)`"
+    )
+    told += ", but this operation is not deterministic because it uses CuBLAS and you have CUDA"
+    assert re.match(NOT_DETERMINISTIC, told)
 
 
 @pytest.mark.usefixtures("_deterministic")

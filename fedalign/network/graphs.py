@@ -54,6 +54,10 @@ class Graphs:
         found: Kept = self._kept[key]
         return found
 
+    def forget(self) -> None:
+        """Give up all that was captured, and its memory."""
+        self._kept.clear()
+
     def capture(self, work: Work, state: Sequence[Tensor]) -> Graph | None:
         """Do the work and return it as a graph; None if it can only be done plainly.
 

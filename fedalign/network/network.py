@@ -16,7 +16,9 @@ from fedalign.data import Dataset, Spec
 from fedalign.models.symmetry import Group, symmetry
 from fedalign.network.agreement import Trial
 from fedalign.network.batch_norm import NORMS, reestimate
-from fedalign.network.evaluation import evaluate
+from fedalign.network.device import gpu_memory
+from fedalign.network.evaluation import CPU_BATCH, batch_on_gpu, evaluate
+from fedalign.network.footprint import Footprint, footprint
 from fedalign.network.graphs import Graphs
 from fedalign.network.inputs import Inputs
 from fedalign.network.layout import Layout
@@ -77,9 +79,7 @@ class Network:
         """
         data = [array.data for array in arrays.values()]
         if self._received is None or any(map(is_not, data, self._received[0])):
-            vector = self.layout.to_vector(arrays)
-            vector = vector.pin_memory() if self.device.type == "cuda" else vector
-            self._received = data, vector.to(self.device, non_blocking=True)
+            self._received = data, self.upload(self.layout.to_vector(arrays))
         return self._received[1]
 
     def twin(self) -> Network:
@@ -140,6 +140,13 @@ class Network:
         plain = OneByOne(deepcopy(self.module), self.layout, draws=self.draws)
         start = self.layout.to_vector(self.initial)
         return Trial(plain, self.layout, start, self._inputs, self.draws)
+
+    @cached_property
+    def footprint(self) -> Footprint:
+        """What one example costs in a forward pass."""
+        weights, run = self.receive(self.initial), self.twin().function_of
+        examples = torch.zeros((2, *self._inputs.shape), dtype=torch.uint8, device=self.device)
+        return footprint(run(weights), weights, examples)
 
     def gradients(
         self,
@@ -211,45 +218,69 @@ class Network:
             for name, tap in taps.items()
         ]
         try:
-            self._run_eval(vector)(images.to(self.device))
+            self.function_of(vector)(images.to(self.device))
         finally:
             for handle in handles:
                 handle.remove()
+
+    def function_of(self, vector: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the model `(F,)` as a function from images to logits."""
+        self._plain.bind(vector.to(self.device))
+        self.module.eval()
+        return lambda images: self._plain.run(self._inputs(images))
 
     def modules(self, *kinds: type[nn.Module]) -> dict[str, Any]:
         """Return the modules of these kinds, by name."""
         return {name: m for name, m in self.module.named_modules() if isinstance(m, kinds)}
 
     def evaluate(
-        self, vector: Tensor, data: Dataset, batch_size: int, threads: int = 1
+        self, vector: Tensor, data: Dataset, batch_size: int | None = None, threads: int = 1
     ) -> tuple[float, float]:
         """Return the mean cross-entropy and the accuracy of the model `(F,)` on all of `data`.
 
-        Batches are shared out to threads, which changes no bit of the result.
+        Batches are shared out to threads, which changes no bit of the result. Without a batch size
+        it is chosen for the device.
         """
-        run = self._run_eval(vector)
-        (found,) = evaluate(lambda x: run(x)[None], data, batch_size, self.device, threads)
-        return found
+        loss, accuracy = self.scores(vector, data, batch_size, threads)[0].tolist()
+        return loss, accuracy
+
+    def scores(
+        self, vector: Tensor, data: Dataset, batch_size: int | None = None, threads: int = 1
+    ) -> Tensor:
+        """Return what `evaluate` does as `(1, 2)` float64 on the device, without waiting for it."""
+        size, run = batch_size or self._batch(1), self.function_of(vector)
+        return evaluate(lambda x: run(x)[None], data, size, self.device, threads)
 
     def evaluate_mixes(
         self,
         models: Tensor,
         shares: Tensor | None,
         data: Dataset,
-        batch_size: int,
+        batch_size: int | None = None,
         threads: int = 1,
-    ) -> list[tuple[float, float]]:
-        """Return what `evaluate` does, of K mixtures at once; only where there are `mixes`.
+    ) -> Tensor:
+        """Return the `scores` `(K, 2)` of K mixtures at once; only where there are `mixes`.
 
         `shares` `(K, M)` has the weight of each of the `models` `(M, F)` in each mixture; None:
         the models themselves. Each result is what a mixture would get alone, to within rounding.
         """
         mixes = self.mixes
         assert mixes is not None
+        size = batch_size or self._batch(len(models if shares is None else shares))
         mixes.load(models.to(self.device), None if shares is None else shares.to(self.device))
-        return evaluate(
-            lambda x: mixes.logits(self._inputs(x)), data, batch_size, self.device, threads
-        )
+        return evaluate(lambda x: mixes.logits(self._inputs(x)), data, size, self.device, threads)
+
+    def upload(self, vector: Tensor) -> Tensor:
+        """Return a vector on the device, without waiting for the copy."""
+        vector = vector.pin_memory() if self.device.type == "cuda" else vector
+        return vector.to(self.device, non_blocking=True)
+
+    def _batch(self, models: int) -> int:
+        """Return how many examples to run at once through so many models, without gradients."""
+        memory = gpu_memory(self.device)
+        if memory is None:
+            return CPU_BATCH
+        return batch_on_gpu(memory[1], models * self.footprint.activations)
 
     def recalibrate(self, vector: Tensor, images: Tensor, batch_size: int) -> Tensor:
         """Return the model `(F,)` with BatchNorm statistics re-estimated on `images`.
@@ -265,9 +296,3 @@ class Network:
         batches = (self._inputs(own.to(self.device)) for own in torch.split(images, batch_size))
         reestimate(self.module, batches)
         return vector
-
-    def _run_eval(self, vector: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the model `(F,)` as a function from images to logits."""
-        self._plain.bind(vector.to(self.device))
-        self.module.eval()
-        return lambda images: self._plain.run(self._inputs(images))

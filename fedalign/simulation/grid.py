@@ -81,6 +81,11 @@ class LocalGrid(Grid):
         """The run to which messages belong."""
         return self._run
 
+    @property
+    def num_workers(self) -> int:
+        """The number of workers that train at the same time."""
+        return 1
+
     def create_message(
         self,
         content: RecordDict,

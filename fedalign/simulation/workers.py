@@ -32,6 +32,7 @@ from fedalign.simulation.ray_setup import full_backend_config, surroundings
 
 PASSED_ON = (
     "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",
+    "CUBLAS_WORKSPACE_CONFIG",
 )  # fmt: skip
 
 

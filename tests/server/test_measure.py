@@ -184,9 +184,9 @@ def test_the_fusion_gap_asks_for_every_model_and_measures_each_once(plain, data,
     observer = measure(plain, data, fusion_gap=True, pairs=3, alphas=3)
     assert observer.models_wanted(1, range(4)) == {0, 1, 2, 3}
     models = [plain.layout.to_record(v, {}) for v in vectors(plain, 5)]
-    whole, mixes = plain.evaluate, plain.evaluate_mixes
+    whole, mixes = plain.scores, plain.evaluate_mixes
     calls, asked = [], []
-    monkeypatch.setattr(plain, "evaluate", lambda *a: calls.append(a) or whole(*a))
+    monkeypatch.setattr(plain, "scores", lambda *a: calls.append(a) or whole(*a))
     monkeypatch.setattr(plain, "evaluate_mixes", lambda *a: asked.extend(a[1]) or mixes(*a))
     observer.on_round(Round(1, plain.initial, models[4], dict(enumerate(models[:4]))))
     assert len(calls) == 1  # the whole test set

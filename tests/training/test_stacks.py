@@ -26,14 +26,12 @@ from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupApp, GroupRequest
 from fedalign.messages.partial_sums import Mark, averages, clients_in, sum_replies, take_mark
 from fedalign.messages.records import TrainTask, train_reply
-from fedalign.network.network import Network
 from fedalign.server.sampling import sample
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
 from fedalign.simulation.grid import _groups, serve
 from fedalign.simulation.inline import InlineGrid
 from fedalign.training import trainer
-from fedalign.training.stacks import stack_size
 
 
 def reply(node, w, weight, n=5):
@@ -300,30 +298,3 @@ def test_a_worker_takes_the_data_that_is_shared(monkeypatch):
     assert np.shares_memory(worker.train.images.numpy(), shared["images"])
     assert torch.equal(worker.train.images, torch.tensor(shared["images"]))
     assert len(worker.shards(12)) == 12
-
-
-@pytest.mark.parametrize(
-    ("settings", "clients", "expected"),
-    [
-        ({"simulation.stack": 7}, 100, 7),
-        ({}, 8, 1),  # an eighth of them is one
-    ],
-)
-def test_how_many_train_together(settings, clients, expected):
-    assert stack_size(Federation(read(None, SETTINGS | settings)), clients) == expected
-
-
-def test_the_fastest_stack_is_taken_if_it_is_much_faster(monkeypatch):
-    def choose(times, clients=1000):
-        monkeypatch.setattr("fedalign.training.stacks._seconds", lambda _, size: times[size])
-        return stack_size(Federation(read(None, SETTINGS)), clients)
-
-    assert choose({1: 1.0, 4: 0.95}) == 1
-    assert choose({1: 1.0, 4: 0.5, 16: 0.2, 64: 0.19}) == 16
-    assert choose({1: 1.0, 4: 0.5, 16: 0.2, 64: 0.1}) == 64
-    assert choose({1: 1.0, 4: 0.5, 13: 0.3}, clients=100) == 13
-
-
-def test_layers_that_cannot_be_stacked_are_not_tried(monkeypatch):
-    monkeypatch.setattr(Network, "stacked", None)
-    assert stack_size(Federation(read(None, SETTINGS)), 1000) == 1

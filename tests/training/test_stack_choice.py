@@ -7,6 +7,7 @@ from torch import nn
 from fedalign.federation.federation import Federation
 from fedalign.network.footprint import footprint
 from fedalign.network.network import Network
+from fedalign.network.stacking import Stacking
 from fedalign.settings.config import read
 from fedalign.training.stacks import choose_stack
 
@@ -76,11 +77,12 @@ def test_on_a_cpu_eight_workers_can_share_the_clients():
 
 
 def test_a_network_that_cannot_be_stacked_is_not(monkeypatch, gpu):
-    monkeypatch.setattr(Network, "stacked", None)
+    none = Stacking(None, "there is no way")
+    monkeypatch.setattr(Network, "stacking", none)
     gpu(10_000)
     size, reason = choose_stack(federation(), 1000)
     assert size == 1
-    assert "cannot be stacked" in reason
+    assert reason == "clients train one by one, since there is no way"
 
 
 def test_on_a_gpu_all_clients_that_fit_are_one_stack(gpu):

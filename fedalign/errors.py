@@ -39,7 +39,7 @@ class DeviceError(FedalignError):
             more = ", …" if len(named) > MAX_NAMED else ""
             whose = f"one of {len(named)} clients ({', '.join(named[:MAX_NAMED])}{more})"
         super().__init__(
-            f"{whose}: {self.reason}; this process cannot use the GPU any more, while "
+            f"{whose}: {self.reason}; this process can no longer use the GPU, while "
             "simulation.backend=ray goes on without the client"
         )
 

@@ -193,7 +193,7 @@ def test_without_workers_the_run_ends_and_names_the_client(app, group, whose):
     component.train_many.__globals__["broken"] = False
     assert str(caught.value) == (
         f"{whose}AcceleratorError: CUDA error: misaligned address (CUDA_LAUNCH_BLOCKING=1 shows "
-        "where); this process cannot use the GPU any more, while simulation.backend=ray goes on "
+        "where); this process can no longer use the GPU, while simulation.backend=ray goes on "
         "without the client"
     )
 

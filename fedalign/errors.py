@@ -30,8 +30,7 @@ class DeviceError(FedalignError):
 
     def __init__(self, error: Exception, clients: Mapping[int, object]):
         """Take the error, and by node the partitions of the clients that were served."""
-        line = str(error).strip().partition("\n")[0]
-        self.reason = f"{type(error).__name__}: {line} (CUDA_LAUNCH_BLOCKING=1 shows where)"
+        self.reason = device_reason(error)
         self.nodes = list(clients)
         named = [str(partition) for partition in clients.values()]
         whose = f"client {named[0]}"
@@ -53,6 +52,12 @@ def is_device_error(error: BaseException) -> bool:
     if "OutOfMemoryError" in kinds or "RuntimeError" not in kinds:
         return False
     return "AcceleratorError" in kinds or str(error).startswith(("CUDA error", "cuDNN error"))
+
+
+def device_reason(error: BaseException) -> str:
+    """Return an error of the GPU in one line."""
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line} (CUDA_LAUNCH_BLOCKING=1 shows where)"
 
 
 class BadValueError(InputError):

@@ -5,6 +5,7 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from clients.local import Local
+from fedalign.console import guarded
 from fedalign.errors import DeviceError, is_device_error
 from fedalign.messages.groups import GroupRequest
 from fedalign.messages.partial_sums import clients_in
@@ -196,6 +197,19 @@ def test_without_workers_the_run_ends_and_names_the_client(app, group, whose):
         "where); this process can no longer use the GPU, while simulation.backend=ray goes on "
         "without the client"
     )
+
+
+def test_the_servers_own_error_is_a_line_too(capsys):
+    error = RuntimeError("CUDA error: misaligned address\nSearch for `cudaError`")
+    with pytest.raises(SystemExit) as ended, guarded():
+        raise error
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: RuntimeError: CUDA error: misaligned address (CUDA_LAUNCH_BLOCKING=1 shows where)\n"
+    )
+    for verbose, other in [(True, error), (False, RuntimeError("a bug"))]:
+        with pytest.raises(RuntimeError, match=str(other).partition("\n")[0]), guarded(verbose):
+            raise other
 
 
 @pytest.mark.parametrize("overlap", [False, True])

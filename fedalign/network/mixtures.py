@@ -160,5 +160,5 @@ def _mixed(kind: type[StackedLayer]) -> type[StackedLayer]:
 LAYERS: Layers = {
     kind: MixedLinear if stacked is StackedLinear else _mixed(stacked)
     for kind, stacked in STACKED.items()
-    if kind is not nn.MultiheadAttention  # which uses its weights in evaluation behind our back
+    if not issubclass(kind, nn.RNNBase | nn.MultiheadAttention)  # whose first axis may be time
 }

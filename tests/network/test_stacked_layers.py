@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedalign.data import Dataset
 from fedalign.network.layout import Layout
+from fedalign.network.mixtures import Mixtures
 from fedalign.network.network import Network
 from fedalign.network.one_by_one import OneByOne
 from fedalign.network.stacked import LAYERS, Stacked
@@ -204,6 +205,34 @@ def test_each_model_as_if_alone(name, sizes, keep):
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
     assert expected[1].norm() > 0.01
+
+
+OTHERS = ("own", "encoder", "attention", "lstm", "gru", "rnn")  # evaluated one by one
+ALONE = {name for name in CASES if any(other in name for other in OTHERS)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_mix_of_models_as_if_alone(name):
+    """Where this is not known, models are evaluated one by one."""
+    module, layout, block, x, _ = case(CASES[name], DATA.get(name), [2, 2, 2])
+    shares = torch.tensor([[1, 0, 0], [0.2, 0.3, 0.5], [-0.5, 0, 1.5], [0.5, 0.5, 0]])
+    try:
+        mixtures = Mixtures(module, layout)
+    except TypeError:
+        assert name in ALONE
+        return
+    plain = OneByOne(module, layout)
+    for own in (shares, None):
+        mixtures.load(block, own)
+        if name in ALONE:
+            with pytest.raises(RuntimeError):
+                mixtures.logits(x)
+            continue
+        found = mixtures.logits(x)
+        module.eval()
+        for vector, logits in zip(block if own is None else own @ block, found, strict=True):
+            plain.bind(vector)
+            torch.testing.assert_close(logits, plain.run(x), rtol=1e-4, atol=1e-4)
 
 
 def test_every_stacked_layer_is_tried():

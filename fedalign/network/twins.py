@@ -88,7 +88,7 @@ def stacked_twin(module: nn.Module, weights: Weights, layers: Layers) -> nn.Modu
     pairs = list(zip(module.named_modules(), twin.modules(), strict=True))
     for (prefix, layer), other in pairs:
         own = {key: names[id(p)] for key, p in layer.named_parameters(recurse=False)}
-        place = f"layer {prefix!r} ({layer})" if prefix else f"the model's {type(layer).__name__}"
+        place = _place(prefix, layer)
         if type(layer) in layers:
             _become(other, layers[type(layer)], weights, own, prefix)
             if (
@@ -112,6 +112,14 @@ def _become(
         setattr(layer, key, getattr(layer, key).new_empty(0))
     layer.__class__ = kind
     layer.weights, layer.names = weights, own | buffers  # type: ignore[assignment]
+
+
+def _place(prefix: str, layer: nn.Module) -> str:
+    """Return a layer's name and options; of a module with layers inside, its class."""
+    if not prefix:
+        return f"the model's {type(layer).__name__}"
+    whole = str(layer)
+    return f"layer {prefix!r} ({type(layer).__name__ if chr(10) in whole else whole})"
 
 
 def _require_broadcast(module: nn.Module, place: str) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedalign.data import Dataset
+from fedalign.network.kernels import grouped_conv
 from fedalign.network.layout import Layout
 from fedalign.network.mixtures import Mixtures
 from fedalign.network.network import Network
@@ -208,6 +209,28 @@ def test_each_model_as_if_alone(name, sizes, keep):
 
 
 OTHERS = ("own", "encoder", "attention", "lstm", "gru", "rnn")  # evaluated one by one
+
+
+@pytest.mark.parametrize("name", ["conv1d", "conv3d", "grouped", "paddings"])
+def test_convolutions_are_the_same_as_groups(name, monkeypatch):
+    """What a GPU runs, on the CPU."""
+    module, layout, *batch = case(CASES[name], None, [4, 3, 2])
+    expected = results(Stacked(module, layout), layout, *batch, [4, 3, 2])
+    monkeypatch.setattr("fedalign.network.stacked_layers.looped_conv", grouped_conv)
+    found = results(Stacked(module, layout), layout, *batch, [4, 3, 2])
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bfloat16_differs_by_its_rounding(name):
+    module, layout, *batch = case(CASES[name], DATA.get(name), [4, 3, 2])
+    expected = results(OneByOne(module, layout), layout, *batch, [4, 3, 2])
+    found = results(Stacked(module, layout, bf16=True), layout, *batch, [4, 3, 2])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).norm() <= 0.06 * theirs.norm()
+
+
 ALONE = {name for name in CASES if any(other in name for other in OTHERS)}
 
 

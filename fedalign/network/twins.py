@@ -21,9 +21,12 @@ class Weights(Protocol):
 
     Attributes:
         examples: `(K, B)` bool, which examples count in training; the others fill up a batch.
+        smallest: the smallest number of examples that count, of the models that have any; 0 where
+            the host does not know it.
     """
 
     examples: Tensor
+    smallest: int
 
     def parameter(self, name: str) -> tuple[Tensor, Target]:
         """Return a parameter's `(K, …)` view, and where its gradient goes."""

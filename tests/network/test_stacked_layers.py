@@ -293,6 +293,15 @@ def test_a_step_can_be_captured_in_a_graph(name):
     assert mode.made <= 1  # the sizes
 
 
+@pytest.mark.parametrize("runner", [OneByOne, Stacked])
+def test_batch_norm_refuses_a_single_value_however_clients_are_run(runner):
+    module, layout, *batch = case(CASES["bn"], None, [4, 1])
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        results(runner(module, layout), layout, *batch, [4, 1])
+    module, layout, *batch = case(CASES["bn of rows"], None, [4, 1])  # which is 64 values
+    assert results(runner(module, layout), layout, *batch, [4, 1])[0].isfinite().all()
+
+
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])
 def test_a_client_without_examples_leaves_batch_norm_as_it_is(kind):
     layers = [nn.Flatten(2)] if kind is nn.BatchNorm1d else []

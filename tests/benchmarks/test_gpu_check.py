@@ -64,14 +64,20 @@ def test_a_part_without_time_is_skipped_and_the_others_are_named(check):
 
 
 def test_a_run_that_takes_too_long_is_stopped_and_the_next_one_plays(check):
-    from processes import Outcome
+    from processes import LATE, Outcome
 
-    slow, quick = Outcome(), Outcome()
+    early, quick, endless, again = (Outcome() for _ in range(4))
     job = {"engine": "plain", "settings": check.settings("W2", "plain", device="cpu")}
-    check.players.play("plain", job, slow, 0.01)
-    assert slow.error == "stopped: no time left"
+    check.players.play("plain", job, early, 0.01)
+    assert early.error == LATE
     check.players.play("plain", job, quick, 120)
     assert (quick.error, len(quick.seconds)) == ("", 1)
+    forever = {"engine": "plain", "settings": job["settings"] | {"rounds": 1_000_000}}
+    check.players.play("plain", forever, endless, 3)
+    assert endless.error == "stopped: no time left"
+    assert endless.seconds  # of the rounds that it finished
+    check.players.play("plain", job, again, 120)
+    assert again.error == ""
 
 
 def test_an_engines_error_is_told(check):

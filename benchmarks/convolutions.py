@@ -148,7 +148,7 @@ def milliseconds(work: Callable[[], object], repeats: int = 7) -> float:
 @cache
 def peak(device: torch.device, dtype: torch.dtype) -> float:
     """Return the operations a second of a large matrix product."""
-    size = 8192 if device.type == "cuda" else 512
+    size = 8192 if device.type == "cuda" else 128
     a = torch.ones(size, size, device=device, dtype=dtype)
     return 2.0 * size**3 / milliseconds(lambda: a @ a) * 1e3
 

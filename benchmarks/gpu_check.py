@@ -258,13 +258,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, help="file for what is printed")
     parser.add_argument("--log", type=Path, default=Path(os.devnull), help="what the runs print")
-    parser.add_argument("--seconds", type=float, default=235, help="of everything")
+    parser.add_argument("--seconds", type=float, help="of everything; 235, of a rehearsal 120")
     parser.add_argument("--small", action="store_true", help="rehearse; without a GPU always")
     parser.add_argument("--only", nargs="+", default=[part.name for part in PARTS],
                         choices=[part.name for part in PARTS], metavar="PART")  # fmt: skip
     given = parser.parse_args()
     small = given.small or not torch.cuda.is_available()
-    check = Check(small, Budget(given.seconds), Players(given.log))
+    budget = Budget(given.seconds or (120 if small else 235))
+    check = Check(small, budget, Players(given.log))
     try:
         others = ["jax"] if find_spec("jax") else []
         others += ["ray"] if not small and "workers" in given.only else []

@@ -109,6 +109,17 @@ def test_operations_are_counted_but_views_are_not():
     assert counted.found == {"add": 1, "mul_": 1}
 
 
+def test_a_profile_counts_launches_and_the_hosts_time(tmp_path, check):
+    from profile_round import profiled
+
+    from fedalign.settings.config import read
+
+    settings = check.settings("W2", "inline", device="cpu", rounds=4) | {"out": str(tmp_path)}
+    found = profiled(read(None, settings))
+    assert found["launches"] > found["per_step"] > 10  # two steps a round, 20 examples a client
+    assert 0 < found["outside_ms"] < found["round_ms"]
+
+
 @pytest.mark.slow
 def test_the_whole_check_plays_small(tmp_path, monkeypatch, capsys):
     import gpu_check

@@ -52,7 +52,7 @@ def set_up_gpu(tf32: bool, deterministic: bool) -> None:
     """Set how this process computes on GPUs; to be called before it does.
 
     Where an operation has no deterministic form, PyTorch warns at each call. The warnings are
-    hidden here, since `fedalign.training.reproducible` names the operations once.
+    hidden here, since `fedalign.training.trial` names the operations once.
     """
     if deterministic:
         os.environ.setdefault(WORKSPACE, ":4096:8")  # else the order of cuBLAS's sums may vary

@@ -16,8 +16,8 @@ from fedalign.settings.registry import HOME
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.echo import client, message_seconds
 from fedalign.simulation.inline import InlineGrid
-from fedalign.training.reproducible import not_reproducible
 from fedalign.training.stacks import choose_stack
+from fedalign.training.trial import Findings, trial
 
 ECHO = FlowerApp(HOME, "", "fedalign.simulation.echo:client", {})
 
@@ -54,22 +54,24 @@ def _machine() -> str:
 
 
 def _device(federation: Federation) -> str:
-    """Return the line on the device, its precision, and whether its results are reproducible."""
+    """Return the line on the device, its precision, and what a trial shows."""
     config, device = federation.config, federation.network.device
-    precision = (
-        "bfloat16 in forward and backward passes" if config.precision == "bf16" else "float32"
-    )
+    kind = "bfloat16 in forward and backward passes" if config.precision == "bf16" else "float32"
     if device.type == "cpu":
-        return f"CPU, {precision}; the same seed gives the same bits"
-    rounding = ", TF32 in matrix products and convolutions" if config.tf32 else ""
-    return f"{gpu_facts(device)['name']}, {precision}{rounding}; {_reproducible(federation)}"
+        return f"CPU, {kind}; the same seed gives the same bits"
+    kind += ", TF32 in matrix products and convolutions" if config.tf32 else ""
+    found = trial(federation)
+    why = "; ".join(found.not_captured)
+    graphs = f"steps run without CUDA graphs: {why}" if why else "steps are CUDA graphs"
+    return f"{gpu_facts(device)['name']}, {kind}; {_reproducible(config, found)}; {graphs}"
 
 
-def _reproducible(federation: Federation) -> str:
-    if not federation.config.deterministic:
+def _reproducible(config: Config, found: Findings) -> str:
+    if not config.deterministic:
         return "two runs may differ in the last bits (deterministic: false)"
-    if missing := not_reproducible(federation):
-        return f"two runs may differ: nothing deterministic exists for {', '.join(missing)}"
+    if found.not_reproducible:
+        missing = ", ".join(found.not_reproducible)
+        return f"two runs may differ: nothing deterministic exists for {missing}"
     return "the same seed gives the same bits on such a card with the same versions"
 
 
@@ -109,7 +111,9 @@ def _cost(seconds: float, clients: int, size: int) -> str:
 
 def _stack(federation: Federation, clients: int, workers: int) -> str:
     size, reason = choose_stack(federation, clients, workers)
-    return f"{size} of {clients} clients together: {reason}"
+    line = federation.network.stacking.line
+    unusual = f"; {line}" if line and line != reason else ""
+    return f"{size} of {clients} clients together: {reason}{unusual}"
 
 
 def _sums(federation: Federation, clients: int) -> str:

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Collection
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from fedalign.network.device import gpu_facts
 from fedalign.server.nodes import Nodes
 from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
-from fedalign.training.reproducible import not_reproducible
 from fedalign.training.stacks import StackChoice
+from fedalign.training.trial import trial
 
 log = logging.getLogger("fedalign")
 
@@ -82,16 +83,14 @@ def _hardware(federation: Federation) -> dict[str, Any]:
 
 def _gpu(federation: Federation) -> dict[str, Any]:
     """Return all that the bits of a result depend on, on a GPU, beside the seed and PyTorch."""
-    config, missing = federation.config, not_reproducible(federation)
-    if missing:
-        log.warning(
-            "two runs may differ, since nothing deterministic exists for %s", ", ".join(missing)
-        )
+    config, found = federation.config, trial(federation)
+    if missing := ", ".join(found.not_reproducible):
+        log.warning("two runs may differ, since nothing deterministic exists for %s", missing)
     return gpu_facts(federation.network.device) | {
         "precision": config.precision,
         "tf32": config.tf32,
         "deterministic": config.deterministic,
-        "not_reproducible": missing,
+        **asdict(found),
     }
 
 

@@ -1,4 +1,4 @@
-"""Operations without a deterministic form are named, before a run and in its manifest."""
+"""What a GPU cannot reproduce or capture is named, before a run and in its manifest."""
 
 import re
 import warnings
@@ -11,10 +11,12 @@ from clients.local import Local
 from fedalign.federation.federation import Federation
 from fedalign.network.device import NOT_DETERMINISTIC
 from fedalign.network.network import Network
+from fedalign.network.stacking import Stacking
 from fedalign.report import doctor
 from fedalign.runs import manifest
 from fedalign.settings.config import read
-from fedalign.training.reproducible import not_reproducible
+from fedalign.training.trial import Findings, trial
+from tests.tape import Tapes
 
 
 class Putting(nn.Module):
@@ -47,9 +49,30 @@ def federation(module=None, **settings):
 
 @pytest.mark.usefixtures("_deterministic")
 def test_they_are_found_by_trying():
-    assert not_reproducible(federation()) == []
-    assert not_reproducible(federation(Putting())) == ["put_"]
-    assert not_reproducible(federation(Putting(), deterministic=False)) == []
+    assert trial(federation()) == Findings([], [])
+    assert trial(federation(Putting())) == Findings(["put_"], [])
+
+
+def test_what_cannot_be_captured_is_named(monkeypatch):
+    monkeypatch.setattr(Network, "graphs", Tapes(refuses=True))
+    (why,) = trial(federation()).not_captured
+    assert "operation not permitted when stream is capturing" in why
+    monkeypatch.setattr(Network, "graphs", None)
+    monkeypatch.setattr(Network, "stacking", Stacking(None, "'fold' cannot be stacked"))
+    assert trial(federation()).not_captured == [
+        "clients train one by one, since 'fold' cannot be stacked"
+    ]
+
+
+def test_a_trial_leaves_the_network_as_it_was():
+    ours = federation()
+    network, start = ours.network, ours.network.receive(ours.network.initial)
+    expected, run = start.clone(), network.function_of(2 * start)
+    images = ours.train.images[:5]
+    before = run(images)
+    trial(ours)
+    assert torch.equal(run(images), before)
+    assert torch.equal(start, expected)
 
 
 def test_an_unset_workspace_of_cublas_is_one_of_them():
@@ -66,7 +89,7 @@ def test_a_trial_that_fails_ends_no_run(monkeypatch):
         raise KeyError("control")
 
     monkeypatch.setattr(Local, "train", fail)
-    assert "a trial failed (KeyError: 'control')" in not_reproducible(federation())[0]
+    assert "a trial failed (KeyError: 'control')" in trial(federation()).not_reproducible[0]
 
 
 @pytest.fixture
@@ -88,24 +111,26 @@ def test_the_manifest_names_card_versions_and_precision(caplog):
         "tf32": False,
         "deterministic": True,
         "not_reproducible": ["put_"],
+        "not_captured": [],
     }
     assert "two runs may differ, since nothing deterministic exists for put_" in caplog.text
 
 
-@pytest.mark.usefixtures("_deterministic", "_h100")
+@pytest.mark.usefixtures("_h100")
 @pytest.mark.parametrize(
-    ("module", "settings", "line"),
+    ("found", "settings", "line"),
     [
-        (None, {}, "float32, TF32 in matrix products and convolutions; the same seed gives"),
-        (None, {"precision": "bf16", "tf32": False}, "bfloat16 in forward and backward passes; "),
-        (Putting(), {}, "two runs may differ: nothing deterministic exists for put_"),
-        (None, {"deterministic": False}, "two runs may differ in the last bits"),
+        ([], {}, "H100, float32, TF32 in matrix products and convolutions; the same seed gives"),
+        ([], {"precision": "bf16", "tf32": False}, "bfloat16 in forward and backward passes; "),
+        (["put_"], {}, "two runs may differ: nothing deterministic exists for put_"),
+        ([], {"deterministic": False}, "two runs may differ in the last bits"),
     ],
 )
-def test_doctor_tells_precision_and_what_is_not_reproducible(monkeypatch, module, settings, line):
-    ours = federation(module, **settings)
-    missing = not_reproducible(ours)
-    monkeypatch.setattr(doctor, "not_reproducible", lambda _: missing)
+def test_doctor_tells_precision_and_what_is_not_reproducible(monkeypatch, found, settings, line):
+    ours = federation(**settings)
     ours.network.device = torch.device("cuda")
+    monkeypatch.setattr(doctor, "trial", lambda _: Findings(found, []))
     assert line in doctor._device(ours)
-    assert "H100, " in doctor._device(ours)
+    assert doctor._device(ours).endswith("steps are CUDA graphs")
+    monkeypatch.setattr(doctor, "trial", lambda _: Findings(found, ["no room", "a sync"]))
+    assert doctor._device(ours).endswith("steps run without CUDA graphs: no room; a sync")

@@ -30,8 +30,8 @@ def train(count, device="cuda", width=2000):
     message = Message(RecordDict({"arrays": federation.network.initial}), 1000, "train")
     task = TrainTask(1, MaskPlan(fixed_ratio=0.4))
     models = list(trainer.train(federation, task, message, contexts, count))
-    models.sort(key=lambda model: model.client.place)
-    return torch.stack([model.vector.cpu() for model in models])
+    pairs = [pair for part in models for pair in zip(part.clients, part.block.cpu(), strict=True)]
+    return torch.stack([vector for _, vector in sorted(pairs, key=lambda pair: pair[0].place)])
 
 
 def peak(count):

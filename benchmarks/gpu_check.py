@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 SHARES = {"W1": 0.35, "W2": 0.18, "W3": 0.27, "CIFAR": 0.2}
 """What part of the seconds for rounds each workload gets."""
+SLOW_IN_XLA = ("W1", "CIFAR")
 VARIANTS = {
     "inline, bf16": {"precision": "bf16"},
     "inline, not deterministic": {"deterministic": False},
@@ -141,8 +142,12 @@ def rounds(check: Check, part: Part) -> None:
         check.skipped.append("rounds in JAX: it is not installed")
     for workload, share in SHARES.items():
         rows = []
-        variants = VARIANTS if workload == "W1" else {}
-        for name, more in ({"plain": {}, "inline": {}} | variants | jax).items():
+        names = {"plain": {}, "inline": {}} | (VARIANTS if workload == "W1" else {})
+        if check.small and workload in SLOW_IN_XLA:
+            check.skipped.append(f"{workload} in JAX: compiling it for a CPU takes minutes")
+        else:
+            names |= jax
+        for name, more in names.items():
             process = name.split(",")[0]
             settings = check.settings(workload, process, **more)
             rows.append((Row("rounds", workload, name, process), settings))

@@ -84,12 +84,12 @@ def rounds_of(config: Config) -> Iterator[tuple[float | None, float, Weights]]:
     weights, apply = translate(initial(federation))
     assert federation.test is not None
     train, test, orders = _arrays(federation.train), federation.test, Orders.of(federation)
-    play, compiled = _round(apply, config.client.options), set()
+    train_round, compiled = _round(apply, config.client.options), set()
     measure, tests = _accuracy(apply), _batches(test)
     for number in range(1, config.rounds + 1):
         started = time.perf_counter()
         index, counts = padded(orders.of_round(number), config.client.options["batch_size"])
-        weights = play(weights, index, counts, jax.random.key(number), *train)
+        weights = train_round(weights, index, counts, jax.random.key(number), *train)
         accuracy = float(measure(weights, *tests))
         seconds = time.perf_counter() - started if index.shape in compiled else None
         compiled.add(index.shape)
@@ -115,14 +115,16 @@ def _arrays(data: Dataset) -> tuple[jax.Array, jax.Array]:
 def _round(apply: Apply, options: Mapping[str, Any]) -> Callable[..., Weights]:
     """Return the function from weights, examples, counts, a key and the data to new weights."""
 
-    def play(weights: Weights, index: Any, counts: Any, key: Any, *data: jax.Array) -> Weights:
+    def train_round(
+        weights: Weights, index: Any, counts: Any, key: Any, *data: jax.Array
+    ) -> Weights:
         keys = jax.random.split(key, len(index))
         client = _client(apply, options, *data)
         models = jax.vmap(client, (None, 0, 0, 0))(weights, index, counts, keys)
         shares = counts.sum(1) / counts.sum()
         return jax.tree.map(lambda own: jnp.tensordot(shares, own, 1), models)
 
-    return jax.jit(play)
+    return jax.jit(train_round)
 
 
 def _client(

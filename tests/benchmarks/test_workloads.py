@@ -1,4 +1,4 @@
-"""The workloads, and three ways to play a round of them that must come to the same model."""
+"""The workloads, and three ways to run them that must come to the same model."""
 
 import os
 

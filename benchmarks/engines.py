@@ -1,7 +1,7 @@
-"""A process that plays rounds for `gpu_check.py`: jobs in, results out, one JSON a line each.
+"""A process that runs workloads for `gpu_check.py`: jobs in, results out, one JSON a line each.
 
 A job has an `engine` (`plain`, `jax`, `profile` or one of fedalign's), the `settings` of a run, and
-a folder `out` that gets the seconds of each round as soon as it is over. A process plays one
+a folder `out` that gets the seconds of each round as soon as it is over. A process runs one
 job after the other, so that what it imported, and the data that it made, are paid for once.
 """
 
@@ -29,8 +29,8 @@ from fedalign.settings.config import Config, read
 MB = 1e6
 
 
-def play(job: dict[str, Any]) -> dict[str, Any]:
-    """Play a job; return its peaks of memory and what its engine has to say."""
+def run_job(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a job; return its peaks of memory and what its engine has to say."""
     config = read(None, job["settings"] | {"out": job["out"]})
     _forget_peaks()
     found = ENGINES.get(job["engine"], ours)(config)
@@ -39,13 +39,15 @@ def play(job: dict[str, Any]) -> dict[str, Any]:
 
 def ours(config: Config) -> dict[str, Any]:
     """Run a configuration; return the hash of its final model."""
-    file, told = Path(config.out, "whole.yaml"), io.StringIO()
+    file, errors = Path(config.out, "whole.yaml"), io.StringIO()
     file.write_text(yaml.safe_dump(config.model_dump()), "utf-8")
     try:
-        with redirect_stderr(told):
+        with redirect_stderr(errors):
             run(str(file))
     except SystemExit:
-        raise RuntimeError(told.getvalue().strip()) from None
+        raise RuntimeError(errors.getvalue().strip()) from None
+    finally:
+        print(errors.getvalue(), file=sys.stderr)
     (model,) = Path(config.out).glob("*/model.safetensors")
     digest = hashlib.sha256()
     for name, array in sorted(load_file(model).items()):
@@ -54,14 +56,14 @@ def ours(config: Config) -> dict[str, Any]:
 
 
 def plain(config: Config) -> dict[str, Any]:
-    """Play the plain loop."""
+    """Run the plain loop."""
     from plain_loop import rounds_of
 
     return _log(config, rounds_of)
 
 
 def jax(config: Config) -> dict[str, Any]:
-    """Play the round in JAX; return its peak of memory, which PyTorch does not see."""
+    """Run the rounds in JAX; return its peak of memory, which PyTorch does not see."""
     from jax import local_devices
     from jax_round import rounds_of
 
@@ -85,7 +87,7 @@ ENGINES: dict[str, Callable[[Config], dict[str, Any]]] = {
 
 
 def _log(config: Config, rounds_of: Callable[[Config], Any]) -> dict[str, Any]:
-    """Play rounds; append the seconds of each to a file, where it has any."""
+    """Run rounds; append the seconds of each to a file, where it has any."""
     accuracy = 0.0
     for seconds, reached, _ in rounds_of(config):
         accuracy = reached
@@ -116,7 +118,7 @@ def _gpu_peak() -> float:
 
 
 def serve() -> None:
-    """Play the jobs that come in; whatever else is printed goes to stderr."""
+    """Run the jobs that come in; whatever else is printed goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     torch.set_num_threads(1)
@@ -124,7 +126,7 @@ def serve() -> None:
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         try:
-            answer = play(json.loads(line))
+            answer = run_job(json.loads(line))
         except Exception as error:  # the next job may work
             answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
         print(json.dumps(answer), file=answers, flush=True)

@@ -6,7 +6,7 @@
 Each part has seconds of its own, and is skipped with a line when they, or those of all, are gone.
 Engines take turns (A B A B), each in a process of its own, and a round's time is the median of
 the rounds after the first two, one evaluation on 10,000 examples included. Without a GPU everything
-is played small on the CPU, to try the script.
+runs in small sizes on the CPU, to try the script.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from gpu_report import Row, machine, profile_table, rounds_table
-from processes import HERE, HOME, LATE, Budget, Outcome, Players, environment
+from processes import HERE, HOME, LATE, Budget, JobProcesses, Outcome, environment
 from workloads import COMMON, WORKLOADS
 
 ROUNDS = {"plain": 8, "jax": 24, "inline": 16, "ray": 12, "flower": 4}
@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 SHARES = {"W1": 0.35, "W2": 0.18, "W3": 0.27, "CIFAR": 0.2}
 """What part of the seconds for rounds each workload gets."""
+SLOW_IN_XLA = ("W1", "CIFAR")
 VARIANTS = {
     "inline, bf16": {"precision": "bf16"},
     "inline, not deterministic": {"deterministic": False},
@@ -60,7 +61,7 @@ class Check:
     Attributes:
         small: sizes for a rehearsal.
         budget: of everything.
-        players: the processes that play rounds.
+        processes: those that run the workloads.
         rows: of the table of rounds.
         profiles: what `profile_round.py` returned, by workload.
         texts: tables of others.
@@ -69,7 +70,7 @@ class Check:
 
     small: bool
     budget: Budget
-    players: Players
+    processes: JobProcesses
     rows: list[Row] = field(default_factory=list)
     profiles: dict[str, Outcome] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
@@ -85,7 +86,7 @@ class Check:
         return found | {key.replace("__", "."): value for key, value in more.items()}
 
     def turns(self, part: Part, rows: Iterable[tuple[Row, dict[str, Any]]]) -> None:
-        """Play rows in turn, twice; `part` says how long all of them may take."""
+        """Run rows in turn, twice; `part` says how long all of them may take."""
         pairs, own = list(rows), Budget(min(part.seconds, self.budget.left))
         for turn in range(2):
             for row, settings in pairs:
@@ -93,7 +94,7 @@ class Check:
                     continue
                 limit = min(own.left, max(part.seconds / 2, 15))  # others want their turn
                 job = {"engine": row.process, "settings": settings}
-                self.players.play(row.process, job, row.outcome, limit)
+                self.processes.run(row.process, job, row.outcome, limit)
             if own.left < 2:
                 what = "nothing more" if turn else "no second turn"
                 self.skipped.append(f"{part.name}: its {part.seconds:.0f} s are over: {what}")
@@ -135,14 +136,18 @@ def outcomes_of(output: str) -> list[str]:
 
 
 def rounds(check: Check, part: Part) -> None:
-    """Play all workloads by the plain loop, by fedalign in one process, and in JAX."""
+    """Run all workloads by the plain loop, by fedalign in one process, and in JAX."""
     jax = {"jax": {}} if find_spec("jax") else {}
     if not jax:
         check.skipped.append("rounds in JAX: it is not installed")
     for workload, share in SHARES.items():
         rows = []
-        variants = VARIANTS if workload == "W1" else {}
-        for name, more in ({"plain": {}, "inline": {}} | variants | jax).items():
+        names = {"plain": {}, "inline": {}} | (VARIANTS if workload == "W1" else {})
+        if check.small and workload in SLOW_IN_XLA:
+            check.skipped.append(f"{workload} in JAX: compiling it for a CPU takes minutes")
+        else:
+            names |= jax
+        for name, more in names.items():
             process = name.split(",")[0]
             settings = check.settings(workload, process, **more)
             rows.append((Row("rounds", workload, name, process), settings))
@@ -150,7 +155,7 @@ def rounds(check: Check, part: Part) -> None:
 
 
 def workers(check: Check, part: Part) -> None:
-    """Play W1 and W2 on Ray workers, and W2 on Flower's own engine."""
+    """Run W1 and W2 on Ray workers, and W2 on Flower's own engine."""
     if find_spec("ray") is None:
         check.skipped.append("rounds on Ray and on Flower's engine: Ray is not installed")
         return
@@ -160,7 +165,7 @@ def workers(check: Check, part: Part) -> None:
 
 
 def algorithms(check: Check, part: Part) -> None:
-    """Play the algorithms beside each other."""
+    """Run the algorithms beside each other."""
     rows = []
     for workload in ("W2", "CNN"):
         for name, more in ALGORITHMS.items():
@@ -170,7 +175,7 @@ def algorithms(check: Check, part: Part) -> None:
 
 
 def landscape(check: Check, part: Part) -> None:
-    """Play W1 without and with the default landscape."""
+    """Run W1 without and with the default landscape."""
     names = {"no landscape": {}, "landscape": {"evaluation__alphas": 11}}
     rows = [
         (Row("landscape", "W1", name, "inline"), check.settings("W1", "inline", **more))
@@ -191,7 +196,7 @@ def profile(check: Check, part: Part) -> None:
             settings["simulation.stack"] = settings["clients_per_round"]
         outcome = check.profiles.setdefault(workload, Outcome())
         job = {"engine": "profile", "settings": settings}
-        check.players.play("inline", job, outcome, budget.left)
+        check.processes.run("inline", job, outcome, budget.left)
 
 
 def convolutions(check: Check, part: Part) -> None:
@@ -226,7 +231,7 @@ PARTS = (
 )
 
 
-def play(check: Check, names: Sequence[str]) -> None:
+def run_parts(check: Check, names: Sequence[str]) -> None:
     """Run the parts that are named; they share the seconds of all."""
     stretch = check.budget.left / sum(part.seconds for part in PARTS if part.name in names)
     for part in PARTS:
@@ -265,15 +270,15 @@ def main() -> None:
     given = parser.parse_args()
     small = given.small or not torch.cuda.is_available()
     budget = Budget(given.seconds or (120 if small else 235))
-    check = Check(small, budget, Players(given.log))
+    check = Check(small, budget, JobProcesses(given.log))
     try:
         others = ["jax"] if find_spec("jax") else []
         others += ["ray"] if not small and "workers" in given.only else []
         if "rounds" in given.only:
-            check.players.start("plain", "inline", *others)
-        play(check, given.only)
+            check.processes.start("plain", "inline", *others)
+        run_parts(check, given.only)
     finally:
-        check.players.stop()
+        check.processes.stop()
         text = report(check)
         print(text)
         if given.out:

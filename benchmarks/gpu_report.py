@@ -35,7 +35,7 @@ class Row:
 
     Attributes:
         part: of the check.
-        process: the engine whose process plays it.
+        process: the engine whose process runs it.
     """
 
     part: str
@@ -71,7 +71,7 @@ def _cells(row: Row, base: float | None) -> list[str]:
 
 
 def _untried(outcome: Outcome) -> str:
-    return "" if outcome.seconds else "not played: no time left"
+    return "" if outcome.seconds else "not run: no time left"
 
 
 def _bits(outcome: Outcome) -> str:
@@ -127,7 +127,7 @@ def machine() -> str:
     """Return the machine, the versions and the commit, in a line."""
     gpu = torch.cuda.is_available()
     where = torch.cuda.get_device_name() if gpu else "no GPU"
-    versions = [f"{name} {called(name)}" for name in ("torch", "flwr", "ray", "jax")]
+    versions = [f"{name} {version_of(name)}" for name in ("torch", "flwr", "ray", "jax")]
     done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE,
                           capture_output=True, text=True, check=False)  # fmt: skip
     commit = done.stdout.strip() or "unknown commit"
@@ -136,7 +136,7 @@ def machine() -> str:
     )
 
 
-def called(package: str) -> str:
+def version_of(package: str) -> str:
     """Return a package's version, or that it is not there."""
     try:
         return version(package)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from math import ceil
 from typing import Any
 
@@ -84,13 +84,13 @@ def rounds_of(config: Config) -> Iterator[tuple[float | None, float, Weights]]:
     weights, apply = translate(initial(federation))
     assert federation.test is not None
     train, test, orders = _arrays(federation.train), federation.test, Orders.of(federation)
-    play = jax.jit(_round(apply, train, config))
-    measure, compiled = _accuracy(apply, test), set()
+    train_round, compiled = _round(apply, config.client.options), set()
+    measure, tests = _accuracy(apply), _batches(test)
     for number in range(1, config.rounds + 1):
         started = time.perf_counter()
         index, counts = padded(orders.of_round(number), config.client.options["batch_size"])
-        weights = play(weights, index, counts, jax.random.key(number))
-        accuracy = float(measure(weights))
+        weights = train_round(weights, index, counts, jax.random.key(number), *train)
+        accuracy = float(measure(weights, *tests))
         seconds = time.perf_counter() - started if index.shape in compiled else None
         compiled.add(index.shape)
         yield seconds, accuracy, weights
@@ -112,9 +112,25 @@ def _arrays(data: Dataset) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(data.images.numpy()), jnp.asarray(data.labels.numpy())
 
 
-def _round(apply: Apply, train: tuple[jax.Array, jax.Array], config: Config) -> Callable[..., Any]:
-    """Return the function from weights, examples, counts and a key to the new weights."""
-    (images, labels), options = train, config.client.options
+def _round(apply: Apply, options: Mapping[str, Any]) -> Callable[..., Weights]:
+    """Return the function from weights, examples, counts, a key and the data to new weights."""
+
+    def train_round(
+        weights: Weights, index: Any, counts: Any, key: Any, *data: jax.Array
+    ) -> Weights:
+        keys = jax.random.split(key, len(index))
+        client = _client(apply, options, *data)
+        models = jax.vmap(client, (None, 0, 0, 0))(weights, index, counts, keys)
+        shares = counts.sum(1) / counts.sum()
+        return jax.tree.map(lambda own: jnp.tensordot(shares, own, 1), models)
+
+    return jax.jit(train_round)
+
+
+def _client(
+    apply: Apply, options: Mapping[str, Any], images: jax.Array, labels: jax.Array
+) -> Callable[..., Weights]:
+    """Return the function from weights, a client's examples, counts and key to new weights."""
 
     def loss(weights: Weights, index: jax.Array, count: jax.Array, key: jax.Array) -> jax.Array:
         scores = jax.nn.log_softmax(apply(weights, images[index], key))
@@ -133,23 +149,23 @@ def _round(apply: Apply, train: tuple[jax.Array, jax.Array], config: Config) -> 
         steps = index, counts, jnp.arange(len(counts))
         return jax.lax.scan(step, start, steps)[0][0]
 
-    def play(weights: Weights, index: jax.Array, counts: jax.Array, key: jax.Array) -> Weights:
-        keys = jax.random.split(key, len(index))
-        models = jax.vmap(client, (None, 0, 0, 0))(weights, index, counts, keys)
-        shares = counts.sum(1) / counts.sum()
-        return jax.tree.map(lambda own: jnp.tensordot(shares, own, 1), models)
-
-    return play
+    return client
 
 
-def _accuracy(apply: Apply, test: Dataset, batch: int = 2_000) -> Callable[[Weights], jax.Array]:
-    """Return the function from weights to test accuracy."""
-    images, labels = _arrays(test)
-    size = min(batch, len(test))
-    assert len(test) % size == 0
-    parts = images.reshape(-1, size, *images.shape[1:]), labels.reshape(-1, size)
+def _accuracy(apply: Apply) -> Callable[..., jax.Array]:
+    """Return the function from weights and batches of test examples to accuracy."""
 
-    def accuracy(weights: Weights) -> jax.Array:
-        return jax.lax.map(lambda b: apply(weights, b[0], None).argmax(1) == b[1], parts).mean()
+    def accuracy(weights: Weights, images: jax.Array, labels: jax.Array) -> jax.Array:
+        def hits(batch: Any) -> jax.Array:
+            return apply(weights, batch[0], None).argmax(1) == batch[1]
+
+        return jax.lax.map(hits, (images, labels)).mean()
 
     return jax.jit(accuracy)
+
+
+def _batches(data: Dataset, size: int = 2_000) -> tuple[jax.Array, jax.Array]:
+    """Return all examples in batches; their number must be a multiple of the size."""
+    images, labels = _arrays(data)
+    size = min(size, len(data))
+    return images.reshape(-1, size, *images.shape[1:]), labels.reshape(-1, size)

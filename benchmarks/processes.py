@@ -1,4 +1,4 @@
-"""Fresh processes that play rounds, and how long each may take."""
+"""Processes that run workloads, and how long each may take."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Budget:
 
 
 @dataclass
-class Player:
-    """A process of `engines.py`; `play` starts it if it is not there, or has ended."""
+class JobProcess:
+    """A process of `engines.py`; `run` starts it if it is not there, or has ended."""
 
     log: IO[bytes]
     _process: subprocess.Popen[bytes] | None = None
@@ -79,11 +79,12 @@ class Player:
         )
         self._ready = False
 
-    def play(self, job: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def run(self, job: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Return what a job returned; after `seconds` the process is killed.
 
         The result then has an `error`, as it has if the process ended. A process that is not ready
-        yet is left alone, for its next job.
+        yet is left alone, for its next job. After a CUDA error nothing works in a process, so it is
+        killed too.
         """
         if self._process is None or self._process.poll() is not None:
             self.start()
@@ -100,6 +101,8 @@ class Player:
         if (answer := self._answer(end)) is None:
             self.stop()
             return {"error": "stopped: no time left"}
+        if "CUDA" in answer.get("error", ""):
+            self.stop()
         return answer
 
     def _answer(self, end: float) -> dict[str, Any] | None:
@@ -126,7 +129,7 @@ class Player:
 
 @dataclass
 class Outcome:
-    """What came of one workload on one engine, over all times that it was played.
+    """What came of one workload on one engine, over all of its runs.
 
     Attributes:
         seconds: of each round that counts.
@@ -157,28 +160,28 @@ class Outcome:
         self.facts |= answer
 
 
-class Players:
+class JobProcesses:
     """One process for each name, kept for its next job."""
 
     def __init__(self, log: Path):
         self._log = log.open("ab")
-        self._players: dict[str, Player] = {}
+        self._processes: dict[str, JobProcess] = {}
 
     def start(self, *names: str) -> None:
         """Start processes beside each other; importing takes seconds."""
         for name in names:
-            self._players[name] = Player(self._log)
-            self._players[name].start()
+            self._processes[name] = JobProcess(self._log)
+            self._processes[name].start()
 
-    def play(self, process: str, job: dict[str, Any], outcome: Outcome, seconds: float) -> None:
-        """Play a job in a process; `outcome` gets what came of it, however far it came."""
-        player = self._players.setdefault(process, Player(self._log))
+    def run(self, name: str, job: dict[str, Any], outcome: Outcome, seconds: float) -> None:
+        """Run a job in a process; add to `outcome` what came of it, however far it came."""
+        process = self._processes.setdefault(name, JobProcess(self._log))
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            answer = player.play(job | {"out": folder}, seconds)
+            answer = process.run(job | {"out": folder}, seconds)
             outcome.add(answer, lines_in(Path(folder, "seconds")) or seconds_in(Path(folder)))
 
     def stop(self) -> None:
         """End all processes."""
-        for player in self._players.values():
-            player.stop()
+        for process in self._processes.values():
+            process.stop()
         self._log.close()

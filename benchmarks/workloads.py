@@ -86,7 +86,7 @@ class Blobs:
 
 @lru_cache(maxsize=4)
 def _blobs(size: int, shape: tuple[int, int, int], part: str) -> Dataset:
-    """Return the examples of a part; a process that plays several runs makes them once."""
+    """Return the examples of a part; a process with several runs makes them once."""
     centres = rng(0, "centres").integers(64, 192, (10, *shape))
     stream = rng(0, part)
     labels = stream.integers(0, 10, size)

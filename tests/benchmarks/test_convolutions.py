@@ -35,5 +35,5 @@ def test_a_layer_without_time_is_named():
     from convolutions import SMALL, table
 
     assert "| small | skipped: no time left | | | |" in list(table(SMALL, bf16=False, end=0))
-    played = [line for line in table(SMALL, bf16=True, end=math.inf) if line.startswith("| small")]
-    assert len(played) == 4
+    rows = [line for line in table(SMALL, bf16=True, end=math.inf) if line.startswith("| small")]
+    assert len(rows) == 4

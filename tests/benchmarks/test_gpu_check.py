@@ -8,11 +8,11 @@ import pytest
 @pytest.fixture
 def check(tmp_path):
     from gpu_check import Budget, Check
-    from processes import Players
+    from processes import JobProcesses
 
-    players = Players(tmp_path / "log")
-    yield Check(True, Budget(60), players)
-    players.stop()
+    processes = JobProcesses(tmp_path / "log")
+    yield Check(True, Budget(60), processes)
+    processes.stop()
 
 
 def row(part, workload, name, *seconds, hashes=()):
@@ -52,10 +52,10 @@ def test_the_table_says_what_was_aimed_at_and_whether_it_was_reached():
 
 
 def test_a_part_without_time_is_skipped_and_the_others_are_named(check):
-    from gpu_check import PARTS, Budget, play, report
+    from gpu_check import PARTS, Budget, report, run_parts
 
     check.budget = Budget(0)
-    play(check, ["rounds"])
+    run_parts(check, ["rounds"])
     assert "rounds: no time left" in check.skipped
     assert len(check.skipped) == len(PARTS)
     lines = report(check).splitlines()
@@ -63,29 +63,29 @@ def test_a_part_without_time_is_skipped_and_the_others_are_named(check):
     assert lines[0].startswith("REHEARSAL")
 
 
-def test_a_run_that_takes_too_long_is_stopped_and_the_next_one_plays(check):
+def test_a_run_that_takes_too_long_is_stopped_and_the_next_one_runs(check):
     from processes import LATE, Outcome
 
     early, quick, endless, again = (Outcome() for _ in range(4))
     job = {"engine": "plain", "settings": check.settings("W2", "plain", device="cpu")}
-    check.players.play("plain", job, early, 0.01)
+    check.processes.run("plain", job, early, 0.01)
     assert early.error == LATE
-    check.players.play("plain", job, quick, 120)
+    check.processes.run("plain", job, quick, 120)
     assert (quick.error, len(quick.seconds)) == ("", 1)
     forever = {"engine": "plain", "settings": job["settings"] | {"rounds": 1_000_000}}
-    check.players.play("plain", forever, endless, 3)
+    check.processes.run("plain", forever, endless, 3)
     assert endless.error == "stopped: no time left"
     assert endless.seconds  # of the rounds that it finished
-    check.players.play("plain", job, again, 120)
+    check.processes.run("plain", job, again, 120)
     assert again.error == ""
 
 
-def test_an_engines_error_is_told(check):
+def test_an_engines_error_is_reported(check):
     from processes import Outcome
 
     outcome = Outcome()
     settings = check.settings("W2", "inline", device="cuda:99")
-    check.players.play("inline", {"engine": "inline", "settings": settings}, outcome, 120)
+    check.processes.run("inline", {"engine": "inline", "settings": settings}, outcome, 120)
     assert "PyTorch sees" in outcome.error
 
 
@@ -121,7 +121,7 @@ def test_a_profile_counts_launches_and_the_hosts_time(tmp_path, check):
 
 
 @pytest.mark.slow
-def test_the_whole_check_plays_small(tmp_path, monkeypatch, capsys):
+def test_the_whole_check_runs_small(tmp_path, monkeypatch, capsys):
     import gpu_check
 
     out = tmp_path / "table.md"

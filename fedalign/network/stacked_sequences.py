@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedalign.network.kernels import linear
+from fedalign.network.lstm_scan import lstm_scan
 from fedalign.network.twins import StackedLayer
 
 PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -24,6 +25,7 @@ class _StackedRecurrent(StackedLayer):
         for layer in range(99)
         for suffix in ("", "_reverse")
     }
+    bias: bool
     num_layers: int
     hidden_size: int
     batch_first: bool
@@ -67,17 +69,24 @@ class _StackedRecurrent(StackedLayer):
         bias, to_bias = self.with_target(f"bias_ih{suffix}")
         folded = x.reshape(len(weight), -1, x.shape[2])
         inputs = linear(folded, weight, bias, to_weight, to_bias)
-        inputs = inputs.view(len(weight), -1, *x.shape[1:2], inputs.shape[-1])
-        kernel = self.parameter(f"weight_hh{suffix}").transpose(1, 2)
-        shift = self.parameter(f"bias_hh{suffix}")[:, None] if bias is not None else None
-        steps, outputs = list(inputs.unbind(2)), []
-        for own in reversed(steps) if suffix.endswith("_reverse") else steps:
+        by_time = inputs.view(len(weight), -1, x.shape[1], inputs.shape[2]).movedim(2, 0)
+        is_reverse = suffix.endswith("_reverse")
+        y, states = self._steps(by_time.flip(0) if is_reverse else by_time, states, suffix)
+        return (y.flip(0) if is_reverse else y).movedim(0, 2).flatten(0, 1), states
+
+    def _steps(self, x: Tensor, states: States, suffix: str) -> tuple[Tensor, States]:
+        """Return outputs `(T, K, B, H)` and last states for inputs `(T, K, B, gates * H)`."""
+        kernel, shift = self.parameter(f"weight_hh{suffix}").transpose(1, 2), self._shift(suffix)
+        outputs = []
+        for own in x.unbind():
             h = torch.bmm(states[0], kernel)
             states = self._step(own, h if shift is None else h + shift, states)
             outputs.append(states[0])
-        if suffix.endswith("_reverse"):
-            outputs.reverse()
-        return torch.stack(outputs, 2).flatten(0, 1), states
+        return torch.stack(outputs), states
+
+    def _shift(self, suffix: str) -> Tensor | None:
+        """Return the second bias `(K, 1, gates * H)`."""
+        return self.parameter(f"bias_hh{suffix}")[:, None] if self.bias else None
 
     def _states(self, zeros: Tensor) -> States:
         return (zeros,)
@@ -108,10 +117,11 @@ class StackedLSTM(_StackedRecurrent, nn.LSTM):  # type: ignore[misc]
     def _ends(self, ends: States) -> Any:
         return ends
 
-    def _step(self, x: Tensor, h: Tensor, states: States) -> States:
-        into, forget, new, out = (x + h).chunk(4, 2)
-        c = forget.sigmoid() * states[1] + into.sigmoid() * new.tanh()
-        return out.sigmoid() * c.tanh(), c
+    def _steps(self, x: Tensor, states: States, suffix: str) -> tuple[Tensor, States]:
+        shift = self._shift(suffix)
+        x = x if shift is None else x + shift
+        y, c = lstm_scan(x, *states, *self.with_target(f"weight_hh{suffix}"))
+        return y, (y[-1], c)
 
 
 class StackedGRU(_StackedRecurrent, nn.GRU):  # type: ignore[misc]

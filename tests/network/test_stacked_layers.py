@@ -17,6 +17,7 @@ from fedalign.network.stacked import LAYERS, Stacked
 from fedalign.settings.builtin import BUILTIN
 from fedalign.settings.registry import load
 
+CPU = torch.device("cpu")
 IMAGE, TEXT, CLASSES = (2, 8, 8), (7,), 5  # an image is also 16 rows of 8
 
 
@@ -272,8 +273,14 @@ def test_every_model_of_fedalign_is_stacked(name):
     images = torch.randint(0, 5, (8, *TEXT)) if text else torch.randint(0, 256, (8, 1, 28, 28))
     scale = ((), ()) if text else ((0.3,), (0.2,))
     data = Dataset(images.to(torch.uint8), torch.arange(8) % 5, 5, *scale, "made up")
-    module = load("models", name)(shape=images.shape[1:], classes=5)
-    assert Network(module, data, torch.device("cpu")).stacked is not None
+    network = Network(load("models", name)(shape=images.shape[1:], classes=5), data, CPU)
+    if name == "char-lstm":
+        assert network.stacking.line == (
+            "clients train one by one, since on a CPU LSTM layers are faster so"
+        )
+        assert not network._trial.of_training(Stacked(network.module, network.layout))
+    else:
+        assert network.stacked is not None
 
 
 class NothingFromTheHost(TorchDispatchMode):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
@@ -148,16 +148,15 @@ def milliseconds(work: Callable[[], object], repeats: int = 7) -> float:
 @cache
 def peak(device: torch.device, dtype: torch.dtype) -> float:
     """Return the operations a second of a large matrix product."""
-    size = 8192 if device.type == "cuda" else 512
+    size = 8192 if device.type == "cuda" else 128
     a = torch.ones(size, size, device=device, dtype=dtype)
     return 2.0 * size**3 / milliseconds(lambda: a @ a) * 1e3
 
 
-def rows(layer: Layer, bf16: bool, device: torch.device) -> list[str]:
-    """Return a table's rows for a layer."""
+def rows(layer: Layer, bf16: bool, device: torch.device) -> Iterator[str]:
+    """Yield a table's rows for a layer."""
     x, w = layer.tensors(device)
     best = peak(device, torch.bfloat16 if bf16 else torch.float32)
-    found = []
     for name, conv in WAYS.items():
         if name == "separate" and layer.k > SEPARATE:
             continue
@@ -170,46 +169,48 @@ def rows(layer: Layer, bf16: bool, device: torch.device) -> list[str]:
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 return conv(x, w, layer.padding)
 
-        graphs = [False, True] if device.type == "cuda" else [False]
-        for graph in graphs:
+        for graph in [False, True] if device.type == "cuda" else [False]:
+            called = f"{name}, one graph" if graph else name
             try:
                 ways = [captured(one) if graph else one for one in (forward, work)]
                 ahead, both = map(milliseconds, ways)
             except RuntimeError as error:
-                found.append(f"| {layer.name} | {name} | {str(error).splitlines()[0]} | | |")
+                yield f"| {layer.name} | {called} | {str(error).splitlines()[0]} | | |"
                 continue
             share = 3 * layer.flops / (both / 1e3) / best
-            called = f"{name}, one graph" if graph else name
-            found.append(f"| {layer.name} | {called} | {ahead:.2f} | {both:.2f} | {share:.0%} |")
-    return found
+            yield f"| {layer.name} | {called} | {ahead:.2f} | {both:.2f} | {share:.0%} |"
 
 
-def table(layers: Sequence[Layer], bf16: bool, seconds: float) -> list[str]:
-    """Return the lines of the table; layers for which there is no time are named."""
+def table(layers: Sequence[Layer], bf16: bool, end: float) -> Iterator[str]:
+    """Yield the lines of the table; layers that were not begun at `end` are named."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    best, late = peak(device, torch.bfloat16 if bf16 else torch.float32), time.perf_counter()
+    best = peak(device, torch.bfloat16 if bf16 else torch.float32)
     precision = "bf16" if bf16 else "float32 (TF32 on a GPU)"
-    lines = [f"Convolutions, {precision}; the largest matrix product: {best / 1e12:.2f} TFLOP/s"]
-    lines += ["", "| layer | way | forward ms | all three ms | share |", "|---|---|---|---|---|"]
+    yield f"Convolutions, {precision}; the largest matrix product: {best / 1e12:.2f} TFLOP/s"
+    yield from ("", "| layer | way | forward ms | all three ms | share |", "|---|---|---|---|---|")
     for layer in layers:
-        if time.perf_counter() - late > seconds:
-            lines.append(f"| {layer.name} | skipped: no time left | | |")
-            continue
-        lines += rows(layer, bf16, device)
-    return lines
+        if time.monotonic() > end:
+            yield f"| {layer.name} | skipped: no time left | | | |"
+        else:
+            yield from rows(layer, bf16, device)
+    yield ""
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables, each line as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32")
+    parser.add_argument("--precision", nargs="+", default=["float32", "bf16"])
     parser.add_argument("--seconds", type=float, default=60.0, help="begin no layer after these")
     parser.add_argument("--small", action="store_true", help="a tiny layer only, to try the script")
-    given = parser.parse_args()
-    layers = SMALL if given.small else LAYERS
-    print("\n".join(table(layers, given.precision == "bf16", given.seconds)))
+    parser.add_argument("--benchmark", action="store_true", help="let cuDNN time its algorithms")
+    given, started = parser.parse_args(), time.monotonic()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.deterministic = not given.benchmark  # as fedalign runs them
+    torch.backends.cudnn.benchmark = given.benchmark
+    for number, precision in enumerate(given.precision, 1):
+        end = started + given.seconds * number / len(given.precision)
+        for line in table(SMALL if given.small else LAYERS, precision == "bf16", end):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -66,8 +66,12 @@ def _cells(row: Row, base: float | None) -> list[str]:
         f"{outcome.peaks.get('gpu_mb', 0):.0f}",
         f"{outcome.peaks.get('host_mb', 0):.0f}",
         _bits(outcome),
-        "; ".join(filter(None, [aim(row, ratio), outcome.error])),
+        "; ".join(filter(None, [aim(row, ratio), outcome.error or _untried(outcome)])),
     ]
+
+
+def _untried(outcome: Outcome) -> str:
+    return "" if outcome.seconds else "not played: no time left"
 
 
 def _bits(outcome: Outcome) -> str:

@@ -43,6 +43,9 @@ def seconds_in(out: Path) -> list[float]:
     return []
 
 
+LATE = "its process was not ready in time"
+
+
 class Budget:
     """Seconds that are left of all."""
 
@@ -79,27 +82,34 @@ class Player:
     def play(self, job: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Return what a job returned; after `seconds` the process is killed.
 
-        The result then has an `error`, as it has if the process ended.
+        The result then has an `error`, as it has if the process ended. A process that is not ready
+        yet is left alone, for its next job.
         """
         if self._process is None or self._process.poll() is not None:
             self.start()
         assert self._process is not None
         assert self._process.stdin is not None
         end = time.monotonic() + seconds
-        if not self._ready and "ready" not in (answer := self._answer(end)):
-            return answer
-        self._ready = True
+        if not self._ready:
+            if (answer := self._answer(end)) is None:
+                return {"error": LATE}
+            if "ready" not in answer:
+                return answer
+            self._ready = True
         self._process.stdin.write(json.dumps(job).encode() + b"\n")
-        return self._answer(end)
+        if (answer := self._answer(end)) is None:
+            self.stop()
+            return {"error": "stopped: no time left"}
+        return answer
 
-    def _answer(self, end: float) -> dict[str, Any]:
+    def _answer(self, end: float) -> dict[str, Any] | None:
+        """Return what the process says until `end`; None if it says nothing."""
         assert self._process is not None
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             if not selector.select(max(0.0, end - time.monotonic())):
-                self.stop()
-                return {"error": "stopped: no time left"}
+                return None
         line = self._process.stdout.readline()
         if not line:
             self.stop()
@@ -140,7 +150,7 @@ class Outcome:
     def add(self, answer: dict[str, Any], seconds: list[float], warm: int = 2) -> None:
         """Take what a run returned, and its rounds, the first of which warm up."""
         self.seconds += seconds[warm:] if len(seconds) > warm else seconds[1:]
-        self.error = answer.pop("error", self.error)
+        self.error = answer.pop("error", "")
         self.hashes += [answer.pop("hash")] if "hash" in answer else []
         for key in ("host_mb", "gpu_mb"):
             self.peaks[key] = max(self.peaks.get(key, 0.0), answer.pop(key, 0.0))

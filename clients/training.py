@@ -16,6 +16,7 @@ from clients.steps import Batches, Plan, Step
 from fedalign.algorithm import Stack, Trained
 from fedalign.masks.freezer import Freezer
 from fedalign.masks.phases import Phase, phases
+from fedalign.network.batch_norm import NORMS
 from fedalign.network.losses import Loss
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Training:
         self.optimizer = _optimizer(algorithm, self, clipped)
         ages = _ages(self._planned, batches.sizes.shape, stack.plans[0].reset)
         graphs = stack.network.graphs
+        if (batches.sizes == 1).any() and stack.network.modules(*NORMS):
+            graphs = None  # plain steps say which layer has nothing to normalise
         rates = self.optimizer.rates(ages)
         self.plan = Plan(batches, stack.data.labels, *rates, few_shapes=graphs is not None)
         self._replayed: Replayed | None = None

@@ -181,3 +181,18 @@ def test_doctor_knows_why_not(fedalign):
     assert "4 of 10 clients together: set by simulation.stack" in told
     assert "none: the strategy needs every single model" in told
     assert "flower: Flower's own, on Ray" in told
+
+
+UNKNOWN = """
+from torch import nn
+def wide(shape, classes):
+    return nn.Sequential(nn.ConvTranspose2d(shape[0], 2, 3), nn.Flatten(), nn.Linear(200, classes))
+"""
+
+
+def test_doctor_names_the_layer_that_cannot_be_stacked(fedalign, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "cannot.py").write_text(UNKNOWN)
+    told = fedalign("doctor", "quickstart", "num_clients=100", "model=cannot:wide").stdout
+    assert "clients train one by one, since layer '0' (ConvTranspose2d(1, 2, kernel_size=" in told

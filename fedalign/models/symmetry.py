@@ -159,6 +159,16 @@ def symmetry(module: nn.Module) -> tuple[Group, ...]:
     return _chain(module) if _is_sequential(module) else ()
 
 
+def stranger(module: nn.Module) -> str:
+    """Return the layer, by name, because of which a chain's neurons are not known; else ""."""
+    if isinstance(module, HasSymmetry) or not _is_sequential(module):
+        return ""
+    for name, layer in _layers(module):
+        if not _is_known(layer):
+            return f"{name!r} ({type(layer).__name__ if any(layer.children()) else layer})"
+    return ""
+
+
 def split(group: Group, labels: np.ndarray) -> tuple[Group, ...]:
     """Return one group for each set of neurons with equal labels `(n,)` or `(n, l)`.
 
@@ -218,15 +228,24 @@ def _layers(chain: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
             yield f"{prefix}{key}", layer
 
 
+def _is_known(layer: nn.Module) -> bool:
+    """Return whether it is known what a layer does with neurons."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups == 1
+    if isinstance(layer, nn.Flatten):
+        return layer.start_dim == 1
+    return isinstance(layer, (*WEIGHTED, *NORMS, *ACTIVATIONS, *PASSED))
+
+
 def _chain(module: nn.Module) -> tuple[Group, ...]:
     """Return the groups of a chain; `()` if a layer is unknown or occurs twice."""
     groups: list[Group] = []
     hidden: Neurons | None = None
     flat, layers = False, list(_layers(module))
-    if len({id(layer) for _, layer in layers}) < len(layers):
+    if len({id(layer) for _, layer in layers}) < len(layers) or stranger(module):
         return ()
     for name, layer in layers:
-        if isinstance(layer, WEIGHTED) and getattr(layer, "groups", 1) == 1:
+        if isinstance(layer, WEIGHTED):
             if hidden is not None:
                 hidden.feed(layer, name)
                 groups += hidden.groups()
@@ -235,10 +254,8 @@ def _chain(module: nn.Module) -> tuple[Group, ...]:
         elif isinstance(layer, NORMS):
             if hidden is not None:
                 hidden.own(layer, name)
-        elif isinstance(layer, nn.Flatten) and layer.start_dim == 1:
+        elif isinstance(layer, nn.Flatten):
             flat = True  # from here on a neuron is several features instead of one channel
-        elif not isinstance(layer, (*ACTIVATIONS, *PASSED)):
-            return ()
         if hidden is not None and not flat and isinstance(layer, (*WEIGHTED, *NORMS, *ACTIVATIONS)):
             hidden.watch(name)
     return tuple(groups)

@@ -90,6 +90,11 @@ class Layout:
         return _count(self.parameters)
 
     @property
+    def num_values(self) -> int:
+        """The number of values of all tensors, without padding: what a message holds."""
+        return _count(self.entries)
+
+    @property
     def parameter_size(self) -> int:
         """P, the length of the vector's part with the parameters, padding included."""
         return _end(self.parameters)

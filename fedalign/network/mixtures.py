@@ -31,10 +31,11 @@ class Mixtures:
     Attributes:
         bf16: forward passes run under autocast.
         examples: empty, since nothing trains.
+        smallest: 0, likewise.
     """
 
     def __init__(self, module: nn.Module, layout: Layout, bf16: bool = False):
-        self.bf16, self.examples = bf16, torch.empty(0)
+        self.bf16, self.examples, self.smallest = bf16, torch.empty(0), 0
         self._entries = {entry.name: entry for entry in layout.entries}
         self._batch = threading.local()  # threads have batches of their own
         self._twin = stacked_twin(module, self, LAYERS).eval()
@@ -160,5 +161,5 @@ def _mixed(kind: type[StackedLayer]) -> type[StackedLayer]:
 LAYERS: Layers = {
     kind: MixedLinear if stacked is StackedLinear else _mixed(stacked)
     for kind, stacked in STACKED.items()
-    if kind is not nn.MultiheadAttention  # which uses its weights in evaluation behind our back
+    if not issubclass(kind, nn.RNNBase | nn.MultiheadAttention)  # whose first axis may be time
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +149,7 @@ def draws_globally(module: nn.Module, inputs: Tensor) -> bool:
     """Return whether a copy of a module, in training, draws from PyTorch's global generators."""
     probe, device = deepcopy(module).train(), inputs.device
     # cuDNN would hide the draws of recurrent layers.
-    with torch.random.fork_rng(_cuda(device)), torch.backends.cudnn.flags(enabled=False):
+    with torch.random.fork_rng(_cuda(device)), _without_cudnn():
         before = _states(device)
         probe(inputs)
         return any(not torch.equal(*pair) for pair in zip(before, _states(device), strict=True))
@@ -160,10 +161,21 @@ def seeded(module: nn.Module, draws: Draws, device: torch.device) -> Iterator[No
     first, second = draws.of(device)[0].tolist()
     # cuDNN seeds the dropout inside recurrent layers once in a process.
     recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
-    cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-    with torch.random.fork_rng(_cuda(device)), cudnn:
+    without = _without_cudnn() if recurrent else nullcontext()
+    with torch.random.fork_rng(_cuda(device)), without:
         torch.manual_seed((GOLDEN * first + second) % 2**63)
         yield
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """Run the body without cuDNN; `torch.backends.cudnn.flags` would touch TF32's flags too."""
+    cudnn: Any = torch.backends.cudnn
+    before, cudnn.enabled = cudnn.enabled, False
+    try:
+        yield
+    finally:
+        cudnn.enabled = before
 
 
 def _cuda(device: torch.device) -> list[torch.device]:

@@ -75,6 +75,7 @@ class Stacked:
     Attributes:
         bf16: forward passes run under autocast.
         examples: `(K, B)`, which examples of the latest batch count.
+        smallest: the smallest batch of a model that has one; 0 if that is not known.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Stacked:
         draws: Draws | None = None,
         vmapped: bool = False,
     ):
-        self.bf16, self.examples = bf16, torch.empty(0)
+        self.bf16, self.examples, self.smallest = bf16, torch.empty(0), 0
         self._layout, self._draws = layout, draws or Draws()
         self._tensors: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
@@ -134,7 +135,7 @@ class Stacked:
             keep = 1.0
         if counts is None:
             counts = torch.tensor(sizes, dtype=torch.float32, device=block.device)
-        self.examples = labels >= 0
+        self.examples, self.smallest = labels >= 0, min(filter(None, sizes), default=0)
         self._targets = {name: Target(place, keep) for name, place in self._gradients.items()}
         self._draws.begin(slice(0, len(block)))
         with autocast(block.device, self.bf16):

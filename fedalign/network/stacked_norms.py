@@ -31,7 +31,7 @@ class _StackedBatchNorm(_StackedNorm):
     """BatchNorm for K models, each of which normalises its own examples `(K * B, C, …)`.
 
     In training, examples that only fill up a batch do not count. A model without any that count
-    is normalised by its running statistics, which stay as they are.
+    is normalised by its running statistics, which stay as they are. `ValueError` for one value.
     """
 
     eps: float
@@ -55,6 +55,8 @@ class _StackedBatchNorm(_StackedNorm):
 
     def _of_batch(self, x: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Return centred examples and their variance, by the statistics of the batch."""
+        if self.weights.smallest == 1 and prod(x.shape[3:]) == 1:
+            raise ValueError("Expected more than 1 value per channel when training")  # as PyTorch
         axes = (1, *range(3, x.ndim))
         counts = self.weights.examples.view(*x.shape[:2], *[1] * (x.ndim - 2))
         n = counts.sum(axes, dtype=torch.float32) * prod(x.shape[3:])  # (K, 1)

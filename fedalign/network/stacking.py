@@ -54,7 +54,7 @@ def stacking(
     """
     reason = ""
     for vmapped in (False, True):
-        if vmapped and device.type == "cpu" and _has(module, *CONVOLUTIONS):
+        if vmapped and device.type == "cpu" and _has_convolutions(module):
             break
         try:
             runner = Stacked(module, layout, draws=draws, vmapped=vmapped)
@@ -80,9 +80,9 @@ def mixtures(
 ) -> Mixtures | None:
     """Return what runs many mixtures of models at once; None where nothing does, or gains nothing.
 
-    On a CPU convolutions run one after the other anyway, and recurrent layers are faster so.
+    On a CPU convolutions run one after the other anyway.
     """
-    if device.type == "cpu" and _has(module, *CONVOLUTIONS, nn.RNNBase):
+    if device.type == "cpu" and _has_convolutions(module):
         return None
     try:
         found = Mixtures(module, layout)
@@ -95,5 +95,5 @@ def mixtures(
     return found
 
 
-def _has(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    return any(isinstance(layer, kinds) for layer in module.modules())
+def _has_convolutions(module: nn.Module) -> bool:
+    return any(isinstance(layer, CONVOLUTIONS) for layer in module.modules())

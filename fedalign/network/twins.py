@@ -21,9 +21,12 @@ class Weights(Protocol):
 
     Attributes:
         examples: `(K, B)` bool, which examples count in training; the others fill up a batch.
+        smallest: the smallest number of examples that count, of the models that have any; 0 where
+            the host does not know it.
     """
 
     examples: Tensor
+    smallest: int
 
     def parameter(self, name: str) -> tuple[Tensor, Target]:
         """Return a parameter's `(K, …)` view, and where its gradient goes."""
@@ -88,7 +91,7 @@ def stacked_twin(module: nn.Module, weights: Weights, layers: Layers) -> nn.Modu
     pairs = list(zip(module.named_modules(), twin.modules(), strict=True))
     for (prefix, layer), other in pairs:
         own = {key: names[id(p)] for key, p in layer.named_parameters(recurse=False)}
-        place = f"layer {prefix!r} ({layer})" if prefix else f"the model's {type(layer).__name__}"
+        place = _place(prefix, layer)
         if type(layer) in layers:
             _become(other, layers[type(layer)], weights, own, prefix)
             if (
@@ -112,6 +115,14 @@ def _become(
         setattr(layer, key, getattr(layer, key).new_empty(0))
     layer.__class__ = kind
     layer.weights, layer.names = weights, own | buffers  # type: ignore[assignment]
+
+
+def _place(prefix: str, layer: nn.Module) -> str:
+    """Return a layer's name and options; of a module with layers inside, its class."""
+    if not prefix:
+        return f"the model's {type(layer).__name__}"
+    whole = str(layer)
+    return f"layer {prefix!r} ({type(layer).__name__ if chr(10) in whole else whole})"
 
 
 def _require_broadcast(module: nn.Module, place: str) -> None:

@@ -29,7 +29,7 @@ def doctor(config: Config) -> dict[str, str]:
     """
     federation = Federation(config)
     clients = min(config.clients_per_round or config.num_clients, config.num_clients)
-    workers, engine, messages = _engine(config, clients, federation.network.layout.size)
+    workers, engine, messages = _engine(config, clients, federation.network.layout.num_values)
     return {
         "machine": _machine(),
         "device": _device(federation),
@@ -121,7 +121,7 @@ def _sums(federation: Federation, clients: int) -> str:
         return "none, set by simulation.partial_aggregation: every model reaches the server"
     if not averages(strategy_of(federation)):
         return "none: the strategy needs every single model"
-    most = max_sums(4 * federation.network.layout.size)
+    most = max_sums(4 * federation.network.layout.num_values)
     if clients <= most:
         return f"none needed: {clients} single models reach the server"
     return f"the models of {clients} clients reach the server as at most {most} partial sums"

@@ -56,7 +56,7 @@ def choose_stack(federation: Federation, clients: int, workers: int = 1) -> Stac
 
 
 def _on_cpu(network: Network, batch: int, clients: int) -> StackChoice:
-    numbers, work = network.layout.size, batch * network.footprint.multiply_adds
+    numbers, work = network.layout.num_parameters, batch * network.footprint.multiply_adds
     reason = f"a client's step takes {work / 1e6:.3g} million multiply-adds"
     if work > SMALL:
         return StackChoice(1, f"{reason}, and {SMALL // 10**6} keep a core busy")

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -32,5 +34,6 @@ def test_operations_are_counted_by_hand():
 def test_a_layer_without_time_is_named():
     from convolutions import SMALL, table
 
-    assert table(SMALL, bf16=False, seconds=-1)[-1].startswith("| small | skipped: no time left |")
-    assert len(table(SMALL, bf16=True, seconds=60)) == 4 + 4
+    assert "| small | skipped: no time left | | | |" in list(table(SMALL, bf16=False, end=0))
+    played = [line for line in table(SMALL, bf16=True, end=math.inf) if line.startswith("| small")]
+    assert len(played) == 4

@@ -64,14 +64,20 @@ def test_a_part_without_time_is_skipped_and_the_others_are_named(check):
 
 
 def test_a_run_that_takes_too_long_is_stopped_and_the_next_one_plays(check):
-    from processes import Outcome
+    from processes import LATE, Outcome
 
-    slow, quick = Outcome(), Outcome()
+    early, quick, endless, again = (Outcome() for _ in range(4))
     job = {"engine": "plain", "settings": check.settings("W2", "plain", device="cpu")}
-    check.players.play("plain", job, slow, 0.01)
-    assert slow.error == "stopped: no time left"
+    check.players.play("plain", job, early, 0.01)
+    assert early.error == LATE
     check.players.play("plain", job, quick, 120)
     assert (quick.error, len(quick.seconds)) == ("", 1)
+    forever = {"engine": "plain", "settings": job["settings"] | {"rounds": 1_000_000}}
+    check.players.play("plain", forever, endless, 3)
+    assert endless.error == "stopped: no time left"
+    assert endless.seconds  # of the rounds that it finished
+    check.players.play("plain", job, again, 120)
+    assert again.error == ""
 
 
 def test_an_engines_error_is_told(check):
@@ -101,6 +107,17 @@ def test_operations_are_counted_but_views_are_not():
     with Operations() as counted:
         a.t().view(3, 2).add(1).mul_(2)
     assert counted.found == {"add": 1, "mul_": 1}
+
+
+def test_a_profile_counts_launches_and_the_hosts_time(tmp_path, check):
+    from profile_round import profiled
+
+    from fedalign.settings.config import read
+
+    settings = check.settings("W2", "inline", device="cpu", rounds=4) | {"out": str(tmp_path)}
+    found = profiled(read(None, settings))
+    assert found["launches"] > found["per_step"] > 10  # two steps a round, 20 examples a client
+    assert 0 < found["outside_ms"] < found["round_ms"]
 
 
 @pytest.mark.slow

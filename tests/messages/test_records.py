@@ -74,7 +74,7 @@ def test_a_plan_that_cannot_be_is_refused(key, value):
 
 def spread_randn(layout, draw):
     """A random model `(F,)`."""
-    return layout.spread(torch.randn(len(layout.compact(torch.zeros(layout.size))), generator=draw))
+    return layout.spread(torch.randn(layout.num_values, generator=draw))
 
 
 def trained_apart(module, plan, client, seed, half):

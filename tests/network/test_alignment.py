@@ -1,13 +1,19 @@
 """Every tensor begins at a multiple of 64 bytes, and padding between tensors stays 0."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from fedalign.landscape.evaluator import _mixed
+from fedalign.landscape.matching import weight_matching
+from fedalign.landscape.permutations import shuffled
+from fedalign.landscape.universe import universe
 from fedalign.models.cnn import cnn
 from fedalign.models.lenet import lenet5
 from fedalign.models.mlp import mlp
 from fedalign.models.resnet import resnet20
+from fedalign.models.symmetry import symmetry
 from fedalign.models.text import char_lstm, char_transformer
 from fedalign.models.vgg import vgg
 from fedalign.models.vit import vit
@@ -93,14 +99,14 @@ def test_tensors_do_not_overlap_and_the_gaps_are_padding(module):
     assert (flat[owners == 0] == 0).all()
     record = layout.to_record(flat, {})
     assert torch.equal(layout.to_vector(record), flat)
-    assert sum(a.numpy().size for a in record.values()) == len(layout.compact(flat))
+    assert sum(a.numpy().size for a in record.values()) == layout.num_values
 
 
 def test_what_travels_has_no_padding_and_comes_back(module):
     layout = Layout.of(module)
     flat = layout.flatten(module)
     for vector, count in [
-        (flat, sum(e.stop - e.start for e in layout.entries)),
+        (flat, layout.num_values),
         (flat[: layout.parameter_size], layout.num_parameters),
     ]:
         values = layout.compact(vector)
@@ -108,6 +114,23 @@ def test_what_travels_has_no_padding_and_comes_back(module):
         assert torch.equal(layout.spread(values), vector)
         block = vector.repeat(2, 1) * torch.tensor([[1.0], [2.0]])
         assert torch.equal(layout.spread(layout.compact(block)), block)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet20 batch", "vgg group", "vit"])
+def test_mixing_and_matching_leave_padding_alone(name):
+    module, draw = MODELS[name](), np.random.default_rng(0)
+    layout, groups = Layout.of(module), symmetry(module)
+    one = layout.flatten(module)
+    other = shuffled(layout, groups, draw, one)
+    matched = weight_matching(layout, groups, one, other, draw)
+    both = universe(layout, groups, [one, other], draw)
+    padding = layout.spread(torch.ones(layout.num_values)) == 0
+    places = torch.arange(layout.size)[padding]
+    assert len(places)
+    for found in (matched, *both.models):
+        assert torch.equal(found.index[padding], places)
+    mixed = _mixed({"a": one, "b": other}, {"a": 0.3, "b": 0.7})
+    assert (mixed[padding] == 0).all()
 
 
 def test_tensors_of_other_lengths_are_nobodys_padding():

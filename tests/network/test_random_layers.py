@@ -1,5 +1,7 @@
 """Random layers: the same masks wherever and however a client trains, and masks like chance."""
 
+import subprocess
+import sys
 import warnings
 from copy import deepcopy
 from itertools import product
@@ -227,6 +229,7 @@ def test_what_draws_globally_is_trained_one_by_one_by_keys(build, data):
     network, before = Network(build(), data, torch.device("cpu")), torch.get_rng_state()
     assert network.draws_globally
     assert network.stacked is None
+    assert torch.backends.cudnn.enabled
     together = step(network, data, [0, 1, 2], [10, 7, 3])
     torch.rand(3)  # whoever draws in between
     for k, size in enumerate([10, 7, 3]):
@@ -235,6 +238,25 @@ def test_what_draws_globally_is_trained_one_by_one_by_keys(build, data):
     torch.set_rng_state(before)
     assert torch.equal(step(network, data, [0], [10])[0], together[0])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_precision_of_gpus_does_not_matter(precision):
+    """PyTorch has two kinds of flags for TF32, and refuses to read the older after the newer."""
+    code = f"""
+import torch
+from fedalign.network.random_layers import Draws, draws_globally, seeded
+if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+    backends = torch.backends
+    for operations in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
+        operations.fp32_precision = {precision!r}
+rnn = torch.nn.LSTM(2, 2, 2, dropout=0.5)
+assert draws_globally(rnn, torch.ones(2, 2, 2))
+with seeded(rnn, Draws(), torch.device("cpu")):
+    assert not torch.backends.cudnn.enabled
+assert torch.backends.cudnn.enabled
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_what_could_draw_but_does_not_is_stacked(data):

@@ -153,6 +153,7 @@ class Own(nn.Module):
             "layer '0.0' (ConvTranspose2d(",
         ),
         (nn.MultiheadAttention(4, 2, kdim=3), "the model's MultiheadAttention"),
+        (nn.Sequential(nn.ParameterList([torch.ones(3)])), "layer '0' (ParameterList("),
     ],
 )
 def test_what_it_does_not_know_it_refuses_by_name(module, named):

@@ -8,7 +8,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedalign.data import Dataset
+from fedalign.network.kernels import grouped_conv
 from fedalign.network.layout import Layout
+from fedalign.network.mixtures import Mixtures
 from fedalign.network.network import Network
 from fedalign.network.one_by_one import OneByOne
 from fedalign.network.stacked import LAYERS, Stacked
@@ -208,6 +210,56 @@ def test_each_model_as_if_alone(name, sizes, keep):
     assert expected[1].norm() > 0.01
 
 
+OTHERS = ("own", "encoder", "attention", "lstm", "gru", "rnn")  # evaluated one by one
+
+
+@pytest.mark.parametrize("name", ["conv1d", "conv3d", "grouped", "paddings"])
+def test_convolutions_are_the_same_as_groups(name, monkeypatch):
+    """What a GPU runs, on the CPU."""
+    module, layout, *batch = case(CASES[name], None, [4, 3, 2])
+    expected = results(Stacked(module, layout), layout, *batch, [4, 3, 2])
+    monkeypatch.setattr("fedalign.network.stacked_layers.looped_conv", grouped_conv)
+    found = results(Stacked(module, layout), layout, *batch, [4, 3, 2])
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bfloat16_differs_by_its_rounding(name):
+    module, layout, *batch = case(CASES[name], DATA.get(name), [4, 3, 2])
+    expected = results(OneByOne(module, layout), layout, *batch, [4, 3, 2])
+    found = results(Stacked(module, layout, bf16=True), layout, *batch, [4, 3, 2])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).norm() <= 0.06 * theirs.norm()
+
+
+ALONE = {name for name in CASES if any(other in name for other in OTHERS)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_mix_of_models_as_if_alone(name):
+    """Where this is not known, models are evaluated one by one."""
+    module, layout, block, x, _ = case(CASES[name], DATA.get(name), [2, 2, 2])
+    shares = torch.tensor([[1, 0, 0], [0.2, 0.3, 0.5], [-0.5, 0, 1.5], [0.5, 0.5, 0]])
+    try:
+        mixtures = Mixtures(module, layout)
+    except TypeError:
+        assert name in ALONE
+        return
+    plain = OneByOne(module, layout)
+    for own in (shares, None):
+        mixtures.load(block, own)
+        if name in ALONE:
+            with pytest.raises(RuntimeError):
+                mixtures.logits(x)
+            continue
+        found = mixtures.logits(x)
+        module.eval()
+        for vector, logits in zip(block if own is None else own @ block, found, strict=True):
+            plain.bind(vector)
+            torch.testing.assert_close(logits, plain.run(x), rtol=1e-4, atol=1e-4)
+
+
 def test_every_stacked_layer_is_tried():
     tried = {type(layer) for build in CASES.values() for layer in build().modules()}
     assert tried | {nn.Conv2d} >= set(LAYERS)
@@ -241,6 +293,15 @@ def test_a_step_can_be_captured_in_a_graph(name):
     with mode:
         results(runner, layout, *batch, [4, 3, 2])
     assert mode.made <= 1  # the sizes
+
+
+@pytest.mark.parametrize("runner", [OneByOne, Stacked])
+def test_batch_norm_refuses_a_single_value_however_clients_are_run(runner):
+    module, layout, *batch = case(CASES["bn"], None, [4, 1])
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        results(runner(module, layout), layout, *batch, [4, 1])
+    module, layout, *batch = case(CASES["bn of rows"], None, [4, 1])  # which is 64 values
+    assert results(runner(module, layout), layout, *batch, [4, 1])[0].isfinite().all()
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])

@@ -16,6 +16,7 @@ from fedalign.rng import rng
 from fedalign.server.measure import Measure, columns
 from fedalign.server.round import Round
 from fedalign.settings.sections import Evaluation
+from tests.tape import Tapes
 
 SIZES = [30, 10, 20, 5, 5, 15, 20, 40, 5, 10]
 
@@ -191,6 +192,24 @@ def test_the_fusion_gap_asks_for_every_model_and_measures_each_once(plain, data,
     observer.on_round(Round(1, plain.initial, models[4], dict(enumerate(models[:4]))))
     assert len(calls) == 1  # the whole test set
     assert len(asked) == 5 + 1 + 1 + 3  # five models; the old one, the middles of four lines
+
+
+def test_captured_passes_measure_the_same_rounds(plain, data):
+    """As on a GPU, with tapes for graphs: round after round, and with models that diverge."""
+    settings = {"fusion_gap": True, "pairs": 2, "mixes": 2, "plane": 3}
+    one, other = (measure(network, data, **settings) for network in (plain, plain.twin()))
+    captured = Tapes(), Tapes()
+    other._scorer.graphs, other._evaluator._scorer.graphs = captured
+    models = vectors(plain, 20)
+    models[13] = models[13] * torch.nan
+    for number in range(1, 6):
+        own = [plain.layout.to_record(v, {}) for v in models[4 * number - 4 : 4 * number]]
+        outcome = Round(number, plain.initial, own[0], dict(enumerate(own)))
+        assert one.models_wanted(number, range(4)) == other.models_wanted(number, range(4))
+        expected, found = one.on_round(outcome), other.on_round(outcome)
+        assert found.metrics == pytest.approx(expected.metrics, nan_ok=True)
+        assert len(found.curves) == len(expected.curves) == 3
+    assert all(graphs.tapes for graphs in captured)
 
 
 def test_every_so_many_rounds_and_in_the_last_one(plain, data):

@@ -99,6 +99,9 @@ class Tapes(Graphs):
     def _plainly(self, work):
         work()
 
+    def _recover(self):
+        pass
+
     def _captured(self, work):
         if self.refuses:
             raise RuntimeError("operation not permitted when stream is capturing")

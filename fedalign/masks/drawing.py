@@ -54,8 +54,12 @@ class Draw:
         complement. `mask_index` replaces the plan's.
         """
         plan = self.plan if mask_index is None else replace(self.plan, mask_index=mask_index)
-        places = _places(_drawn_alike(plan), self._layout)
-        return ((places >= low) & (places < high)) | (places == NEVER_FIXED)
+        places, some_excluded = _places(_drawn_alike(plan), self._layout)
+        above = places >= low
+        if high >= 1:
+            return above  # as are all that are excluded
+        inside = above.logical_and_(places < high) if low > 0 else places < high
+        return inside.logical_or_(places == NEVER_FIXED) if some_excluded else inside
 
 
 def _drawn_alike(plan: MaskPlan) -> MaskPlan:
@@ -72,8 +76,11 @@ def _drawn_alike(plan: MaskPlan) -> MaskPlan:
 
 
 @lru_cache(maxsize=8)
-def _places(plan: MaskPlan, layout: Layout) -> Tensor:
-    """Return each weight's place, float64 without padding; `NEVER_FIXED` if it is excluded."""
+def _places(plan: MaskPlan, layout: Layout) -> tuple[Tensor, bool]:
+    """Return each weight's place, float64 without padding, and whether any weight is excluded.
+
+    The place of those is `NEVER_FIXED`.
+    """
     layers = layout.layers
     included = _named(plan.include, layers) - _named(plan.exclude, layers)
     units = [[entry] for entry in layout.parameters] if plan.granularity == "weight" else layers
@@ -85,12 +92,16 @@ def _places(plan: MaskPlan, layout: Layout) -> Tensor:
     ]
     if plan.sampling == "exact":
         drawn = _evenly(drawn, together=plan.granularity == "layer")
-    places = torch.full((layout.parameter_size,), NEVER_FIXED, dtype=torch.float64)
+    found = {entry.name: np.full(_length(entry), NEVER_FIXED) for entry in layout.parameters}
     for unit, own in zip(units, drawn, strict=True):
         for entry in (entry for entry in unit if entry.name in included):
-            of_each = (entry.stop - entry.start) // len(own)  # the first axis is the outermost
-            places[entry.start : entry.stop] = torch.from_numpy(own).repeat_interleave(of_each)
-    return layout.compact(places)
+            of_each = _length(entry) // len(own)  # the first axis is the outermost
+            found[entry.name] = own if of_each == 1 else own.repeat(of_each)
+    return torch.from_numpy(np.concatenate(list(found.values()))), len(included) < len(found)
+
+
+def _length(entry: Entry) -> int:
+    return entry.stop - entry.start
 
 
 def _count(plan: MaskPlan, unit: Sequence[Entry]) -> int:
@@ -106,8 +117,15 @@ def _evenly(drawn: list[np.ndarray], together: bool) -> list[np.ndarray]:
     Separately for each array, or for all of them `together` if each has one place.
     """
     parts = [np.concatenate(drawn)] if together and drawn else drawn
-    even = [(np.argsort(np.argsort(part)) + 0.5) / len(part) for part in parts]
+    even = [(_ranks(part) + 0.5) / len(part) for part in parts]
     return list(even[0].reshape(-1, 1)) if together and drawn else even
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return each value's place in ascending order, from 0."""
+    ranks = np.empty(len(values), np.int64)
+    ranks[np.argsort(values)] = np.arange(len(values))
+    return ranks
 
 
 def _named(patterns: str, layers: Sequence[Sequence[Entry]]) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import accumulate, groupby, pairwise
 from math import ceil
 
@@ -70,10 +70,11 @@ def trainable_mask(plan: MaskPlan, layout: Layout) -> Tensor | None:
     Padding never does. The plan is the client's own: `plan.of(client)`.
     """
     masks = [mask for mask, _ in _stretches(plan, layout)[0]]
-    if any(mask is None for mask in masks):
+    known = [mask for mask in masks if mask is not None]
+    if len(known) < len(masks):
         return None
-    union = torch.stack([mask for mask in masks if mask is not None]).any(0)
-    return None if layout.compact(union).all() else union
+    union = reduce(torch.logical_or, known)
+    return None if int(union.sum()) == layout.num_parameters else union
 
 
 def update_mask(plan: MaskPlan, layout: Layout) -> Tensor | None:

@@ -77,6 +77,7 @@ class Graphs:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            self._recover()
             graph, differs = None, False
             self._refuse(f"it cannot be captured: {str(error).strip().splitlines()[0]}")
         if differs:
@@ -114,6 +115,10 @@ class Graphs:
         with torch.cuda.stream(stream):
             work()
         torch.cuda.current_stream().wait_stream(stream)
+
+    def _recover(self) -> None:
+        """Go on after a capture that failed; raises again what has ended all work on the GPU."""
+        torch.cuda.synchronize()
 
     def _captured(self, work: Work) -> Graph:
         if self._pool is None:

@@ -251,7 +251,13 @@ def report(check: Check) -> str:
         title = (
             f"REHEARSAL in small sizes on {'a GPU' if gpu else 'a CPU'}, no figure counts: {title}"
         )
-    lines = [title, "", *rounds_table(check.rows), "", *profile_table(check.profiles)]
+    lines = [
+        title,
+        "",
+        *rounds_table(check.rows, judged=not check.small),
+        "",
+        *profile_table(check.profiles),
+    ]
     for text in check.texts:
         lines += ["", text]
     lines += ["", "Skipped:", *(f"- {reason}" for reason in check.skipped or ["nothing"])]

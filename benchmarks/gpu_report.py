@@ -45,17 +45,20 @@ class Row:
     outcome: Outcome = field(default_factory=Outcome)
 
 
-def rounds_table(rows: Sequence[Row]) -> list[str]:
-    """Return the table's lines; ratios are to the first row of a part and workload."""
+def rounds_table(rows: Sequence[Row], judged: bool = True) -> list[str]:
+    """Return the table's lines; ratios are to the first row of a part and workload.
+
+    If `judged`, it says which aims were met.
+    """
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     first: dict[tuple[str, str], float | None] = {}
     for row in rows:
         base = first.setdefault((row.part, row.workload), row.outcome.milliseconds)
-        lines.append(f"| {' | '.join(_cells(row, base))} |")
+        lines.append(f"| {' | '.join(_cells(row, base, judged))} |")
     return lines
 
 
-def _cells(row: Row, base: float | None) -> list[str]:
+def _cells(row: Row, base: float | None, judged: bool) -> list[str]:
     outcome, taken = row.outcome, row.outcome.milliseconds
     ratio = taken / base if taken is not None and base else None
     return [
@@ -66,7 +69,7 @@ def _cells(row: Row, base: float | None) -> list[str]:
         f"{outcome.peaks.get('gpu_mb', 0):.0f}",
         f"{outcome.peaks.get('host_mb', 0):.0f}",
         _bits(outcome),
-        "; ".join(filter(None, [aim(row, ratio), outcome.error or _untried(outcome)])),
+        "; ".join(filter(None, [aim(row, ratio, judged), outcome.error or _untried(outcome)])),
     ]
 
 
@@ -83,18 +86,18 @@ def _bits(outcome: Outcome) -> str:
     )
 
 
-def aim(row: Row, ratio: float | None) -> str:
-    """Return what a row was to reach, and whether it has; "" where nothing was aimed at."""
+def aim(row: Row, ratio: float | None, judged: bool) -> str:
+    """Return what a row is to reach, and whether it has; "" where nothing is aimed at."""
     place, taken = (row.part, row.workload, row.name), row.outcome.milliseconds
-    found = []
     if place in TARGETS:
-        found.append((f"≤ {TARGETS[place]:g} ms", taken, TARGETS[place]))
-    if place in RATIOS:
-        found.append((f"≤ {RATIOS[place]:g} of the first", ratio, RATIOS[place]))
-    return "; ".join(
-        f"{text}: {'not measured' if value is None else 'met' if value <= most else 'missed'}"
-        for text, value, most in found
-    )
+        text, value, most = f"≤ {TARGETS[place]:g} ms", taken, TARGETS[place]
+    elif place in RATIOS:
+        text, value, most = f"≤ {RATIOS[place]:g} of the first", ratio, RATIOS[place]
+    else:
+        return ""
+    if not judged:
+        return text
+    return f"{text}: {'not measured' if value is None else 'met' if value <= most else 'missed'}"
 
 
 PROFILE = {

@@ -49,6 +49,7 @@ def test_the_table_says_what_was_aimed_at_and_whether_it_was_reached():
     assert "≤ 45 ms: not measured" in lines[2]
     assert "| 1.200 |" in lines[4]
     assert "| NO: a b | ≤ 1.15 of the first: missed |" in lines[4]
+    assert "| yes | ≤ 6 ms |" in rounds_table(rows, judged=False)[3]
 
 
 def test_a_part_without_time_is_skipped_and_the_others_are_named(check):

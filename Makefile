@@ -5,7 +5,7 @@ WORKERS ?= 2
 PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 export FLWR_TELEMETRY_ENABLED := 0
 
-.PHONY: run test test-all lint deploy-check clean
+.PHONY: run test test-all gpu-check lint deploy-check clean
 
 run: .venv/ready  ## the main job, on the embedded data set
 	$(BIN)/fedalign run configs/quickstart.yaml --again
@@ -15,6 +15,13 @@ test: .venv/ready  ## everything that is quick
 
 test-all: test  ## everything that needs no GPU; slow tests one after the other, since some start a Ray of their own
 	$(BIN)/pytest -q -m "slow and not gpu"
+
+# PYTHON where it has all that fedalign needs, as on a machine set up for GPUs, else .venv.
+gpu-check:  ## tests and measurements on a GPU, at most four minutes; without one, a rehearsal; OUT=table.md
+	@export PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}"; \
+	if $(PYTHON) -c "import fedalign.server_app" 2>/dev/null; then python=$(PYTHON); \
+	else $(MAKE) --no-print-directory .venv/ready && python=$(BIN)/python; fi && \
+	"$$python" benchmarks/gpu_check.py $(if $(OUT),--out $(OUT)) $(if $(LOG),--log $(LOG))
 
 lint: .venv/ready  ## style and types
 	$(BIN)/ruff check .

@@ -14,11 +14,13 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 import time
 from statistics import median
 
 import torch
-from workloads import measure
+from measuring import measure
+from workloads import split
 
 from fedalign.federation.federation import Federation
 from fedalign.landscape.evaluator import Evaluator
@@ -88,19 +90,21 @@ def of_a_round(engine: str, rounds: int, repeats: int, more: list[str]) -> None:
 
 def main() -> None:
     """Measure mixes or rounds."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0], epilog="KEY=VALUE, anywhere: settings of W1"
+    )
     parser.add_argument("what", choices=["mixes", "round"])
-    parser.add_argument("more", nargs="*", metavar="KEY=VALUE", help="settings of W1")
     parser.add_argument("--engine", default="inline")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
-    given = parser.parse_args()
+    more, others = split(sys.argv[1:])
+    given = parser.parse_args(others)
     print(f"{given.repeats} repeats; {os.cpu_count()} cores, Python {platform.python_version()}, "
           f"torch {torch.__version__}\n")  # fmt: skip
     if given.what == "mixes":
         mixes(given.repeats)
     else:
-        of_a_round(given.engine, given.rounds, given.repeats, given.more)
+        of_a_round(given.engine, given.rounds, given.repeats, more)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,8 @@ class Bench:
             matched = self._match(method, reference, model)
             seconds = time.process_time() - began
             after = model[matched.index]
-            same, count = after == reference, self.network.layout.num_parameters
+            layout = self.network.layout
+            same, count = layout.compact(after == reference), layout.parameter_size
             pair = reference[:count].double(), after[:count].double()
             alike = torch.cosine_similarity(*pair, dim=0)
             yield Outcome(

@@ -9,7 +9,6 @@ processes of the run, in MB, after each tenth of the rounds.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,8 @@ import time
 from pathlib import Path
 
 import psutil
-from workloads import HERE, _family, _memory, _metrics
+from measuring import family, memory_of
+from processes import environment, seconds_in
 
 SETTINGS = [
     "num_clients=100",
@@ -41,13 +41,13 @@ def watch(engine: str, rounds: int) -> list[float]:
                 *words,
             ],
             stdout=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+            env=environment(),
         )
         held: list[float] = []
         while process.poll() is None:
             time.sleep(0.2)
-            if len(_metrics(Path(out))) >= (len(held) + 1) * rounds // 10:
-                held.append(sum(map(_memory, _family(process))))
+            if len(seconds_in(Path(out))) >= (len(held) + 1) * rounds // 10:
+                held.append(sum(map(memory_of, family(process))))
         if process.returncode:
             raise SystemExit("the run failed")
         return held

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -23,12 +24,14 @@ class Calibrated(Local):
 
     def begin(self, training: Training) -> None:
         """Count each client's labels."""
-        data = training.stack.data
-        counts = [
-            torch.bincount(data.labels[torch.from_numpy(rows)], minlength=data.classes)
-            for rows in training.stack.rows
-        ]
-        training.own["shift"] = self.shift(torch.stack(counts).to(training.block.dtype))
+        data, rows = training.stack.data, training.stack.rows
+        owners = np.repeat(np.arange(len(rows)), list(map(len, rows)))
+        place = data.labels.device
+        seen = data.labels[torch.from_numpy(np.concatenate(rows)).to(place)]
+        counts = training.block.new_zeros(len(rows) * data.classes)
+        index = torch.from_numpy(owners).to(place) * data.classes + seen
+        counts.index_add_(0, index, torch.ones_like(index, dtype=counts.dtype))
+        training.own["shift"] = self.shift(counts.view(len(rows), -1))
 
     def loss(self, training: Training) -> Loss:
         """Return cross-entropy of the shifted logits."""

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from clients.local import Local, Training
+from clients.steps import Step
 
 
 @dataclass(frozen=True)
@@ -22,20 +23,18 @@ class FedSAM(Local):
 
     rho: Annotated[float, Field(gt=0, description="radius of the ascent step")] = 0.05
 
-    def gradients(
-        self, training: Training, images: Tensor, labels: Tensor, sizes: list[int]
-    ) -> Tensor:
+    def gradients(self, training: Training, step: Step) -> Tensor:
         """Return the losses at w; put the gradients at the perturbed weights into the optimiser."""
-        network, block = training.stack.network, training.block[: len(sizes)]
-        weights = training.weights[: len(sizes)]
-        ascent = torch.empty_like(weights)
-        losses = network.gradients(block, images, labels, sizes, ascent)
+        count = len(step.counts)
+        block, weights = training.block[:count], training.weights[:count]
+        ascent = torch.zeros_like(weights)
+        losses = training.gradients(step, ascent)
         before = block.clone()
-        trains = training.freezer.trains(len(sizes))
+        trains = training.freezer.trains(count)
         if trains is not None:
             ascent.mul_(trains)
         norms = torch.linalg.vector_norm(ascent, dim=1, keepdim=True)
         weights.add_(ascent.mul_(self.rho / norms.clamp(min=1e-12)))
-        super().gradients(training, images, labels, sizes)
+        super().gradients(training, step)
         block.copy_(before)
         return losses

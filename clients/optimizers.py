@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,18 +15,29 @@ from torch import Tensor
 class Optimizer(Protocol):
     """An update rule that holds a separate state for each of K models.
 
+    What it does depends on a step's rate and root alone, which are known before the first step.
+
     Attributes:
         gradient: `(K, P)`; before each step it becomes `carry * gradient + new gradient`.
         carry: the factor on what the step before has left; 0 overwrites it.
+        state: the names of its attributes that are tensors `(K, P)`.
     """
 
     gradient: Tensor
     carry: float
+    state: tuple[str, ...]
 
-    def reset(self, row: int) -> None:
-        """Clear the state of one model."""
+    def rates(self, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return each step's rate and root, `(T, K, 1)` float64; see `clients.steps.Step`.
 
-    def step(self, weights: Tensor) -> None:
+        `ages` `(T, K)` are the numbers of steps since the state was last cleared, from 1.
+        """
+        ...
+
+    def reset(self, rows: Tensor) -> None:
+        """Clear the state of some models."""
+
+    def step(self, weights: Tensor, rate: Tensor | float, root: Tensor) -> None:
         """Update the first k models `(k, P)` in place."""
 
 
@@ -47,29 +59,33 @@ class SGD:
         self, like: Tensor, lr: float, momentum: float, weight_decay: float, raw: bool = False
     ):
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self._raw = raw
-        self.gradient, self.carry = torch.empty_like(like), 0.0
-        self._velocity: Tensor | None = None
+        self.gradient, self.carry = torch.zeros_like(like), momentum
+        self.state: tuple[str, ...] = ("gradient",)
+        self.velocity: Tensor | None = None  # unless it is where the gradient is
+        if momentum and (weight_decay or raw):
+            self.velocity, self.carry = torch.zeros_like(like), 0.0
+            self.state = ("gradient", "velocity")
 
-    def reset(self, row: int) -> None:
-        """Clear the momentum of one model."""
-        moving = self.gradient if self._velocity is None else self._velocity
-        moving[row].zero_()
+    def rates(self, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return minus the learning rate, and no root."""
+        return np.full((*ages.shape, 1), -self.lr), np.empty((*ages.shape, 0))
 
-    def step(self, weights: Tensor) -> None:
+    def reset(self, rows: Tensor) -> None:
+        """Clear the momentum of some models."""
+        moving = self.gradient if self.velocity is None else self.velocity
+        moving.index_fill_(0, rows, 0)
+
+    def step(self, weights: Tensor, rate: Tensor | float, root: Tensor) -> None:  # noqa: ARG002
         """Update the first k models `(k, P)` in place."""
-        count = len(weights)
-        update = self.gradient[:count]
-        if not self.weight_decay and not self._raw:
-            self.carry = self.momentum
+        update = self.gradient[: len(weights)]
+        if self.weight_decay:
+            update.add_(weights, alpha=self.weight_decay)
+        if self.velocity is not None:
+            update = self.velocity[: len(weights)].mul_(self.momentum).add_(update)
+        if isinstance(rate, float):
+            weights.add_(update, alpha=rate)
         else:
-            if self.weight_decay:
-                update.add_(weights, alpha=self.weight_decay)
-            if self.momentum and self._velocity is None:
-                self._velocity = self.gradient.clone()
-            elif self._velocity is not None:
-                update = self._velocity[:count].mul_(self.momentum).add_(update)
-        weights.add_(update, alpha=-self.lr)
+            weights.addcmul_(update, rate)
 
 
 class Adam:
@@ -80,25 +96,26 @@ class Adam:
 
     def __init__(self, like: Tensor, lr: float, weight_decay: float):
         self.lr, self.weight_decay, self.betas = lr, weight_decay, (0.9, 0.999)
-        self.gradient, self.carry = torch.empty_like(like), 0.0
-        self._mean, self._square = torch.zeros_like(like), torch.zeros_like(like)
-        self._steps = [0] * len(like)
+        self.gradient, self.carry = torch.zeros_like(like), 0.0
+        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
+        self.state: tuple[str, ...] = ("gradient", "mean", "square")
 
-    def reset(self, row: int) -> None:
-        """Clear the moments of one model."""
-        self._mean[row].zero_()
-        self._square[row].zero_()
-        self._steps[row] = 0
+    def rates(self, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the step sizes, and the roots of the corrections of the second moment."""
+        (beta1, beta2), steps = self.betas, ages[..., None]
+        return -self.lr / (1 - beta1**steps), (1 - beta2**steps) ** 0.5
 
-    def step(self, weights: Tensor) -> None:
+    def reset(self, rows: Tensor) -> None:
+        """Clear the moments of some models."""
+        self.mean.index_fill_(0, rows, 0)
+        self.square.index_fill_(0, rows, 0)
+
+    def step(self, weights: Tensor, rate: Tensor | float, root: Tensor) -> None:
         """Update the first k models `(k, P)` in place."""
         (beta1, beta2), count = self.betas, len(weights)
-        self._steps[:count] = [step + 1 for step in self._steps[:count]]
-        gradient, mean, square = (t[:count] for t in (self.gradient, self._mean, self._square))
+        gradient, mean, square = (t[:count] for t in (self.gradient, self.mean, self.square))
         if self.weight_decay:
             gradient.add_(weights, alpha=self.weight_decay)
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        for row, step in enumerate(self._steps[:count]):
-            scale = square[row].sqrt().div_((1 - beta2**step) ** 0.5).add_(1e-8)
-            weights[row].addcdiv_(mean[row], scale, value=-self.lr / (1 - beta1**step))
+        weights.addcdiv_(mean * rate, square.sqrt().div_(root).add_(1e-8))

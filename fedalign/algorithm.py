@@ -2,7 +2,8 @@
 
 An algorithm trains K clients at once, as the rows of one block of flat models `(K, F)`. The first P
 of the F numbers of a model are its parameters; behind them lie buffers such as BatchNorm's running
-statistics. A real client is a stack of one.
+statistics. Between tensors lies padding, see `fedalign.network.layout`: it is 0 and must stay 0, in
+vectors for the strategy and for the client itself too. A real client is a stack of one.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Trained:
         metrics: numbers `(K,)` for the reply, by name.
         sends: vectors `(K, P)` for the strategy, by name.
         client_state: tensors `(K, ...)` that clients store until they next take part, by name; row
-            k belongs to client k. The strategy never sees them.
+            k belongs to client k. The strategy never sees them. Padding of vectors `(K, P)` and
+            `(K, F)` is not stored.
     """
 
     losses: Tensor

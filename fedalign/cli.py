@@ -58,7 +58,7 @@ def run(
                 planned.num_clients,
                 planned.run_config(),
                 backend=planned.simulation.backend,
-                backend_config=planned.simulation.backend_config(),
+                backend_config=planned.simulation.backend_config(planned.device),
             )
 
 

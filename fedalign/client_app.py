@@ -38,11 +38,11 @@ class App(GroupApp):
         task = TrainTask.read(messages[0])
         if task.clipped and len(messages) > 1:
             return None
-        models = trainer.train(federation, task, messages[0], contexts, request.stack)
+        stacks = trainer.train(federation, task, messages[0], contexts, request.stack)
         sender = Sender.of(federation, task, messages[0])
         if request.partial_sums:
-            return mean(sender, task.plan, messages, models, request)
-        return each(sender, messages, models)
+            return mean(sender, task.plan, messages, stacks, request)
+        return each(sender, messages, stacks)
 
     def flaw(
         self, message: Message, context: Context, reply: Message, max_update_norm: float | None

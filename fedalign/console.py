@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from fedalign.errors import FedalignError
+from fedalign.errors import FedalignError, device_reason, is_device_error
 
 ConfigFile = Annotated[
     str, typer.Argument(metavar="CONFIG", help="YAML file, or its name in configs/")
@@ -38,6 +38,11 @@ def guarded(verbose: bool = False) -> Iterator[None]:
     except FedalignError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except RuntimeError as error:  # such as one of the GPU while the server measures
+        if verbose or not is_device_error(error):
+            raise
+        print(f"error: {device_reason(error)}", file=sys.stderr)
+        raise SystemExit(FedalignError.exit_code) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+MAX_NAMED = 5  # clients in a message
 
 
 class FedalignError(Exception):
@@ -16,6 +18,46 @@ class InputError(FedalignError):
     """The user's input is wrong; the message names value, place and allowed values; exit code 2."""
 
     exit_code = 2
+
+
+class DeviceError(FedalignError):
+    """The GPU failed while clients were served, and this process can no longer use it.
+
+    Attributes:
+        reason: the error in one line.
+        nodes: of the clients, one of which caused it.
+    """
+
+    def __init__(self, error: Exception, clients: Mapping[int, object]):
+        """Take the error, and by node the partitions of the clients that were served."""
+        self.reason = device_reason(error)
+        self.nodes = list(clients)
+        named = [str(partition) for partition in clients.values()]
+        whose = f"client {named[0]}"
+        if len(named) > 1:
+            more = ", …" if len(named) > MAX_NAMED else ""
+            whose = f"one of {len(named)} clients ({', '.join(named[:MAX_NAMED])}{more})"
+        super().__init__(
+            f"{whose}: {self.reason}; this process can no longer use the GPU, while "
+            "simulation.backend=ray goes on without the client"
+        )
+
+
+def is_device_error(error: BaseException) -> bool:
+    """Return whether an error of PyTorch ends the use of the GPU for the rest of a process.
+
+    Such as an illegal memory access, after which all calls fail. Lack of memory is none.
+    """
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # PyTorch may not be imported
+    if "OutOfMemoryError" in kinds or "RuntimeError" not in kinds:
+        return False
+    return "AcceleratorError" in kinds or str(error).startswith(("CUDA error", "cuDNN error"))
+
+
+def device_reason(error: BaseException) -> str:
+    """Return an error of the GPU in one line."""
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line} (CUDA_LAUNCH_BLOCKING=1 shows where)"
 
 
 class BadValueError(InputError):

@@ -26,7 +26,7 @@ from fedalign.server.round import RoundSettings
 from fedalign.server.rounds import RoundLoop
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
-from fedalign.training.stacks import stack_size
+from fedalign.training.stacks import StackChoice, choose_stack
 
 app = ServerApp()
 log = logging.getLogger("fedalign")
@@ -50,12 +50,11 @@ def main(grid: Grid, context: Context) -> None:
     if not nodes.hold_own_data:
         save(picture(counts_of(federation, config.num_clients)), folder.path / "partition.png")
     progress = _progress(config, folder, resumed)
-    checkpoints = Checkpoints(config, strategy, grid, stack)
+    checkpoints = Checkpoints(config, strategy, grid, stack.size)
     callbacks = [*measures, folder, progress, checkpoints]
     runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds)
-    loop = RoundLoop(
-        strategy, grid, nodes, _round_settings(federation, config, stack), federation.codec, runner
-    )
+    settings = _round_settings(federation, config, stack.size)
+    loop = RoundLoop(strategy, grid, nodes, settings, federation.codec, runner)
     done, model = (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
     # A second torch thread keeps spinning after each large operation; measuring has its own pool.
     with folder, progress, torch_threads(1):
@@ -86,13 +85,15 @@ def _config(federation: Federation, nodes: Nodes) -> Config:
     return config.model_copy(update={"num_clients": count})
 
 
-def _stack(federation: Federation, grid: Grid, clients: int, resumed: Checkpoint | None) -> int:
+def _stack(
+    federation: Federation, grid: Grid, clients: int, resumed: Checkpoint | None
+) -> StackChoice:
     """Return how many clients to train as one; a resumed run keeps the number it began with."""
     if not isinstance(grid, GroupGrid):
-        return 1
+        return StackChoice(1, "this engine calls clients one by one")
     if resumed is not None and federation.config.simulation.stack == "auto":
-        return resumed.stack
-    return stack_size(federation, clients)
+        return StackChoice(resumed.stack, "the run began with it")
+    return choose_stack(federation, clients, grid.num_workers)
 
 
 def _measures(federation: Federation, nodes: Nodes) -> list[Measure]:

@@ -19,7 +19,7 @@ class FedDyn(Wrapper):
 
     With m clients, of which the set S takes part: `h -= alpha |S|/m (mean_i w_i - w_t)`, and the
     new model is `mean_i w_i - h / alpha`. The client `feddyn` has the other half; it needs the same
-    alpha. `h` is `(P,)` float64.
+    alpha. `h` is float64, without padding.
     """
 
     other_half = "feddyn"

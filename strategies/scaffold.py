@@ -21,7 +21,7 @@ class Scaffold(Wrapper):
 
     The server sends its control variate c along with the model x. With the set S of clients that
     take part, of N: `c += |S|/N mean_i(c_i change)` and `x += eta_g mean_i(y_i - x)`. The client
-    `scaffold` has the other half. c is `(P,)` float32.
+    `scaffold` has the other half. c is float32, without padding.
     """
 
     other_half = "scaffold"

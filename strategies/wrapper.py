@@ -67,14 +67,16 @@ class Wrapper(Strategy):
         self.base.summary()
 
     def vector(self, arrays: ArrayRecord) -> np.ndarray:
-        """Return the parameters in a record as one vector `(P,)` float64."""
+        """Return the parameters in a record as one vector float64, without padding."""
         flat = [arrays[entry.name].numpy().ravel() for entry in self.layout.parameters]
         return np.concatenate(flat).astype(np.float64)
 
     def put(self, vector: np.ndarray, arrays: ArrayRecord) -> None:
-        """Write a vector `(P,)` into the parameters of a record, in place; dtypes are kept."""
-        for entry in self.layout.parameters:
-            values = vector[entry.start : entry.stop].reshape(entry.shape)
+        """Write such a vector into the parameters of a record, in place; dtypes are kept."""
+        sizes = [entry.stop - entry.start for entry in self.layout.parameters]
+        parts = np.split(vector, np.cumsum(sizes)[:-1])
+        for entry, part in zip(self.layout.parameters, parts, strict=True):
+            values = part.reshape(entry.shape)
             arrays[entry.name] = Array(values.astype(arrays[entry.name].dtype))
 
 

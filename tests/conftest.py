@@ -137,19 +137,19 @@ def run(tmp_path):
 class Quadratic:
     """A network double in float64, whose examples are (a, b): `sum_p a_p/2 (w_p - b_p)^2`."""
 
-    device = torch.device("cpu")
+    device, graphs, is_random, draws = torch.device("cpu"), None, False, SimpleNamespace()
 
     def __init__(self, size):
         self.layout = Layout((Entry("w", (size,), 0),), (), ())
 
     def receive(self, arrays):
-        return torch.from_numpy(arrays["w"].numpy()).double()
+        return self.layout.spread(torch.from_numpy(arrays["w"].numpy()).double())
 
-    def gradients(self, block, images, labels, sizes, out, keep=0.0, loss=None):  # noqa: ARG002
+    def gradients(self, block, images, labels, sizes, out, keep=0.0, *_):  # noqa: ARG002
         a, b = images[..., 0, :], images[..., 1, :]
         counts = (torch.arange(a.shape[1]) < torch.tensor(sizes)[:, None])[..., None]
-        far = block[:, None] - b
-        mean = (counts * a * far).sum(1) / torch.tensor(sizes)[:, None]
+        far = block[:, None, : b.shape[-1]] - b
+        mean = self.layout.spread((counts * a * far).sum(1) / torch.tensor(sizes)[:, None])
         out.copy_(keep * out + mean if keep else mean)
         return (counts * a / 2 * far**2).sum((1, 2)) / torch.tensor(sizes)
 
@@ -198,7 +198,8 @@ def federate(monkeypatch):
         )
         monkeypatch.setattr("fedalign.client_app.federation_of", lambda _: twin)
         monkeypatch.setattr("fedalign.client_app.federation_at", lambda *_: twin)
-        grid, vector = InlineGrid(client_app, len(shards)), np.array(start, float)
+        grid = InlineGrid(client_app, len(shards))
+        vector = layout.spread(torch.tensor(start, dtype=torch.float64)).numpy()
         first = {e.name: Array(vector[e.start : e.stop].reshape(e.shape)) for e in layout.entries}
         seen = Rounds(built, grid, layout)
         settings = {"rounds": rounds, "codec": codec, "callbacks": [seen]} | settings

@@ -167,17 +167,18 @@ def test_flower_simulation_refuses_in_one_line(flower_simulation, words, told):
 def test_doctor_says_what_will_be_done(fedalign):
     told = fedalign("doctor", "quickstart", "num_clients=100", "model.width=32").stdout
     headings = [line.split()[0] for line in told.splitlines()]
-    assert headings == ["machine", "engine", "threads", "stack", "sums", "messages"]
+    assert headings == ["machine", "device", "engine", "threads", "stack", "sums", "messages"]
+    assert "CPU, float32; the same seed gives the same bits" in told
     assert "inline: all clients run in this process" in told
-    assert "of 100 clients together; ms per client for a few steps" in told
+    assert "13 of 100 clients together: an eighth of 100 clients, so that workers" in told
     assert "the models of 100 clients reach the server as at most 32 partial sums" in told
-    assert "ms per client, measured with 100 clients and 3,466 numbers a message" in told
+    assert "ms per client, measured with 100 clients and 3,472 numbers a message" in told
 
 
 def test_doctor_knows_why_not(fedalign):
     words = ["simulation.stack=4", "strategy.base=fedmedian", "simulation.backend=flower"]
     told = fedalign("doctor", "quickstart", *words).stdout
-    assert "4, set by simulation.stack" in told
+    assert "4 of 10 clients together: set by simulation.stack" in told
     assert "none: the strategy needs every single model" in told
     assert "flower: Flower's own, on Ray" in told
 

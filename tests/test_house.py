@@ -60,7 +60,7 @@ PRIVATE_IMPORTS = {
         "flwr.supercore.run.Run",
         "flwr.supercore.task_identity.TaskIdentity",
     },
-    "fedalign/simulation/workers.py": {"flwr.common.constant.ErrorCode"},
+    "fedalign/simulation/queues.py": {"flwr.common.constant.ErrorCode"},
 }
 METADATA = {"_message_id", "_run_id", "_src_node_id"}
 PRIVATE_ATTRIBUTES = {

@@ -46,7 +46,7 @@ def train(network, data, algorithm, plan, sizes=SIZES, only=None):
     clients = range(len(sizes)) if only is None else [only]
     count, draw = network.layout.num_parameters, torch.Generator().manual_seed(1)
     start = network.layout.to_vector(network.initial)
-    known = torch.randn(count, generator=draw) / 100
+    known = network.layout.spread(torch.randn(count, generator=draw) / 100)
     stack = Stack(
         network,
         data,
@@ -91,9 +91,33 @@ def test_algorithms_that_store_client_state_say_so(network, data, name):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_all_fixed_moves_nothing_but_batchnorm(network, data, name, rule):
     start, block, _ = train(network, data, ALGORITHMS[name](**RULES[rule]), MaskPlan(fixed_ratio=1))
-    count = network.layout.num_parameters
+    count = network.layout.parameter_size
     assert torch.equal(block[:, :count], start[:count].expand(len(SIZES), -1))
     assert (block[:, count:] != start[count:]).any(1).all()
+
+
+MASKS = {
+    "none": MaskPlan(),
+    "half": MaskPlan(0, 0, 0.5, "complement_half"),
+    "own": MaskPlan(0, 0, 0.4, per_client=True, exclude="head"),
+    "slow": MaskPlan(0, 0, 0.4, fixed_lr_scale=0.2),
+    "gradients": MaskPlan(0, 0, 0.4, freeze="grad_only", reset=False),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_padding_stays_0(network, data, name, rule, mask):
+    """In models, in what is sent beside them, and in what clients store."""
+    layout = network.layout
+    for sizes in (SIZES[:1], SIZES):
+        algorithm = ALGORITHMS[name](**RULES[rule], epochs=2)
+        start, block, result = train(network, data, algorithm, MASKS[mask], sizes)
+        vectors = [*result.sends.values(), *result.client_state.values()]
+        for found in (start, block, *vectors):
+            assert found.shape[-1] in (layout.parameter_size, layout.size)
+            assert torch.equal(layout.spread(layout.compact(found)), found)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -114,14 +138,14 @@ def test_nothing_fixed_is_no_mask_to_the_bit(network, data, name, rule):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_each_half_is_held_in_turn(network, data, name, rule, monkeypatch):
     """Clients of 6, 6, 6, 4 and 2 steps: 3, 3, 3, 2 and 1 of them belong to the first half."""
-    step, seen = Local._step, []
+    step, seen = Local.step, []
 
-    def spy(self, training, number):
-        losses = step(self, training, number)
+    def spy(self, training, own):
+        losses = step(self, training, own)
         seen.append(training.weights.clone())
         return losses
 
-    monkeypatch.setattr(Local, "_step", spy)
+    monkeypatch.setattr(Local, "step", spy)
     plan = MaskPlan(0, 0, 0.5, "complement_half")
     start, _, _ = train(network, data, ALGORITHMS[name](**RULES[rule], epochs=2), plan)
     first = phases(plan, network.layout, 6)[0].trains
@@ -140,7 +164,7 @@ def test_each_half_is_held_in_turn(network, data, name, rule, monkeypatch):
 def test_fedsam_counts_a_batch_once(network, data):
     """BatchNorm's statistics are those at the weights, and not where the gradient is taken."""
     options = HEAVY | {"batch_size": 20}
-    sizes, count = [20, 20], network.layout.num_parameters
+    sizes, count = [20, 20], network.layout.parameter_size
     _, plain, _ = train(network, data, Local(**options), MaskPlan(), sizes)
     _, block, _ = train(network, data, ALGORITHMS["fedsam"](**options), MaskPlan(), sizes)
     assert torch.equal(block[:, count:], plain[:, count:])

@@ -57,26 +57,28 @@ def examples():
 class Network:
     """The network as fedalign's clients ask for it."""
 
-    device = torch.device("cpu")
+    device, graphs, is_random, draws = torch.device("cpu"), None, False, SimpleNamespace()
 
     def __init__(self):
         self.layout = Layout.of(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, CLASSES)))
 
     def receive(self, arrays):
-        return torch.cat([torch.from_numpy(arrays[name].numpy()).flatten() for name in SHAPES])
+        named = [torch.from_numpy(arrays[name].numpy()).flatten() for name in SHAPES]
+        return self.layout.spread(torch.cat(named))
 
     def features(self, block, images):
-        return torch.stack([mlp(w, x)[1] for w, x in zip(block, images, strict=True)])
+        weights = self.layout.compact(block)
+        return torch.stack([mlp(w, x)[1] for w, x in zip(weights, images, strict=True)])
 
-    def gradients(self, block, images, labels, sizes, out, keep=0.0, loss=None):
+    def gradients(self, block, images, labels, sizes, out, keep=0.0, loss=None, _counts=None):
         losses = []
         for k, size in enumerate(sizes):
-            w, own = block[k].clone().requires_grad_(), labels[k : k + 1, :size]
+            w, own = self.layout.compact(block[k]).requires_grad_(), labels[k : k + 1, :size]
             logits, seen = mlp(w, images[k, :size])
             mean = functional.cross_entropy(logits, own[0])
             if loss is not None:
                 mean = loss(logits[None], own, seen[None], slice(k, k + 1)).mean()
-            (gradient,) = torch.autograd.grad(mean, w)
+            gradient = self.layout.spread(torch.autograd.grad(mean, w)[0])
             out[k] = keep * out[k] + gradient if keep else gradient
             losses.append(mean.detach())
         return torch.stack(losses)

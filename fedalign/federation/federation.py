@@ -15,7 +15,7 @@ from fedalign.data import Dataset, Part, Spec
 from fedalign.errors import InputError
 from fedalign.federation.examples import DealtExamples, Examples, Held
 from fedalign.messages.codec import Codec
-from fedalign.network.device import pick_device
+from fedalign.network.device import device_of
 from fedalign.network.network import Network
 from fedalign.rng import rng
 from fedalign.settings.config import Config, from_run_config
@@ -87,7 +87,7 @@ class Federation:
     def network(self) -> Network:
         """The network, initialised from the run's seed."""
         config = self.config
-        return Network(self._module(), self.spec, pick_device(config.device), config.precision)
+        return Network(self._module(), self.spec, device_of(config), config.precision)
 
     def own_start(self, partition: int) -> torch.Tensor:
         """Return one client's first weights `(F,)`, where each client has its own."""
@@ -140,7 +140,7 @@ class Federation:
         if not isinstance(data, Dataset):
             name, found = self.config.data.name, type(data).__name__
             raise InputError(f"data.name: {name!r}: load({part!r}) returned a {found}, no Dataset")
-        return data.to(pick_device(self.config.device))
+        return data.to(device_of(self.config))
 
 
 _federations: dict[tuple[tuple[str, UserConfigValue], ...], Federation] = {}  # one at most
@@ -162,7 +162,7 @@ def adopt(run_config: Mapping[str, UserConfigValue], shared: Mapping[str, Any]) 
         shared: what `Dataset.to_numpy` returned in another process; its arrays are not copied.
     """
     key, config = tuple(sorted(run_config.items())), from_run_config(run_config)
-    train = Dataset.from_numpy(shared).to(pick_device(config.device))
+    train = Dataset.from_numpy(shared).to(device_of(config))
     return _keep(key, Federation(config, DealtExamples(config, train)))
 
 

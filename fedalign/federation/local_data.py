@@ -17,7 +17,7 @@ from fedalign.data.forms import FORMS
 from fedalign.errors import InputError
 from fedalign.federation.examples import Held, hold_out
 from fedalign.federation.federation import Federation, federation_of
-from fedalign.network.device import pick_device
+from fedalign.network.device import device_of
 from fedalign.rng import rng
 from fedalign.settings.config import Config, from_run_config
 
@@ -97,7 +97,7 @@ def local_federation(config: Config, folder: Path, spec: Spec) -> Federation:
     if (tests := read_folder(folder, "test", spec)) is not None:
         images = torch.cat([data.images, tests.images])
         data = replace(data, images=images, labels=torch.cat([data.labels, tests.labels]))
-    data = data.to(pick_device(config.device))
+    data = data.to(device_of(config))
     holdout, seed = config.evaluation.holdout, config.seed
     return Federation(config, LocalExamples(data, len(tests or ()), holdout, seed))
 

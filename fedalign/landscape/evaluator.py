@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from math import isfinite
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +16,12 @@ from fedalign.landscape.barriers import Curve, Point
 from fedalign.landscape.paths import Mix, Path
 from fedalign.landscape.repair import Repair
 from fedalign.network.network import Network
+from fedalign.network.scorer import Scorer
 from fedalign.settings.sections import Evaluation
 
 MAX_MIXES = 32  # mixes measured at once; more do not run faster
 MAX_NUMBERS = 1 << 26  # parameters of all mixes measured at once; more may not fit in memory
+MAX_UPLOAD = 1 << 30  # parameters of all models that may be on the device at once
 
 Key = frozenset[tuple[str, float]]
 Models = Mapping[str, Tensor]
@@ -39,8 +44,9 @@ class Evaluator:
     def __init__(
         self, network: Network, test: Dataset, train: Dataset | None, settings: Evaluation
     ):
-        self._network, self._settings = network, settings
-        self._probe = test.subset(settings.examples)
+        self._network, self._batch = network, settings.statistics_batch
+        probe, batch = test.subset(settings.examples), settings.batch_size
+        self._scorer = Scorer(network, probe, batch, settings.threads)
         self._images = images_of(train, test, settings)
 
     def points(self, models: Models, mixes: Sequence[Mix], repaired: bool = False) -> list[Point]:
@@ -51,14 +57,19 @@ class Evaluator:
             mixes: the mixes to measure.
             repaired: whether to rescale the activations of mixes, see `Repair`.
         """
-        same = _first_equal(models, {name for mix in mixes for name in mix})
+        names = {name for mix in mixes for name in mix}
+        models = self._on_device({name: own for name, own in models.items() if name in names})
+        sums = _sums(models)
+        same = _first_equal(models, sums)
         simple = [_simplified(mix, same) for mix in mixes]
         different = {frozenset(mix.items()): mix for mix in simple}
         if repaired or self._network.mixes is None:
             repair = Repair(self._network, models, self._images) if repaired else None
-            points = {key: self._alone(models, mix, repair) for key, mix in different.items()}
+            scores = {key: self._alone(models, mix, repair) for key, mix in different.items()}
         else:
-            points = self._together(models, different)
+            finite = {name for name, total in sums.items() if isfinite(total)}
+            scores = self._together(models, different, finite)
+        points = dict(zip(scores, map(tuple, read(list(scores.values()))), strict=True))
         return [points[frozenset(mix.items())] for mix in simple]
 
     def curves(self, models: Models, paths: Sequence[Path]) -> list[Curve]:
@@ -72,41 +83,50 @@ class Evaluator:
                 curves[path.name] = curve(path, [next(points) for _ in path.alphas])
         return [curves[path.name] for path in paths]
 
-    def _alone(self, models: Models, mix: Mix, repair: Repair | None) -> Point:
-        settings, network = self._settings, self._network
-        vector = _mixed(models, mix)
-        vector = network.recalibrate(vector, self._images, settings.batch_size)
-        vector = repair(vector, mix) if repair else vector
-        return network.evaluate(vector, self._probe, settings.batch_size, settings.threads)
+    def _on_device(self, models: Models) -> Models:
+        """Return the models on the device, unless they are so many that they may not fit."""
+        if len(models) * self._network.layout.size > MAX_UPLOAD:
+            return models
+        return {name: self._network.upload(model) for name, model in models.items()}
 
-    def _together(self, models: Models, mixes: Mapping[Key, Mix]) -> dict[Key, Point]:
-        """Return the points of mixes, measured in groups.
+    def _alone(self, models: Models, mix: Mix, repair: Repair | None) -> Tensor:
+        """Return the scores `(2,)` of a mix."""
+        vector = self._recalibrated(_mixed(models, mix))
+        vector = repair(vector, mix) if repair else vector
+        return self._scorer.scores(vector)[0]
+
+    def _together(
+        self, models: Models, mixes: Mapping[Key, Mix], finite: set[str]
+    ) -> dict[Key, Tensor]:
+        """Return the scores `(2,)` of mixes, measured in groups.
 
         Mixes of diverged models are measured alone: in a group 0 times NaN would spoil the others.
         """
-        names = {name for mix in mixes.values() for name in mix}
-        finite = {name for name in names if models[name].sum().isfinite()}
         grouped = [key for key, mix in mixes.items() if finite.issuperset(mix)]
         alone = mixes.keys() - set(grouped)
-        points = {key: self._alone(models, mixes[key], None) for key in alone}
+        scores = {key: self._alone(models, mixes[key], None) for key in alone}
         size = max(1, min(MAX_MIXES, MAX_NUMBERS // self._network.layout.size))
         for start in range(0, len(grouped), size):
             keys = grouped[start : start + size]
-            points |= zip(keys, self._group(models, [mixes[key] for key in keys]), strict=True)
-        return points
+            scores |= zip(keys, self._group(models, [mixes[key] for key in keys]), strict=True)
+        return scores
 
-    def _group(self, models: Models, mixes: Sequence[Mix]) -> list[Point]:
-        settings, network = self._settings, self._network
+    def _group(self, models: Models, mixes: Sequence[Mix]) -> Tensor:
+        """Return the scores `(K, 2)` of mixes."""
+        if self._network.layout.buffers:  # BatchNorm's statistics are re-estimated, not mixed
+            mixed = [self._recalibrated(_mixed(models, mix)) for mix in mixes]
+            return self._scorer.evaluate_mixes(torch.stack(mixed), None)
         names = list(dict.fromkeys(name for mix in mixes for name in mix))
-        block = torch.stack([models[name] for name in names])
-        shares: Tensor | None = torch.tensor([[m.get(name, 0.0) for name in names] for m in mixes])
-        if network.layout.buffers:  # BatchNorm's statistics are re-estimated, not mixed
-            vectors = (_mixed(models, mix) for mix in mixes)
-            mixed = [network.recalibrate(v, self._images, settings.batch_size) for v in vectors]
-            block, shares = torch.stack(mixed), None
-        return network.evaluate_mixes(
-            block, shares, self._probe, settings.batch_size, settings.threads
-        )
+        shares = torch.tensor([[mix.get(name, 0.0) for name in names] for mix in mixes])
+        return self._scorer.evaluate_mixes(torch.stack([models[name] for name in names]), shares)
+
+    def _recalibrated(self, vector: Tensor) -> Tensor:
+        return self._network.recalibrate(vector, self._images, self._batch)
+
+
+def read(values: Sequence[Tensor]) -> list[Any]:
+    """Return the numbers in tensors of one shape, after waiting once for the device."""
+    return list(torch.stack(list(values)).tolist()) if values else []
 
 
 def images_of(train: Dataset | None, test: Dataset, settings: Evaluation) -> Tensor:
@@ -123,16 +143,20 @@ def _mixed(models: Models, mix: Mix) -> Tensor:
     return vector
 
 
-def _first_equal(models: Models, names: Container[str]) -> dict[str, str]:
+def _sums(models: Models) -> dict[str, float]:
+    """Return the sum of each model's numbers, read from the device at once."""
+    return dict(zip(models, read([model.sum() for model in models.values()]), strict=True))
+
+
+def _first_equal(models: Models, sums: Mapping[str, float]) -> dict[str, str]:
     """Return for each name the name of the first model that is equal to its own, to the bit."""
-    seen: dict[float, list[str]] = {}
-    first: dict[str, str] = {}
-    for name, model in models.items():
-        if name in names:
-            # Models with equal sums are nearly always equal.
-            candidates = seen.setdefault(float(model.sum()), [])
-            first[name] = next((n for n in candidates if torch.equal(models[n], model)), name)
-            candidates.append(name)
+    # Models with equal sums are nearly always equal.
+    alike = [pair for pair in combinations(models, 2) if sums[pair[0]] == sums[pair[1]]]
+    equal = read([(models[one] == models[two]).all() for one, two in alike])
+    first = {name: name for name in models}
+    for (one, two), same in zip(alike, equal, strict=True):
+        if same and first[two] == two:
+            first[two] = one
     return first
 
 

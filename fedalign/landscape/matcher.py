@@ -55,6 +55,5 @@ class Matcher:
         if settings.match == "weights":
             layout, groups, start = network.layout, network.symmetry, settings.match_start
             return weight_matching(layout, groups, reference, model, self._stream, start)
-        return activation_matching(
-            network, network.symmetry, reference, model, self._images, settings.batch_size
-        )
+        batch = settings.statistics_batch
+        return activation_matching(network, network.symmetry, reference, model, self._images, batch)

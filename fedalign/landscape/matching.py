@@ -159,7 +159,7 @@ class Search:
         return Matched(self.index, self._iterations, self._assignments, self._similarity())
 
     def _similarity(self) -> float:
-        count = self._layout.num_parameters
+        count = self._layout.parameter_size
         return float(self._reference[:count] @ self.vector[:count])
 
     def _known(self, group: Group, waiting: Tensor, ordered: bool) -> list[Tensor]:

@@ -68,5 +68,5 @@ def universe(
 
 def _together(layout: Layout, models: Iterable[Tensor]) -> float:
     """Return the sum of the inner products of all pairs of models."""
-    stack = torch.stack(list(models))[:, : layout.num_parameters].double()
+    stack = torch.stack(list(models))[:, : layout.parameter_size].double()
     return float(stack.sum(0).square().sum() - stack.square().sum()) / 2

@@ -47,8 +47,9 @@ class Draw:
         self.plan, self._layout = plan, layout
 
     def between(self, low: float, high: float, mask_index: int | None = None) -> Tensor:
-        """Return the mask `(P,)`, True for weights with a place in [low, high) and excluded ones.
+        """Return the mask, True for weights with a place in [low, high) and excluded ones.
 
+        It has one entry for each weight, as `Layout.compact` returns them, and none for padding.
         `between(fixed_ratio, 1)` fixes that share of the weights; `between(0, fixed_ratio)` is its
         complement. `mask_index` replaces the plan's.
         """
@@ -72,7 +73,7 @@ def _drawn_alike(plan: MaskPlan) -> MaskPlan:
 
 @lru_cache(maxsize=8)
 def _places(plan: MaskPlan, layout: Layout) -> Tensor:
-    """Return each weight's place, `(P,)` float64; `NEVER_FIXED` if it is excluded."""
+    """Return each weight's place, float64 without padding; `NEVER_FIXED` if it is excluded."""
     layers = layout.layers
     included = _named(plan.include, layers) - _named(plan.exclude, layers)
     units = [[entry] for entry in layout.parameters] if plan.granularity == "weight" else layers
@@ -84,12 +85,12 @@ def _places(plan: MaskPlan, layout: Layout) -> Tensor:
     ]
     if plan.sampling == "exact":
         drawn = _evenly(drawn, together=plan.granularity == "layer")
-    places = torch.full((layout.num_parameters,), NEVER_FIXED, dtype=torch.float64)
+    places = torch.full((layout.parameter_size,), NEVER_FIXED, dtype=torch.float64)
     for unit, own in zip(units, drawn, strict=True):
         for entry in (entry for entry in unit if entry.name in included):
             of_each = (entry.stop - entry.start) // len(own)  # the first axis is the outermost
             places[entry.start : entry.stop] = torch.from_numpy(own).repeat_interleave(of_each)
-    return places
+    return layout.compact(places)
 
 
 def _count(plan: MaskPlan, unit: Sequence[Entry]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,10 +13,18 @@ from fedalign.masks.phases import Phase
 from fedalign.masks.plan import MaskPlan
 
 
+class Entering(NamedTuple):
+    """Which models enter a phase at a step, `(n,)` rows, and which of the masks hold then."""
+
+    rows: Tensor
+    masks: Tensor
+
+
 class Freezer:
     """Holds fixed weights while K models train, each through phases of its own.
 
-    A step of training calls `enter`, moves the weights, and calls `put_back`, which undoes exactly
+    Who enters a phase in which step is known from the start, and is on the device from then on. A
+    step of training calls `enter`, moves the weights, and calls `put_back`, which undoes exactly
     what momentum or weight decay did to fixed weights, unless the plan lets them move.
 
     Args:
@@ -26,6 +35,10 @@ class Freezer:
 
     Attributes:
         filters: the gradients of fixed weights must be zeroed, instead of or before `put_back`.
+        state: the names of its attributes that are tensors which steps read or write.
+        kind: all that makes `put_back` do something else.
+        mask: which weights train now, `(K, P)`, or `(1, P)` if one mask holds for all throughout.
+        anchor: where fixed weights are held, `(K, P)`.
     """
 
     def __init__(
@@ -40,56 +53,69 @@ class Freezer:
         outlives = (clipped or not plan.reset) and not plan.fixed_lr_scale
         self.filters = masked and (plan.freeze == "grad_only" or outlives)
         self._plan = plan
-        self._starts = _starts(planned)
-        self._anchor = weights.clone() if masked else None  # where fixed weights are held
-        self._masks: list[Tensor | None] = [None] * len(planned)  # of each model
-        self._mask: Tensor | None = None  # of all, `(K, P)`
+        self._starts, masks = _starts(planned, weights)
+        self.mask = self.anchor = weights[:0]
+        self.state = ("mask", "anchor") if masked else ()
+        if masked:
+            self.anchor = weights.clone()
+            self.mask = masks if len(masks) == 1 else masks.new_empty(weights.shape)
+        self.kind = masked, self.filters, plan.freeze, plan.fixed_lr_scale, len(self.mask)
+        self._masks = masks if len(masks) > 1 else None  # to choose from
 
-    def enter(self, step: int, weights: Tensor) -> list[int]:
+    def enter(self, step: int, weights: Tensor) -> Tensor | None:
         """Take the masks of the models that enter a phase at this step, and hold their weights.
 
-        Return the rows of those whose optimiser must start fresh.
+        Return the rows of those whose optimiser must start fresh; None if there are none.
         """
-        starting = self._starts.pop(step, [])
-        for row, mask in starting:
-            self._masks[row] = mask
-            if step and self._anchor is not None:
-                self._anchor[row] = weights[row]
-        if starting and self._anchor is not None:
-            self._mask = self._combined(weights)
-        return [row for row, _ in starting if step and self._plan.reset]
+        entering = self._starts.get(step)
+        if entering is None:
+            return None
+        if self._masks is not None:
+            self.mask.index_copy_(0, entering.rows, self._masks[entering.masks])
+        if not step:
+            return None  # all is as it was when the anchor was made
+        if self.state:
+            self.anchor.index_copy_(0, entering.rows, weights[entering.rows])
+        return entering.rows if self._plan.reset else None
 
     def trains(self, count: int) -> Tensor | None:
         """Return which weights of the first k models train now, `(k, P)`; None: all of them."""
-        return None if self._mask is None else self._mask[:count]
+        return self.mask[:count].expand(count, -1) if self.state else None
 
     def put_back(self, weights: Tensor) -> None:
         """Undo what a step did to the fixed weights of the first k models, `(k, P)`, in place."""
-        if self._mask is None or self._anchor is None or self._plan.freeze == "grad_only":
+        if not self.state or self._plan.freeze == "grad_only":
             return
-        mask, anchor = self._mask[: len(weights)], self._anchor[: len(weights)]
+        mask, anchor = self.mask[: len(weights)], self.anchor[: len(weights)]
         if not self._plan.fixed_lr_scale:
             torch.where(mask, weights, anchor, out=weights)
             return
         slowed = torch.lerp(anchor, weights, self._plan.fixed_lr_scale)
         anchor.copy_(torch.where(mask, weights, slowed, out=weights))
 
-    def _combined(self, weights: Tensor) -> Tensor | None:
-        """Return the masks of all models, `(K, P)`; None if everything trains."""
-        first = self._masks[0]
-        if all(mask is first for mask in self._masks):
-            return None if first is None else first.to(weights.device).expand(len(weights), -1)
-        whole = torch.ones(weights.shape[1], dtype=torch.bool)
-        masks = [whole if mask is None else mask for mask in self._masks]
-        return torch.stack(masks).to(weights.device)
 
-
-def _starts(planned: Sequence[Sequence[Phase]]) -> dict[int, list[tuple[int, Tensor | None]]]:
-    """Return, by step, which models enter a phase there, each with the mask of that phase."""
-    starts = defaultdict[int, list[tuple[int, Tensor | None]]](list)
+def _starts(
+    planned: Sequence[Sequence[Phase]], weights: Tensor
+) -> tuple[dict[int, Entering], Tensor]:
+    """Return, by step, which models enter a phase there; and all masks, `(M, P)`."""
+    whole = torch.ones(weights.shape[1], dtype=torch.bool)
+    starts, places = defaultdict[int, list[tuple[int, int]]](list), dict[int, int]()
+    masks: list[Tensor] = []
     for row, own in enumerate(planned):
         step = 0
         for phase in own:
-            starts[step].append((row, phase.trains))
+            mask = whole if phase.trains is None else phase.trains
+            if phase.steps and places.setdefault(id(mask), len(masks)) == len(masks):
+                masks.append(mask)
+            if phase.steps:
+                starts[step].append((row, places[id(mask)]))
             step += phase.steps
-    return dict(starts)
+    every = masks[0][None] if len(masks) == 1 else torch.stack(masks)
+    entering = {step: Entering(*_columns(pairs, weights)) for step, pairs in starts.items()}
+    return entering, every.to(weights.device, non_blocking=True)
+
+
+def _columns(pairs: list[tuple[int, int]], weights: Tensor) -> Tensor:
+    """Return both columns, on the device of the weights."""
+    columns = torch.tensor(pairs, dtype=torch.int64).T.contiguous()
+    return columns.to(weights.device, non_blocking=True)

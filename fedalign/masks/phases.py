@@ -27,7 +27,7 @@ class Phase:
     """A part of local training.
 
     Attributes:
-        trains: `(P,)` bool, the weights that train; None: all of them.
+        trains: `(P,)` bool, the weights that train, False for padding; None: all of them.
         steps: how many local steps the phase lasts.
     """
 
@@ -47,8 +47,8 @@ def phases(plan: MaskPlan, layout: Layout, steps: int, epochs: int = 1) -> list[
     >>> first, second = phases(plan, layout, steps=5)
     >>> first.steps, second.steps
     (3, 2)
-    >>> torch.equal(first.trains, ~second.trains)
-    True
+    >>> int(first.trains.sum() + second.trains.sum()), bool((first.trains & second.trains).any())
+    (10, False)
     """
     stretches, by_epochs = _stretches(plan, layout)
     if by_epochs and epochs < len(stretches):
@@ -67,13 +67,13 @@ def phases(plan: MaskPlan, layout: Layout, steps: int, epochs: int = 1) -> list[
 def trainable_mask(plan: MaskPlan, layout: Layout) -> Tensor | None:
     """Return the weights `(P,)` that train in any phase of a client's round; None: all of them.
 
-    The plan is the client's own: `plan.of(client)`.
+    Padding never does. The plan is the client's own: `plan.of(client)`.
     """
     masks = [mask for mask, _ in _stretches(plan, layout)[0]]
     if any(mask is None for mask in masks):
         return None
     union = torch.stack([mask for mask in masks if mask is not None]).any(0)
-    return None if union.all() else union
+    return None if layout.compact(union).all() else union
 
 
 def update_mask(plan: MaskPlan, layout: Layout) -> Tensor | None:
@@ -100,7 +100,8 @@ def _stretches(plan: MaskPlan, layout: Layout) -> tuple[list[tuple[Tensor | None
     total, merged = sum(share for _, share in used), list[tuple[Tensor | None, float]]()
     for _, alike in groupby(used, key=lambda stretch: stretch[0].numpy().tobytes()):
         masks, shares = zip(*alike, strict=True)  # one mask goes on, and so does the optimiser
-        merged.append((None if masks[0].all() else masks[0], sum(shares) / total))
+        mask = None if masks[0].all() else layout.spread(masks[0])
+        merged.append((mask, sum(shares) / total))
     return merged, schedule.by_epochs
 
 

@@ -67,11 +67,12 @@ class Codec:
 
     def pack_extra(self, vector: Tensor, mask: Tensor | None) -> Array:
         """Return the trained entries of a vector `(P,)` that travels beside the model."""
-        values = (vector if mask is None else vector[mask.to(vector.device)]).cpu().numpy()
+        trained = self.layout.compact(vector) if mask is None else vector[mask.to(vector.device)]
+        values = trained.cpu().numpy()
         return Array(values.astype(np.float16) if self.half else values)
 
     def unpack_extra(self, array: Array, mask: Tensor | None) -> Array:
-        """Return what `pack_extra` packed, `(P,)` float32, 0 where a weight was fixed.
+        """Return what `pack_extra` packed, float32 without padding, 0 where a weight was fixed.
 
         Raises:
             ValueError: the array has another size or dtype.
@@ -79,7 +80,8 @@ class Codec:
         with np.errstate(over="ignore"):
             came = values_of(EXTRA, array, FLOATS).astype(np.float32, copy=False)
         zeros = np.zeros(self.layout.num_parameters, np.float32)
-        return Array(_fill_in(came, zeros, None if mask is None else mask.numpy(), EXTRA, False))
+        trained = None if mask is None else self.layout.compact(mask).numpy()
+        return Array(_fill_in(came, zeros, trained, EXTRA, False))
 
     def unpack(
         self, arrays: ArrayRecord, sent: ArrayRecord, mask: Tensor | None, summed: bool = False

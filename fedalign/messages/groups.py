@@ -89,6 +89,11 @@ class GroupApp(ClientApp):
 class GroupGrid(Protocol):
     """A grid that deals out groups of clients, and holds the clients' states itself."""
 
+    @property
+    def num_workers(self) -> int:
+        """The number of workers that train at the same time."""
+        ...
+
     def partitions(self) -> dict[int, int]:
         """Return node id by partition id."""
         ...

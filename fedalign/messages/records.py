@@ -7,7 +7,7 @@ variates, goes into a record of its own, `EXTRA`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import cast
 
@@ -95,3 +95,10 @@ def evaluate_reply(message: Message, num_examples: int, measured: Mapping[str, f
 def size_of(message: Message) -> int:
     """Return the size of all arrays in a message, in bytes."""
     return sum(num_bytes(record) for record in message.content.array_records.values())
+
+
+def total_size_of(messages: Sequence[Message]) -> int:
+    """Return the size of all arrays in messages, in bytes; it is counted once for each content."""
+    different = {id(message.content): message for message in messages}
+    sizes = {key: size_of(message) for key, message in different.items()}
+    return sum(sizes[id(message.content)] for message in messages)

@@ -21,9 +21,10 @@ def reestimate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     module.eval()  # dropout, say, would draw from the global generator
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over batches
         norm.train()
-    for inputs in batches:
+    for count, inputs in enumerate(batches, 1):
+        for norm in norms:
+            norm.momentum = 1.0 / count  # a plain mean; None would read the count from the device
         module(inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -13,6 +13,18 @@ from fedalign.network.device import pool
 from fedalign.network.losses import losses_of
 
 WORTH_A_THREAD = 0.003  # seconds
+CPU_BATCH, GPU_BATCH = 200, 2000  # examples; a GPU's batch is smaller if they need much memory
+SHARE = 64  # the part of a GPU's memory for activations is 1 / SHARE
+
+
+def batch_on_gpu(memory: int, activations: int) -> int:
+    """Return how many examples to evaluate at once on a GPU.
+
+    Args:
+        memory: all bytes of the GPU.
+        activations: bytes of one example.
+    """
+    return max(1, min(GPU_BATCH, memory // SHARE // max(1, activations)))
 
 
 def evaluate(
@@ -21,9 +33,10 @@ def evaluate(
     batch_size: int,
     device: torch.device,
     threads: int = 1,
-) -> list[tuple[float, float]]:
+) -> Tensor:
     """Return the mean cross-entropy and the accuracy of each of K models on all of `data`.
 
+    The result `(K, 2)`, float64, stays on the device, so that nothing waits for it here.
     `logits_of` returns logits `(K, B, classes)` for a batch of examples as `data` stores them.
     Batches are shared out to threads, which changes no bit of the result.
     """
@@ -41,7 +54,5 @@ def evaluate(
     # Short batches keep one thread busy with Python, and a second thread would only wait for it.
     share = threads > 1 and time.perf_counter() - began > WORTH_A_THREAD and device.type == "cpu"
     parts += (pool(threads).map if share else map)(batch, starts[1:])
-    losses, hits = (
-        torch.stack(own).double().sum(0) / len(data) for own in zip(*parts, strict=True)
-    )
-    return list(zip(losses.tolist(), hits.tolist(), strict=True))
+    sums = [torch.stack(own).double().sum(0) for own in zip(*parts, strict=True)]
+    return torch.stack(sums, 1) / len(data)

@@ -1,13 +1,14 @@
 """The layout of a model as one flat vector, to and from a module and Flower's ArrayRecord.
 
-The vector `(F,)` holds the P parameters first, then the floating-point buffers (BatchNorm
-statistics). Masks, optimisers and interpolation work on it; only forward and backward need the
-named tensors, which are views of it.
+The vector `(F,)` holds the parameters first, in its part `(P,)`, then the floating-point buffers
+(BatchNorm statistics). Masks, optimisers and interpolation work on it; only forward and backward
+need the named tensors, which are views of it. Every tensor begins at a multiple of `ALIGNMENT`; the
+gaps are padding, which is always 0. Padding is neither sent nor stored: see `Layout.compact`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -17,6 +18,9 @@ from flwr.app import Array, ArrayRecord
 from torch import Tensor, nn
 
 from fedalign.network.arrays import view_of
+
+ALIGNMENT = 16
+"""Numbers, 64 bytes of float32: kernels of cuDNN fail on tensors that begin elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Entry:
 
     @property
     def stop(self) -> int:
-        """Where the tensor ends, and the next one starts."""
+        """Where the tensor ends; padding may follow."""
         return self.start + prod(self.shape)
 
     def view(self, vector: Tensor) -> Tensor:
@@ -73,8 +77,7 @@ class Layout:
         parameters = _place(model.named_parameters(), 0)
         buffers = [(name, b) for name, b in model.named_buffers() if b.is_floating_point()]
         counters = [name for name, b in model.named_buffers() if not b.is_floating_point()]
-        start = parameters[-1].stop if parameters else 0
-        return cls(parameters, _place(buffers, start), tuple(counters))
+        return cls(parameters, _place(buffers, _end(parameters)), tuple(counters))
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -83,13 +86,23 @@ class Layout:
 
     @property
     def num_parameters(self) -> int:
-        """P, the number of trainable entries."""
-        return self.parameters[-1].stop
+        """The number of weights, without padding."""
+        return _count(self.parameters)
+
+    @property
+    def num_values(self) -> int:
+        """The number of values of all tensors, without padding: what a message holds."""
+        return _count(self.entries)
+
+    @property
+    def parameter_size(self) -> int:
+        """P, the length of the vector's part with the parameters, padding included."""
+        return _end(self.parameters)
 
     @property
     def size(self) -> int:
-        """F, the length of the vector."""
-        return self.entries[-1].stop
+        """F, the length of the vector, padding included."""
+        return _end(self.entries)
 
     @property
     def layers(self) -> list[list[Entry]]:
@@ -109,7 +122,7 @@ class Layout:
 
     def flatten(self, model: nn.Module) -> Tensor:
         """Return a copy of a model's tensors as a vector `(F,)`."""
-        vector = torch.empty(self.size, device=next(model.parameters()).device)
+        vector = torch.zeros(self.size, device=next(model.parameters()).device)
         for entry, tensor in zip(self.entries, self._tensors(model), strict=True):
             entry.view(vector).copy_(tensor.detach())
         return vector
@@ -132,7 +145,7 @@ class Layout:
 
     def to_vector(self, record: ArrayRecord) -> Tensor:
         """Return a record as a vector `(F,)`; `ValueError` names an array that does not fit."""
-        vector = torch.empty(self.size)
+        vector = torch.zeros(self.size)
         for entry in self.entries:
             if entry.name not in record:
                 raise ValueError(f"the message has no array {entry.name!r}; is it another model's?")
@@ -141,6 +154,29 @@ class Layout:
                 raise ValueError(f"{entry.name!r} is {tuple(array.shape)}, not {entry.shape}")
             # NumPy's reader parses Python, which on 3.11 two threads must not do at once.
             np.copyto(entry.view(vector).numpy(), view_of(array), casting="same_kind")
+        return vector
+
+    def compact(self, vector: Tensor) -> Tensor:
+        """Return a vector `(…, P)` or `(…, F)` without padding, as it is sent and stored.
+
+        A tensor whose last axis has another length comes back as it is; clients may store such.
+        """
+        entries = {self.parameter_size: self.parameters, self.size: self.entries}
+        inside = entries.get(vector.shape[-1] if vector.dim() else 0)
+        if inside is None:
+            return vector
+        return torch.cat([vector[..., entry.start : entry.stop] for entry in inside], -1)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return what `compact` was given, with padding of 0."""
+        by_count = {_count(entries): entries for entries in (self.parameters, self.entries)}
+        entries = by_count.get(values.shape[-1] if values.dim() else 0)
+        if entries is None:
+            return values
+        vector = values.new_zeros(*values.shape[:-1], _end(entries))
+        parts = torch.split(values, [entry.stop - entry.start for entry in entries], -1)
+        for entry, part in zip(entries, parts, strict=True):
+            vector[..., entry.start : entry.stop] = part
         return vector
 
     def counters_of(self, record: ArrayRecord) -> dict[str, Array]:
@@ -173,8 +209,18 @@ def like(record: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
 
 
 def _place(named: Iterable[tuple[str, Tensor]], start: int) -> tuple[Entry, ...]:
-    """Return entries for tensors that lie one after the other from `start`."""
+    """Return entries for tensors that lie one after the other from `start`, each aligned."""
     entries: list[Entry] = []
     for name, tensor in named:
-        entries.append(Entry(name, tuple(tensor.shape), entries[-1].stop if entries else start))
+        entries.append(Entry(name, tuple(tensor.shape), _end(entries) if entries else start))
     return tuple(entries)
+
+
+def _count(entries: Sequence[Entry]) -> int:
+    """Return how many numbers tensors hold."""
+    return sum(entry.stop - entry.start for entry in entries)
+
+
+def _end(entries: Sequence[Entry]) -> int:
+    """Return where the next tensor may begin."""
+    return -(-entries[-1].stop // ALIGNMENT) * ALIGNMENT if entries else 0

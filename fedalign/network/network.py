@@ -16,7 +16,10 @@ from fedalign.data import Dataset, Spec
 from fedalign.models.symmetry import Group, symmetry
 from fedalign.network.agreement import Trial
 from fedalign.network.batch_norm import NORMS, reestimate
-from fedalign.network.evaluation import evaluate
+from fedalign.network.device import gpu_memory
+from fedalign.network.evaluation import CPU_BATCH, batch_on_gpu, evaluate
+from fedalign.network.footprint import Footprint, footprint
+from fedalign.network.graphs import Graphs
 from fedalign.network.inputs import Inputs
 from fedalign.network.layout import Layout
 from fedalign.network.losses import Loss
@@ -76,20 +79,23 @@ class Network:
         """
         data = [array.data for array in arrays.values()]
         if self._received is None or any(map(is_not, data, self._received[0])):
-            vector = self.layout.to_vector(arrays)
-            vector = vector.pin_memory() if self.device.type == "cuda" else vector
-            self._received = data, vector.to(self.device, non_blocking=True)
+            self._received = data, self.upload(self.layout.to_vector(arrays))
         return self._received[1]
 
     def twin(self) -> Network:
         """Return a copy of the network, for a thread that works beside this one's."""
         other = copy(self)
-        for name in ("stacking", "mixes"):
+        for name in ("stacking", "mixes", "graphs"):
             other.__dict__.pop(name, None)
         other.draws = Draws()
         module = deepcopy(self.module, {id(self.draws): other.draws})
         other._plain = OneByOne(module, self.layout, self._bf16, other.draws)
         return other
+
+    @cached_property
+    def graphs(self) -> Graphs | None:
+        """What captures work on this network; None where nothing can be captured."""
+        return Graphs() if self.device.type == "cuda" and self.stacked else None
 
     @cached_property
     def symmetry(self) -> tuple[Group, ...]:
@@ -104,6 +110,11 @@ class Network:
         """
         examples = torch.zeros(2, *self._inputs.shape, dtype=torch.uint8, device=self.device)
         return draws_globally(self.module, self._inputs(examples))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether training depends on the keys of clients, `draws.keys`."""
+        return self.draws.used or self.draws_globally
 
     @cached_property
     def stacking(self) -> Stacking:
@@ -130,6 +141,13 @@ class Network:
         start = self.layout.to_vector(self.initial)
         return Trial(plain, self.layout, start, self._inputs, self.draws)
 
+    @cached_property
+    def footprint(self) -> Footprint:
+        """What one example costs in a forward pass."""
+        weights, run = self.receive(self.initial), self.twin().function_of
+        examples = torch.zeros((2, *self._inputs.shape), dtype=torch.uint8, device=self.device)
+        return footprint(run(weights), weights, examples)
+
     def gradients(
         self,
         block: Tensor,
@@ -139,6 +157,7 @@ class Network:
         out: Tensor,
         keep: float = 0.0,
         loss: Loss | None = None,
+        counts: Tensor | None = None,
     ) -> Tensor:
         """Return the mean loss of each model on its own batch, `(K,)`.
 
@@ -150,11 +169,13 @@ class Network:
             out: `(K, P)`, becomes `keep * out` plus the gradients; so momentum costs nothing.
             keep: 0 overwrites what is in `out`, even NaN.
             loss: None is cross-entropy.
+            counts: `sizes` on the device, `(K,)` float32, at least 1; None: they are sent there.
         """
         self._plain.seeds = self.draws_globally
-        runner: Runner = (self.stacked if len(block) > 1 else None) or self._plain
+        alone = len(block) == 1 and self.graphs is None
+        runner: Runner = (None if alone else self.stacked) or self._plain
         inputs = self._inputs(images.flatten(0, 1))
-        return runner.gradients(block, inputs, labels, sizes, out, keep, loss)
+        return runner.gradients(block, inputs, labels, sizes, out, keep, loss, counts)
 
     @torch.no_grad()
     def features(self, block: Tensor, images: Tensor) -> Tensor:
@@ -197,45 +218,69 @@ class Network:
             for name, tap in taps.items()
         ]
         try:
-            self._run_eval(vector)(images.to(self.device))
+            self.function_of(vector)(images.to(self.device))
         finally:
             for handle in handles:
                 handle.remove()
+
+    def function_of(self, vector: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the model `(F,)` as a function from images to logits."""
+        self._plain.bind(vector.to(self.device))
+        self.module.eval()
+        return lambda images: self._plain.run(self._inputs(images))
 
     def modules(self, *kinds: type[nn.Module]) -> dict[str, Any]:
         """Return the modules of these kinds, by name."""
         return {name: m for name, m in self.module.named_modules() if isinstance(m, kinds)}
 
     def evaluate(
-        self, vector: Tensor, data: Dataset, batch_size: int, threads: int = 1
+        self, vector: Tensor, data: Dataset, batch_size: int | None = None, threads: int = 1
     ) -> tuple[float, float]:
         """Return the mean cross-entropy and the accuracy of the model `(F,)` on all of `data`.
 
-        Batches are shared out to threads, which changes no bit of the result.
+        Batches are shared out to threads, which changes no bit of the result. Without a batch size
+        it is chosen for the device.
         """
-        run = self._run_eval(vector)
-        (found,) = evaluate(lambda x: run(x)[None], data, batch_size, self.device, threads)
-        return found
+        loss, accuracy = self.scores(vector, data, batch_size, threads)[0].tolist()
+        return loss, accuracy
+
+    def scores(
+        self, vector: Tensor, data: Dataset, batch_size: int | None = None, threads: int = 1
+    ) -> Tensor:
+        """Return what `evaluate` does as `(1, 2)` float64 on the device, without waiting for it."""
+        size, run = batch_size or self._batch(1), self.function_of(vector)
+        return evaluate(lambda x: run(x)[None], data, size, self.device, threads)
 
     def evaluate_mixes(
         self,
         models: Tensor,
         shares: Tensor | None,
         data: Dataset,
-        batch_size: int,
+        batch_size: int | None = None,
         threads: int = 1,
-    ) -> list[tuple[float, float]]:
-        """Return what `evaluate` does, of K mixtures at once; only where there are `mixes`.
+    ) -> Tensor:
+        """Return the `scores` `(K, 2)` of K mixtures at once; only where there are `mixes`.
 
         `shares` `(K, M)` has the weight of each of the `models` `(M, F)` in each mixture; None:
         the models themselves. Each result is what a mixture would get alone, to within rounding.
         """
         mixes = self.mixes
         assert mixes is not None
+        size = batch_size or self._batch(len(models if shares is None else shares))
         mixes.load(models.to(self.device), None if shares is None else shares.to(self.device))
-        return evaluate(
-            lambda x: mixes.logits(self._inputs(x)), data, batch_size, self.device, threads
-        )
+        return evaluate(lambda x: mixes.logits(self._inputs(x)), data, size, self.device, threads)
+
+    def upload(self, vector: Tensor) -> Tensor:
+        """Return a vector on the device, without waiting for the copy."""
+        vector = vector.pin_memory() if self.device.type == "cuda" else vector
+        return vector.to(self.device, non_blocking=True)
+
+    def _batch(self, models: int) -> int:
+        """Return how many examples to run at once through so many models, without gradients."""
+        memory = gpu_memory(self.device)
+        if memory is None:
+            return CPU_BATCH
+        return batch_on_gpu(memory[1], models * self.footprint.activations)
 
     def recalibrate(self, vector: Tensor, images: Tensor, batch_size: int) -> Tensor:
         """Return the model `(F,)` with BatchNorm statistics re-estimated on `images`.
@@ -251,9 +296,3 @@ class Network:
         batches = (self._inputs(own.to(self.device)) for own in torch.split(images, batch_size))
         reestimate(self.module, batches)
         return vector
-
-    def _run_eval(self, vector: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the model `(F,)` as a function from images to logits."""
-        self._plain.bind(vector.to(self.device))
-        self.module.eval()
-        return lambda images: self._plain.run(self._inputs(images))

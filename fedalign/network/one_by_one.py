@@ -69,6 +69,7 @@ class OneByOne:
         out: Tensor,
         keep: float = 0.0,
         loss: Loss | None = None,
+        counts: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
         """Return the mean loss of each model on its own batch, `(K,)`: see `Runner`."""
         if not self.module.training:  # walking through all modules costs as much as a small layer

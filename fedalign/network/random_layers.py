@@ -25,10 +25,12 @@ class Draws:
     Copies of the module share them too.
 
     Attributes:
+        used: the module has random layers.
         keys: `(K, 2)` int32, one row for each client and step; None stands for zeros.
     """
 
     def __init__(self) -> None:
+        self.used = False
         self.keys: Tensor | None = None
         self._rows, self._calls = slice(0, 1), 0
         self._only: Tensor | None = None
@@ -139,6 +141,7 @@ def count_draws(module: nn.Module) -> Draws:
         if type(layer) in KINDS:
             layer.__class__ = KINDS[type(layer)]  # wherever the module holds it, with its hooks
             layer.draws = draws  # type: ignore[assignment]
+            draws.used = True
     return draws
 
 

@@ -26,6 +26,7 @@ class Runner(Protocol):
         out: Tensor,
         keep: float = 0.0,
         loss: Loss | None = None,
+        counts: Tensor | None = None,
     ) -> Tensor:
         """Return the mean loss of each model on its own batch, `(K,)`.
 
@@ -37,5 +38,6 @@ class Runner(Protocol):
             out: `(K, P)`, becomes `keep * out` plus the gradients.
             keep: 0 overwrites what is in `out`, even NaN.
             loss: None is cross-entropy.
+            counts: `sizes` on the device, `(K,)` float32, at least 1; None: they are sent there.
         """
         ...

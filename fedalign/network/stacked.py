@@ -126,17 +126,20 @@ class Stacked:
         out: Tensor,
         keep: float = 0.0,
         loss: Loss | None = None,
+        counts: Tensor | None = None,
     ) -> Tensor:
         """Return the mean loss of each model on its own batch, `(K,)`: see `Runner`."""
         self._bind(block, out)
         if loss is not None:  # it may leave some weights alone, whose gradients nothing overwrites
             out.mul_(keep) if keep else out.zero_()
             keep = 1.0
+        if counts is None:
+            counts = torch.tensor(sizes, dtype=torch.float32, device=block.device)
         self.examples, self.smallest = labels >= 0, min(filter(None, sizes), default=0)
         self._targets = {name: Target(place, keep) for name, place in self._gradients.items()}
         self._draws.begin(slice(0, len(block)))
         with autocast(block.device, self.bf16):
-            mean = self._losses(inputs, labels, loss).sum(1) / torch.tensor(sizes).to(block.device)
+            mean = self._losses(inputs, labels, loss).sum(1) / counts
             mean.sum().backward()  # type: ignore[no-untyped-call]
         for target in self._targets.values():
             target.close()

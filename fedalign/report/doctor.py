@@ -9,31 +9,34 @@ import torch
 
 from fedalign.federation.federation import Federation
 from fedalign.messages.partial_sums import averages, max_sums
+from fedalign.network.device import gpu_facts, pick_device
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.echo import client, message_seconds
 from fedalign.simulation.inline import InlineGrid
-from fedalign.training.stacks import stack_times
+from fedalign.training.stacks import choose_stack
+from fedalign.training.trial import Findings, trial
 
 ECHO = FlowerApp(HOME, "", "fedalign.simulation.echo:client", {})
 
 
 def doctor(config: Config) -> dict[str, str]:
-    """Return what `fedalign doctor` prints, by heading; measures the stack and messages.
+    """Return what `fedalign doctor` prints, by heading; measures messages.
 
-    Takes seconds, since it trains a few steps and starts workers.
+    Takes seconds, since it starts workers.
     """
     federation = Federation(config)
     clients = min(config.clients_per_round or config.num_clients, config.num_clients)
-    engine, messages = _engine(config, clients, federation.network.layout.size)
+    workers, engine, messages = _engine(config, clients, federation.network.layout.num_values)
     return {
         "machine": _machine(),
+        "device": _device(federation),
         "engine": engine,
         "threads": f"{config.client.options.get('threads', 1)} torch thread(s) per client; "
         f"{config.evaluation.threads} share heavy measurements on the server",
-        "stack": _stack(federation, clients),
+        "stack": _stack(federation, clients, workers),
         "sums": _sums(federation, clients),
         "messages": messages,
     }
@@ -50,25 +53,55 @@ def _machine() -> str:
     )
 
 
-def _engine(config: Config, clients: int, size: int) -> tuple[str, str]:
-    """Return the lines on the engine and on its messages."""
+def _device(federation: Federation) -> str:
+    """Return the line on the device, its precision, and what a trial shows."""
+    config, device = federation.config, federation.network.device
+    kind = "bfloat16 in forward and backward passes" if config.precision == "bf16" else "float32"
+    if device.type == "cpu":
+        return f"CPU, {kind}; the same seed gives the same bits"
+    kind += ", TF32 in matrix products and convolutions" if config.tf32 else ""
+    found = trial(federation)
+    why = "; ".join(found.not_captured)
+    graphs = f"steps run without CUDA graphs: {why}" if why else "steps are CUDA graphs"
+    return f"{gpu_facts(device)['name']}, {kind}; {_reproducible(config, found)}; {graphs}"
+
+
+def _reproducible(config: Config, found: Findings) -> str:
+    if not config.deterministic:
+        return "two runs may differ in the last bits (deterministic: false)"
+    if found.not_reproducible:
+        missing = ", ".join(found.not_reproducible)
+        return f"two runs may differ: nothing deterministic exists for {missing}"
+    return "the same seed gives the same bits on such a card with the same versions"
+
+
+def _engine(config: Config, clients: int, size: int) -> tuple[int, str, str]:
+    """Return the number of workers, and the lines on the engine and on its messages."""
     settings, count = config.simulation, min(clients, 100)
     if settings.backend == "flower":
-        return "flower: Flower's own, on Ray", "not measured; usually 10 to 20 ms per client"
+        return 1, "flower: Flower's own, on Ray", "not measured; usually 10 to 20 ms per client"
     if settings.backend == "inline":
         seconds = message_seconds(InlineGrid(client, count), size, count)
-        return "inline: all clients run in this process", _cost(seconds, count, size)
+        return 1, "inline: all clients run in this process", _cost(seconds, count, size)
     from fedalign.simulation.workers import open_grid
 
-    with open_grid(ECHO, count, {}, settings.backend_config(), None) as grid:
+    with open_grid(ECHO, count, {}, settings.backend_config(config.device), None) as grid:
         seconds, workers = message_seconds(grid, size, count), grid.num_workers
-    description = (
-        f"ray: {workers} workers with {settings.client_cpus:g} CPUs and "
-        f"{settings.client_gpus:g} GPUs each (simulation.client_cpus, client_gpus)"
-    )
-    if torch.cuda.is_available() and not settings.client_gpus:
-        description += "; they see no GPU: simulation.client_gpus=0.5 puts two on each GPU"
-    return description, _cost(seconds, count, size)
+    return workers, _workers(config, workers), _cost(seconds, count, size)
+
+
+def _workers(config: Config, workers: int) -> str:
+    """Return the line on Ray's workers, and on the GPUs that they share."""
+    cpus, gpus = config.simulation.client_cpus, config.simulation.client_gpus
+    on_gpus = pick_device(config.device).type == "cuda"
+    each = int(on_gpus) if gpus == "auto" else gpus
+    line = f"ray: {workers} workers with {cpus:g} CPUs and {each:g} GPUs each"
+    line += " (simulation.client_cpus, client_gpus)"
+    if on_gpus and gpus == 0:
+        return f"{line}; all of them use the first GPU: simulation.client_gpus=auto makes one a GPU"
+    if on_gpus and workers > 1:
+        return f"{line}; simulation.stack: auto, and so the last bits, depend on their number"
+    return line
 
 
 def _cost(seconds: float, clients: int, size: int) -> str:
@@ -76,18 +109,11 @@ def _cost(seconds: float, clients: int, size: int) -> str:
     return f"{milliseconds}, measured with {clients} clients and {size:,} numbers a message"
 
 
-def _stack(federation: Federation, clients: int) -> str:
-    wanted = federation.config.simulation.stack
-    if wanted != "auto":
-        return f"{wanted}, set by simulation.stack"
-    times = stack_times(federation, clients)
-    if not times and federation.network.stacked is None:
-        return f"1: {federation.network.stacking.line}"
-    if not times:
-        return f"1: {clients} clients per round are too few for a stack"
-    best = min(times, key=lambda size: times[size])
-    tried = ", ".join(f"{1000 * seconds:.2f} in {size}" for size, seconds in times.items())
-    return f"{best} of {clients} clients together; ms per client for a few steps, by stack: {tried}"
+def _stack(federation: Federation, clients: int, workers: int) -> str:
+    size, reason = choose_stack(federation, clients, workers)
+    line = federation.network.stacking.line
+    unusual = f"; {line}" if line and line != reason else ""
+    return f"{size} of {clients} clients together: {reason}{unusual}"
 
 
 def _sums(federation: Federation, clients: int) -> str:
@@ -95,7 +121,7 @@ def _sums(federation: Federation, clients: int) -> str:
         return "none, set by simulation.partial_aggregation: every model reaches the server"
     if not averages(strategy_of(federation)):
         return "none: the strategy needs every single model"
-    most = max_sums(4 * federation.network.layout.size)
+    most = max_sums(4 * federation.network.layout.num_values)
     if clients <= most:
         return f"none needed: {clients} single models reach the server"
     return f"the models of {clients} clients reach the server as at most {most} partial sums"

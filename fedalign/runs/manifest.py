@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Collection
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,18 @@ import torch
 
 from fedalign import __version__
 from fedalign.federation.federation import Federation
+from fedalign.network.device import gpu_facts
 from fedalign.server.nodes import Nodes
 from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
+from fedalign.training.stacks import StackChoice
+from fedalign.training.trial import trial
+
+log = logging.getLogger("fedalign")
 
 
 def manifest(
-    config: Config, federation: Federation, nodes: Nodes, engine: str, stack: int
+    config: Config, federation: Federation, nodes: Nodes, engine: str, stack: StackChoice
 ) -> dict[str, Any]:
     """Return the content of `manifest.json` at the start of a run.
 
@@ -32,7 +39,7 @@ def manifest(
         federation: of the run.
         nodes: the nodes that take part.
         engine: the grid's class.
-        stack: number of clients trained as one stack.
+        stack: number of clients trained as one stack, and why.
     """
     network = federation.network
     return {
@@ -42,10 +49,11 @@ def manifest(
         "settings": config.digest(),
         "commit": _commit(),
         "engine": engine,
-        "stack": stack,
+        "stack": stack.size,
+        "stack_reason": stack.reason,
         "partial_aggregation": config.simulation.partial_aggregation,
         "versions": _versions(),
-        "hardware": _hardware(network.device),
+        "hardware": _hardware(federation),
         "data": _data(federation, nodes),
         "model": {"name": config.model.name, "parameters": network.layout.num_parameters},
         "num_clients": nodes.population,
@@ -62,13 +70,27 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _hardware(device: torch.device) -> dict[str, Any]:
+def _hardware(federation: Federation) -> dict[str, Any]:
+    device = federation.network.device
     return {
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "device": str(device),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "gpu": _gpu(federation) if device.type == "cuda" else None,
+    }
+
+
+def _gpu(federation: Federation) -> dict[str, Any]:
+    """Return all that the bits of a result depend on, on a GPU, beside the seed and PyTorch."""
+    config, found = federation.config, trial(federation)
+    if missing := ", ".join(found.not_reproducible):
+        log.warning("two runs may differ, since nothing deterministic exists for %s", missing)
+    return gpu_facts(federation.network.device) | {
+        "precision": config.precision,
+        "tf32": config.tf32,
+        "deterministic": config.deterministic,
+        **asdict(found),
     }
 
 

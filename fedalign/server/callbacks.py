@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
 
+from fedalign.errors import DeviceError
 from fedalign.server.round import Added, Round
 
 
@@ -50,9 +52,14 @@ class CallbackRunner:
         self._thread = ThreadPoolExecutor(1, "callbacks", torch.set_num_threads, (1,))
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Finish the round that is behind, even if the round after it has failed."""
-        with self._thread:
+    def __exit__(self, _: object, error: object, __: object) -> None:
+        """Finish the round that is behind, even if the round after it has failed.
+
+        After a `DeviceError` that would fail too, and hide it.
+        """
+        lost = isinstance(error, DeviceError)
+        hidden: AbstractContextManager[object] = suppress(Exception) if lost else nullcontext()
+        with self._thread, hidden:
             self._catch_up()
 
     def models_wanted(self, number: int, partitions: Sequence[int]) -> set[int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
@@ -19,7 +20,9 @@ from fedalign.landscape.paths import Mix, Path, grid, hybrids, pairs, repaired, 
 from fedalign.landscape.planes import Plane, measured, plane
 from fedalign.models.symmetry import stranger
 from fedalign.network.batch_norm import NORMS
+from fedalign.network.device import side_stream
 from fedalign.network.network import Network
+from fedalign.network.scorer import Scorer
 from fedalign.rng import rng
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Added, Round
@@ -106,7 +109,10 @@ class Measure(Callback):
     sizes: Sequence[int] | Mapping[int, int]
 
     def __post_init__(self) -> None:
-        self._evaluator = Evaluator(self.network, self.test, self.train, self.settings)
+        settings = self.settings
+        self._stream = side_stream(self.network.device)
+        self._scorer = Scorer(self.network, self.test, settings.batch_size, settings.threads)
+        self._evaluator = Evaluator(self.network, self.test, self.train, settings)
         self._images = images_of(self.train, self.test, self.settings)
         self._chosen: dict[int, Chosen] = {}
         if self.train is None:
@@ -131,11 +137,11 @@ class Measure(Callback):
 
     def on_round(self, outcome: Round) -> Added:
         """Return test loss and accuracy, mean barriers and gaps, and the curves and planes."""
-        settings, after = self.settings, self._vector(outcome.after)
-        loss, accuracy = self.network.evaluate(
-            after, self.test, settings.batch_size, settings.threads
-        )
-        found = self._measure(outcome, after) if self._is_due(outcome.number) else Added()
+        with torch.cuda.stream(self._stream):  # None, for a CPU, changes nothing
+            after = self._vector(outcome.after)
+            scores = self._scorer.scores(after)  # on a GPU it goes on meanwhile
+            found = self._measure(outcome, after) if self._is_due(outcome.number) else Added()
+            loss, accuracy = scores[0].tolist()
         return replace(
             found, metrics={"test_loss": loss, "test_accuracy": accuracy, **found.metrics}
         )

@@ -20,7 +20,7 @@ from fedalign.messages.codec import Codec
 from fedalign.messages.decoder import ReplyDecoder, encode
 from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import averages
-from fedalign.messages.records import size_of
+from fedalign.messages.records import total_size_of
 from fedalign.messages.round_replies import RoundReplies, receive_metrics, receive_models
 from fedalign.messages.validation import metrics_in
 from fedalign.network.layout import like
@@ -103,7 +103,7 @@ class RoundLoop:
         decoder = ReplyDecoder(ordered, self.codec, limit)
         replies = receive_models(came, decoder, clients.partition_of, models_of)
         _check_enough(replies, number, settings.min_replies)
-        return replies, sum(map(size_of, sent))
+        return replies, total_size_of(sent)
 
     def aggregate(
         self, number: int, model: ArrayRecord, replies: RoundReplies, bytes_down: int

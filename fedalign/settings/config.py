@@ -33,6 +33,9 @@ NOT_IN_DIGEST = {
     *("timeout", "min_available_nodes", "min_replies"),
 }
 
+# Younger settings count only where they differ from these, so that older runs keep their names.
+LATER = {"tf32": True, "deterministic": True}
+
 
 def _part(section: Any, info: ValidationInfo) -> Part:
     place = str(info.field_name)
@@ -94,6 +97,16 @@ class Config(Section):
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="bf16: forward and backward pass under autocast, updates in float32"
     )
+    tf32: bool = Field(
+        True,
+        description="on a GPU, float32 matrix products and convolutions round their inputs to 10 "
+        "bits of mantissa, which is several times as fast; changes nothing on a CPU",
+    )
+    deterministic: bool = Field(
+        True,
+        description="on a GPU, the same seed gives the same bits in every run; false may be "
+        "faster; changes nothing on a CPU, where it is always so",
+    )
     wire: Literal["float32", "float16"] = Field(
         "float32",
         description="float16: models travel in half precision, replies as differences",
@@ -125,7 +138,9 @@ class Config(Section):
     def digest(self) -> str:
         """Return 8 hex digits that name these settings; where and how it is run do not count."""
         aside: dict[str, Any] = dict.fromkeys(NOT_IN_DIGEST, True)
+        aside |= {key: True for key, usual in LATER.items() if getattr(self, key) == usual}
         counted = self.model_dump(exclude=aside | {"evaluation": {"threads", "overlap"}})
+        counted["evaluation"]["batch_size"] = self.evaluation.statistics_batch
         return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -89,12 +89,22 @@ class Evaluation(Section):
         ge=0,
         description="epochs of local fine-tuning, after which clients evaluate once more; 0: none",
     )
-    batch_size: int = Field(200, gt=0, description="examples in one forward pass")
+    batch_size: int | None = Field(
+        None,
+        gt=0,
+        description="examples in one forward pass; null: 200 on a CPU and for statistics; on a GPU "
+        "2000, or what fits into a 64th of its memory",
+    )
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         gt=0,
         description="threads for the measurements on the server; default: one for each core",
     )
+
+    @property
+    def statistics_batch(self) -> int:
+        """Examples in one forward pass for statistics, which is the same on all devices."""
+        return self.batch_size or 200
 
     @field_validator("alphas", "plane")
     @classmethod
@@ -123,25 +133,34 @@ class Simulation(Section):
         description="inline: in this process; ray: on Ray workers; flower: on Flower's engine",
     )
     client_cpus: float = Field(1, gt=0, description="CPUs that Ray reserves for each worker")
-    client_gpus: float = Field(
-        0, ge=0, description="GPUs, or a fraction of one, that Ray reserves for each worker"
+    client_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
+        "auto",
+        description="GPUs, or a fraction of one, that Ray reserves for each worker; auto: 1 if "
+        "there is a GPU and `device` allows it, which makes one worker for each GPU",
     )
     address: str | None = Field(
         None, description="of a running Ray cluster; null: this machine only"
     )
     stack: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
         "auto",
-        description="clients trained as one stack; auto: the fastest number on this machine",
+        description="clients trained as one stack; auto: by a rule from model, memory and device",
     )
     partial_aggregation: bool = Field(
         True,
         description="average models where they are trained, if the strategy needs only averages",
     )
 
-    def backend_config(self) -> dict[str, Any]:
-        """Return these settings as the engine takes them."""
+    def workers_per_gpu(self, workers: int) -> int:
+        """Return how many of all `workers` share a GPU, if they compute on GPUs."""
+        if self.backend == "inline" or self.client_gpus == "auto" or self.client_gpus >= 1:
+            return 1
+        return int(1 / self.client_gpus) if self.client_gpus else workers
+
+    def backend_config(self, device: str) -> dict[str, Any]:
+        """Return these settings as the engine takes them, for clients on a `device`."""
         if self.backend == "inline":
             return {}
-        resources = {"num_cpus": self.client_cpus, "num_gpus": self.client_gpus}
+        gpus = 0 if self.client_gpus == "auto" and device == "cpu" else self.client_gpus
+        resources = {"num_cpus": self.client_cpus, "num_gpus": gpus}
         config: dict[str, Any] = {"client_resources": resources}
         return config | ({"init_args": {"address": self.address}} if self.address else {})

@@ -49,7 +49,7 @@ def flower_simulation(
             config = _own_config({**found.defaults, **given}, num_supernodes, backend)
             found, given = replace(found, defaults={}), config.run_config()
             num_supernodes, backend = config.num_clients, config.simulation.backend
-            engine = config.simulation.backend_config() | engine
+            engine = config.simulation.backend_config(config.device) | engine
         else:
             for key in given.keys() - found.defaults.keys():
                 hint = nearest(key, found.defaults)

@@ -34,7 +34,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import sum_replies
-from fedalign.simulation.stacks import flaws, train_together
+from fedalign.simulation.stacks import check_device, flaws, train_together
 
 SERVER_NODE_ID = SUPERLINK_NODE_ID
 FIRST_NODE_ID = 1000  # partition p is node 1000 + p in every run, so that runs are comparable
@@ -80,6 +80,11 @@ class LocalGrid(Grid):
     def run(self) -> Run:
         """The run to which messages belong."""
         return self._run
+
+    @property
+    def num_workers(self) -> int:
+        """The number of workers that train at the same time."""
+        return 1
 
     def create_message(
         self,
@@ -225,7 +230,7 @@ def call(app: ClientApp, message: Message, context: Context) -> Message:
     """Return the client's reply to a message; an exception becomes an Error reply, as in Flower.
 
     The error's reason has `ExceptionType: message` on its first line, then the traceback.
-    `KeyboardInterrupt` and `SystemExit` are passed on.
+    `KeyboardInterrupt` and `SystemExit` are passed on; `DeviceError` if the GPU failed.
     """
     try:
         reply = app(message=message, context=context)
@@ -234,6 +239,7 @@ def call(app: ClientApp, message: Message, context: Context) -> Message:
         if reply.metadata.reply_to_message_id != message.metadata.message_id:
             raise ValueError("the ClientApp's Message has no reply_to=, or that of another message")
     except Exception as error:
+        check_device(error, [context])
         headline = f"{type(error).__name__}: {' '.join(str(error).split())}"
         reason = f"{headline}\n{''.join(traceback.format_exception(error))}"
         return error_reply(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from fedalign.network.device import count_gpus
 from fedalign.simulation.app import FlowerApp
 
 _BANNER = "`run_simulation` function is deprecated"
@@ -18,13 +19,17 @@ def full_backend_config(given: Mapping[str, Any]) -> dict[str, Any]:
 
     Defaults: one CPU and no GPU per client, all CPUs of this machine, loopback only, no dashboard,
     only errors in Ray's log. For a cluster at `init_args.address`, CPUs and addresses are its own.
+    `num_gpus: auto` is 1 if this machine has a GPU, else 0.
     """
     config = _underscored(given)
     init_args: dict[str, Any] = {"include_dashboard": False, "logging_level": "ERROR"}
     if "address" not in config.get("init_args", {}):
         init_args |= {"num_cpus": os.cpu_count() or 1, "_node_ip_address": "127.0.0.1"}
     defaults = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": init_args}
-    return {**config, **{key: table | config.get(key, {}) for key, table in defaults.items()}}
+    full = {**config, **{key: table | config.get(key, {}) for key, table in defaults.items()}}
+    if full["client_resources"]["num_gpus"] == "auto":
+        full["client_resources"]["num_gpus"] = min(1, count_gpus())
+    return full
 
 
 @contextmanager

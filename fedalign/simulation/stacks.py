@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedalign.errors import DeviceError, is_device_error
 from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest
 from fedalign.messages.validation import flaw_of
 
@@ -25,6 +26,9 @@ def train_together(
     Returns:
         The replies; None if the clients must be called one by one. And why, if an exception was
         raised.
+
+    Raises:
+        DeviceError: the GPU cannot be used any more.
     """
     training = messages[0].metadata.message_type == MessageType.TRAIN
     if not isinstance(app, GroupApp) or not training or len(messages) == 1:
@@ -33,10 +37,18 @@ def train_together(
     try:
         return app.train_many(messages, contexts, request), None
     except Exception as error:
+        check_device(error, contexts)
         for context, state in zip(contexts, states, strict=True):
             context.state = state  # some clients may have been trained already
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return None, f"clients of a group were called one by one, since together: {reason}"
+
+
+def check_device(error: Exception, contexts: Sequence[Context]) -> None:
+    """Raise `DeviceError`, which names these clients, if an error ends the use of the GPU."""
+    if is_device_error(error):
+        nodes = {context.node_id: context.node_config["partition-id"] for context in contexts}
+        raise DeviceError(error, nodes) from error
 
 
 def flaws(

@@ -21,17 +21,18 @@ import numpy as np
 import ray
 from flwr.app import Array, Context, Message, RecordDict, UserConfigValue
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
 
-from fedalign.errors import InputError
+from fedalign.errors import DeviceError, InputError
 from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest, RunConfig
 from fedalign.simulation.app import FlowerApp, load_component
 from fedalign.simulation.costs import Costs
-from fedalign.simulation.grid import LocalGrid, error_reply, serve, with_content
+from fedalign.simulation.grid import LocalGrid, is_over, serve, with_content
+from fedalign.simulation.queues import Fault, Queue
 from fedalign.simulation.ray_setup import full_backend_config, surroundings
 
 PASSED_ON = (
     "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",
+    "CUBLAS_WORKSPACE_CONFIG",
 )  # fmt: skip
 
 
@@ -65,25 +66,32 @@ class Worker:
 
     def run(
         self, jobs: Sequence[Job], request: GroupRequest, *broadcasts: RecordDict
-    ) -> list[tuple[GroupReplies, list[Any], float]]:
-        """Return for each job its replies, the clients' states, and the seconds it took."""
-        done = []
+    ) -> tuple[list[tuple[GroupReplies, list[Any], float]], Fault | None]:
+        """Return for each job its replies, the clients' states, and the seconds it took.
+
+        If the GPU fails, the jobs before are returned, and why. The worker must then end.
+        """
+        done: list[tuple[GroupReplies, list[Any], float]] = []
         for job in jobs:
             started = time.perf_counter()
             content = broadcasts[job.broadcast]
             messages = [with_content(envelope, content) for envelope in job.envelopes]
-            answers = serve(self._client_app, messages, job.contexts, request)
+            try:
+                answers = serve(self._client_app, messages, job.contexts, request)
+            except DeviceError as error:
+                return done, Fault(error.reason, error.nodes)
             states = [context.state for context in job.contexts]
             done.append((answers, states, time.perf_counter() - started))
-        return done
+        return done, None
 
 
 class RayGrid(LocalGrid):
     """A Grid whose clients run in Ray workers; Ray must have been initialised.
 
-    A client that raises gives an Error reply. If a worker dies, each of its clients in that round
-    gives an Error reply, and the worker is replaced. When a `timeout` is over, workers that are
-    still busy are replaced, and their clients give no reply.
+    A client that raises gives an Error reply. If a worker dies, or its GPU fails, it is replaced,
+    and its clients are tried again, fewer at a time; one that fails alone gives an Error reply, see
+    `Queue.lose`. When a `timeout` is over, workers that are still busy are replaced, and their
+    clients give no reply.
     """
 
     def __init__(
@@ -128,23 +136,24 @@ class RayGrid(LocalGrid):
     ) -> Iterator[GroupReplies]:
         contents = {id(group[0].content): group[0].content for group in groups}
         sent = {key: ray.put(content) for key, content in contents.items()}
-        busy: dict[Any, tuple[int, list[list[Message]]]] = {}
-        for place, share in enumerate(self._deal(groups)):
-            if share:
-                busy[self._start(place, share, request, sent)] = (place, share)
+        dealt = enumerate(self._deal(groups))
+        queues = [Queue(place, [share]) for place, share in dealt if share]
+        busy = {self._start(queue, request, sent): queue for queue in queues}
         while busy:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready, _ = ray.wait(list(busy), timeout=left)
             if not ready:
-                for place, _ in busy.values():
-                    self._replace(place)
+                for queue in busy.values():
+                    self._replace(queue.place)
                 return
-            yield from self._finish(ready[0], *busy.pop(ready[0]))
+            queue = busy.pop(ready[0])
+            yield from self._finish(ready[0], queue)
+            if queue.shares and not is_over(deadline):
+                busy[self._start(queue, request, sent)] = queue
 
-    def _start(
-        self, place: int, share: list[list[Message]], request: GroupRequest, sent: Mapping[int, Any]
-    ) -> Any:
-        """Start a worker's share of a round; return the reference to its results."""
+    def _start(self, queue: Queue, request: GroupRequest, sent: Mapping[int, Any]) -> Any:
+        """Start the first share in a worker's queue; return the reference to its results."""
+        share = queue.shares[0]
         order = list({id(group[0].content): None for group in share})
         jobs = [
             Job(
@@ -154,23 +163,26 @@ class RayGrid(LocalGrid):
             )
             for group in share
         ]
-        return self._workers[place].run.remote(jobs, request, *(sent[key] for key in order))
+        return self._workers[queue.place].run.remote(jobs, request, *(sent[key] for key in order))
 
-    def _finish(self, ready: Any, place: int, share: list[list[Message]]) -> Iterator[GroupReplies]:
-        """Yield the replies of one call; error replies for all its clients if the worker died."""
+    def _finish(self, ready: Any, queue: Queue) -> Iterator[GroupReplies]:
+        """Yield the replies of one call; replace the worker if it is lost."""
+        share = queue.shares.pop(0)
         try:
-            done = ray.get(ready)
+            done, fault = ray.get(ready)
         except ray.exceptions.RayError as error:
-            self._replace(place)
-            why = f"the worker died: {str(error).strip().splitlines()[0]}"
-            lost = [message for group in share for message in group]
-            yield GroupReplies([error_reply(message, ErrorCode.UNKNOWN, why) for message in lost])
-            return
-        self._costs.learn(self._workers[place], share, [seconds for _, _, seconds in done])
-        for group, (answers, states, _) in zip(share, done, strict=True):
+            done, fault = [], Fault(f"the worker died: {str(error).strip().splitlines()[0]}")
+        if fault is None:
+            taken = [seconds for _, _, seconds in done]
+            self._costs.learn(self._workers[queue.place], share, taken)
+        queue.failed = 0 if done else queue.failed
+        for group, (answers, states, _) in zip(share, done, strict=False):
             for message, state in zip(group, states, strict=True):
                 self.keep_state(message.metadata.dst_node_id, state)
             yield answers
+        if fault is not None:
+            self._replace(queue.place)
+            yield queue.lose(share[len(done) :], fault)
 
     def _replace(self, place: int) -> None:
         ray.kill(self._workers[place])

@@ -18,7 +18,9 @@ from fedalign.messages.partial_sums import Mark, empty_sum, put_mark
 from fedalign.messages.records import TrainTask, arrays_of, train_reply
 from fedalign.messages.validation import check_finite, check_norm, check_numbers
 from fedalign.network.arrays import num_bytes
-from fedalign.training.trainer import Model
+from fedalign.training.trainer import Models
+
+PART = 64  # models that are summed at once on a GPU
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,18 @@ class Sender:
         return self.codec.pack(vector, self.start, mask, self.counters)
 
 
-def each(sender: Sender, messages: Sequence[Message], models: Iterable[Model]) -> GroupReplies:
+def each(sender: Sender, messages: Sequence[Message], stacks: Iterable[Models]) -> GroupReplies:
     """Return one reply for each client, in the order of their messages."""
     replies: dict[int, Message] = {}
-    for model in models:
-        client, mask = model.client, sender.mask(model.client.plan)
-        packed = sender.pack(model.vector, mask)
-        extras = {key: sender.codec.pack_extra(v, mask) for key, v in model.sends.items()}
-        replies[client.place] = train_reply(
-            messages[client.place], packed, len(client.rows), model.metrics, extras
-        )
+    for models in stacks:
+        block, sends = models.block.cpu(), {key: v.cpu() for key, v in models.sends.items()}
+        for k, client in enumerate(models.clients):
+            mask = sender.mask(client.plan)
+            packed = sender.pack(block[k], mask)
+            extras = {key: sender.codec.pack_extra(rows[k], mask) for key, rows in sends.items()}
+            replies[client.place] = train_reply(
+                messages[client.place], packed, len(client.rows), models.metrics[k], extras
+            )
     return GroupReplies([replies[place] for place in range(len(messages))])
 
 
@@ -72,7 +76,7 @@ def mean(
     sender: Sender,
     plan: MaskPlan,
     messages: Sequence[Message],
-    models: Iterable[Model],
+    stacks: Iterable[Models],
     request: GroupRequest,
 ) -> GroupReplies:
     """Return one reply for all clients: their mean, weighted by examples.
@@ -84,19 +88,20 @@ def mean(
         sender: encodes the mean.
         plan: the mask plan of all clients.
         messages: the clients' messages.
-        models: their models, in any order that is always the same.
+        stacks: their models, in any order that is always the same.
         request: which models are wanted beside the mean, and how far a model may have moved.
     """
     total, mask = _Total(torch.zeros_like(sender.start, dtype=torch.float64)), sender.mask(plan)
     beside, left_out = dict[int, ArrayRecord](), dict[int, str]()
-    for model in models:
-        node = messages[model.client.place].metadata.dst_node_id
-        if reason := _flaw(sender, model, request.max_update_norm):
-            left_out[node] = reason
-            continue
-        total.add(model)
-        if node in request.models_of:
-            beside[node] = sender.pack(model.vector, mask)
+    for models in stacks:
+        flaws = _flaws(sender, models, request.max_update_norm)
+        total.add(models, [k for k, flaw in enumerate(flaws) if flaw is None])
+        for k, (client, flaw) in enumerate(zip(models.clients, flaws, strict=True)):
+            node = messages[client.place].metadata.dst_node_id
+            if flaw is not None:
+                left_out[node] = flaw
+            elif node in request.models_of:
+                beside[node] = sender.pack(models.block[k], mask)
     count = total.examples
     packed = sender.pack((total.vector / count).float() if count else sender.start, mask)
     marked = Mark(len(messages), len(messages) * num_bytes(packed), left_out)
@@ -116,25 +121,44 @@ class _Total:
     examples: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def add(self, model: Model) -> None:
-        examples = len(model.client.rows)
-        self.vector.add_(model.vector, alpha=examples)
-        self.examples += examples
-        for key, value in model.metrics.items():
-            self.metrics[key] = self.metrics.get(key, 0.0) + value * examples
+    def add(self, models: Models, rows: Sequence[int]) -> None:
+        """Add some of a stack's models: one by one on a CPU, in a few launches on a GPU."""
+        counts = [len(models.clients[k].rows) for k in rows]
+        if models.block.device.type == "cpu":
+            for k, examples in zip(rows, counts, strict=True):
+                self.vector.add_(models.block[k], alpha=examples)
+        else:
+            weights = torch.zeros(len(models.block), dtype=torch.float64)
+            weights[list(rows)] = torch.tensor(counts, dtype=torch.float64)
+            weights = weights.to(models.block.device)
+            for block, own in zip(
+                *(torch.split(t, PART) for t in (models.block, weights)), strict=True
+            ):
+                self.vector += own @ torch.where(own[:, None] > 0, block, 0).double()
+        for k, examples in zip(rows, counts, strict=True):
+            self.examples += examples
+            for key, value in models.metrics[k].items():
+                self.metrics[key] = self.metrics.get(key, 0.0) + value * examples
 
 
-def _flaw(sender: Sender, model: Model, max_update_norm: float | None) -> str | None:
-    """Return why a model cannot be summed; None if it can."""
-    layout, vector = sender.codec.layout, model.vector
-    try:
-        check_numbers(model.metrics)
-        if not torch.isfinite(torch.dot(vector, vector)):
-            for entry in layout.entries:
-                check_finite(entry.name, entry.view(vector).cpu().numpy())
-        if max_update_norm is not None:
-            change = (vector - sender.start)[: layout.num_parameters]
-            check_norm(float(torch.linalg.vector_norm(change)), max_update_norm)
-    except ValueError as error:
-        return str(error)
-    return None
+def _flaws(sender: Sender, models: Models, max_update_norm: float | None) -> list[str | None]:
+    """Return for each model why it cannot be summed; None if it can."""
+    layout, block = sender.codec.layout, models.block
+    finite = torch.linalg.vector_norm(block, torch.inf, dim=1).isfinite().tolist()
+    norms = [0.0] * len(block)
+    if max_update_norm is not None:
+        changes = (block - sender.start)[:, : layout.parameter_size]
+        norms = torch.linalg.vector_norm(changes, dim=1).tolist()
+
+    def flaw(k: int) -> str | None:
+        try:
+            check_numbers(models.metrics[k])
+            if not finite[k]:
+                for entry in layout.entries:
+                    check_finite(entry.name, entry.view(block[k]).cpu().numpy())
+            check_norm(norms[k], max_update_norm)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    return list(map(flaw, range(len(block))))

@@ -1,20 +1,24 @@
-"""How many clients are trained as one stack: as many as is fastest and the GPU has room for."""
+"""How many clients are trained as one stack: a rule from the model, its memory and the device."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 
-from fedalign.algorithm import Stack
 from fedalign.federation.federation import Federation
-from fedalign.masks.plan import MaskPlan
-from fedalign.rng import rng
+from fedalign.network.device import gpu_memory
+from fedalign.network.network import Network
+
+SMALL = 25_000_000  # multiply-adds of a client's step; with more, one client keeps a core busy
+BLOCK = 1 << 21  # numbers in a block of models on a CPU: 8 MiB, about what its caches hold
+MAX_STACK, MIN_STACK = 64, 4  # on a CPU; more gain nothing, and fewer cost more than they gain
+SHARERS = 8  # workers on CPUs that can share a round's clients
+COPIES = 8  # of a model: start, weights, gradient, two moments, correction, sent, client state
+FILL = 0.75  # the part of a GPU's free memory that stacks may use
 
 Client = TypeVar("Client")
 Result = TypeVar("Result")
@@ -24,55 +28,54 @@ _limits: WeakKeyDictionary[Federation, int] = WeakKeyDictionary()
 """The largest stacks that may fit, of federations whose larger ones ran out of GPU memory."""
 
 
-def stack_size(federation: Federation, clients: int) -> int:
-    """Return how many of a round's `clients` to train as one: `simulation.stack`, or the fastest.
+class StackChoice(NamedTuple):
+    """How many clients are trained as one, and why so many."""
 
-    See `stack_times` for what is tried.
+    size: int
+    reason: str
+
+
+def choose_stack(federation: Federation, clients: int, workers: int = 1) -> StackChoice:
+    """Return how many of a round's `clients` to train as one: `simulation.stack`, or by a rule.
+
+    Nothing is timed, so the choice is the same in every run on such a machine. On a CPU, small
+    models are stacked until a block of them fills the caches. On a GPU, all clients of a worker
+    that fit into its memory are one stack.
     """
     wanted = federation.config.simulation.stack
     if wanted != "auto":
-        return wanted
-    times = stack_times(federation, clients)
-    return min(times, key=lambda size: times[size], default=1)
+        return StackChoice(wanted, "set by simulation.stack")
+    network = federation.network
+    if network.stacked is None:
+        return StackChoice(1, network.stacking.line)
+    batch, memory = getattr(federation.client, "batch_size", 32), gpu_memory(network.device)
+    if memory is None:
+        return _on_cpu(network, batch, clients)
+    sharers = federation.config.simulation.workers_per_gpu(workers)
+    return _on_gpu(network, batch, -(-clients // workers), int(FILL * memory[0]) // sharers)
 
 
-def stack_times(federation: Federation, clients: int) -> dict[int, float]:
-    """Return the seconds per client in stacks of 1, 4, 16 and 64, for as long as they fall.
-
-    Each is measured with a short stretch of local training. A larger stack must be faster by a
-    tenth, so that the same machine always makes the same choice. A stack has at most an eighth of a
-    round's `clients`, so that eight workers can share them, however many there are. The result is
-    empty where there is no choice.
-    """
-    most = -(-clients // 8)
-    if most == 1 or federation.network.stacked is None:
-        return {}
-    times = {1: _seconds(federation, 1)}
-    for size in (min(size, most) for size in (4, 16, 64)):
-        if size <= max(times):
-            break
-        try:
-            taken = _seconds(federation, size)
-        except torch.OutOfMemoryError:
-            break
-        if taken > 0.9 * min(times.values()):
-            break
-        times[size] = taken
-    return times
+def _on_cpu(network: Network, batch: int, clients: int) -> StackChoice:
+    numbers, work = network.layout.num_parameters, batch * network.footprint.multiply_adds
+    reason = f"a client's step takes {work / 1e6:.3g} million multiply-adds"
+    if work > SMALL:
+        return StackChoice(1, f"{reason}, and {SMALL // 10**6} keep a core busy")
+    best, most = min(MAX_STACK, BLOCK // numbers), -(-clients // SHARERS)
+    if best < MIN_STACK:
+        return StackChoice(1, f"{MIN_STACK} models of {numbers:,} numbers do not fit into a cache")
+    if most < best:
+        return StackChoice(most, f"an eighth of {clients} clients, so that workers can share them")
+    return StackChoice(best, f"{reason}, and a model has {numbers:,} numbers")
 
 
-def _seconds(federation: Federation, size: int) -> float:
-    """Return the seconds per client of a short training in a stack of `size`: the best of three."""
-    network, data = federation.network, federation.train
-    rows = [np.arange(min(32, len(data)))] * size
-    start, taken = network.receive(network.initial), []
-    for _ in range(3):
-        block, streams = start.repeat(size, 1), [rng(0) for _ in rows]
-        began = time.perf_counter()
-        stack = Stack(network, data, start, block, rows, streams, [MaskPlan()] * size)
-        float(federation.client.train(stack).losses.sum())  # waits for the GPU
-        taken.append(time.perf_counter() - began)
-    return min(taken) / size
+def _on_gpu(network: Network, batch: int, clients: int, room: int) -> StackChoice:
+    """Return the stack for a worker's `clients` in `room` bytes: all of them, or even parts."""
+    activations = 2 * batch * network.footprint.activations  # and their gradients
+    each = 4 * network.layout.size * COPIES + activations
+    parts = -(-clients // max(1, room // each))
+    sizes = f"{each / 2**20:,.1f} MiB each, room for {room / 2**20:,.0f} MiB"
+    which = "all clients of a worker" if parts == 1 else f"its {clients} clients in {parts} parts"
+    return StackChoice(-(-clients // parts), f"{which}: {sizes}")
 
 
 def in_memory(
@@ -96,6 +99,8 @@ def in_memory(
                 raise
         _limits[federation] = count // 2
         log.warning("the GPU has no room for a stack of %d; next try: %d", count, count // 2)
+        if federation.network.graphs is not None:
+            federation.network.graphs.forget()
         torch.cuda.empty_cache()
     halves = clients[: -(-count // 2)], clients[-(-count // 2) :]
     return [result for half in halves for result in in_memory(federation, half, train)]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from torch import Tensor
 
-from fedalign.algorithm import Stack, Trained
+from fedalign.algorithm import Stack
 from fedalign.federation.federation import Federation, place_of
 from fedalign.masks.phases import trainable_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.records import EXTRA, TrainTask, arrays_of
+from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 from fedalign.rng import rng
 from fedalign.training.stacks import in_memory
@@ -45,12 +47,19 @@ class Client:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A client's trained model `(F,)`, its metrics, and vectors `(P,)` for the server."""
+class Models:
+    """The trained models of a stack.
 
-    client: Client
-    vector: Tensor
-    metrics: dict[str, float]
+    Attributes:
+        clients: K of them.
+        block: their models, `(K, F)`.
+        metrics: each client's numbers, by name.
+        sends: vectors for the server, `(K, P)`, by name.
+    """
+
+    clients: Sequence[Client]
+    block: Tensor
+    metrics: list[dict[str, float]]
     sends: dict[str, Tensor]
 
 
@@ -60,8 +69,8 @@ def train(
     message: Message,
     contexts: Sequence[Context],
     stack: int,
-) -> Iterator[Model]:
-    """Yield every client's trained model, largest number of examples first.
+) -> Iterator[Models]:
+    """Yield all clients' trained models stack by stack, largest number of examples first.
 
     Args:
         federation: the run's.
@@ -85,10 +94,15 @@ def _client(federation: Federation, task: TrainTask, place: int, context: Contex
 
 def _train_stack(
     federation: Federation, task: TrainTask, message: Message, clients: Sequence[Client]
-) -> list[Model]:
-    """Return the trained models of a stack."""
+) -> list[Models]:
+    """Return the trained models of a stack, as a list of one."""
     stack = _stack(federation, task, message, clients)
-    return _models(clients, stack.block, federation.client.train(stack))
+    trained = federation.client.train(stack)
+    _store(federation.network.layout, clients, trained.client_state)
+    numbers = {"train_loss": trained.losses} | trained.metrics
+    columns = zip(*(value.tolist() for value in numbers.values()), strict=True)
+    metrics = [dict(zip(numbers, values, strict=True)) for values in columns]
+    return [Models(clients, stack.block, metrics, trained.sends)]
 
 
 def _stack(
@@ -113,7 +127,8 @@ def _stack(
         rounds=config.rounds,
         received=_tensors(network, extras),
         client_states=[
-            _tensors(network, client.context.state.array_records.get(STATE)) for client in clients
+            _tensors(network, cast(ArrayRecord | None, client.context.state.get(STATE)))
+            for client in clients
         ],
     )
 
@@ -134,19 +149,14 @@ def _starts(
 
 
 def _tensors(network: Network, record: ArrayRecord | None) -> dict[str, Tensor]:
-    """Return the arrays of a record, on the network's device."""
-    pairs = (record or {}).items()
-    return {key: torch.from_numpy(array.numpy()).to(network.device) for key, array in pairs}
+    """Return the arrays of a record, with padding, on the network's device."""
+    tensors = {key: torch.from_numpy(array.numpy()) for key, array in (record or {}).items()}
+    return {key: network.layout.spread(t).to(network.device) for key, t in tensors.items()}
 
 
-def _models(clients: Sequence[Client], block: Tensor, result: Trained) -> list[Model]:
-    """Return each client's part of what was trained; its state goes into its context."""
-    models, numbers = [], {"train_loss": result.losses} | result.metrics
-    for k, client in enumerate(clients):
-        if result.client_state:
-            state = {key: Array(v[k].cpu().numpy()) for key, v in result.client_state.items()}
-            client.context.state[STATE] = ArrayRecord(state)
-        metrics = {key: float(value[k]) for key, value in numbers.items()}
-        sends = {key: value[k] for key, value in result.sends.items()}
-        models.append(Model(client, block[k], metrics, sends))
-    return models
+def _store(layout: Layout, clients: Sequence[Client], client_state: Mapping[str, Tensor]) -> None:
+    """Put what clients keep, `(K, …)` by name, into their contexts."""
+    stored = {key: layout.compact(rows).cpu().numpy() for key, rows in client_state.items()}
+    for k, client in enumerate(clients if stored else ()):
+        state = {key: Array(np.ascontiguousarray(rows[k])) for key, rows in stored.items()}
+        client.context.state[STATE] = ArrayRecord(state)

@@ -29,7 +29,7 @@ def test_fixed_weights_keep_their_bits(network, data, options):
     plan = MaskPlan(0, 0, 0.4)
     before, after, _ = train(network, data, plan, epochs=3, **options)
     trains = update_mask(plan, network.layout)
-    weights = slice(0, network.layout.num_parameters)
+    weights = slice(0, network.layout.parameter_size)
     assert torch.equal(before[weights][~trains], after[weights][~trains])
     assert (before[weights][trains] != after[weights][trains]).float().mean() > 0.9
 
@@ -37,7 +37,7 @@ def test_fixed_weights_keep_their_bits(network, data, options):
 @pytest.mark.parametrize("options", OPTIMIZERS)
 def test_all_fixed_changes_nothing_but_batchnorm(network, data, options):
     before, after, _ = train(network, data, MaskPlan(0, 0, 1.0), **options)
-    count = network.layout.num_parameters
+    count = network.layout.parameter_size
     assert torch.equal(before[:count], after[:count])
     assert not torch.equal(before[count:], after[count:])
 
@@ -54,7 +54,7 @@ def test_complement_half_holds_each_half_in_turn(network, data, options, monkeyp
 
     monkeypatch.setattr(network, "gradients", spy)
     _, end, _ = train(network, data, plan, epochs=2, **options)  # 8 steps: 4 and 4
-    count, first = network.layout.num_parameters, phases(plan, network.layout, 8)[0].trains
+    count, first = network.layout.parameter_size, phases(plan, network.layout, 8)[0].trains
     start, middle, end = (vector[:count] for vector in (seen[0], seen[4], end))
     assert torch.equal(start[~first], middle[~first])
     assert torch.equal(middle[first], end[first])

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,12 @@ def take(rule, gradient):
     place.add_(gradient)
 
 
+def step(rule, weights, *ages):
+    """Make a step of models whose optimisers are so many steps old."""
+    rate, root = (torch.from_numpy(of[0]).float() for of in rule.rates(np.array([ages])))
+    rule.step(weights, rate if root.numel() else float(rate[0]), root)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_equals_torch_to_the_bit(rule):
     ours, theirs = RULES[rule]
@@ -35,11 +42,11 @@ def test_equals_torch_to_the_bit(rule):
     weights = torch.randn(3, 1001, generator=generator)
     parameter = weights.clone().requires_grad_()
     rule, reference = ours(weights), theirs([parameter])
-    for _ in range(5):
+    for age in range(1, 6):
         gradient = torch.randn(3, 1001, generator=generator)
         parameter.grad = gradient.clone()
         take(rule, gradient)
-        rule.step(weights)
+        step(rule, weights, age, age, age)
         reference.step()
         assert torch.equal(weights, parameter)
 
@@ -48,9 +55,9 @@ def test_momentum_by_hand():
     weights = torch.tensor([[1.0]])
     rule = SGD(weights, lr=0.5, momentum=0.5, weight_decay=0.0)
     take(rule, torch.tensor([[1.0]]))
-    rule.step(weights)  # v = 1, w = 1 - 0.5
+    step(rule, weights, 1)  # v = 1, w = 1 - 0.5
     take(rule, torch.tensor([[1.0]]))
-    rule.step(weights)  # v = 1.5, w = 0.5 - 0.75
+    step(rule, weights, 1)  # v = 1.5, w = 0.5 - 0.75
     assert weights.item() == -0.25
 
 
@@ -63,14 +70,30 @@ def test_models_are_updated_apart(rule):
     gradients = torch.randn(4, 3, 11, generator=generator)
     together, alone = start.clone(), start.clone()
     block, rows = ours(together), [ours(alone[k : k + 1]) for k in range(3)]
-    for step, gradient in enumerate(gradients):
-        if step == 2:
-            block.reset(1)
+    ages = np.array([1, 1, 1])
+    for number, gradient in enumerate(gradients):
+        if number == 2:
+            block.reset(torch.tensor([1]))
             rows[1] = ours(alone[1:2])
-        count = 3 if step < 3 else 2
+            ages[1] = 1
+        count = 3 if number < 3 else 2
         take(block, gradient[:count])
-        block.step(together[:count])
+        step(block, together[:count], *ages[:count])
         for k in range(count):
             take(rows[k], gradient[k : k + 1])
-            rows[k].step(alone[k : k + 1])
+            step(rows[k], alone[k : k + 1], ages[k])
+        ages += 1
     assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rate_of_zero_holds_a_model(rule):
+    ours, _ = RULES[rule]
+    weights = torch.randn(2, 11, generator=torch.Generator().manual_seed(0))
+    before, rule = weights.clone(), ours(weights)
+    take(rule, torch.ones(2, 11))
+    rate, root = (torch.from_numpy(of[0]).float() for of in rule.rates(np.array([[1, 1]])))
+    rate[1] = 0
+    rule.step(weights, rate, root)
+    assert torch.equal(weights[1], before[1])
+    assert (weights[0] != before[0]).all()

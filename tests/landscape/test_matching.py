@@ -60,7 +60,7 @@ def test_a_permuted_copy_is_recovered_to_the_bit(name, start):
         assert torch.equal(copy[found.index], vector)
         assert 2 <= found.iterations <= (10 if start == "identity" else 2)
         assert found.assignments == found.iterations * len(groups)
-        own = vector[: layout.num_parameters].double()
+        own = vector[: layout.parameter_size].double()
         assert found.similarity == pytest.approx(float(own @ own))
 
 
@@ -101,10 +101,10 @@ def test_a_diverged_model_stays_as_it_is():
 
 def test_running_statistics_move_along_and_do_not_vote():
     layout, groups, a = model(BUILDS["batch"])
-    a[layout.num_parameters :] = torch.arange(float(layout.size - layout.num_parameters))
+    a[layout.parameter_size :] = torch.arange(float(layout.size - layout.parameter_size))
     copy = shuffled(layout, groups, np.random.default_rng(1), a)
     noisy = copy.clone()
-    noisy[layout.num_parameters :] = 0
+    noisy[layout.parameter_size :] = 0
     one, two = (
         weight_matching(layout, groups, a, b, np.random.default_rng(2)) for b in (copy, noisy)
     )
@@ -122,7 +122,7 @@ def test_many_copies_come_back_to_the_reference_and_to_one_space():
     together = universe(layout, groups, copies, np.random.default_rng(0))
     aligned = [c[m.index] for c, m in zip(copies, together.models, strict=True)]
     assert all(torch.equal(one, aligned[0]) for one in aligned)
-    own = a[: layout.num_parameters].double()
+    own = a[: layout.parameter_size].double()
     assert together.similarity == pytest.approx(6 * float(own @ own))  # of six pairs
 
 
@@ -131,7 +131,7 @@ def test_the_universe_is_no_worse_than_a_reference_for_all_pairs():
     models = [first, *(model(BUILDS["mlp"], seed)[2] for seed in range(1, 5))]
 
     def together(aligned):
-        own = [m[: layout.num_parameters].double() for m in aligned]
+        own = [m[: layout.parameter_size].double() for m in aligned]
         return sum(float(a @ b) for a, b in itertools.combinations(own, 2))
 
     found = to_reference(layout, groups, first, models, np.random.default_rng(0))

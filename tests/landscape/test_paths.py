@@ -48,7 +48,8 @@ def test_hybrids_differ_from_the_start_in_one_layer_and_cover_all(network):
     end = start + 1
     found = hybrids(network.layout, start, end)
     assert list(found) == ["conv", "fc"]
-    count = network.layout.num_parameters
-    moved = torch.stack([model[:count] != start[:count] for model in found.values()])
+    models, count = torch.stack(list(found.values())), network.layout.num_parameters
+    moved = network.layout.compact(models != start)[:, :count]
     assert (moved.sum(0) == 1).all()
-    assert torch.equal(found["fc"][moved[1].nonzero()], end[moved[1].nonzero()])
+    fc = network.layout.compact(torch.stack([found["fc"], end]))[:, :count]
+    assert torch.equal(*fc[:, moved[1]])

@@ -72,15 +72,20 @@ def test_a_plan_that_cannot_be_is_refused(key, value):
         TrainTask.read(message(config))
 
 
+def spread_randn(layout, draw):
+    """A random model `(F,)`."""
+    return layout.spread(torch.randn(layout.num_values, generator=draw))
+
+
 def trained_apart(module, plan, client, seed, half):
     """A model, and what becomes of it at a client that was sent it by a codec."""
     layout, draw = Layout.of(module), torch.Generator().manual_seed(seed)
     codec, mask = Codec(layout, half), update_mask(plan.of(client), Layout.of(module))
-    sent = torch.randn(layout.size, generator=draw)
+    sent = spread_randn(layout, draw)
     counters = layout.counters_of(layout.initial_record(module))
     record = layout.to_record(sent, counters)
     start = layout.to_vector(codec.shrink(record))
-    end = start + torch.randn(layout.size, generator=draw) * 10.0 ** -(seed % 6)
+    end = start + spread_randn(layout, draw) * 10.0 ** -(seed % 6)
     if mask is not None:
         end[: len(mask)][~mask] = start[: len(mask)][~mask]
     return codec, mask, record, start, end, counters
@@ -104,7 +109,7 @@ def test_half_precision_rounds_the_change_and_not_the_model(module, plan, client
     packed = codec.pack(end, start, mask, counters)
     assert {packed[e.name].numpy().dtype for e in codec.layout.parameters} == {np.dtype("float16")}
     opened = codec.layout.to_vector(codec.unpack(packed, record, mask))
-    sent, count = codec.layout.to_vector(record), codec.layout.num_parameters
+    sent, count = codec.layout.to_vector(record), codec.layout.parameter_size
     change = (end - start)[:count].double()
     off = (opened[:count].double() - sent[:count].double() - change).abs()
     # 11 bits of the change, float16's smallest steps, and float32's rounding of sums.
@@ -118,9 +123,10 @@ def test_half_precision_rounds_the_change_and_not_the_model(module, plan, client
 @cases
 def test_extras_are_zero_where_nothing_trained(module, plan, client, seed):
     codec, mask, _, _, end, _ = trained_apart(module, plan, client, seed, False)
-    vector = end[: codec.layout.num_parameters]
+    vector = end[: codec.layout.parameter_size]
     opened = torch.from_numpy(codec.unpack_extra(codec.pack_extra(vector, mask), mask).numpy())
-    assert torch.equal(opened, vector if mask is None else torch.where(mask, vector, 0))
+    expected = vector if mask is None else torch.where(mask, vector, 0)
+    assert torch.equal(opened, codec.layout.compact(expected))
     half = Codec(codec.layout, True)
     rough = torch.from_numpy(half.unpack_extra(half.pack_extra(vector, mask), mask).numpy())
     torch.testing.assert_close(rough, opened, rtol=2**-11, atol=2**-24)
@@ -153,13 +159,15 @@ def test_each_clients_own_mask_says_what_its_reply_means():
     for k, message in enumerate(messages):
         message.metadata.__dict__["_message_id"] = str(k)
         mask = update_mask(plan.of(k), codec.layout)
-        end = torch.where(mask, start + 1 + k, start)
+        end = start + codec.layout.spread(1.0 + k + torch.zeros(10)) * mask
         extras = {"control": codec.pack_extra(end - start, mask)}
         reply = train_reply(message, codec.pack(end, start, mask, {}), 1, {}, extras)
         assert reply.content["arrays"]["weight"].numpy().shape == (4,)
         reply.content = decoder.decode(reply, k)
         assert torch.equal(codec.layout.to_vector(reply.content["arrays"]), end)
-        assert reply.content[EXTRA]["control"].numpy().tolist() == (end - start).tolist()
+        assert reply.content[EXTRA]["control"].numpy().tolist() == (
+            codec.layout.compact(end - start).tolist()
+        )
 
 
 @pytest.mark.parametrize("size", [3, 5, 9])
@@ -176,7 +184,7 @@ def test_the_norm_is_that_of_the_trained_parameters(module, plan, client, seed):
     """However the model travels; buffers, which move too, do not count."""
     for half in (False, True):
         codec, mask, record, start, end, counters = trained_apart(module, plan, client, seed, half)
-        packed, count = codec.pack(end, start, mask, counters), codec.layout.num_parameters
+        packed, count = codec.pack(end, start, mask, counters), codec.layout.parameter_size
         opened = codec.layout.to_vector(codec.unpack(packed, record, mask))
         sent = codec.layout.to_vector(record)
         norm = float(torch.linalg.vector_norm((opened - sent)[:count].double()))
@@ -233,7 +241,7 @@ def test_whatever_comes_is_taken_whole_or_refused(module, plan, half, data):
     asked.content["arrays"] = record
     decoder = ReplyDecoder([asked], codec, data.draw(st.none() | st.floats(0.1, 100)))
     asked.metadata.__dict__["_message_id"] = "1"
-    extras = {"control": codec.pack_extra(end[: codec.layout.num_parameters], mask)}
+    extras = {"control": codec.pack_extra(end[: codec.layout.parameter_size], mask)}
     reply = train_reply(asked, codec.pack(end, start, mask, counters), 3, {"loss": 1.0}, extras)
     content = reply.content
     for _ in range(data.draw(st.integers(0, 3))):

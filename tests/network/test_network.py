@@ -17,9 +17,10 @@ def normalised(data):
 
 
 def vectors(network, count):
-    start = network.layout.to_vector(network.initial)
-    generator = torch.Generator().manual_seed(0)
-    return [start + 0.1 * torch.rand(start.shape, generator=generator) for _ in range(count)]
+    layout, generator = network.layout, torch.Generator().manual_seed(0)
+    start = layout.compact(layout.to_vector(network.initial))
+    noise = [0.1 * torch.rand(start.shape, generator=generator) for _ in range(count)]
+    return [layout.spread(start + own) for own in noise]
 
 
 def test_gradients_are_autograds(network, data):
@@ -31,8 +32,8 @@ def test_gradients_are_autograds(network, data):
     logits = functional_call(network.module.train(), state, normalised(data))
     expected_loss = functional.cross_entropy(logits, data.labels)
     (expected,) = torch.autograd.grad(expected_loss, weights)
-    count = network.layout.num_parameters
-    found = torch.full((1, count), 7.0)
+    count = network.layout.parameter_size
+    found = network.layout.spread(torch.full((1, network.layout.num_parameters), 7.0))
     loss = network.gradients(vector[None], data.images[None], data.labels[None], [60], found)
     torch.testing.assert_close(found[0], expected[:count], rtol=1e-4, atol=1e-6)
     assert loss[0].item() == pytest.approx(expected_loss.item(), rel=1e-6)
@@ -43,7 +44,7 @@ def test_several_models_do_not_mix(network, data):
     alone = [network.evaluate(vector, data, 20) for vector in models]
     assert len(set(alone)) == 3
     block = torch.stack(models)
-    gradient = torch.empty(3, network.layout.num_parameters)
+    gradient = torch.zeros(3, network.layout.parameter_size)
     images, labels, sizes = (
         data.images.expand(3, -1, -1, -1, -1),
         data.labels.expand(3, -1),
@@ -51,7 +52,7 @@ def test_several_models_do_not_mix(network, data):
     )
     together = network.gradients(block.clone(), images, labels, sizes, gradient)
     for row, vector in enumerate(models):
-        own = torch.empty(1, network.layout.num_parameters)
+        own = torch.zeros(1, network.layout.parameter_size)
         loss = network.gradients(vector.clone()[None], images[:1], labels[:1], [60], own)
         torch.testing.assert_close(own[0], gradient[row], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(loss[0], together[row])
@@ -90,7 +91,7 @@ def test_a_loss_of_its_own_alone_and_then_stacked(network, data, weight):
     def loss(logits, labels, seen, clients):  # noqa: ARG001
         return seen.square().sum(-1) + weight * logits.square().sum(-1)
 
-    models, count = vectors(network, 3), network.layout.num_parameters
+    models, count = vectors(network, 3), network.layout.parameter_size
     weights = models[0].clone().requires_grad_()
     state = named(network, weights)
     seen = seen_by_the_last_layer(state, normalised(data)[:6], training=True)
@@ -99,7 +100,7 @@ def test_a_loss_of_its_own_alone_and_then_stacked(network, data, weight):
     (expected,) = torch.autograd.grad(mean, weights)
     for k in (1, 3):
         images, labels = data.images[:6].expand(k, -1, -1, -1, -1), data.labels[:6].expand(k, -1)
-        found = torch.full((k, count), 7.0)
+        found = network.layout.spread(torch.full((k, network.layout.num_parameters), 7.0))
         block = torch.stack(models[:k])
         losses = network.gradients(block, images, labels, [6] * k, found, loss=loss)
         assert losses[0].item() == pytest.approx(mean.item(), rel=1e-4)
@@ -137,7 +138,7 @@ def test_bf16_computes_in_bf16_and_keeps_float32(data):
     block = torch.stack(vectors(exact, 2))
     found = []
     for network in (exact, rough):
-        gradient = torch.empty(2, network.layout.num_parameters)
+        gradient = torch.zeros(2, network.layout.parameter_size)
         for k in (1, 2):  # alone and stacked
             images, labels = data.images.expand(k, -1, -1, -1, -1), data.labels.expand(k, -1)
             network.gradients(block[:k].clone(), images, labels, [60] * k, gradient[:k])

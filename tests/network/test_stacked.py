@@ -40,7 +40,8 @@ def case(build, count=3, batch=4):
     module = build()
     layout = Layout.of(module)
     block = layout.flatten(module).repeat(count, 1)
-    block[:, : layout.num_parameters] += 0.02 * torch.randn(count, layout.num_parameters)
+    noise = layout.spread(0.02 * torch.randn(count, layout.num_parameters))
+    block[:, : layout.parameter_size] += noise
     images = torch.randn(count * batch, 1, 28, 28)
     return module, layout, block, images, torch.randint(0, 10, (count, batch))
 
@@ -55,10 +56,10 @@ def test_each_model_as_if_alone(name, channels_last):
     sizes = [4, 3, 2] if deep else [4, 3, 1]
     for row, size in enumerate(sizes):
         labels[row, size:] = -1
-    together, found = block.clone(), torch.full((3, layout.num_parameters), 7.0)
+    together, found = block.clone(), layout.spread(torch.full((3, layout.num_parameters), 7.0))
     losses = Stacked(module, layout).gradients(together, images, labels, sizes, found)
     for row, size in enumerate(sizes):
-        alone, gradient = block[row].clone(), torch.zeros(layout.num_parameters)
+        alone, gradient = block[row].clone(), torch.zeros(layout.parameter_size)
         layout.bind(module, alone)
         layout.bind_gradients(module, gradient)
         own = images[4 * row : 4 * row + size]
@@ -99,7 +100,8 @@ def test_gradients_are_added_to_what_is_kept(name, alone):
     network = Network(MODELS[name](), data, torch.device("cpu"))
     count = 1 if alone else 2
     block = network.layout.to_vector(network.initial).repeat(count, 1)
-    labels, start = torch.randint(0, 10, (2, 4)), torch.randn(count, network.layout.num_parameters)
+    labels = torch.randint(0, 10, (2, 4))
+    start = network.layout.spread(torch.randn(count, network.layout.num_parameters))
     found = {}
     for keep in (0.0, 0.5):
         found[keep] = start.clone()
@@ -121,7 +123,7 @@ def test_weights_that_nothing_uses_have_no_gradient(data):
     """Stacked, what is in place of their gradients would be taken for it."""
     network = Network(Unused(), data, torch.device("cpu"))
     block = network.layout.to_vector(network.initial).repeat(2, 1)
-    gradient = torch.full((2, network.layout.num_parameters), 7.0)
+    gradient = torch.full((2, network.layout.parameter_size), 7.0)
     images, labels = data.images[:4].expand(2, -1, -1, -1, -1), data.labels[:4].expand(2, -1)
     network.gradients(block, images, labels, [4, 4], gradient)
     spare = [e for e in network.layout.parameters if e.name.startswith("spare")]
@@ -196,10 +198,10 @@ def test_what_is_not_the_same_at_once_is_trained_one_by_one(data, caplog):
     assert network.stacking.reason == "stacked, the losses differ"
     assert "clients train one by one, since stacked, the losses differ" in caplog.text
     block = network.layout.to_vector(network.initial).repeat(2, 1)
-    found = torch.zeros_like(block)
+    found = torch.zeros(2, network.layout.parameter_size)
     images, labels = data.images[:8].view(2, 4, 1, 6, 6), data.labels[:8].view(2, 4)
     network.gradients(block, images, labels, [4, 4], found)
-    alone = torch.zeros_like(block[:1])
+    alone = torch.zeros(1, network.layout.parameter_size)
     network.gradients(block[1:], images[1:], labels[1:], [4], alone)
     assert torch.equal(found[1], alone[0])
 
@@ -229,7 +231,7 @@ def test_hooks_of_a_layer_run_in_its_stacked_form_too(data):
     torch.testing.assert_close(losses[0], torch.cat(losses[1:]))
     mixed = network.evaluate_mixes(block, None, data, 20)
     alone = [network.evaluate(vector, data, 20) for vector in block]
-    torch.testing.assert_close(torch.tensor(mixed), torch.tensor(alone))
+    torch.testing.assert_close(mixed, torch.tensor(alone, dtype=torch.float64))
 
 
 def test_a_network_may_ask_for_the_device_of_its_first_parameter(data):

@@ -203,14 +203,14 @@ def test_the_same_command_goes_on_and_again_starts_from_nothing(interrupt, tmp_p
     assert manifest(folder)["resumed_after"] == []
 
 
-def test_a_measured_stack_is_kept(run, interrupt, monkeypatch, tmp_path):
+def test_the_stack_is_kept(run, interrupt, monkeypatch, tmp_path):
     settings = BRIEF | {"num_clients": 24}
     with monkeypatch.context() as patch:
-        patch.setattr("fedalign.training.stacks.stack_times", lambda *_: {1: 2.0, 3: 1.0})
+        patch.setattr("fedalign.training.stacks.BLOCK", 4 * 3466)
         interrupt(3, **settings)
     (folder,) = tmp_path.iterdir()
     assert manifest(folder)["stack"] == 3
-    monkeypatch.setattr("fedalign.training.stacks.stack_times", lambda *_: {1: 1.0, 3: 2.0})
+    monkeypatch.setattr("fedalign.training.stacks.BLOCK", 0)
     run(**settings)
     assert manifest(folder)["stack"] == 3
 

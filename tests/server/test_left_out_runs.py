@@ -102,8 +102,8 @@ def test_if_all_diverge_the_run_fails_and_says_why(run, fuse):
 
 
 def norms(asked, layout, replies):
-    start = layout.to_vector(asked.content["arrays"])[: layout.num_parameters]
-    ends = [layout.to_vector(r.content["arrays"])[: layout.num_parameters] for r in replies]
+    start = layout.to_vector(asked.content["arrays"])[: layout.parameter_size]
+    ends = [layout.to_vector(r.content["arrays"])[: layout.parameter_size] for r in replies]
     return [float((end - start).norm()) for end in ends]
 
 

@@ -16,6 +16,7 @@ from fedalign.rng import rng
 from fedalign.server.measure import Measure, columns
 from fedalign.server.round import Round
 from fedalign.settings.sections import Evaluation
+from tests.tape import Tapes
 
 SIZES = [30, 10, 20, 5, 5, 15, 20, 40, 5, 10]
 
@@ -38,11 +39,10 @@ def between(network, data, start, end):
 
 
 def vectors(network, count):
-    start = network.layout.to_vector(network.initial)
-    return [
-        start + 0.3 * torch.randn(start.shape, generator=torch.Generator().manual_seed(i))
-        for i in range(count)
-    ]
+    layout = network.layout
+    start = layout.compact(layout.to_vector(network.initial))
+    draws = [torch.Generator().manual_seed(i) for i in range(count)]
+    return [layout.spread(start + 0.3 * torch.randn(start.shape, generator=d)) for d in draws]
 
 
 def test_curve_ends_are_the_end_models(plain, data):
@@ -81,7 +81,7 @@ def test_a_permuted_copy_has_equal_ends_and_a_barrier(plain, data):
             state["3.bias"],
         ]
     )
-    curve = between(plain, data, block[0], permuted)
+    curve = between(plain, data, block[0], plain.layout.spread(permuted))
     assert curve.losses[0] == pytest.approx(curve.losses[-1], rel=1e-5)
     assert loss_barrier(curve) > 0.1
 
@@ -99,9 +99,10 @@ def test_recalibrated_statistics_are_those_of_the_data(network, data):
     network.layout.bind(network.module, vector.clone())
     hidden = network.module.conv((data.images.float() - 0.3 * 255) / (0.2 * 255))
     mean, var = hidden.mean((0, 2, 3)), hidden.var((0, 2, 3))
-    buffers = fresh[network.layout.num_parameters :]
-    torch.testing.assert_close(buffers, torch.cat([mean, var]).detach(), rtol=1e-4, atol=1e-5)
-    assert torch.equal(fresh[: network.layout.num_parameters], vector[: -len(buffers)])
+    buffers = fresh[network.layout.parameter_size :]
+    own = torch.cat([entry.view(fresh) for entry in network.layout.buffers])
+    torch.testing.assert_close(own, torch.cat([mean, var]).detach(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(fresh[: -len(buffers)], vector[: -len(buffers)])
 
 
 def test_a_round_is_measured(plain, data):
@@ -184,13 +185,31 @@ def test_the_fusion_gap_asks_for_every_model_and_measures_each_once(plain, data,
     observer = measure(plain, data, fusion_gap=True, pairs=3, alphas=3)
     assert observer.models_wanted(1, range(4)) == {0, 1, 2, 3}
     models = [plain.layout.to_record(v, {}) for v in vectors(plain, 5)]
-    whole, mixes = plain.evaluate, plain.evaluate_mixes
+    whole, mixes = plain.scores, plain.evaluate_mixes
     calls, asked = [], []
-    monkeypatch.setattr(plain, "evaluate", lambda *a: calls.append(a) or whole(*a))
+    monkeypatch.setattr(plain, "scores", lambda *a: calls.append(a) or whole(*a))
     monkeypatch.setattr(plain, "evaluate_mixes", lambda *a: asked.extend(a[1]) or mixes(*a))
     observer.on_round(Round(1, plain.initial, models[4], dict(enumerate(models[:4]))))
     assert len(calls) == 1  # the whole test set
     assert len(asked) == 5 + 1 + 1 + 3  # five models; the old one, the middles of four lines
+
+
+def test_captured_passes_measure_the_same_rounds(plain, data):
+    """As on a GPU, with tapes for graphs: round after round, and with models that diverge."""
+    settings = {"fusion_gap": True, "pairs": 2, "mixes": 2, "plane": 3}
+    one, other = (measure(network, data, **settings) for network in (plain, plain.twin()))
+    captured = Tapes(), Tapes()
+    other._scorer.graphs, other._evaluator._scorer.graphs = captured
+    models = vectors(plain, 20)
+    models[13] = models[13] * torch.nan
+    for number in range(1, 6):
+        own = [plain.layout.to_record(v, {}) for v in models[4 * number - 4 : 4 * number]]
+        outcome = Round(number, plain.initial, own[0], dict(enumerate(own)))
+        assert one.models_wanted(number, range(4)) == other.models_wanted(number, range(4))
+        expected, found = one.on_round(outcome), other.on_round(outcome)
+        assert found.metrics == pytest.approx(expected.metrics, nan_ok=True)
+        assert len(found.curves) == len(expected.curves) == 3
+    assert all(graphs.tapes for graphs in captured)
 
 
 def test_every_so_many_rounds_and_in_the_last_one(plain, data):

@@ -174,6 +174,14 @@ def test_where_a_run_is_computed_does_not_name_it():
     assert config.digest() != read(None, {"seed": 1}).digest()
 
 
+def test_younger_settings_do_not_rename_older_runs():
+    config = read(None, {})
+    assert config.digest() == "93378790"  # before tf32, deterministic, and a batch size of null
+    assert config.digest() == read(None, {"evaluation.batch_size": 200}).digest()
+    for key, value in {"tf32": False, "deterministic": False, "evaluation.batch_size": 100}.items():
+        assert config.digest() != read(None, {key: value}).digest()
+
+
 def test_every_config_shipped_is_valid():
     folder = find("quickstart").parent
     assert all(read(str(path), {}) for path in folder.glob("*.yaml"))

@@ -28,7 +28,7 @@ def run(**more):
     engine = config.simulation
     app = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
     simulate(app, config.num_clients, config.run_config(), backend=engine.backend,
-             backend_config=engine.backend_config())
+             backend_config=engine.backend_config("auto"))
     print("folder", folder_of(config))
 
 

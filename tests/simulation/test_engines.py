@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fedalign.errors import InputError
+from fedalign.settings.sections import Simulation
 from fedalign.simulation import FlowerApp, find_app, simulate
 from fedalign.simulation.ray_setup import full_backend_config
 
@@ -174,6 +175,17 @@ def test_backend_config_is_merged_at_depth():
         "num_cpus": 2,
         "_node_ip_address": "127.0.0.1",
     }
+
+
+@pytest.mark.parametrize(
+    ("there", "device", "each"), [(0, "auto", 0), (2, "auto", 1), (2, "cpu", 0)]
+)
+def test_one_worker_a_gpu_by_default(monkeypatch, there, device, each):
+    monkeypatch.setattr("fedalign.simulation.ray_setup.count_gpus", lambda: there)
+    given = Simulation(backend="ray").backend_config(device)
+    assert full_backend_config(given)["client_resources"]["num_gpus"] == each
+    given = Simulation(backend="ray", client_gpus=0.25).backend_config(device)
+    assert full_backend_config(given)["client_resources"]["num_gpus"] == 0.25
 
 
 def test_a_ray_elsewhere_keeps_its_own_size():

@@ -49,7 +49,7 @@ def run(out, way, workers=None, **more):
         config.num_clients,
         config.run_config(),
         backend=engine.backend,
-        backend_config=engine.backend_config(),
+        backend_config=engine.backend_config("auto"),
     )
     weights = load_file(folder_of(config) / "model.safetensors")
     rows = (folder_of(config) / "landscape.csv").read_text()

@@ -12,7 +12,7 @@ from fedalign.simulation.inline import InlineGrid
 from strategies.fedpfn import FedPFN
 from strategies.fedpnu import FedPNU
 
-LAYOUT = Layout((Entry("w", (50, 20), 0), Entry("b", (7,), 1000)), (Entry("mean", (3,), 1007),), ())
+LAYOUT = Layout((Entry("w", (50, 20), 0), Entry("b", (7,), 1008)), (Entry("mean", (3,), 1024),), ())
 GENERATOR = np.random.default_rng(0)
 
 

@@ -151,8 +151,10 @@ def test_clients_weigh_what_they_have(to, swapped):
     expected = [11, -9, 2, 3, 6, 5, 8, 7, 2, 3]
     if swapped:
         sent, expected = -sent, [-9, 11, 3, 2, 5, 6, 7, 8, 2, 3]
-    arrays, _ = fused(module, sent, [one, two], [3, 1], to=to)
-    assert Layout.of(module).to_vector(arrays).tolist() == expected
+    layout = Layout.of(module)
+    start, *ends = map(layout.spread, (sent, one, two))
+    arrays, _ = fused(module, start, ends, [3, 1], to=to)
+    assert layout.compact(layout.to_vector(arrays)).tolist() == expected
 
 
 @TO

@@ -21,17 +21,17 @@ from flwr.serverapp.strategy import (
 from clients.local import Local
 from fedalign.client_app import app as own_app
 from fedalign.federation.federation import Federation, adopt, federation_of
+from fedalign.masks.plan import MaskPlan
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupApp, GroupRequest
 from fedalign.messages.partial_sums import Mark, averages, clients_in, sum_replies, take_mark
-from fedalign.messages.records import train_reply
-from fedalign.network.network import Network
+from fedalign.messages.records import TrainTask, train_reply
 from fedalign.server.sampling import sample
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
 from fedalign.simulation.grid import _groups, serve
 from fedalign.simulation.inline import InlineGrid
-from fedalign.training.stacks import stack_size
+from fedalign.training import trainer
 
 
 def reply(node, w, weight, n=5):
@@ -154,6 +154,33 @@ def test_a_stack_is_its_clients_one_by_one(strategy, more):
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("client", "state"), [("scaffold", "control"), ("feddyn", "gradient"), ("moon", "model")]
+)
+def test_clients_store_their_vectors_without_padding(client, state, monkeypatch):
+    """So states are those of versions that had none, and are read with padding."""
+    strategy = "fedavg" if client == "moon" else client
+    config = read(None, SETTINGS | {"client": client, "strategy": strategy, "model.width": 5})
+    federation, task = Federation(config), TrainTask(1, MaskPlan())
+    layout = federation.network.layout
+    grid = InlineGrid(own_app, 12, config.run_config())
+    contexts = [grid.context(node) for node in grid.get_node_ids()[:3]]
+    message = Message(RecordDict({"arrays": federation.network.initial}), 1000, "train")
+    stacks, train = [], Local.train
+    monkeypatch.setattr(Local, "train", lambda *own: stacks.append(own[1]) or train(*own))
+    for _ in range(2):
+        (models,) = trainer.train(federation, task, message, contexts, 3)
+        assert len(models.clients) == 3
+    (stored,) = (context.state["fedalign"][state].numpy() for context in contexts[:1])
+    assert layout.num_parameters < layout.parameter_size
+    assert stored.shape == (layout.num_parameters,)
+    for earlier in stacks[1].client_states:
+        vector = earlier[state]
+        assert vector.shape == (layout.parameter_size,)
+        assert layout.compact(vector).any()
+        assert torch.equal(layout.spread(layout.compact(vector)), vector)
+
+
 def test_a_stack_is_repeatable():
     layout, first = ask("fedpnu", GroupRequest(5, True), 5)
     _, second = ask("fedpnu", GroupRequest(5, True), 5)
@@ -272,30 +299,3 @@ def test_a_worker_takes_the_data_that_is_shared(monkeypatch):
     assert np.shares_memory(worker.train.images.numpy(), shared["images"])
     assert torch.equal(worker.train.images, torch.tensor(shared["images"]))
     assert len(worker.shards(12)) == 12
-
-
-@pytest.mark.parametrize(
-    ("settings", "clients", "expected"),
-    [
-        ({"simulation.stack": 7}, 100, 7),
-        ({}, 8, 1),  # an eighth of them is one
-    ],
-)
-def test_how_many_train_together(settings, clients, expected):
-    assert stack_size(Federation(read(None, SETTINGS | settings)), clients) == expected
-
-
-def test_the_fastest_stack_is_taken_if_it_is_much_faster(monkeypatch):
-    def choose(times, clients=1000):
-        monkeypatch.setattr("fedalign.training.stacks._seconds", lambda _, size: times[size])
-        return stack_size(Federation(read(None, SETTINGS)), clients)
-
-    assert choose({1: 1.0, 4: 0.95}) == 1
-    assert choose({1: 1.0, 4: 0.5, 16: 0.2, 64: 0.19}) == 16
-    assert choose({1: 1.0, 4: 0.5, 16: 0.2, 64: 0.1}) == 64
-    assert choose({1: 1.0, 4: 0.5, 13: 0.3}, clients=100) == 13
-
-
-def test_layers_that_cannot_be_stacked_are_not_tried(monkeypatch):
-    monkeypatch.setattr(Network, "stacked", None)
-    assert stack_size(Federation(read(None, SETTINGS)), 1000) == 1

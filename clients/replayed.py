@@ -1,0 +1,91 @@
+"""Local training whose steps are captured once and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clients.steps import Plan, Step
+from fedalign.network.graphs import Graph, Graphs
+
+
+class Replayed:
+    """Steps of stacks of one shape; what they read and write stays in its place for the run.
+
+    Args:
+        graphs: captures steps.
+        algorithm: makes the steps; kept here, since its address is a part of what names this.
+    """
+
+    def __init__(self, graphs: Graphs, algorithm: object):
+        self._graphs, self._algorithm, self._round = graphs, algorithm, 0
+        self._tensors: dict[str, Tensor] = {}
+        self._inputs: list[Tensor] = []
+        self._captured: dict[int, Graph | None] = {}  # by the number of clients
+        self._since: dict[int, int] = {}  # the round of the capture, until compared in another
+
+    def settle(self, owner: str, tensors: dict[str, Any], names: Sequence[str]) -> None:
+        """Move some of the owner's tensors to where they stay from round to round."""
+        for name in names:
+            tensors[name] = self._settled(f"{owner}.{name}", tensors[name])
+
+    def release(self, tensors: dict[str, Tensor]) -> None:
+        """Copy those of some tensors that the next round would overwrite."""
+        places = {place.untyped_storage().data_ptr() for place in self._tensors.values()}
+        for name, tensor in tensors.items():
+            if tensor.untyped_storage().data_ptr() in places:
+                tensors[name] = tensor.clone()
+
+    def run(
+        self, plan: Plan, enter: Callable[[int], None], make: Callable[[Step], Tensor]
+    ) -> Tensor:
+        """Make all steps of a round; return their losses, `(T, K)`, 0 once a client has finished.
+
+        Args:
+            plan: the steps.
+            enter: begins a step by its number, with what cannot be captured.
+            make: makes a step of the first k clients and returns their losses `(k,)`.
+        """
+        self._round += 1
+        losses = torch.zeros(plan.sizes.shape, device=plan.device)
+        self._inputs = [
+            self._settled(f"step.{place}", value)
+            for place, value in enumerate(plan.at(0).tensors())
+        ]
+        loss = self._settled("loss", losses[0])
+        for number, width in enumerate(plan.widths):
+            inputs = [tensor[:width] for tensor in self._inputs]
+            for to, value in zip(inputs, plan.at(number).tensors(), strict=True):
+                to.copy_(value)
+            enter(number)
+            self._do(width, lambda: loss[:width].copy_(make(Step((), *inputs))))  # noqa: B023
+            losses[number, :width] = loss[:width]
+        return losses
+
+    def _do(self, width: int, work: Callable[[], Any]) -> None:
+        """Make a step of so many clients: replay it, if it has been captured."""
+        state = list(self._tensors.values())
+        if width not in self._captured:
+            self._captured[width] = self._graphs.capture(work, state)
+            self._since[width] = self._round
+            return
+        graph = self._captured[width]
+        if graph is None:
+            work()
+        elif self._since.get(width, self._round) < self._round:
+            del self._since[width]
+            if not self._graphs.check(graph, work, state):
+                self._captured[width] = None
+        else:
+            graph.replay()
+
+    def _settled(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a tensor of the same values that stays where it is."""
+        place = self._tensors.get(name)
+        if place is None or place.shape != tensor.shape:
+            self._captured.clear()
+            self._tensors[name] = place = torch.empty_like(tensor).contiguous()
+        return place.copy_(tensor)

@@ -1,0 +1,186 @@
+"""What K clients do in each step of a round: all of it is known before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import torch
+from torch import Tensor
+
+WIDTHS = (1, 3 / 4, 1 / 2, 1 / 4, 1 / 8)  # of a stack, where each shape of a step costs time
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the first k clients; tensors on the device, which change from step to step.
+
+    Attributes:
+        sizes: how many examples of each batch count, `(k,)`, on the host; empty while a step is
+            captured, since it must not depend on them.
+        rows: the examples of each batch, `(k, B)`, rows of the data set.
+        labels: theirs, `(k, B)`; -1 for examples that only fill up a batch, at its end.
+        counts: `sizes` as float32, but 1 for a client that has finished.
+        rate: what a step adds is this times the update, `(k, 1)`: minus the learning rate, and 0
+            for a client that has finished. A number, where it is the same for all.
+        root: Adam's correction of the second moment, `(k, 1)`; `(k, 0)` for SGD.
+        keys: random keys of the clients, `(k, 2)` int32; `(k, 0)` for a network that draws nothing.
+    """
+
+    sizes: Sequence[int]
+    rows: Tensor
+    labels: Tensor
+    counts: Tensor
+    rate: Tensor | float
+    root: Tensor
+    keys: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        """Return what changes from step to step."""
+        values = (self.rows, self.labels, self.counts, self.rate, self.root, self.keys)
+        return [value for value in values if isinstance(value, Tensor)]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Which examples K clients see in each step, on the host.
+
+    In every epoch each client visits its examples in a new order.
+
+    Attributes:
+        steps: the number of steps of each client, largest first.
+        sizes: the number of examples in each batch, `(T, K)`; 0 once a client has finished.
+        index: the rows of the examples, `(T, K, B)`; -1 where an example only fills up a batch.
+        keys: a random key of each client in each step, `(T, K, 2)` int32; empty if not asked for.
+    """
+
+    steps: list[int]
+    sizes: np.ndarray
+    index: np.ndarray
+    keys: np.ndarray
+
+    @classmethod
+    def draw(
+        cls,
+        rows: Sequence[np.ndarray],
+        streams: Sequence[np.random.Generator],
+        epochs: int,
+        batch_size: int,
+        with_keys: bool = False,
+    ) -> Batches:
+        """Return the batches of clients with these examples; the last of an epoch may be smaller.
+
+        Raises:
+            ValueError: clients are not sorted by number of examples, largest first.
+        """
+        counts = [len(own) for own in rows]
+        if counts != sorted(counts, reverse=True):
+            raise ValueError(
+                f"clients must be sorted by number of examples, largest first, not {counts}"
+            )
+        per_epoch = [-(-count // batch_size) for count in counts]
+        shape = len(rows), epochs, per_epoch[0] * batch_size
+        index = np.full(shape, -1, np.int64)
+        key_shape = len(rows), epochs * per_epoch[0], 2 if with_keys else 0
+        keys: np.ndarray = np.zeros(key_shape, np.int32)
+        for own, stream, count, to in zip(rows, streams, counts, index, strict=True):
+            for epoch in to:
+                epoch[:count] = stream.permutation(own)
+        for stream, to in zip(streams, keys, strict=True):
+            if with_keys:
+                to[:] = stream.integers(-(2**31), 2**31, to.shape, np.int32)
+        if epochs > 1:  # a client's epochs follow one another, without the steps of longer ones
+            index = _closed_up(index, per_epoch, batch_size)
+        by_step = index.reshape(len(rows), -1, batch_size).swapaxes(0, 1)
+        sizes = np.count_nonzero(by_step >= 0, axis=2)
+        return cls([epochs * n for n in per_epoch], sizes, by_step, keys.swapaxes(0, 1))
+
+
+def _closed_up(index: np.ndarray, per_epoch: Sequence[int], batch_size: int) -> np.ndarray:
+    """Return `(K, epochs, N)` as `(K, epochs * N)`, steps without examples moved to the end."""
+    closed = np.full((len(index), index[0].size), -1, np.int64)
+    for own, steps, to in zip(index, per_epoch, closed, strict=True):
+        used = own[:, : steps * batch_size].reshape(-1)
+        to[: len(used)] = used
+    return closed
+
+
+class Plan:
+    """The steps of a round on the device, sent there at once.
+
+    On a CPU each step has the clients that still train, and batches as long as the longest of them.
+    Where steps are captured, of which each shape costs time, `few_shapes` rounds both up.
+
+    Args:
+        batches: which examples each client sees in each step.
+        labels: of the whole data set, on the device.
+        rates: `(T, K, 1)`, see `Step`.
+        roots: `(T, K, 1)`, or empty.
+        few_shapes: round the number of clients up to one of a few, and pad all batches.
+
+    Attributes:
+        device: where the steps are.
+        sizes: the number of examples in each batch, `(T, K)`; on the host.
+        widths: the number of clients of each step.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        labels: Tensor,
+        rates: np.ndarray,
+        roots: np.ndarray,
+        few_shapes: bool = False,
+    ):
+        self.device, self.sizes = labels.device, batches.sizes
+        device = self.device
+        active = np.count_nonzero(self.sizes, axis=1).tolist()
+        self._active, self._lengths = active, self.sizes.max(1).tolist()
+        self.widths = active
+        rate: Tensor | float = float(rates.flat[0])
+        if few_shapes or not (rates == rate).all():
+            rate = _send(np.where(self.sizes[..., None] > 0, rates, 0).astype(np.float32), device)
+        if few_shapes:
+            widths = widths_of(self.sizes.shape[1])
+            self.widths = [min(width for width in widths if width >= count) for count in active]
+            self._lengths = [batches.index.shape[2]] * len(active)
+        index = _send(batches.index, device)
+        self._all = Step(
+            (),
+            index.clamp(min=0),
+            labels[index.clamp(min=0)].masked_fill_(index < 0, -1),
+            _send(np.maximum(self.sizes, 1).astype(np.float32), device),
+            rate,
+            _send(roots.astype(np.float32), device),
+            _send(batches.keys, device),
+        )
+
+    def __len__(self) -> int:
+        return len(self.widths)
+
+    def at(self, step: int) -> Step:
+        """Return a step, as views of the plan."""
+        width, length, every = self.widths[step], self._lengths[step], self._all
+        return Step(
+            self.sizes[step, :width].tolist(),
+            every.rows[step, :width, :length],
+            every.labels[step, :width, :length],
+            every.counts[step, :width],
+            every.rate if isinstance(every.rate, float) else every.rate[step, :width],
+            every.root[step, :width],
+            every.keys[step, :width],
+        )
+
+
+def widths_of(clients: int) -> list[int]:
+    """Return the few numbers of clients, up to `clients`, that a captured step may have."""
+    return sorted({1, *(ceil(clients * share) for share in WIDTHS)})
+
+
+def _send(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array on the device; a GPU copies it while the host goes on."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    tensor = tensor.pin_memory() if device.type == "cuda" else tensor
+    return tensor.to(device, non_blocking=True)

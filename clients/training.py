@@ -1,0 +1,171 @@
+"""A stack of clients while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clients.optimizers import SGD, Adam, Optimizer
+from clients.replayed import Replayed
+from clients.steps import Batches, Plan, Step
+from fedalign.algorithm import Stack, Trained
+from fedalign.masks.freezer import Freezer
+from fedalign.masks.phases import Phase, phases
+from fedalign.network.batch_norm import NORMS
+from fedalign.network.losses import Loss
+
+if TYPE_CHECKING:
+    from clients.local import Local
+
+
+class Training:
+    """A stack while it trains.
+
+    Attributes:
+        stack: the clients and what they know.
+        block: the clients' models, `(K, F)`.
+        weights: a view of their parameters, `(K, P)`.
+        start: the global model, `(F,)`.
+        lr: the learning rate of the round.
+        plan: all steps of the round.
+        optimizer: holds the gradients and applies them.
+        freezer: holds fixed weights in place.
+        images: those of the current step, `(k, B, C, H, W)`.
+        own: tensors that an algorithm needs during the round, by name.
+        normalized_steps: for each client, FedNova's ‖a_i‖₁ (Wang et al. 2020): the distance, in
+            units of lr, that its steps cover under a constant gradient of 1. For SGD without
+            momentum this is the number of steps.
+    """
+
+    def __init__(self, algorithm: Local, stack: Stack):
+        self.stack, self.block, layout = stack, stack.block, stack.network.layout
+        self.weights = self.block[:, : layout.parameter_size]
+        self.start = stack.start
+        self.images, self.own = torch.empty(0), dict[str, Tensor]()
+        self.lr = algorithm.lr_of(stack.server_round, stack.rounds)
+        self._momentum = algorithm.momentum if algorithm.optimizer == "sgd" else 0.0
+        self._pull = algorithm.pull() if algorithm.optimizer == "sgd" else 0.0
+        counts, random = (algorithm.epochs, algorithm.batch_size), stack.network.is_random
+        batches = Batches.draw(stack.rows, stack.streams, *counts, with_keys=random)
+        of = cache(lambda plan, steps: phases(plan, layout, steps, algorithm.epochs))
+        self._planned: list[list[Phase]] = list(map(of, stack.plans, batches.steps))
+        clipped = bool(algorithm.clip_norm)
+        self.freezer = Freezer(self.weights, self._planned, stack.plans[0], clipped)
+        self.optimizer = _optimizer(algorithm, self, clipped)
+        ages = _ages(self._planned, batches.sizes.shape, stack.plans[0].reset)
+        graphs = stack.network.graphs
+        if (batches.sizes == 1).any() and stack.network.modules(*NORMS):
+            graphs = None  # plain steps say which layer has nothing to normalise
+        rates = self.optimizer.rates(ages)
+        self.plan = Plan(batches, stack.data.labels, *rates, few_shapes=graphs is not None)
+        self._replayed: Replayed | None = None
+        if graphs is not None:
+            made = Replayed(graphs, algorithm)
+            self._replayed = graphs.kept(self._shape(algorithm), lambda: made)
+        covered = cache(self._normalized_steps)
+        self.normalized_steps = [sum(covered(p.steps) for p in own) for own in self._planned]
+
+    def run(self, make: Callable[[Step], Tensor]) -> Tensor:
+        """Make all steps of the round; return the losses `(T, K)`, 0 once a client has finished.
+
+        `make` makes a step of the first k clients and returns their losses `(k,)`.
+        """
+        if self._replayed is not None:
+            self._settle(self._replayed)
+            return self._replayed.run(self.plan, self.enter, make)
+        losses = torch.zeros(self.plan.sizes.shape, device=self.plan.device)
+        for number, width in enumerate(self.plan.widths):
+            self.enter(number)
+            losses[number, :width] = make(self.plan.at(number))
+        return losses
+
+    def release(self, result: Trained) -> None:
+        """Let go of what the next round overwrites, once all results are there."""
+        if self._replayed is not None:
+            self.stack.block.copy_(self.block)
+            self._replayed.release(result.sends)
+            self._replayed.release(result.client_state)
+
+    def enter(self, number: int) -> None:
+        """Begin a step: some clients enter another phase."""
+        fresh = self.freezer.enter(number, self.weights)
+        if fresh is not None:
+            self.optimizer.reset(fresh)
+
+    def gradients(
+        self, step: Step, out: Tensor, keep: float = 0.0, loss: Loss | None = None
+    ) -> Tensor:
+        """Return the losses `(k,)` of a step; see `Network.gradients` for the rest."""
+        block, network = self.block[: len(step.counts)], self.stack.network
+        network.draws.keys = step.keys if network.is_random else None
+        return network.gradients(
+            block, self.images, step.labels, step.sizes, out, keep, loss, step.counts
+        )
+
+    def client_state(self, name: str, default: Tensor) -> Tensor:
+        """Return what each client stored under a name, `(K, ...)`; `default` for new clients."""
+        states = self.stack.client_states or [{} for _ in self.block]
+        return torch.stack([state.get(name, default) for state in states])
+
+    def normalized_steps_of_weights(self) -> Tensor:
+        """Return the `normalized_steps` of each weight, 0 while it was fixed.
+
+        The shape is `(K, P)`, or `(K, 1)` where no weight was fixed.
+        """
+        total = torch.zeros(len(self.block), 1, device=self.block.device)
+        if any(phase.trains is not None for own in self._planned for phase in own):
+            total = total.repeat(1, self.weights.shape[1])
+        for row, own in zip(total, self._planned, strict=True):
+            for phase in own:
+                steps = self._normalized_steps(phase.steps)
+                row += steps if phase.trains is None else steps * phase.trains.to(row)
+        return total
+
+    def _shape(self, algorithm: Local) -> Hashable:
+        """Return all that tells one captured step from another, but for the number of clients."""
+        images = self.stack.data.images
+        return id(algorithm), self.block.shape, images.data_ptr(), images.shape, self.freezer.kind
+
+    def _settle(self, replayed: Replayed) -> None:
+        """Move all that steps read or write to where captured steps find it."""
+        replayed.settle("training", vars(self), ("block", "start"))
+        self.weights = self.block[:, : self.weights.shape[1]]
+        replayed.settle("optimizer", vars(self.optimizer), self.optimizer.state)
+        replayed.settle("freezer", vars(self.freezer), self.freezer.state)
+        replayed.settle("own", self.own, tuple(self.own))
+
+    def _normalized_steps(self, steps: int) -> float:
+        """Return the distance, in units of lr, that `steps` steps cover under a gradient of 1."""
+        far, speed = 0.0, 0.0
+        for _ in range(steps):
+            speed = self._momentum * speed + 1 - self._pull * self.lr * far
+            far += speed
+        return far
+
+
+def _optimizer(algorithm: Local, training: Training, clipped: bool) -> Optimizer:
+    """Return the update rule of an algorithm, for the weights as they are."""
+    weights, lr, decay = training.weights, training.lr, algorithm.weight_decay
+    if algorithm.optimizer == "adam":
+        return Adam(weights, lr, decay)
+    raw = clipped or training.freezer.filters
+    return SGD(weights, lr, algorithm.momentum, decay, raw)
+
+
+def _ages(planned: Sequence[Sequence[Phase]], shape: tuple[int, int], reset: bool) -> np.ndarray:
+    """Return how many steps old the optimiser's state is in each step, from 1; `shape` `(T, K)`.
+
+    A new phase starts it fresh if `reset`. Steps that a client does not make count on.
+    """
+    ages = np.repeat(np.arange(1, shape[0] + 1)[:, None], shape[1], axis=1)
+    for row, own in enumerate(planned):
+        first = 0
+        for phase in own if reset else ():
+            ages[first:, row] -= ages[first, row] - 1 if first < shape[0] else 0
+            first += phase.steps
+    return ages

@@ -1,0 +1,146 @@
+"""Captures work on a GPU once, so that it runs again without Python and without launches.
+
+Captured work has a fixed shape and reads and writes the same memory each time: whatever changes is
+data in tensors that stay where they are. A replay is compared with a plain run before it is used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from threading import Lock
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+Work = Callable[[], None]
+Kept = TypeVar("Kept")
+log = logging.getLogger("fedalign")
+
+ALIKE = 1e-4  # how far a replay may be from a plain run, in sums over a tensor
+KEPT = 4  # how many shapes of a stack keep their tensors and graphs
+capturing = Lock()
+"""Held while work is captured, during which no other thread may use the GPU."""
+
+
+class Graph(Protocol):
+    """Captured work."""
+
+    def replay(self) -> None:
+        """Do the work again."""
+
+
+class Graphs:
+    """Captures work on one GPU; an instance keeps what it captured.
+
+    Attributes:
+        refused: why work was not captured, in the order in which that was found.
+    """
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._pool: Any = None
+
+    def kept(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
+        """Return what `make` returned for this key; the least recently used is given up."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        self._kept.move_to_end(key)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        found: Kept = self._kept[key]
+        return found
+
+    def forget(self) -> None:
+        """Give up all that was captured, and its memory."""
+        self._kept.clear()
+
+    def capture(self, work: Work, state: Sequence[Tensor]) -> Graph | None:
+        """Do the work and return it as a graph; None if it can only be done plainly.
+
+        Args:
+            work: reads and writes tensors that stay where they are.
+            state: all that it changes, and reads again when it is replayed.
+        """
+        before = [tensor.clone() for tensor in state]
+        self._plainly(work)
+        after = sums(state)
+        _restore(state, before)
+        try:
+            graph = self._captured(work)
+            _restore(state, before)
+            graph.replay()
+            differs = not alike(sums(state), after)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            graph, differs = None, False
+            self._refuse(f"it cannot be captured: {str(error).strip().splitlines()[0]}")
+        if differs:
+            self._refuse("a replay differs from a plain run")
+        if graph is None or differs:
+            _restore(state, before)
+            work()
+            return None
+        return graph
+
+    def check(self, graph: Graph, work: Work, state: Sequence[Tensor]) -> bool:
+        """Do the work; return whether a replay still does the same as a plain run.
+
+        For work of another round, from which a number may have been left in the graph.
+        """
+        before = [tensor.clone() for tensor in state]
+        graph.replay()
+        replayed = sums(state)
+        _restore(state, before)
+        work()
+        same = alike(replayed, sums(state))
+        if not same:
+            self._refuse("it depends on something that changes from round to round")
+        return same
+
+    def _refuse(self, why: str) -> None:
+        if why not in self.refused:
+            self.refused.append(why)
+            log.warning("steps run without a CUDA graph, and slower: %s", why)
+
+    def _plainly(self, work: Work) -> None:
+        """Do the work on a stream of its own, so that libraries are set up before a capture."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            work()
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def _captured(self, work: Work) -> Graph:
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        how: Any = {"pool": self._pool, "capture_error_mode": "thread_local"}
+        with capturing, torch.cuda.graph(graph, **how):
+            work()
+        return graph
+
+
+def sums(state: Sequence[Tensor]) -> Tensor:
+    """Return the sum and the norm of each floating-point tensor, `(n, 2)` float64."""
+    floats = [tensor for tensor in state if tensor.is_floating_point()]
+    found = [
+        torch.stack([t.sum(dtype=torch.float64), torch.linalg.vector_norm(t, dtype=torch.float64)])
+        for t in floats
+    ]
+    return torch.stack(found)
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Return whether sums and norms are the same, but for rounding and for NaN in both."""
+    near = (one - other).abs() <= ALIKE * other[:, 1:].clamp(min=1e-30)
+    return bool((near | (one == other) | (one.isnan() & other.isnan())).all())
+
+
+def _restore(state: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for tensor, value in zip(state, values, strict=True):
+        tensor.copy_(value)

@@ -1,0 +1,63 @@
+"""A short trial of a run on its GPU: what cannot be reproduced, and what cannot be captured."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from fedalign.algorithm import Stack
+from fedalign.federation.federation import Federation
+from fedalign.masks.plan import MaskPlan
+from fedalign.network.device import NOT_DETERMINISTIC, WORKSPACE
+from fedalign.network.network import Network
+from fedalign.rng import rng
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a trial has shown.
+
+    Attributes:
+        not_reproducible: operations without a deterministic form; none if the run does not ask
+            for deterministic algorithms.
+        not_captured: why steps run without a CUDA graph.
+    """
+
+    not_reproducible: list[str]
+    not_captured: list[str]
+
+
+def trial(federation: Federation) -> Findings:
+    """Return what training two clients on a few examples, and evaluating one of them, shows.
+
+    PyTorch warns of operations without a deterministic form while it uses deterministic algorithms.
+    Nothing is found where the server has no examples to try.
+    """
+    data, network = federation.reference, federation.network.twin()
+    if data is None:
+        return Findings([], [])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            network.evaluate(_trained(federation, network), data.subset(2))
+        except Exception as error:  # an algorithm may need what only a strategy sends
+            why = f"what is not known, since a trial failed ({type(error).__name__}: {error})"
+            return Findings([why], [])
+    found = (re.match(NOT_DETERMINISTIC, str(warning.message)) for warning in caught)
+    missing = {match[1] or f"cuBLAS (see {WORKSPACE})" for match in found if match}
+    unstacked = [network.stacking.line] if network.stacking.line else []
+    return Findings(sorted(missing), network.graphs.refused if network.graphs else unstacked)
+
+
+def _trained(federation: Federation, network: Network) -> Tensor:
+    """Return one of two models `(F,)` after an epoch on a few examples."""
+    data, start = federation.train, network.receive(network.initial)
+    rows = [np.arange(min(4, len(data)))] * 2
+    plans, streams = [MaskPlan()] * 2, [rng(0), rng(0)]
+    stack = Stack(network, data, start, start.repeat(2, 1), rows, streams, plans)
+    federation.client.train(stack)
+    return stack.block[0]

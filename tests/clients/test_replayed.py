@@ -1,0 +1,181 @@
+"""Steps that are captured once and replayed make what plain steps make."""
+
+from copy import copy, deepcopy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from clients.calibrated import BalancedSoftmax, FedLC
+from clients.feddyn import FedDyn
+from clients.fedprox import FedProx
+from clients.fedsam import FedSAM
+from clients.local import Local
+from clients.moon import MOON
+from clients.scaffold import Scaffold
+from clients.training import Training
+from fedalign.algorithm import Stack
+from fedalign.data import Dataset
+from fedalign.masks.plan import MaskPlan
+from fedalign.network import kernels
+from fedalign.network.inputs import Inputs
+from fedalign.network.network import Network
+from fedalign.network.one_by_one import OneByOne
+from fedalign.network.stacked import Stacked
+from fedalign.network.stacking import Stacking
+from fedalign.rng import rng
+from tests.tape import HostBan, Tapes
+
+CLIENTS = {
+    "local": Local,
+    "fedprox": FedProx,
+    "scaffold": Scaffold,
+    "feddyn": FedDyn,
+    "fedsam": FedSAM,
+    "moon": MOON,
+    "fedlc": FedLC,
+    "balanced": BalancedSoftmax,
+}
+RULES = {
+    "sgd": {"momentum": 0.0, "weight_decay": 0.0},
+    "momentum": {"weight_decay": 0.0},
+    "momentum and decay": {},
+    "clipped": {"clip_norm": 1.0},
+    "adam": {"optimizer": "adam", "lr": 0.002},
+    "cosine": {"lr_schedule": "cosine"},
+}
+SCHEDULES = [
+    "hold",
+    "complement_half",
+    "complement_epochs",
+    "alternate_rounds",
+    "k_way",
+    "growing",
+    '{"name": "growing", "over": "rounds"}',
+    '{"name": "frozen_then_full", "rounds": 1}',
+]
+MASKS = {
+    "all train": MaskPlan(),
+    **{name: MaskPlan(fixed_ratio=0.4, schedule=name) for name in SCHEDULES},
+    "no reset": MaskPlan(fixed_ratio=0.4, schedule="complement_half", reset=False),
+    "gradients only": MaskPlan(fixed_ratio=0.4, freeze="grad_only"),
+    "slowed": MaskPlan(fixed_ratio=0.4, fixed_lr_scale=0.1),
+    "per client": MaskPlan(fixed_ratio=0.4, per_client=True),
+}
+COUNTS = [30, 20, 20, 17, 12, 11, 9, 8, 1]  # 9, 7, 4 and 1 of them train in a step
+
+
+def data():
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 10
+    images = (
+        torch.randint(0, 256, (200, 1, 8, 8), generator=draw) // 2 + labels[:, None, None, None]
+    )
+    return Dataset(images.to(torch.uint8), labels, 10, (0.5,), (0.5,), "made up")
+
+
+def network(graphs=None):
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 10),
+    )  # fmt: skip
+    found = Network(module, EXAMPLES, torch.device("cpu"))
+    assert found.stacked
+    found.graphs = graphs
+    return found
+
+
+EXAMPLES = data()
+
+
+def stack_of(network, plan, number=1, states=()):
+    """What nine clients know in a round in which they have other examples than before."""
+    draw = rng(0, "rows", number)
+    rows = [draw.permutation(200)[:count] for count in COUNTS]
+    start = network.receive(network.initial) + 0.01 * number
+    start = network.layout.spread(network.layout.compact(start))  # padding is 0
+    start[network.layout.parameter_size :].abs_()
+    return Stack(
+        network, EXAMPLES, start, start.repeat(len(rows), 1), rows,
+        [rng(0, "batches", number, k) for k in range(len(rows))],
+        [plan.of(k) for k in range(len(rows))], number, 3, {}, states,
+    )  # fmt: skip
+
+
+def rounds(graphs, client, plan, count=3):
+    """All that comes of some rounds, the last one's tensors taken as they are after it."""
+    ours, found, states = network(graphs), [], ()
+    for number in range(1, count + 1):
+        stack = stack_of(ours, MaskPlan(**{**vars(plan), "server_round": number}), number, states)
+        result = client.train(stack)
+        states = [{key: value[k] for key, value in result.client_state.items()} for k in range(9)]
+        found += [stack.block, result.losses, *result.sends.values(), *result.client_state.values()]
+    return found
+
+
+def client_of(kind=Local, **more):
+    return kind(batch_size=8, epochs=2, **more)
+
+
+CASES = [
+    *(pytest.param(CLIENTS[name], {}, "complement_half", id=name) for name in CLIENTS),
+    *(pytest.param(Local, RULES[name], "complement_half", id=name) for name in RULES),
+    *(pytest.param(Local, {}, name, id=name) for name in MASKS),
+    *(pytest.param(Local, {"optimizer": "adam"}, name, id=f"adam, {name}") for name in MASKS),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "mask"), CASES)
+def test_replayed_steps_are_plain_steps(kind, options, mask):
+    client, tapes = client_of(kind, **options), Tapes()
+    replayed = rounds(tapes, client, MASKS[mask])
+    assert not tapes.refused
+    assert tapes.tapes >= 4  # widths of 9, 7, 5, 3 and 1 clients, each once for a kind of mask
+    same_shapes = rounds(Tapes(refuses=True), client, MASKS[mask])
+    for ours, theirs in zip(replayed, same_shapes, strict=True):
+        assert torch.equal(ours, theirs)
+    far = 0.01 if client.optimizer == "adam" else 2e-5  # it makes whole steps of mere rounding
+    for ours, theirs in zip(replayed, rounds(None, client, MASKS[mask]), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=far)
+
+
+@pytest.mark.parametrize(("kind", "options", "mask"), CASES)
+def test_a_step_takes_nothing_from_the_host(kind, options, mask):
+    client = client_of(kind, **options)
+    training = Training(client, stack_of(network(Tapes()), MASKS[mask]))
+    client.begin(training)
+    client.step(training, training.plan.at(0))  # what is made once is made
+    done = []
+    for number in range(len(training.plan.widths)):
+        step = training.plan.at(number)
+        with HostBan() as ban:
+            training.enter(number)
+        ban.launches.clear()
+        with ban:
+            client.step(training, step)
+        done.append((training.plan.widths[number], tuple(ban.launches)))
+    assert len(set(done)) == len(set(training.plan.widths))  # each width always does the same
+
+
+@pytest.mark.parametrize(("kind", "options", "mask"), CASES)
+def test_a_step_keeps_to_the_device(kind, options, mask, monkeypatch):
+    """On a device that holds no values, so that nobody can read or copy one unnoticed."""
+    client, place, plain = client_of(kind, **options), torch.device("meta"), network()
+    monkeypatch.setattr(kernels, "_cast", lambda *tensors: list(tensors))  # knows no such device
+    ours, module = copy(plain), deepcopy(plain.module)
+    ours.device, ours.graphs = place, Tapes()
+    ours.stacking = Stacking(Stacked(module, plain.layout))
+    ours._inputs, ours._plain = Inputs(EXAMPLES, place), OneByOne(module.to(place), plain.layout)
+    stack = stack_of(plain, MASKS[mask])
+    there = {name: getattr(EXAMPLES, name).to(place) for name in ("images", "labels")}
+    stack.network, stack.data = ours, SimpleNamespace(**there, classes=10)
+    stack.start, stack.block = stack.start.to(place), stack.block.to(place)
+    training = Training(client, stack)
+    client.begin(training)
+    for number in range(len(training.plan.widths)):
+        step = training.plan.at(number)
+        with HostBan():
+            training.enter(number)
+            client.step(training, step)

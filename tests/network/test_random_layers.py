@@ -156,9 +156,10 @@ def step(network, data, rows, sizes, keys=KEYS):
     for k, size in enumerate(sizes):
         labels[k, size:] = -1
     network.draws.keys = None if keys is None else keys[rows]
-    found = torch.full((len(rows), network.layout.parameter_size), torch.nan)
+    found = torch.full_like(block, torch.nan)
     losses = network.gradients(block, data.images[index], labels, sizes, found)
-    return torch.cat([losses[:, None], found], 1)
+    found = [entry.view(found).flatten(1) for entry in network.layout.parameters]
+    return torch.cat([losses[:, None], *found], 1)
 
 
 def test_a_client_drops_the_same_in_any_stack(network, data):

@@ -183,9 +183,8 @@ def case(build, kind, sizes):
     module = build()
     layout, batch, count = Layout.of(module), max(sizes), len(sizes)
     block = layout.flatten(module).repeat(count, 1)
-    block[:, : layout.parameter_size] += layout.spread(
-        0.1 * torch.randn(count, layout.num_parameters)
-    )
+    for entry in layout.parameters:
+        entry.view(block).add_(torch.randn(count, *entry.shape), alpha=0.1)
     labels = torch.randint(0, CLASSES, (count, batch))
     for row, size in enumerate(sizes):
         labels[row, size:] = -1
@@ -195,9 +194,9 @@ def case(build, kind, sizes):
 def results(runner, layout, block, *batch, keep=0.0):
     """Return losses, gradients and the models, whose buffers training changes."""
     generator, block = torch.Generator().manual_seed(2), block.clone()
-    out = layout.spread(torch.randn(len(block), layout.num_parameters, generator=generator))
+    out = torch.randn(block.shape, generator=generator)
     losses = runner.gradients(block, *batch, out if keep else out.fill_(torch.nan), keep)
-    return losses, out, block
+    return losses, torch.cat([e.view(out).flatten(1) for e in layout.parameters], 1), block
 
 
 @pytest.mark.parametrize(("sizes", "keep"), [([4, 3, 2], 0.0), ([6, 6], 0.5)])
@@ -318,7 +317,8 @@ def test_a_client_without_examples_leaves_batch_norm_as_it_is(kind):
         lambda: chain(*layers, *[kind(2)] * 3, width=128), None, [4, 4]
     )
     labels[1] = -1
-    block[:, layout.parameter_size :] += torch.rand(2, layout.size - layout.parameter_size)
+    for entry in layout.buffers:
+        entry.view(block).add_(torch.rand(2, *entry.shape))
     losses, gradient, after = results(
         Stacked(module, layout), layout, block, images, labels, [4, 1]
     )

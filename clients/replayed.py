@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,10 +57,10 @@ class Replayed:
             for place, value in enumerate(plan.at(0).tensors())
         ]
         loss = self._settled("loss", losses[0])
+        inputs_of = cache(lambda width: [tensor[:width] for tensor in self._inputs])
         for number, width in enumerate(plan.widths):
-            inputs = [tensor[:width] for tensor in self._inputs]
-            for to, value in zip(inputs, plan.at(number).tensors(), strict=True):
-                to.copy_(value)
+            inputs = inputs_of(width)
+            torch._foreach_copy_(inputs, plan.at(number).tensors())
             enter(number)
             self._do(width, lambda: loss[:width].copy_(make(Step((), *inputs))))  # noqa: B023
             losses[number, :width] = loss[:width]

@@ -108,7 +108,7 @@ def test_what_cannot_be_stacked_is_vmapped(kind, reason, data, caplog):
     images, labels = data.images[:15].view(3, 5, 1, 6, 6), data.labels[:15].view(3, 5).clone()
     labels[1, 3:] = -1
     found, sizes, loss = torch.ones_like(block), [5, 3, 5], quadratic if kind is Scaled else None
-    network.draws.keys, size_of = keys, network.layout.parameter_size
+    network.draws.keys = keys
     losses = network.gradients(block, images, labels, sizes, found, 0.5, loss)
     for k, size in enumerate(sizes):
         network.draws.keys, alone = keys[k : k + 1], torch.ones_like(block[:1])

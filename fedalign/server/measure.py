@@ -110,10 +110,10 @@ class Measure(Callback):
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self._stream = side_stream(self.network.device)
         self._scorer = Scorer(self.network, self.test, settings.batch_size, settings.threads)
         self._evaluator = Evaluator(self.network, self.test, self.train, settings)
         self._images = images_of(self.train, self.test, self.settings)
+        self._stream = side_stream(self.network.device)  # after the data, which it waits for
         self._chosen: dict[int, Chosen] = {}
         if self.train is None:
             self._do_without()

@@ -100,7 +100,7 @@ class Config(Section):
     tf32: bool = Field(
         True,
         description="on a GPU, float32 matrix products and convolutions round their inputs to 10 "
-        "bits of mantissa, which is several times as fast; changes nothing on a CPU",
+        "bits of mantissa, which is faster; changes nothing on a CPU",
     )
     deterministic: bool = Field(
         True,

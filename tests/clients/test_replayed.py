@@ -1,6 +1,7 @@
 """Steps that are captured once and replayed make what plain steps make."""
 
 from copy import copy, deepcopy
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -75,7 +76,8 @@ def data():
     return Dataset(images.to(torch.uint8), labels, 10, (0.5,), (0.5,), "made up")
 
 
-def network(graphs=None):
+@cache
+def built():
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
@@ -83,6 +85,11 @@ def network(graphs=None):
     )  # fmt: skip
     found = Network(module, EXAMPLES, torch.device("cpu"))
     assert found.stacked
+    return found
+
+
+def network(graphs=None):
+    found = copy(built())
     found.graphs = graphs
     return found
 

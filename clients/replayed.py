@@ -60,7 +60,8 @@ class Replayed:
         inputs_of = cache(lambda width: [tensor[:width] for tensor in self._inputs])
         for number, width in enumerate(plan.widths):
             inputs = inputs_of(width)
-            torch._foreach_copy_(inputs, plan.at(number).tensors())
+            for to, value in zip(inputs, plan.at(number).tensors(), strict=True):
+                to.copy_(value)
             enter(number)
             self._do(width, lambda: loss[:width].copy_(make(Step((), *inputs))))  # noqa: B023
             losses[number, :width] = loss[:width]

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from fedalign.rng import rng
+from fedalign.rng import rng, rngs
 
 
 def test_a_stream_is_its_words():
@@ -21,3 +22,14 @@ def test_numbers_do_not_change_between_versions():
 
 
 GOLDEN = [0.7409197617369297, 0.7098002607414654]
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**32, 2**70])
+@pytest.mark.parametrize("stream", [(), ("batches",), ("batches", 3), ("a", 1, "b", 2, 5)])
+@pytest.mark.parametrize("last", [[], [0], [5, 0, 2**32 - 1, 1, 5], [3, 2**40]])
+def test_many_streams_are_those_one_by_one(seed, stream, last):
+    together = rngs(seed, *stream, last=last)
+    alone = [rng(seed, *stream, number) for number in last]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours.bit_generator.state == theirs.bit_generator.state
+        assert np.array_equal(ours.permutation(9), theirs.permutation(9))

@@ -19,7 +19,7 @@ from fedalign.masks.plan import MaskPlan
 from fedalign.messages.records import EXTRA, TrainTask, arrays_of
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
-from fedalign.rng import rng
+from fedalign.rng import rngs
 from fedalign.training.stacks import in_memory
 
 STATE = "fedalign"  # the record of a client's state, in its Context
@@ -111,8 +111,9 @@ def _stack(
     """Return all that an algorithm needs to train these clients as one."""
     network, config = federation.network, federation.config
     start = network.receive(arrays_of(message))
+    partitions = [client.partition for client in clients]
     data, rows = federation.examples.seen(
-        clients[0].count, [client.partition for client in clients], [c.rows for c in clients]
+        clients[0].count, partitions, [client.rows for client in clients]
     )
     extras = message.content.array_records.get(EXTRA)
     return Stack(
@@ -121,7 +122,7 @@ def _stack(
         start=start,
         block=_starts(federation, task, start, clients),
         rows=rows,
-        streams=[rng(config.seed, "batches", task.server_round, c.partition) for c in clients],
+        streams=rngs(config.seed, "batches", task.server_round, last=partitions),
         plans=[client.plan for client in clients],
         server_round=task.server_round,
         rounds=config.rounds,

@@ -90,9 +90,15 @@ def visits(came):
     return {r.content["metrics"]["visits"] for r in came.replies if r.has_content()}
 
 
+SLOW = [([4], 1, False), ([4], 9, True), ([0, 8], 1, True)]
+
+
 @pytest.mark.parametrize(
     ("bad", "group", "dies"),
-    [([4], 1, False), ([0, 8], 3, False), ([4], 9, True), ([0, 8], 1, True)],
+    [
+        ([0, 8], 3, False),
+        *(pytest.param(*more, marks=pytest.mark.slow) for more in SLOW),
+    ],
 )
 def test_only_the_clients_that_break_it_fail(grid, bad, group, dies):
     for node in grid.get_node_ids():
@@ -117,6 +123,7 @@ def test_sums_go_on_without_the_client(grid):
     assert sum(clients_in(reply) for reply in came.replies if reply.has_content()) == 8
 
 
+@pytest.mark.slow
 def test_if_all_fail_workers_are_not_replaced_for_ever(grid, monkeypatch):
     replaced, replace = [], type(grid)._replace
     monkeypatch.setattr(type(grid), "_replace", lambda *own: replaced.append(1) or replace(*own))

@@ -30,7 +30,8 @@ def rngs(seed: int, *stream: int | str, last: Sequence[int]) -> list[np.random.G
     words = _words(seed, (*stream, 0))[:-1]
     if max([*words, *last], default=0) >= LIMIT:
         return [rng(seed, *stream, number) for number in last]
-    return [np.random.Generator(np.random.PCG64(_Known(own))) for own in _seeds(words, last)]
+    seeds: list[Any] = [_Known(own) for own in _seeds(words, last)]
+    return [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
 
 
 def _words(seed: int, stream: Sequence[int | str]) -> list[int]:
@@ -84,4 +85,5 @@ class _Hash:
 
 def _mix(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     mixed: np.ndarray = one * LEFT - other * RIGHT
-    return np.bitwise_xor(mixed, np.right_shift(mixed, SHIFT))
+    mixed ^= mixed >> SHIFT
+    return mixed

@@ -76,7 +76,7 @@ GLOBAL_GENERATORS = {
     "fedalign/models/text.py": {"nn.init.normal_", "torch.randn"},
     "fedalign/models/vit.py": {"torch.randn"},
 }
-OWN_GENERATORS = {"default_rng", "Generator", "SeedSequence", "fork_rng"}
+OWN_GENERATORS = {"default_rng", "Generator", "PCG64", "SeedSequence", "fork_rng"}
 DRAWS = {
     "bernoulli", "initial_seed", "manual_seed", "multinomial", "normal", "poisson", "rand",
     "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "seed",

@@ -1,6 +1,7 @@
 """Steps that are captured once and replayed make what plain steps make."""
 
 from copy import copy, deepcopy
+from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 
@@ -195,3 +196,35 @@ def test_batches_of_one_run_plainly_where_a_layer_normalises_them():
     assert not tapes.tapes
     client_of().train(stack_of(network(tapes), MaskPlan(), counts=[10, 8]))
     assert tapes.tapes
+
+
+@dataclass(frozen=True)
+class Lasso(Local):
+    """An algorithm of one's own: an L1 norm, which may grow with the rounds, or look at numbers."""
+
+    grows: bool = False
+    looks: bool = False
+
+    def correct(self, training, gradient):
+        strength = 1e-3 * training.stack.server_round if self.grows else 1e-3
+        if self.looks and float(gradient.abs().max()) > 1:
+            strength = 0.0
+        gradient.add_(training.weights[: len(gradient)].sign(), alpha=strength)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, None),
+        ({"grows": True}, "it depends on something that changes from round to round"),
+        ({"looks": True}, "it cannot be captured: operation not permitted"),
+    ],
+)
+def test_an_algorithm_of_ones_own_is_captured_only_if_that_is_right(options, why):
+    client, tapes = client_of(Lasso, **options), Tapes()
+    replayed = rounds(tapes, client, MaskPlan(fixed_ratio=0.4))
+    assert (why in tapes.refused[0]) if why else not tapes.refused
+    for ours, theirs in zip(
+        replayed, rounds(Tapes(refuses=True), client, MASKS["hold"]), strict=True
+    ):
+        assert torch.equal(ours, theirs)

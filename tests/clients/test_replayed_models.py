@@ -16,6 +16,8 @@ from fedalign.models.text import char_lstm, char_transformer
 from fedalign.models.vgg import vgg
 from fedalign.models.vit import vit
 from fedalign.network.network import Network
+from fedalign.network.stacked import Stacked
+from fedalign.network.stacking import Stacking
 from fedalign.rng import rng
 from tests.tape import Tapes
 
@@ -106,7 +108,7 @@ def network_of(name, examples):
     return Network(module, examples, torch.device("cpu"))
 
 
-SLOW = {"resnet20 none", "resnet20 group", "vgg none", "vgg group"}
+SLOW = {"vgg batch", "resnet20 none", "resnet20 group", "vgg none", "vgg group"}
 
 
 @pytest.mark.parametrize(
@@ -116,8 +118,8 @@ SLOW = {"resnet20 none", "resnet20 group", "vgg none", "vgg group"}
 def test_replayed_steps_are_plain_steps(name):
     examples = data(name)
     network = network_of(name, examples)
-    if network.stacked is None:
-        pytest.skip(network.stacking.line)
+    if network.stacked is None:  # an LSTM: on a CPU PyTorch's own is faster
+        network.stacking = Stacking(Stacked(network.module, network.layout, draws=network.draws))
     ends = []
     for refuses in (False, True):
         network.graphs = tapes = Tapes(refuses)

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
 from fedalign.cli import run
+from fedalign.network.graphs import free_memory
 from fedalign.settings.config import Config, read
 
 MB = 1e6
@@ -101,7 +102,7 @@ def _forget_peaks() -> None:
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        free_memory()
         torch.cuda.reset_peak_memory_stats()
 
 

@@ -117,7 +117,10 @@ def tests(check: Check, part: Part) -> None:
         check.skipped.append("tests: pytest is not installed")
         return
     bare = ["--noconftest"] if find_spec("hypothesis") is None else []
-    files = [str(file) for file in sorted((HOME / "tests").glob("test_gpu*.py"))]
+    home = HOME / "tests"
+    files = [
+        str(file) for file in (home / "network/test_scorer.py", *sorted(home.glob("test_gpu*.py")))
+    ]
     command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "--tb=line", *bare, *files]
     limit = min(part.seconds, check.budget.left)
     code, output = _within(limit, command)

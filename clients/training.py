@@ -59,6 +59,8 @@ class Training:
         self.optimizer = _optimizer(algorithm, self, clipped)
         ages = _ages(self._planned, batches.sizes.shape, stack.plans[0].reset)
         graphs = stack.network.graphs
+        if graphs and graphs.off:
+            graphs = None
         if graphs and (batches.sizes == 1).any() and stack.network.modules(*NORMS):
             graphs = None  # plain steps say which layer has nothing to normalise
         rates = self.optimizer.rates(ages)

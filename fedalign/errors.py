@@ -49,7 +49,8 @@ def is_device_error(error: BaseException) -> bool:
     Such as an illegal memory access, after which all calls fail. Lack of memory is none.
     """
     kinds = {kind.__name__ for kind in type(error).__mro__}  # PyTorch may not be imported
-    if "OutOfMemoryError" in kinds or "RuntimeError" not in kinds:
+    harmless = "OutOfMemoryError" in kinds or "NOT_SUPPORTED" in str(error)
+    if harmless or "RuntimeError" not in kinds:
         return False
     return "AcceleratorError" in kinds or str(error).startswith(("CUDA error", "cuDNN error"))
 

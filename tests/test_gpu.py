@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from clients.calibrated import BalancedSoftmax, FedLC
+from clients.fedprox import FedProx
+from clients.fedsam import FedSAM
 from clients.local import Local
+from clients.moon import MOON
 from fedalign.algorithm import Stack
 from fedalign.data import Dataset
 from fedalign.masks.plan import MaskPlan
 from fedalign.models.cnn import cnn
 from fedalign.models.resnet import resnet20
+from fedalign.network.graphs import Graphs, free_memory
 from fedalign.network.network import Network
 from fedalign.rng import rng
 
@@ -20,7 +25,7 @@ pytestmark = [
 MODELS = {"cnn": cnn, "resnet20": resnet20}
 
 
-def train(name, device, count, precision="float32"):
+def train(name, device, count, precision="float32", algorithm=Local):
     generator, labels = torch.Generator().manual_seed(0), torch.arange(200) % 10
     images = torch.randint(0, 256, (200, 1, 28, 28), generator=generator).to(torch.uint8)
     place = torch.device(device)
@@ -32,18 +37,36 @@ def train(name, device, count, precision="float32"):
     rows = [np.arange(40 - k) for k in range(count)]
     plan, streams = MaskPlan(0, 0, 0.4, "complement_half"), [rng(0, "b", k) for k in range(count)]
     stack = Stack(network, data, start, block, rows, streams, [plan] * count)
-    losses = Local(lr=0.01).train(stack).losses
-    return block.cpu(), losses, network.stacked is not None
+    losses = algorithm(lr=0.01).train(stack).losses
+    return block.cpu(), losses, network
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_gpu_trains_as_the_cpu_does(name, count):
-    ours, losses, stacked = train(name, "cuda", count)
+    ours, losses, network = train(name, "cuda", count)
     theirs, expected, _ = train(name, "cpu", count)
-    assert stacked
+    assert network.stacked
     torch.testing.assert_close(losses, expected, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("algorithm", [Local, FedLC, BalancedSoftmax, MOON, FedSAM, FedProx])
+def test_steps_are_captured(algorithm):
+    _, _, network = train("cnn", "cuda", 4, algorithm=algorithm)
+    assert network.graphs is not None
+    assert not network.graphs.refused
+
+
+def test_a_capture_that_fails_spoils_nothing():
+    graphs, place = Graphs(), torch.zeros(4, device="cuda")
+    assert graphs.capture(lambda: place.add_(float(place.sum())), [place]) is None
+    assert "cannot be captured" in graphs.refused[0]
+    free_memory()
+    graph = graphs.capture(lambda: place.add_(1), [place])
+    assert graph is not None
+    graph.replay()
+    assert place.tolist() == [2.0] * 4
 
 
 def test_bf16_is_near():

@@ -45,6 +45,8 @@ def device_of(config: Config) -> torch.device:
     device = pick_device(config.device)
     if device.type == "cuda":
         set_up_gpu(config.tf32, config.deterministic)
+        if device.index is not None:
+            torch.cuda.set_device(device)  # for streams, which PyTorch makes on the current one
     return device
 
 

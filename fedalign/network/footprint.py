@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -35,8 +36,11 @@ def footprint(run: Callable[[Tensor], Tensor], weights: Tensor, examples: Tensor
         stored[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    owner = get_ident()
+
     def count(module: nn.Module, _inputs: Any, output: Any) -> None:
-        counted.append(_multiply_adds(module, output))
+        if get_ident() == owner:  # other threads run networks of their own
+            counted.append(_multiply_adds(module, output))
 
     handle = register_module_forward_hook(count)
     try:

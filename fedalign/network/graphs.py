@@ -6,9 +6,11 @@ data in tensors that stay where they are. A replay is compared with a plain run 
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from threading import Lock
 from typing import Any, Protocol, TypeVar
 
@@ -20,9 +22,10 @@ Kept = TypeVar("Kept")
 log = logging.getLogger("fedalign")
 
 ALIKE = 1e-4  # how far a replay may be from a plain run, in sums over a tensor
+MOST = 16  # shapes, after which no more are captured
 KEPT = 4  # how many shapes of a stack keep their tensors and graphs
 capturing = Lock()
-"""Held while work is captured, during which no other thread may use the GPU."""
+"""Held while work is captured, during which no other thread may capture, wait or free memory."""
 
 
 class Graph(Protocol):
@@ -37,17 +40,26 @@ class Graphs:
 
     Attributes:
         refused: why work was not captured, in the order in which that was found.
+        off: nothing is worth capturing any more.
     """
 
     def __init__(self) -> None:
         self.refused: list[str] = []
+        self.off = False
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
+        self._broken: list[Any] = []
+        self._made = 0
 
     def kept(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
         """Return what `make` returned for this key; the least recently used is given up."""
         if key not in self._kept:
             self._kept[key] = make()
+            self._made += 1
+            if self._made > MOST:
+                self.off = True
+                self._refuse("data or shapes change from round to round")
         self._kept.move_to_end(key)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
@@ -109,25 +121,48 @@ class Graphs:
             log.warning("steps run without a CUDA graph, and slower: %s", why)
 
     def _plainly(self, work: Work) -> None:
-        """Do the work on a stream of its own, so that libraries are set up before a capture."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        """Do the work on the stream of captures, so that libraries are set up there before."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             work()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
 
     def _recover(self) -> None:
         """Go on after a capture that failed; raises again what has ended all work on the GPU."""
-        torch.cuda.synchronize()
+        with capturing:
+            torch.cuda.synchronize()
 
     def _captured(self, work: Work) -> Graph:
+        """Return what the work launches; on a stream of our own, which a failure does not keep.
+
+        `torch.cuda.graph` has one stream for all threads, and stays on it if a capture fails.
+        """
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        how: Any = {"pool": self._pool, "capture_error_mode": "thread_local"}
-        with capturing, torch.cuda.graph(graph, **how):
-            work()
+        gc.collect()  # so that nothing of the GPU is let go of meanwhile
+        with capturing:
+            torch.cuda.synchronize()
+            with torch.cuda.stream(self._stream):
+                graph.capture_begin(self._pool, capture_error_mode="thread_local")
+                try:
+                    work()
+                    graph.capture_end()
+                except BaseException:
+                    with suppress(RuntimeError):
+                        graph.capture_end()
+                    self._broken.append(graph)  # the allocator may still ask it
+                    self._pool = None
+                    raise
         return graph
+
+
+def free_memory() -> None:
+    """Give memory that is not used back to the GPU, unless a failed capture forbids it."""
+    with capturing, suppress(RuntimeError):
+        torch.cuda.empty_cache()
 
 
 def sums(state: Sequence[Tensor]) -> Tensor:

@@ -62,6 +62,7 @@ class Network:
         self.layout = Layout.of(module)
         self.initial = self.layout.initial_record(module)
         self.device, self._bf16 = device, precision == "bf16"
+        self._memory = gpu_memory(device)
         self._inputs = Inputs(spec, device)
         self.draws = count_draws(module)
         self._plain = OneByOne(module.to(device), self.layout, self._bf16, self.draws)
@@ -277,10 +278,9 @@ class Network:
 
     def _batch(self, models: int) -> int:
         """Return how many examples to run at once through so many models, without gradients."""
-        memory = gpu_memory(self.device)
-        if memory is None:
+        if self._memory is None:
             return CPU_BATCH
-        return batch_on_gpu(memory[1], models * self.footprint.activations)
+        return batch_on_gpu(self._memory[1], models * self.footprint.activations)
 
     def recalibrate(self, vector: Tensor, images: Tensor, batch_size: int) -> Tensor:
         """Return the model `(F,)` with BatchNorm statistics re-estimated on `images`.

@@ -143,7 +143,13 @@ class Stacked:
             mean.sum().backward()  # type: ignore[no-untyped-call]
         for target in self._targets.values():
             target.close()
+        if loss is not None or isinstance(self._twin, Vmapped):
+            self._recorder.features = torch.empty(0)  # else its autograd graph would outlive a step
         return mean.detach()
+
+    def forget(self) -> None:
+        """Let go of the models that ran last."""
+        self._tensors, self._gradients, self._targets, self._bound = {}, {}, {}, None
 
     def _losses(self, inputs: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:
         """Return the loss of each example, `(K, B)`."""

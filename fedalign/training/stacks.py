@@ -11,13 +11,14 @@ import torch
 
 from fedalign.federation.federation import Federation
 from fedalign.network.device import gpu_memory
+from fedalign.network.graphs import free_memory
 from fedalign.network.network import Network
 
 SMALL = 25_000_000  # multiply-adds of a client's step; with more, one client keeps a core busy
 BLOCK = 1 << 21  # numbers in a block of models on a CPU: 8 MiB, about what its caches hold
 MAX_STACK, MIN_STACK = 64, 4  # on a CPU; more gain nothing, and fewer cost more than they gain
 SHARERS = 8  # workers on CPUs that can share a round's clients
-COPIES = 8  # of a model: start, weights, gradient, two moments, correction, sent, client state
+COPIES = 16  # of a model: weights, gradient, moments, anchor, …, and of all while they are captured
 FILL = 0.75  # the part of a GPU's free memory that stacks may use
 
 Client = TypeVar("Client")
@@ -70,12 +71,21 @@ def _on_cpu(network: Network, batch: int, clients: int) -> StackChoice:
 
 def _on_gpu(network: Network, batch: int, clients: int, room: int) -> StackChoice:
     """Return the stack for a worker's `clients` in `room` bytes: all of them, or even parts."""
-    activations = 2 * batch * network.footprint.activations  # and their gradients
+    activations = 4 * batch * network.footprint.activations  # and gradients, plain and captured
     each = 4 * network.layout.size * COPIES + activations
     parts = -(-clients // max(1, room // each))
     sizes = f"{each / 2**20:,.1f} MiB each, room for {room / 2**20:,.0f} MiB"
     which = "all clients of a worker" if parts == 1 else f"its {clients} clients in {parts} parts"
     return StackChoice(-(-clients // parts), f"{which}: {sizes}")
+
+
+def _forget(network: Network) -> None:
+    """Free the memory of a stack that did not fit."""
+    if network.graphs is not None:
+        network.graphs.forget()
+    if network.stacked is not None:
+        network.stacked.forget()
+    free_memory()
 
 
 def in_memory(
@@ -99,8 +109,6 @@ def in_memory(
                 raise
         _limits[federation] = count // 2
         log.warning("the GPU has no room for a stack of %d; next try: %d", count, count // 2)
-        if federation.network.graphs is not None:
-            federation.network.graphs.forget()
-        torch.cuda.empty_cache()
+        _forget(federation.network)
     halves = clients[: -(-count // 2)], clients[-(-count // 2) :]
     return [result for half in halves for result in in_memory(federation, half, train)]

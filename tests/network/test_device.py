@@ -86,7 +86,7 @@ def test_the_batch_changes_no_result(monkeypatch, network, data):
     vector = 2 * network.layout.to_vector(network.initial)
     expected = network.evaluate(vector, data)
     memory = 64 * 7 * network.twin().footprint.activations
-    monkeypatch.setattr("fedalign.network.network.gpu_memory", lambda _: (0, memory))
+    monkeypatch.setattr(network, "_memory", (0, memory))
     assert network._batch(1) == 7
     assert network.evaluate(vector, data) == pytest.approx(expected, rel=1e-6)
     fresh = network.twin()  # which has not been measured before

@@ -86,7 +86,7 @@ def test_a_network_that_cannot_be_stacked_is_not(monkeypatch, gpu):
 
 def test_on_a_gpu_all_clients_that_fit_are_one_stack(gpu):
     ours = federation()
-    each = 4 * 8 * ours.network.layout.size + 20 * ours.network.footprint.activations
+    each = 4 * 16 * ours.network.layout.size + 40 * ours.network.footprint.activations
     gpu(10_000)
     size, reason = choose_stack(ours, 1000)
     assert size == 1000

@@ -61,6 +61,8 @@ class Trial:
         self._draws.keys = self._integers(-(2**31), 2**31, len(sizes), 2).int()
         run = _training(self._layout, examples, self._labels(sizes), sizes)
         expected, rounded = run(self._plain, models), run(self._plain, self._rounded(models))
+        if changed := _difference(lambda: run(self._plain, models), expected, expected):
+            return f"two plain runs on the same input are not the same: {changed}"
         return _difference(lambda: run(other, models), expected, rounded)
 
     def of_mixtures(self, mixtures: Mixtures) -> str:

@@ -28,7 +28,7 @@ from fedalign.network.one_by_one import OneByOne
 from fedalign.network.random_layers import Draws, count_draws, draws_globally
 from fedalign.network.runner import Runner
 from fedalign.network.stacked import Stacked
-from fedalign.network.stacking import Stacking, mixtures, stacking
+from fedalign.network.stacking import Stacking, alone, mixtures, stacking
 
 Hook = Callable[[Tensor], Tensor | None]
 """Takes what a module puts out and returns what replaces it; None leaves it."""
@@ -121,7 +121,7 @@ class Network:
     def stacking(self) -> Stacking:
         """How many models run at once, and why not otherwise."""
         if self.draws_globally:
-            return Stacking(None, "the network draws from PyTorch's global generators")
+            return alone("the network draws from PyTorch's global generators")
         draws = self.draws
         return stacking(self.module, self.layout, draws, self._trial, self.device, self._bf16)
 

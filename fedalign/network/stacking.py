@@ -54,7 +54,7 @@ def stacking(
     timed, so that results do not depend on it.
     """
     if device.type == "cpu" and _has(module, nn.LSTM):
-        return Stacking(None, "on a CPU LSTM layers are faster so")
+        return alone("on a CPU LSTM layers are faster so", logging.INFO)
     reason = ""
     for vmapped in (False, True):
         if vmapped and device.type == "cpu" and _has(module, *CONVOLUTIONS):
@@ -67,14 +67,19 @@ def stacking(
             differs = why = str(error)
         if not differs:
             runner.bf16 = bf16  # only now: its rounding would hide a difference
-            return _logged(Stacking(runner, reason))
+            return _logged(Stacking(runner, reason), logging.INFO)
         reason = reason or why
-    return _logged(Stacking(None, reason))
+    return alone(reason)
 
 
-def _logged(found: Stacking) -> Stacking:
+def alone(reason: str, level: int = logging.WARNING) -> Stacking:
+    """Return that models run one by one, and log why."""
+    return _logged(Stacking(None, reason), level)
+
+
+def _logged(found: Stacking, level: int) -> Stacking:
     if found.line:
-        log.log(logging.INFO if found.runner else logging.WARNING, found.line)
+        log.log(level, found.line)
     return found
 
 

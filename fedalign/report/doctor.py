@@ -111,8 +111,10 @@ def _cost(seconds: float, clients: int, size: int) -> str:
 
 def _stack(federation: Federation, clients: int, workers: int) -> str:
     size, reason = choose_stack(federation, clients, workers)
-    line = federation.network.stacking.line
-    unusual = f"; {line}" if line and line != reason else ""
+    stacking = federation.network.stacking
+    if stacking.runner is None:
+        return f"groups of {size} of {clients} clients: {reason}" if size > 1 else f"1: {reason}"
+    unusual = f"; {stacking.line}" if stacking.line else ""
     return f"{size} of {clients} clients together: {reason}{unusual}"
 
 

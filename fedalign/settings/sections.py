@@ -132,8 +132,10 @@ class Simulation(Section):
         "inline",
         description="inline: in this process; ray: on Ray workers; flower: on Flower's engine",
     )
-    client_cpus: float = Field(1, gt=0, description="CPUs that Ray reserves for each worker")
-    client_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
+    client_cpus: float = Field(
+        1, gt=0, allow_inf_nan=False, description="CPUs that Ray reserves for each worker"
+    )
+    client_gpus: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         "auto",
         description="GPUs, or a fraction of one, that Ray reserves for each worker; auto: 1 if "
         "there is a GPU and `device` allows it, which makes one worker for each GPU",

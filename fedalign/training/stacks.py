@@ -44,11 +44,11 @@ def choose_stack(federation: Federation, clients: int, workers: int = 1) -> Stac
     that fit into its memory are one stack.
     """
     wanted = federation.config.simulation.stack
-    if wanted != "auto":
-        return StackChoice(wanted, "set by simulation.stack")
     network = federation.network
     if network.stacked is None:
-        return StackChoice(1, network.stacking.line)
+        return StackChoice(1 if wanted == "auto" else wanted, network.stacking.line)
+    if wanted != "auto":
+        return StackChoice(wanted, "set by simulation.stack")
     batch, memory = getattr(federation.client, "batch_size", 32), gpu_memory(network.device)
     if memory is None:
         return _on_cpu(network, batch, clients)

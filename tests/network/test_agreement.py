@@ -208,3 +208,21 @@ def test_an_error_of_the_device_is_not_taken_for_a_difference(network):
 
     with pytest.raises(torch.OutOfMemoryError):
         network._trial.of_training(Full())
+
+
+class Counting(nn.Module):
+    """Computes something else in each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.calls = nn.Linear(36, 3), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.fc(x.flatten(1)) * (1 + self.calls % 3)
+
+
+def test_what_differs_from_itself_is_not_stacked(data, caplog):
+    network = build(Counting, data)
+    assert network.stacked is None
+    assert "two plain runs on the same input are not the same" in caplog.text

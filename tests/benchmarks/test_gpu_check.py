@@ -64,6 +64,7 @@ def test_a_part_without_time_is_skipped_and_the_others_are_named(check):
     assert lines[0].startswith("REHEARSAL")
 
 
+@pytest.mark.slow
 def test_a_run_that_takes_too_long_is_stopped_and_the_next_one_runs(check):
     from processes import LATE, Outcome
 

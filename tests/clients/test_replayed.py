@@ -112,7 +112,7 @@ def stack_of(network, plan, number=1, states=(), counts=COUNTS):
     )  # fmt: skip
 
 
-def rounds(graphs, client, plan, count=3):
+def rounds(graphs, client, plan, count=2):
     """All that comes of some rounds, the last one's tensors taken as they are after it."""
     ours, found, states = network(graphs), [], ()
     for number in range(1, count + 1):
@@ -131,7 +131,12 @@ CASES = [
     *(pytest.param(CLIENTS[name], {}, "complement_half", id=name) for name in CLIENTS),
     *(pytest.param(Local, RULES[name], "complement_half", id=name) for name in RULES),
     *(pytest.param(Local, {}, name, id=name) for name in MASKS),
-    *(pytest.param(Local, {"optimizer": "adam"}, name, id=f"adam, {name}") for name in MASKS),
+    *(
+        pytest.param(
+            *(Local, {"optimizer": "adam"}, name), id=f"adam, {name}", marks=pytest.mark.slow
+        )
+        for name in MASKS
+    ),
 ]
 
 

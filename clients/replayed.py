@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clients.steps import Plan, Step
-from fedalign.network.graphs import Graph, Graphs
+from fedalign.network.graphs import Captured, Graphs
 
 
 class Replayed:
@@ -24,9 +24,7 @@ class Replayed:
     def __init__(self, graphs: Graphs, algorithm: object):
         self._graphs, self._algorithm, self._round = graphs, algorithm, 0
         self._tensors: dict[str, Tensor] = {}
-        self._inputs: list[Tensor] = []
-        self._captured: dict[int, Graph | None] = {}  # by the number of clients
-        self._since: dict[int, int] = {}  # the round of the capture, until compared in another
+        self._captured: dict[int, Captured] = {}  # by the number of clients
 
     def settle(self, owner: str, tensors: dict[str, Any], names: Sequence[str]) -> None:
         """Move some of the owner's tensors to where they stay from round to round."""
@@ -52,37 +50,22 @@ class Replayed:
         """
         self._round += 1
         losses = torch.zeros(plan.sizes.shape, device=plan.device)
-        self._inputs = [
+        places = [
             self._settled(f"step.{place}", value)
             for place, value in enumerate(plan.at(0).tensors())
         ]
-        loss = self._settled("loss", losses[0])
-        inputs_of = cache(lambda width: [tensor[:width] for tensor in self._inputs])
+        loss, state = self._settled("loss", losses[0]), list(self._tensors.values())
+        inputs_of = cache(lambda width: [tensor[:width] for tensor in places])
         for number, width in enumerate(plan.widths):
             inputs = inputs_of(width)
             for to, value in zip(inputs, plan.at(number).tensors(), strict=True):
                 to.copy_(value)
             enter(number)
-            self._do(width, lambda: loss[:width].copy_(make(Step((), *inputs))))  # noqa: B023
+            captured = self._captured.setdefault(width, Captured(self._graphs))
+            work = partial(_make, make, Step((), *inputs), loss[:width])
+            captured.do(work, state, self._round)
             losses[number, :width] = loss[:width]
         return losses
-
-    def _do(self, width: int, work: Callable[[], Any]) -> None:
-        """Make a step of so many clients: replay it, if it has been captured."""
-        state = list(self._tensors.values())
-        if width not in self._captured:
-            self._captured[width] = self._graphs.capture(work, state)
-            self._since[width] = self._round
-            return
-        graph = self._captured[width]
-        if graph is None:
-            work()
-        elif self._since.get(width, self._round) < self._round:
-            del self._since[width]
-            if not self._graphs.check(graph, work, state):
-                self._captured[width] = None
-        else:
-            graph.replay()
 
     def _settled(self, name: str, tensor: Tensor) -> Tensor:
         """Return a tensor of the same values that stays where it is."""
@@ -91,3 +74,8 @@ class Replayed:
             self._captured.clear()
             self._tensors[name] = place = torch.empty_like(tensor).contiguous()
         return place.copy_(tensor)
+
+
+def _make(make: Callable[[Step], Tensor], step: Step, losses: Tensor) -> None:
+    """Make a step, and put its losses where they belong."""
+    losses.copy_(make(step))

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedalign.network.device import send
+
 WIDTHS = (1, 3 / 4, 1 / 2, 1 / 4, 1 / 8)  # of a stack, where each shape of a step costs time
 
 
@@ -88,9 +90,8 @@ class Batches:
         for own, stream, count, to in zip(rows, streams, counts, index, strict=True):
             for epoch in to:
                 epoch[:count] = stream.permutation(own)
-        for stream, to in zip(streams, keys, strict=True):
-            if with_keys:
-                to[:] = stream.integers(-(2**31), 2**31, to.shape, np.int32)
+        for stream, to in zip(streams, keys, strict=True) if with_keys else ():
+            to[:] = stream.integers(-(2**31), 2**31, to.shape, np.int32)
         if epochs > 1:  # a client's epochs follow one another, without the steps of longer ones
             index = _closed_up(index, per_epoch, batch_size)
         by_step = index.reshape(len(rows), -1, batch_size).swapaxes(0, 1)
@@ -134,31 +135,28 @@ class Plan:
         roots: np.ndarray,
         few_shapes: bool = False,
     ):
-        self.device, self.sizes = labels.device, batches.sizes
-        device = self.device
-        active = np.count_nonzero(self.sizes, axis=1).tolist()
-        self._active, self._lengths = active, self.sizes.max(1).tolist()
-        self.widths = active
+        self.device = device = labels.device
+        self.sizes = batches.sizes
+        self.widths = np.count_nonzero(self.sizes, axis=1).tolist()
+        self._lengths = self.sizes.max(1).tolist()
         rate: Tensor | float = float(rates.flat[0])
         if few_shapes or not (rates == rate).all():
             rate = _send(np.where(self.sizes[..., None] > 0, rates, 0).astype(np.float32), device)
         if few_shapes:
             widths = widths_of(self.sizes.shape[1])
-            self.widths = [min(width for width in widths if width >= count) for count in active]
-            self._lengths = [batches.index.shape[2]] * len(active)
+            self.widths = [min(w for w in widths if w >= active) for active in self.widths]
+            self._lengths = [batches.index.shape[2]] * len(self.widths)
         index = _send(batches.index, device)
+        rows = index.clamp(min=0)
         self._all = Step(
             (),
-            index.clamp(min=0),
-            labels[index.clamp(min=0)].masked_fill_(index < 0, -1),
+            rows,
+            labels[rows].masked_fill_(index < 0, -1),
             _send(np.maximum(self.sizes, 1).astype(np.float32), device),
             rate,
             _send(roots.astype(np.float32), device),
             _send(batches.keys, device),
         )
-
-    def __len__(self) -> int:
-        return len(self.widths)
 
     def at(self, step: int) -> Step:
         """Return a step, as views of the plan."""
@@ -180,7 +178,5 @@ def widths_of(clients: int) -> list[int]:
 
 
 def _send(array: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array on the device; a GPU copies it while the host goes on."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    tensor = tensor.pin_memory() if device.type == "cuda" else tensor
-    return tensor.to(device, non_blocking=True)
+    """Return an array on the device."""
+    return send(torch.from_numpy(np.ascontiguousarray(array)), device)

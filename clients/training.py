@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,9 @@ from fedalign.algorithm import Stack, Trained
 from fedalign.masks.freezer import Freezer
 from fedalign.masks.phases import Phase, phases
 from fedalign.network.batch_norm import NORMS
+from fedalign.network.graphs import Graphs
 from fedalign.network.losses import Loss
+from fedalign.network.network import Network
 
 if TYPE_CHECKING:
     from clients.local import Local
@@ -58,17 +60,13 @@ class Training:
         self.freezer = Freezer(self.weights, self._planned, stack.plans[0], clipped)
         self.optimizer = _optimizer(algorithm, self, clipped)
         ages = _ages(self._planned, batches.sizes.shape, stack.plans[0].reset)
-        graphs = stack.network.graphs
-        if graphs and graphs.off:
-            graphs = None
-        if graphs and (batches.sizes == 1).any() and stack.network.modules(*NORMS):
-            graphs = None  # plain steps say which layer has nothing to normalise
+        graphs = _graphs(stack.network, batches.sizes)
         rates = self.optimizer.rates(ages)
         self.plan = Plan(batches, stack.data.labels, *rates, few_shapes=graphs is not None)
         self._replayed: Replayed | None = None
         if graphs is not None:
-            made = Replayed(graphs, algorithm)
-            self._replayed = graphs.kept(self._shape(algorithm), lambda: made)
+            make = partial(Replayed, graphs, algorithm)
+            self._replayed = graphs.kept(self._shape(algorithm), make)
         covered = cache(self._normalized_steps)
         self.normalized_steps = [sum(covered(p.steps) for p in own) for own in self._planned]
 
@@ -148,6 +146,16 @@ class Training:
             speed = self._momentum * speed + 1 - self._pull * self.lr * far
             far += speed
         return far
+
+
+def _graphs(network: Network, sizes: np.ndarray) -> Graphs | None:
+    """Return what captures steps with batches of these sizes; None: they run plainly."""
+    graphs = network.graphs
+    if graphs is None or graphs.off:
+        return None
+    # Plain steps say which layer has nothing to normalise.
+    is_refused = (sizes == 1).any() and network.modules(*NORMS)
+    return None if is_refused else graphs
 
 
 def _optimizer(algorithm: Local, training: Training, clipped: bool) -> Optimizer:

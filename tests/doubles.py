@@ -5,7 +5,14 @@ from fedalign.server.nodes import SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
 from fedalign.server.rounds import RoundLoop
+from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.inline import InlineGrid
+
+
+def one_file_app(folder, name, source):
+    """A Flower app of one module in a folder, with `app` as its ClientApp."""
+    (folder / f"{name}.py").write_text(source)
+    return FlowerApp(folder, f"{name}:server", f"{name}:app", {})
 
 
 class Stock:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedalign.masks.phases import Phase
 from fedalign.masks.plan import MaskPlan
+from fedalign.network.device import send
 
 
 class Entering(NamedTuple):
@@ -112,10 +113,10 @@ def _starts(
             step += phase.steps
     every = masks[0][None] if len(masks) == 1 else torch.stack(masks)
     entering = {step: Entering(*_columns(pairs, weights)) for step, pairs in starts.items()}
-    return entering, every.to(weights.device, non_blocking=True)
+    return entering, send(every, weights.device)
 
 
 def _columns(pairs: list[tuple[int, int]], weights: Tensor) -> Tensor:
     """Return both columns, on the device of the weights."""
     columns = torch.tensor(pairs, dtype=torch.int64).T.contiguous()
-    return columns.to(weights.device, non_blocking=True)
+    return send(columns, weights.device)

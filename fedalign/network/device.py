@@ -89,6 +89,12 @@ def autocast(device: torch.device, bf16: bool) -> AbstractContextManager[None]:
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on a device; a GPU copies it while the host goes on."""
+    tensor = tensor.pin_memory() if device.type == "cuda" else tensor
+    return tensor.to(device, non_blocking=True)
+
+
 def count_gpus() -> int:
     """Return how many GPUs this process sees."""
     return torch.cuda.device_count()

@@ -159,6 +159,32 @@ class Graphs:
         return graph
 
 
+class Captured:
+    """Work that is captured when it is done first, and replayed from then on.
+
+    In a later round it is compared once more, since a number of that round may be in the graph.
+    """
+
+    def __init__(self, graphs: Graphs):
+        self._graphs = graphs
+        self._graph: Graph | None = None
+        self._since: int | None = None  # the round of the capture
+        self._is_checked = False
+
+    def do(self, work: Work, state: Sequence[Tensor], number: int) -> None:
+        """Do the work in the round of this number; see `Graphs.capture` for the rest."""
+        if self._since is None:
+            self._graph, self._since = self._graphs.capture(work, state), number
+        elif self._graph is None:
+            work()
+        elif number > self._since and not self._is_checked:
+            self._is_checked = True
+            if not self._graphs.check(self._graph, work, state):
+                self._graph = None
+        else:
+            self._graph.replay()
+
+
 def free_memory() -> None:
     """Give memory that is not used back to the GPU, unless a failed capture forbids it."""
     with capturing, suppress(RuntimeError):

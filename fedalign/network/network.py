@@ -16,7 +16,7 @@ from fedalign.data import Dataset, Spec
 from fedalign.models.symmetry import Group, symmetry
 from fedalign.network.agreement import Trial
 from fedalign.network.batch_norm import NORMS, reestimate
-from fedalign.network.device import gpu_memory
+from fedalign.network.device import gpu_memory, send
 from fedalign.network.evaluation import CPU_BATCH, batch_on_gpu, evaluate
 from fedalign.network.footprint import Footprint, footprint
 from fedalign.network.graphs import Graphs
@@ -273,8 +273,7 @@ class Network:
 
     def upload(self, vector: Tensor) -> Tensor:
         """Return a vector on the device, without waiting for the copy."""
-        vector = vector.pin_memory() if self.device.type == "cuda" else vector
-        return vector.to(self.device, non_blocking=True)
+        return send(vector, self.device)
 
     def _batch(self, models: int) -> int:
         """Return how many examples to run at once through so many models, without gradients."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedalign.data import Dataset
-from fedalign.network.graphs import Graph, Graphs
+from fedalign.network.graphs import Captured, Graphs
 from fedalign.network.network import Network
 
 log = logging.getLogger("fedalign")
@@ -70,8 +70,7 @@ class Pass:
     """
 
     def __init__(self, graphs: Graphs, measure: Callable[..., Tensor], device: torch.device):
-        self._graphs, self._measure, self._device = graphs, measure, device
-        self._graph: Graph | None = None
+        self._captured, self._measure, self._device = Captured(graphs), measure, device
         self._runs = 0
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -82,19 +81,9 @@ class Pass:
         else:
             for own, given in zip(self._inputs, inputs, strict=True):
                 own.copy_(given, non_blocking=True)
-            self._again()
+            self._captured.do(self._work, [self._scores], self._runs)
         self._runs += 1
         return self._scores.clone()
-
-    def _again(self) -> None:
-        if self._runs == 1:
-            self._graph = self._graphs.capture(self._work, [self._scores])
-        elif self._graph is None:
-            self._work()
-        elif self._runs == 2 and not self._graphs.check(self._graph, self._work, [self._scores]):
-            self._graph = None
-        else:
-            self._graph.replay()
 
     def _work(self) -> None:
         self._scores.copy_(self._measure(*self._inputs))

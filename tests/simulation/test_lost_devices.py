@@ -9,9 +9,10 @@ from fedalign.console import guarded
 from fedalign.errors import DeviceError, is_device_error
 from fedalign.messages.groups import GroupRequest
 from fedalign.messages.partial_sums import clients_in
-from fedalign.simulation.app import FlowerApp, load_component
+from fedalign.simulation.app import load_component
 from fedalign.simulation.inline import InlineGrid
 from fedalign.simulation.queues import MAX_FAILED, Fault, Queue
+from tests.doubles import one_file_app
 
 # As a GPU: what has failed once fails in this process for good.
 CLIENT = """
@@ -61,9 +62,7 @@ app.train()(train)
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
-    root = tmp_path_factory.mktemp("app")
-    (root / "breaking.py").write_text(CLIENT)
-    return FlowerApp(root, "breaking:server", "breaking:app", {})
+    return one_file_app(tmp_path_factory.mktemp("app"), "breaking", CLIENT)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedalign.simulation.app import FlowerApp, load_component
+from fedalign.simulation.app import load_component
 from fedalign.simulation.inline import InlineGrid
+from tests.doubles import one_file_app
 
 CLIENT = """
 import os, time
@@ -53,9 +54,7 @@ def hang(message, context):
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
-    root = tmp_path_factory.mktemp("app")
-    (root / "echoing.py").write_text(CLIENT)
-    return FlowerApp(root, "echoing:server", "echoing:app", {})
+    return one_file_app(tmp_path_factory.mktemp("app"), "echoing", CLIENT)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fedalign.network.convolution import Convolution, triton_conv
+from fedalign.network.kernels import Target
+
 Conv = Callable[[Tensor, Tensor, int], Tensor]
 
 
@@ -49,7 +52,9 @@ class Layer:
         x = torch.randn(self.k * self.b, self.c, self.side, self.side, generator=draw)
         shape = (self.k, self.o, self.c, self.kernel, self.kernel)
         w = torch.randn(shape, generator=draw) / (self.c * self.kernel**2) ** 0.5
-        return x.to(device).requires_grad_(), w.to(device).requires_grad_()
+        x, w = x.to(device, memory_format=torch.channels_last), w.to(device)
+        w = w.movedim(2, -1).contiguous().movedim(-1, 2)  # channels last, as in a run
+        return x.requires_grad_(), w.requires_grad_()
 
 
 LAYERS = (
@@ -104,7 +109,15 @@ def _back(y: Tensor, w: Tensor) -> Tensor:
     return y.unflatten(1, (len(w), -1)).transpose(0, 1).flatten(0, 1)
 
 
+def by_triton(x: Tensor, w: Tensor, padding: int) -> Tensor:
+    """Return what fedalign runs on a GPU."""
+    how = Convolution((1, 1), (padding, padding), (1, 1))
+    y: Tensor = triton_conv(x, w, None, Target(torch.empty_like(w), 0.0), None, how)
+    return y
+
+
 WAYS: dict[str, Conv] = {
+    "triton": by_triton,
     "grouped": grouped,
     "grouped, channels last": channels_last,
     "separate": separate,
@@ -115,7 +128,8 @@ WAYS: dict[str, Conv] = {
 def both_ways(conv: Conv, x: Tensor, w: Tensor, padding: int) -> tuple[Tensor, ...]:
     """Return the output, and the gradients of inputs and kernels under gradients of ones."""
     y = conv(x, w, padding)
-    return y, *torch.autograd.grad(y, (x, w), torch.ones_like(y))
+    weights = () if conv is by_triton else (w,)  # it puts their gradient where it belongs
+    return y, *torch.autograd.grad(y, (x, *weights), torch.ones_like(y))
 
 
 def captured(work: Callable[[], object]) -> Callable[[], object]:
@@ -153,12 +167,13 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
     return 2.0 * size**3 / milliseconds(lambda: a @ a) * 1e3
 
 
-def rows(layer: Layer, bf16: bool, device: torch.device) -> Iterator[str]:
-    """Yield a table's rows for a layer."""
+def rows(layer: Layer, bf16: bool, device: torch.device, names: Sequence[str]) -> Iterator[str]:
+    """Yield a table's rows for a layer; on a GPU each way is captured."""
     x, w = layer.tensors(device)
     best = peak(device, torch.bfloat16 if bf16 else torch.float32)
-    for name, conv in WAYS.items():
-        if name == "separate" and layer.k > SEPARATE:
+    for name in names:
+        conv = WAYS[name]
+        if (name == "separate" and layer.k > SEPARATE) or (name == "triton" and not x.is_cuda):
             continue
 
         def work(conv: Conv = conv) -> object:
@@ -169,19 +184,17 @@ def rows(layer: Layer, bf16: bool, device: torch.device) -> Iterator[str]:
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 return conv(x, w, layer.padding)
 
-        for graph in [False, True] if device.type == "cuda" else [False]:
-            called = f"{name}, one graph" if graph else name
-            try:
-                ways = [captured(one) if graph else one for one in (forward, work)]
-                ahead, both = map(milliseconds, ways)
-            except RuntimeError as error:
-                yield f"| {layer.name} | {called} | {str(error).splitlines()[0]} | | |"
-                continue
-            share = 3 * layer.flops / (both / 1e3) / best
-            yield f"| {layer.name} | {called} | {ahead:.2f} | {both:.2f} | {share:.0%} |"
+        try:
+            ways = [captured(one) if x.is_cuda else one for one in (forward, work)]
+            ahead, both = map(milliseconds, ways)
+        except RuntimeError as error:
+            yield f"| {layer.name} | {name} | {str(error).splitlines()[0]} | | |"
+            continue
+        share = 3 * layer.flops / (both / 1e3) / best
+        yield f"| {layer.name} | {name} | {ahead:.2f} | {both:.2f} | {share:.0%} |"
 
 
-def table(layers: Sequence[Layer], bf16: bool, end: float) -> Iterator[str]:
+def table(layers: Sequence[Layer], bf16: bool, end: float, names: Sequence[str]) -> Iterator[str]:
     """Yield the lines of the table; layers that were not begun at `end` are named."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     best = peak(device, torch.bfloat16 if bf16 else torch.float32)
@@ -192,7 +205,7 @@ def table(layers: Sequence[Layer], bf16: bool, end: float) -> Iterator[str]:
         if time.monotonic() > end:
             yield f"| {layer.name} | skipped: no time left | | | |"
         else:
-            yield from rows(layer, bf16, device)
+            yield from rows(layer, bf16, device, names)
     yield ""
 
 
@@ -202,6 +215,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["float32", "bf16"])
     parser.add_argument("--seconds", type=float, default=60.0, help="begin no layer after these")
     parser.add_argument("--small", action="store_true", help="a tiny layer only, to try the script")
+    parser.add_argument("--ways", nargs="+", default=["triton", "grouped"], choices=WAYS)
     parser.add_argument("--benchmark", action="store_true", help="let cuDNN time its algorithms")
     given, started = parser.parse_args(), time.monotonic()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -209,7 +223,8 @@ def main() -> None:
     torch.backends.cudnn.benchmark = given.benchmark
     for number, precision in enumerate(given.precision, 1):
         end = started + given.seconds * number / len(given.precision)
-        for line in table(SMALL if given.small else LAYERS, precision == "bf16", end):
+        layers = SMALL if given.small else LAYERS
+        for line in table(layers, precision == "bf16", end, given.ways):
             print(line, flush=True)
 
 

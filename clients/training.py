@@ -14,7 +14,7 @@ from clients.optimizers import SGD, Adam, Optimizer
 from clients.replayed import Replayed
 from clients.steps import Batches, Plan, Step
 from fedalign.algorithm import Stack, Trained
-from fedalign.masks.freezer import Freezer
+from fedalign.masks.freezer import Freezer, alike
 from fedalign.masks.phases import Phase, phases
 from fedalign.network.batch_norm import NORMS
 from fedalign.network.graphs import Graphs
@@ -173,9 +173,10 @@ def _ages(planned: Sequence[Sequence[Phase]], shape: tuple[int, int], reset: boo
     A new phase starts it fresh if `reset`. Steps that a client does not make count on.
     """
     ages = np.repeat(np.arange(1, shape[0] + 1)[:, None], shape[1], axis=1)
-    for row, own in enumerate(planned):
+    for own, rows in alike(planned) if reset else ():
         first = 0
-        for phase in own if reset else ():
-            ages[first:, row] -= ages[first, row] - 1 if first < shape[0] else 0
+        for phase in own:
+            if 0 < first < shape[0]:
+                ages[first:, rows] -= ages[first, rows] - 1
             first += phase.steps
     return ages

@@ -54,7 +54,7 @@ class Freezer:
         outlives = (clipped or not plan.reset) and not plan.fixed_lr_scale
         self.filters = masked and (plan.freeze == "grad_only" or outlives)
         self._plan = plan
-        self._starts, masks = _starts(planned, weights)
+        self._starts, masks = _starts(planned, weights, masked)
         self.mask = self.anchor = weights[:0]
         self.state = ("mask", "anchor") if masked else ()
         if masked:
@@ -96,24 +96,37 @@ class Freezer:
 
 
 def _starts(
-    planned: Sequence[Sequence[Phase]], weights: Tensor
+    planned: Sequence[Sequence[Phase]], weights: Tensor, masked: bool
 ) -> tuple[dict[int, Entering], Tensor]:
-    """Return, by step, which models enter a phase there; and all masks, `(M, P)`."""
+    """Return, by step, which models enter a phase there; and all masks, `(M, P)`, if there are any.
+
+    Where one mask holds throughout, nobody needs to know who enters at step 0.
+    """
     whole = torch.ones(weights.shape[1], dtype=torch.bool)
     starts, places = defaultdict[int, list[tuple[int, int]]](list), dict[int, int]()
     masks: list[Tensor] = []
-    for row, own in enumerate(planned):
+    for own, rows in alike(planned):
         step = 0
         for phase in own:
             mask = whole if phase.trains is None else phase.trains
             if phase.steps and places.setdefault(id(mask), len(masks)) == len(masks):
                 masks.append(mask)
             if phase.steps:
-                starts[step].append((row, places[id(mask)]))
+                starts[step] += [(row, places[id(mask)]) for row in rows]
             step += phase.steps
-    every = masks[0][None] if len(masks) == 1 else torch.stack(masks)
+    if len(masks) == 1:
+        starts.pop(0)
     entering = {step: Entering(*_columns(pairs, weights)) for step, pairs in starts.items()}
-    return entering, send(every, weights.device)
+    every = masks[0][None] if len(masks) == 1 else torch.stack(masks)
+    return entering, send(every, weights.device) if masked else weights[:0]
+
+
+def alike(planned: Sequence[Sequence[Phase]]) -> list[tuple[Sequence[Phase], list[int]]]:
+    """Return each sequence of phases, and the rows of the models that go through it."""
+    rows = defaultdict[int, list[int]](list)
+    for row, own in enumerate(planned):
+        rows[id(own)].append(row)
+    return [(planned[same[0]], same) for same in rows.values()]
 
 
 def _columns(pairs: list[tuple[int, int]], weights: Tensor) -> Tensor:

@@ -71,6 +71,14 @@ def set_up_gpu(tf32: bool, deterministic: bool) -> None:
         cuda.allow_tf32 = cudnn.allow_tf32 = tf32
 
 
+def convolves_in_tf32() -> bool:
+    """Return whether convolutions of float32 on a GPU may round to TF32."""
+    cudnn: Any = torch.backends.cudnn
+    if hasattr(cudnn, "conv"):  # since PyTorch 2.9
+        return bool(cudnn.conv.fp32_precision == "tf32")
+    return bool(cudnn.allow_tf32)
+
+
 def pick_device(wanted: str) -> torch.device:
     """Return the device to run on; `auto` is the GPU if this process sees one, else the CPU.
 

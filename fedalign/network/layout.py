@@ -201,10 +201,12 @@ def like(record: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
     """
     restored = {}
     for name, before in sent.items():
-        if np.issubdtype(np.dtype(before.dtype), np.floating):
-            restored[name] = Array(record[name].numpy().astype(before.dtype, copy=False))
-        else:
+        if not np.issubdtype(np.dtype(before.dtype), np.floating):
             restored[name] = before
+        elif record[name].dtype == before.dtype:
+            restored[name] = record[name]
+        else:
+            restored[name] = Array(record[name].numpy().astype(before.dtype))
     return ArrayRecord(restored)
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedalign.network.convolution import convolved, from_groups
 from fedalign.network.device import autocast
-from fedalign.network.kernels import Target, convolved, from_groups
+from fedalign.network.kernels import Target
 from fedalign.network.layout import Layout
 from fedalign.network.stacked import LAYERS as STACKED
 from fedalign.network.stacked_layers import StackedConv, StackedLinear

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedalign.network.kernels import Convolution, embedding, grouped_conv, linear, looped_conv
+from fedalign.network.convolution import Convolution, stacked_conv
+from fedalign.network.kernels import embedding, linear
 from fedalign.network.twins import StackedLayer
 
 
@@ -42,9 +43,7 @@ class StackedConv(StackedLayer):
         weight, to_weight = self.with_target("weight")
         bias, to_bias = self.with_target("bias")
         x, how = self.padded(x)
-        kind = grouped_conv if x.is_cuda else looped_conv
-        y: Tensor = kind(x, weight, bias, to_weight, to_bias, how)
-        return y
+        return stacked_conv(x, weight, bias, to_weight, to_bias, how)
 
     def padded(self, x: Tensor) -> tuple[Tensor, Convolution]:
         """Return the input, padded where the convolution itself cannot, and how to convolve it."""

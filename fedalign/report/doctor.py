@@ -63,6 +63,8 @@ def _device(federation: Federation) -> str:
     found = trial(federation)
     why = "; ".join(found.not_captured)
     graphs = f"steps run without CUDA graphs: {why}" if why else "steps are CUDA graphs"
+    ways = ", ".join(sorted(set(found.convolutions.values())))
+    graphs += f"; convolutions: {ways}" if ways else ""
     return f"{gpu_facts(device)['name']}, {kind}; {_reproducible(config, found)}; {graphs}"
 
 

@@ -33,13 +33,13 @@ def train_together(
     training = messages[0].metadata.message_type == MessageType.TRAIN
     if not isinstance(app, GroupApp) or not training or len(messages) == 1:
         return None, None
-    states = [RecordDict(dict(context.state)) for context in contexts]
+    states = [dict(context.state) if context.state else {} for context in contexts]
     try:
         return app.train_many(messages, contexts, request), None
     except Exception as error:
         check_device(error, contexts)
         for context, state in zip(contexts, states, strict=True):
-            context.state = state  # some clients may have been trained already
+            context.state = RecordDict(state)  # some clients may have been trained already
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return None, f"clients of a group were called one by one, since together: {reason}"
 

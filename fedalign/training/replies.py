@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 import torch
 from flwr.app import Array, ArrayRecord, Message, RecordDict
@@ -67,7 +68,7 @@ def each(sender: Sender, messages: Sequence[Message], stacks: Iterable[Models]) 
             packed = sender.pack(block[k], mask)
             extras = {key: sender.codec.pack_extra(rows[k], mask) for key, rows in sends.items()}
             replies[client.place] = train_reply(
-                messages[client.place], packed, len(client.rows), models.metrics[k], extras
+                messages[client.place], packed, len(client.rows), _metrics(models, k), extras
             )
     return GroupReplies([replies[place] for place in range(len(messages))])
 
@@ -97,6 +98,8 @@ def mean(
         flaws = _flaws(sender, models, request.max_update_norm)
         total.add(models, [k for k, flaw in enumerate(flaws) if flaw is None])
         for k, (client, flaw) in enumerate(zip(models.clients, flaws, strict=True)):
+            if flaw is None and not request.models_of:
+                continue
             node = messages[client.place].metadata.dst_node_id
             if flaw is not None:
                 left_out[node] = flaw
@@ -111,6 +114,11 @@ def mean(
     reply = train_reply(messages[0], packed, count, means)
     put_mark(reply, marked)
     return GroupReplies([reply], beside)
+
+
+def _metrics(models: Models, k: int) -> dict[str, float]:
+    """Return the numbers of one client."""
+    return {key: values[k] for key, values in models.metrics.items()}
 
 
 @dataclass
@@ -135,10 +143,12 @@ class _Total:
                 *(torch.split(t, PART) for t in (models.block, weights)), strict=True
             ):
                 self.vector += own @ torch.where(own[:, None] > 0, block, 0).double()
-        for k, examples in zip(rows, counts, strict=True):
-            self.examples += examples
-            for key, value in models.metrics[k].items():
-                self.metrics[key] = self.metrics.get(key, 0.0) + value * examples
+        self.examples += sum(counts)
+        for key, values in models.metrics.items():
+            total = self.metrics.get(key, 0.0)
+            for k, examples in zip(rows, counts, strict=True):
+                total += values[k] * examples
+            self.metrics[key] = total
 
 
 def _flaws(sender: Sender, models: Models, max_update_norm: float | None) -> list[str | None]:
@@ -149,10 +159,14 @@ def _flaws(sender: Sender, models: Models, max_update_norm: float | None) -> lis
     if max_update_norm is not None:
         changes = (block - sender.start)[:, : layout.parameter_size]
         norms = torch.linalg.vector_norm(changes, dim=1).tolist()
+    numbers = zip(*models.metrics.values(), strict=True)
+    known = [all(map(isfinite, own)) for own in numbers]
 
     def flaw(k: int) -> str | None:
+        if known[k] and finite[k] and max_update_norm is None:
+            return None
         try:
-            check_numbers(models.metrics[k])
+            check_numbers(_metrics(models, k))
             if not finite[k]:
                 for entry in layout.entries:
                     check_finite(entry.name, entry.view(block[k]).cpu().numpy())

@@ -25,7 +25,7 @@ from fedalign.training.stacks import in_memory
 STATE = "fedalign"  # the record of a client's state, in its Context
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Client:
     """One of the clients that are trained in one call.
 
@@ -53,13 +53,13 @@ class Models:
     Attributes:
         clients: K of them.
         block: their models, `(K, F)`.
-        metrics: each client's numbers, by name.
+        metrics: numbers of the clients, K by name.
         sends: vectors for the server, `(K, P)`, by name.
     """
 
     clients: Sequence[Client]
     block: Tensor
-    metrics: list[dict[str, float]]
+    metrics: dict[str, list[float]]
     sends: dict[str, Tensor]
 
 
@@ -100,8 +100,7 @@ def _train_stack(
     trained = federation.client.train(stack)
     _store(federation.network.layout, clients, trained.client_state)
     numbers = {"train_loss": trained.losses} | trained.metrics
-    columns = zip(*(value.tolist() for value in numbers.values()), strict=True)
-    metrics = [dict(zip(numbers, values, strict=True)) for values in columns]
+    metrics = {name: value.tolist() for name, value in numbers.items()}
     return [Models(clients, stack.block, metrics, trained.sends)]
 
 
@@ -128,7 +127,9 @@ def _stack(
         rounds=config.rounds,
         received=_tensors(network, extras),
         client_states=[
-            _tensors(network, cast(ArrayRecord | None, client.context.state.get(STATE)))
+            _tensors(network, cast(ArrayRecord, client.context.state[STATE]))
+            if STATE in client.context.state
+            else {}
             for client in clients
         ],
     )

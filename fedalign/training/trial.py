@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from fedalign.algorithm import Stack
 from fedalign.federation.federation import Federation
 from fedalign.masks.plan import MaskPlan
+from fedalign.network.convolution import ways_of
 from fedalign.network.device import NOT_DETERMINISTIC, WORKSPACE
 from fedalign.network.network import Network
 from fedalign.rng import rng
@@ -25,10 +26,12 @@ class Findings:
         not_reproducible: operations without a deterministic form; none if the run does not ask
             for deterministic algorithms.
         not_captured: why steps run without a CUDA graph.
+        convolutions: how each layer convolves in stacked models, see `way_of`.
     """
 
     not_reproducible: list[str]
     not_captured: list[str]
+    convolutions: dict[str, str] = field(default_factory=dict)
 
 
 def trial(federation: Federation) -> Findings:
@@ -49,8 +52,10 @@ def trial(federation: Federation) -> Findings:
             return Findings([why], [])
     found = (re.match(NOT_DETERMINISTIC, str(warning.message)) for warning in caught)
     missing = {match[1] or f"cuBLAS (see {WORKSPACE})" for match in found if match}
-    unstacked = [network.stacking.line] if network.stacking.line else []
-    return Findings(sorted(missing), network.graphs.refused if network.graphs else unstacked)
+    line = network.stacking.line
+    ways = {} if line else ways_of(network.module)
+    refused = network.graphs.refused if network.graphs else [line] if line else []
+    return Findings(sorted(missing), refused, ways)
 
 
 def _trained(federation: Federation, network: Network) -> Tensor:

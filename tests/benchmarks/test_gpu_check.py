@@ -11,7 +11,7 @@ def check(tmp_path):
     from processes import JobProcesses
 
     processes = JobProcesses(tmp_path / "log")
-    yield Check(True, Budget(60), processes)
+    yield Check(True, Budget(60), processes, tmp_path / "tests.log")
     processes.stop()
 
 
@@ -95,9 +95,11 @@ def test_pytests_lines_are_counted():
     from gpu_check import outcomes_of
 
     lines = ["collected 3", "t.py::a PASSED [ 33%]", "t.py::b[x y] FAILED [ 66%]", "E ERROR"]
+    lines += ["t.py::c ", "[gw1] [ 99%] FAILED t.py::c[x y] "]  # as xdist has it
     assert outcomes_of("\n".join(lines)) == [
-        "Tests on a GPU: 1 passed, 1 failed, 0 error, 0 skipped",
+        "Tests on a GPU: 1 passed, 2 failed, 0 error, 0 skipped",
         "- t.py::b[x y]",
+        "- t.py::c[x y]",
     ]
 
 

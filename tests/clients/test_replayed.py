@@ -20,7 +20,7 @@ from clients.training import Training
 from fedalign.algorithm import Stack
 from fedalign.data import Dataset
 from fedalign.masks.plan import MaskPlan
-from fedalign.network import kernels
+from fedalign.network import convolution, kernels
 from fedalign.network.inputs import Inputs
 from fedalign.network.network import Network
 from fedalign.network.one_by_one import OneByOne
@@ -176,7 +176,8 @@ def test_a_step_takes_nothing_from_the_host(kind, options, mask):
 def test_a_step_keeps_to_the_device(kind, options, mask, monkeypatch):
     """On a device that holds no values, so that nobody can read or copy one unnoticed."""
     client, place, plain = client_of(kind, **options), torch.device("meta"), network()
-    monkeypatch.setattr(kernels, "_cast", lambda *tensors: list(tensors))  # knows no such device
+    for module in (kernels, convolution):
+        monkeypatch.setattr(module, "cast", lambda *tensors: list(tensors))  # knows no such device
     ours, module = copy(plain), deepcopy(plain.module)
     ours.device, ours.graphs = place, Tapes()
     ours.stacking = Stacking(Stacked(module, plain.layout))

@@ -74,7 +74,8 @@ def test_each_model_as_if_alone(name, channels_last):
 @pytest.mark.parametrize("groups", [1, 2, 6])
 def test_a_grouped_convolution_is_the_same(count, groups):
     """What a GPU runs, on the CPU."""
-    from fedalign.network.kernels import Convolution, Target, grouped_conv, looped_conv
+    from fedalign.network.convolution import Convolution, grouped_conv, looped_conv
+    from fedalign.network.kernels import Target
 
     torch.manual_seed(0)
     x = torch.randn(count * 2, 6, 9, 9)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedalign.data import Dataset
-from fedalign.network.kernels import grouped_conv
+from fedalign.network.convolution import grouped_conv
 from fedalign.network.layout import Layout
 from fedalign.network.mixtures import Mixtures
 from fedalign.network.network import Network
@@ -218,7 +218,7 @@ def test_convolutions_are_the_same_as_groups(name, monkeypatch):
     """What a GPU runs, on the CPU."""
     module, layout, *batch = case(CASES[name], None, [4, 3, 2])
     expected = results(Stacked(module, layout), layout, *batch, [4, 3, 2])
-    monkeypatch.setattr("fedalign.network.stacked_layers.looped_conv", grouped_conv)
+    monkeypatch.setattr("fedalign.network.convolution.looped_conv", grouped_conv)
     found = results(Stacked(module, layout), layout, *batch, [4, 3, 2])
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -110,6 +110,7 @@ def test_the_manifest_names_card_versions_and_precision(caplog):
         "precision": "float32",
         "tf32": False,
         "deterministic": True,
+        "convolutions": {},
         "not_reproducible": ["put_"],
         "not_captured": [],
     }

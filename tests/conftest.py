@@ -33,7 +33,8 @@ settings.load_profile("fedalign")
 def pytest_collection_modifyitems(items):
     """Put what takes longest first, and let no two Rays be up at a time, nor two SuperLinks.
 
-    Tests that start a Ray of their own come before those that share one, which then stays up.
+    Tests that start a Ray of their own come before those that share one, which then stays up until
+    those that end it.
     """
     for item in items:
         if "ray" in item.fixturenames:
@@ -45,7 +46,8 @@ def _place(item):
     marker = item.get_closest_marker("xdist_group")
     group = marker.args[0] if marker else ""
     groups = ("ray", "superlink")
-    return (groups.index(group) if group in groups else len(groups), "ray" in item.fixturenames)
+    uses = [name in item.fixturenames for name in ("ray", "last_ray")]
+    return (groups.index(group) if group in groups else len(groups), uses)
 
 
 SAVE = Figure.savefig
@@ -85,6 +87,12 @@ def ray():
     )
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture
+def last_ray(ray):
+    """Return the same Ray to the tests that come last, since Flower's engine shuts it down."""
+    return ray
 
 
 class Small(nn.Module):

@@ -13,8 +13,9 @@ run: .venv/ready  ## the main job, on the embedded data set
 test: .venv/ready  ## everything that is quick
 	$(BIN)/pytest -q $(PARALLEL) -m "not slow and not gpu"
 
-test-all: test  ## everything that needs no GPU; slow tests one after the other, since some start a Ray of their own
+test-all: test  ## everything that needs no GPU; slow tests one after the other, since some start a Ray of their own; more examples
 	$(BIN)/pytest -q -m "slow and not gpu"
+	$(BIN)/pytest -q -m "hypothesis and not gpu" --hypothesis-profile=thorough
 
 # PYTHON where it has all that fedalign needs, as on a machine set up for GPUs, else .venv.
 gpu-check:  ## tests and measurements on a GPU, at most four minutes; without one, a rehearsal; OUT=table.md

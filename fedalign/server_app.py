@@ -11,8 +11,6 @@ from flwr.serverapp import Grid, ServerApp
 from fedalign.federation.federation import Federation, federation_of
 from fedalign.messages.groups import GroupGrid
 from fedalign.network.device import torch_threads
-from fedalign.report.figures import save
-from fedalign.report.partition import counts_of, picture
 from fedalign.runs.checkpoint import Checkpoint, Checkpoints, resume
 from fedalign.runs.folder import RunFolder
 from fedalign.runs.manifest import manifest
@@ -48,7 +46,9 @@ def main(grid: Grid, context: Context) -> None:
     measures = _measures(federation, nodes)
     folder = RunFolder(config, facts, resumed)
     if not nodes.hold_own_data:
-        save(picture(counts_of(federation, config.num_clients)), folder.path / "partition.png")
+        from fedalign.report.partition import draw  # matplotlib and SciPy take a second to import
+
+        draw(federation, config.num_clients, folder.path / "partition.png")
     progress = _progress(config, folder, resumed)
     checkpoints = Checkpoints(config, strategy, grid, stack.size)
     callbacks = [*measures, folder, progress, checkpoints]

@@ -12,7 +12,6 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord
 from hypothesis import settings
-from matplotlib.figure import Figure
 from torch import nn
 
 from fedalign.client_app import app as client_app
@@ -21,19 +20,22 @@ from fedalign.federation.examples import Held
 from fedalign.messages.codec import Codec
 from fedalign.network.layout import Entry, Layout
 from fedalign.network.network import Network
+from fedalign.report import partition
 from fedalign.server.callbacks import Callback
 from fedalign.simulation.inline import InlineGrid
 from tests.doubles import run_rounds
 
-settings.register_profile("fedalign", deadline=None)  # the machine may be busy
-settings.load_profile("fedalign")
+settings.register_profile("quick", deadline=None, max_examples=25)  # the machine may be busy
+settings.register_profile("thorough", deadline=None, max_examples=300)
+settings.load_profile("quick")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Put what takes longest first, and let no two Rays be up at a time, nor two SuperLinks.
 
-    Tests that start a Ray of their own come before those that share one, which then stays up.
+    Tests that start a Ray of their own come before those that share one, which then stays up until
+    those that end it.
     """
     for item in items:
         if "ray" in item.fixturenames:
@@ -45,29 +47,25 @@ def _place(item):
     marker = item.get_closest_marker("xdist_group")
     group = marker.args[0] if marker else ""
     groups = ("ray", "superlink")
-    return (groups.index(group) if group in groups else len(groups), "ray" in item.fixturenames)
+    uses = [name in item.fixturenames for name in ("ray", "last_ray")]
+    return (groups.index(group) if group in groups else len(groups), uses)
 
 
-SAVE = Figure.savefig
+DRAW = partition.draw
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _undrawn():
     """Spare runs the picture of who has what, which takes as long as a short run itself."""
-
-    def save(self, file, **options):
-        if not str(file).endswith("partition.png"):
-            SAVE(self, file, **options)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", save)
+        patch.setattr(partition, "draw", lambda *_: None)
         yield
 
 
 @pytest.fixture
 def drawn(monkeypatch):
     """Let runs draw who has what."""
-    monkeypatch.setattr(Figure, "savefig", SAVE)
+    monkeypatch.setattr(partition, "draw", DRAW)
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +83,12 @@ def ray():
     )
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture
+def last_ray(ray):
+    """Return the same Ray to the tests that come last, since Flower's engine shuts it down."""
+    return ray
 
 
 class Small(nn.Module):

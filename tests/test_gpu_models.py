@@ -24,7 +24,7 @@ GPU = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
 ]
-QUICK = ("mlp", "lenet5", "vgg batch")
+QUICK = ("mlp", "lenet5")
 
 
 def everywhere(names):

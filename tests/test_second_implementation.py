@@ -31,6 +31,7 @@ from strategies.fednova import FedNova
 from strategies.fedpfn import FedPFN
 from strategies.fedpnu import FedPNU
 from strategies.scaffold import Scaffold
+from tests.pairs import combinations
 
 SIZES, BATCH, ROUNDS, PART, RATIO, CLASSES = [10, 7, 6, 4, 2], 4, 3, 3, 0.4, 4
 SHAPES = {"0.weight": (6, 5), "0.bias": (6,), "2.weight": (CLASSES, 6), "2.bias": (CLASSES,)}
@@ -220,9 +221,8 @@ CLIENTS = {
 }
 
 
-@pytest.mark.parametrize("masks", MASKS)
-@pytest.mark.parametrize("name", CLIENTS)
-def test_a_whole_run(federate, name, masks):
+@pytest.mark.parametrize(("name", "masks", "stack"), combinations(CLIENTS, MASKS, [1, 3]))
+def test_a_whole_run(federate, name, masks, stack):
     client, server = CLIENTS[name]
     network = Network()
     start = torch.randn(64, generator=torch.Generator().manual_seed(3)).double() / 2
@@ -230,13 +230,12 @@ def test_a_whole_run(federate, name, masks):
     strategy = MASKS[masks](SERVERS[server](lambda _: FedAvg(**FLOWER_SAMPLING)))
     for t in range(1, ROUNDS + 1):
         naive.round(t)
-    for stack in (1, 3):
-        settings = {"rounds": ROUNDS, "clients_per_round": PART, "stack": stack}
-        seen = federate(strategy, client, network, naive.data, ROWS, start.numpy(), **settings)
-        assert np.linalg.norm(seen.models[-1] - start.numpy()) > 0.1
-        np.testing.assert_allclose(seen.models[-1], naive.w, rtol=1e-6, atol=1e-8)
-        kept = naive.last if name == "moon" else naive.state
-        for i in range(len(SIZES)):
-            for value in seen.client_state(i).values():
-                assert i in naive.last
-                np.testing.assert_allclose(value, kept[i], rtol=1e-6, atol=1e-8)
+    settings = {"rounds": ROUNDS, "clients_per_round": PART, "stack": stack}
+    seen = federate(strategy, client, network, naive.data, ROWS, start.numpy(), **settings)
+    assert np.linalg.norm(seen.models[-1] - start.numpy()) > 0.1
+    np.testing.assert_allclose(seen.models[-1], naive.w, rtol=1e-6, atol=1e-8)
+    kept = naive.last if name == "moon" else naive.state
+    for i in range(len(SIZES)):
+        for value in seen.client_state(i).values():
+            assert i in naive.last
+            np.testing.assert_allclose(value, kept[i], rtol=1e-6, atol=1e-8)

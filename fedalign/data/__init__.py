@@ -14,6 +14,7 @@ from fedalign.errors import InputError
 from fedalign.rng import rng
 
 Part = Literal["train", "test"]
+MAX_CLASSES = 1 << 16  # what a data folder may have: a layer has a row for each
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Spec:
         if len(self.shape) != (1 if self.is_text else 3) or min(self.shape) < 1:
             wanted = "(L,) without a mean" if self.is_text else "(C, H, W)"
             raise ValueError(f"shape: {self.shape} must be {wanted}, each at least 1")
-        if self.classes < 1:
-            raise ValueError(f"classes: {self.classes} must be at least 1")
+        if not 1 <= self.classes <= MAX_CLASSES:
+            raise ValueError(f"classes: {self.classes} must be from 1 to {MAX_CLASSES}")
         channels = 0 if self.is_text else self.shape[0]
         for key, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels or not all(map(math.isfinite, values)):

@@ -125,6 +125,7 @@ class Files:
     def read(self, spec: Spec, whose: str) -> tuple[Tensor, Tensor]:
         """Return images and labels; see `Form`. Each image is decoded straight into the result."""
         number = numbers(self.at, spec, whose)
+        check_shape(self.files[0][0], self.shape, spec, whose)  # before memory is asked for
         images = np.empty((len(self.files), *spec.shape), np.uint8)
         for row, (path, _) in enumerate(self.files):
             image = pixels(path)

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from fedalign.data import Dataset, Part
+from fedalign.data import MAX_CLASSES, Dataset, Part
 from fedalign.data.formats import Arrays
 from fedalign.data.places import Folder, Found, MaxExamples, find
 from fedalign.data.text import VOCABULARY, encode
 from fedalign.errors import InputError
 
 LEAF_FOLDERS = ("train", "test")
+CUT = 200  # characters of an error, which may quote the file
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class LEAF:
 
     dir: Folder = None
     max_examples: MaxExamples = None
-    num_classes: Annotated[int, Field(ge=2, description="Classes of images; 62 in FEMNIST.")] = 62
+    num_classes: Annotated[
+        int, Field(ge=2, le=MAX_CLASSES, description="Classes of images; 62 in FEMNIST.")
+    ] = 62
 
     def load(self, part: Part) -> Dataset:
         """Return one part, from the first place that has it; see `places.find`."""
@@ -87,18 +90,22 @@ def _users(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield place in the files, name and data of each user that has examples."""
     for path in sorted(folder.glob("*.json")):
         try:
+            if not path.is_file():
+                raise ValueError("not a file")
             content = json.loads(path.read_text(encoding="utf-8"))
             users, data = list(content["users"]), content["user_data"]
             counts = content.get("num_samples", [len(data[user]["y"]) for user in users])
             count_of = dict(zip(users, counts, strict=True))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             wanted = "users, num_samples and user_data of x and y"
-            raise InputError(f"{path}: not JSON with {wanted}: {error!r}") from error
+            raise InputError(f"{path}: not JSON with {wanted}: {repr(error)[:CUT]}") from error
         for user in users:
             count, place = count_of[user], f"{path}: user_data.{user}"
             x, y = data[user].get("x"), data[user].get("y")
             if not (isinstance(x, list) and isinstance(y, list) and len(x) == len(y) == count):
-                raise InputError(f"{place}: x and y must be lists of num_samples={count}")
+                raise InputError(
+                    f"{place}: x and y must be lists of num_samples={str(count)[:CUT]}"
+                )
             if x:
                 yield place, str(user), data[user]
 
@@ -112,9 +119,9 @@ def _arrays(place: str, raw: dict[str, Any]) -> Arrays:
         pixels, labels = np.asarray(x, np.float64), np.asarray(y)
         if pixels.ndim != 2 or labels.ndim != 1 or labels.dtype.kind != "i":
             raise ValueError(f"x {pixels.shape}, y {labels.dtype} {labels.shape}")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         allowed = "strings, or flat lists of equal length with whole numbers as y"
-        raise InputError(f"{place}: x must be {allowed}: {error}") from error
+        raise InputError(f"{place}: x must be {allowed}: {str(error)[:CUT]}") from error
     side = isqrt(pixels.shape[1])
     if side**2 != pixels.shape[1]:
         raise InputError(f"{place}: {pixels.shape[1]} pixels do not make a square image")

@@ -1,5 +1,6 @@
 """Image files, decoded by Pillow."""
 
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -7,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fedalign.data.formats import Array
+from fedalign.data.formats import Array, check_size
 from fedalign.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 CHANNELS = {"L": 1, "RGB": 3}  # channels of the Pillow modes that are allowed
 
-_DAMAGED = (OSError, EOFError, ValueError, SyntaxError, struct.error, zlib.error)
+# Pillow runs out of memory where a chunk of a PNG says that it is gigabytes long.
+_DAMAGED = (OSError, EOFError, ValueError, SyntaxError, MemoryError, struct.error, zlib.error)
 
 
 def pixels(path: Path) -> Array:
@@ -23,12 +25,15 @@ def pixels(path: Path) -> Array:
         InputError: The file is damaged, or has another mode, which would need a conversion.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # of a pipe nobody knows whether it ever ends
+            raise ValueError("not a file")
         with Image.open(path) as image:
             _check(path, image)
+            check_size(path, image.width * image.height * CHANNELS[image.mode])
             image.load()
             array = np.asarray(image)
     except (*_DAMAGED, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable image: {error}") from error
+        raise InputError(f"{path}: not a readable image: {str(error) or 'damaged'}") from error
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 

@@ -1,6 +1,5 @@
 """Shakespeare by speaker, the usual text of federated learning (McMahan et al. 2017)."""
 
-import gzip
 import hashlib
 import json
 import re
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedalign.data import Dataset, Part
+from fedalign.data.formats import unpacked
 from fedalign.data.leaf import LEAF_FOLDERS, read_leaf
 from fedalign.data.places import Folder, MaxExamples, find
 from fedalign.data.text import Cut, Stride, by_speaker
@@ -69,7 +69,7 @@ def read_plays(path: Path) -> tuple[dict[str, str], str]:
         InputError: The file is damaged, not UTF-8, or does not begin with a speaker.
     """
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        raw = unpacked(path)
         text = raw.decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: not a readable text in UTF-8: {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from reprlib import repr as short  # a server may write something long
 from typing import cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -48,7 +49,7 @@ class TrainTask:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise ValueError(
-                f"not a mask plan this client knows: {place} {first['input']!r}"
+                f"not a mask plan this client knows: {place} {short(first['input'])}"
             ) from None
         return cls(cast(int, config["server-round"]), plan, KEY_CLIPPING_NORM in config)
 

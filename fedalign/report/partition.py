@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedalign.federation.federation import Federation
-from fedalign.report.figures import COLOURS, STYLE
+from fedalign.report.figures import COLOURS, STYLE, save
 from fedalign.report.summary import described
 
 MAX_BUBBLES = 40  # clients; more are drawn as a heat map
@@ -139,6 +140,11 @@ def picture(partition: PartitionCounts) -> Figure:
     numbers = f"effective classes {classes}, Gini of sizes {partition.gini:.2f}"
     above.set_title(f"{partition.title}\n{numbers}", fontsize=10)
     return figure
+
+
+def draw(federation: Federation, num_clients: int, file: Path) -> None:
+    """Write the picture of who has what in a run of so many clients."""
+    save(picture(counts_of(federation, num_clients)), file)
 
 
 def _bubbles(panel: Axes, partition: PartitionCounts, order: np.ndarray) -> None:

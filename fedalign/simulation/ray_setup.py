@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from fedalign.network.device import count_gpus
 from fedalign.simulation.app import FlowerApp
 
 _BANNER = "`run_simulation` function is deprecated"
@@ -28,6 +27,8 @@ def full_backend_config(given: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": init_args}
     full = {**config, **{key: table | config.get(key, {}) for key, table in defaults.items()}}
     if full["client_resources"]["num_gpus"] == "auto":
+        from fedalign.network.device import count_gpus  # imports torch, which an app may not need
+
         full["client_resources"]["num_gpus"] = min(1, count_gpus())
     return full
 

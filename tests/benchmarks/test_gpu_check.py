@@ -82,6 +82,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_the_next_one_runs(check):
     assert again.error == ""
 
 
+@pytest.mark.slow
 def test_an_engines_error_is_reported(check):
     from processes import Outcome
 

@@ -127,16 +127,30 @@ def client_of(kind=Local, **more):
     return kind(batch_size=8, epochs=2, **more)
 
 
+QUICK = [  # each client, rule and mask once
+    ("local", "sgd", "all train"),
+    ("local", "adam", "hold"),
+    ("local", "clipped", "complement_epochs"),
+    ("local", "cosine", "alternate_rounds"),
+    ("local", "momentum", "k_way"),
+    ("fedprox", "momentum and decay", "growing"),
+    ("scaffold", "momentum and decay", SCHEDULES[6]),
+    ("feddyn", "momentum and decay", SCHEDULES[7]),
+    ("fedsam", "momentum and decay", "no reset"),
+    ("moon", "momentum and decay", "gradients only"),
+    ("fedlc", "momentum and decay", "slowed"),
+    ("balanced", "momentum and decay", "per client"),
+]
+SLOW = [
+    *((name, "momentum and decay", "complement_half") for name in CLIENTS),
+    *(("local", name, "complement_half") for name in RULES if name != "momentum and decay"),
+    *(("local", "momentum and decay", name) for name in MASKS if name != "complement_half"),
+    *(("local", "adam", name) for name in MASKS if name not in ("hold", "complement_half")),
+]
 CASES = [
-    *(pytest.param(CLIENTS[name], {}, "complement_half", id=name) for name in CLIENTS),
-    *(pytest.param(Local, RULES[name], "complement_half", id=name) for name in RULES),
-    *(pytest.param(Local, {}, name, id=name) for name in MASKS),
-    *(
-        pytest.param(
-            *(Local, {"optimizer": "adam"}, name), id=f"adam, {name}", marks=pytest.mark.slow
-        )
-        for name in MASKS
-    ),
+    pytest.param(CLIENTS[client], RULES[rule], mask, id=f"{client}, {rule}, {mask}", marks=marks)
+    for cases, marks in ((QUICK, []), (SLOW, [pytest.mark.slow]))
+    for client, rule, mask in cases
 ]
 
 

@@ -108,7 +108,7 @@ def network_of(name, examples):
     return Network(module, examples, torch.device("cpu"))
 
 
-SLOW = {"vgg batch", "resnet20 none", "resnet20 group", "vgg none", "vgg group"}
+SLOW = {"resnet20 batch", "vgg batch", "resnet20 none", "resnet20 group", "vgg none", "vgg group"}
 
 
 @pytest.mark.parametrize(

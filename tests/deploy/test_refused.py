@@ -60,7 +60,10 @@ def test_only_known_nodes_come_in_and_only_over_tls(tmp_path, strange):
         assert [node["status"] for node in local.superlink.nodes()] == ["registered"]
 
 
-def test_a_certificate_that_has_expired_is_not_believed(tmp_path, monkeypatch, serve):
+@pytest.fixture
+def expired(tmp_path, monkeypatch, serve):
+    """The address of a server whose certificate has expired, and its authority."""
+
     class Past(datetime):
         @classmethod
         def now(cls, zone=None):
@@ -68,15 +71,25 @@ def test_a_certificate_that_has_expired_is_not_believed(tmp_path, monkeypatch, s
 
     monkeypatch.setattr(certs, "datetime", Past)
     certify(tmp_path, [], days=30)
+    return serve(tmp_path), tmp_path / "ca.crt"
+
+
+EXPIRED = "certificate verify failed: certificate has expired"
+
+
+def test_a_certificate_that_has_expired_is_not_believed(expired):
+    with pytest.raises(FedalignError, match=EXPIRED):
+        is_up(*expired)
+
+
+@pytest.mark.slow
+def test_a_node_does_not_believe_it_either(tmp_path, expired):
+    address, authority = expired
     make_key(tmp_path / "key")
-    address, authority = serve(tmp_path), tmp_path / "ca.crt"
-    expired = "certificate verify failed: certificate has expired"
-    with pytest.raises(FedalignError, match=expired):
-        is_up(address, authority)
     with Processes(tmp_path) as node:
         options = ["--superlink", address, "--port", str(free_port())]
         options += ["--root-certificates", authority]
         options += ["--auth-supernode-private-key", tmp_path / "key"]
         node.start("node", "flower-supernode", *options)
-        wait_for(node, "node", expired)
+        wait_for(node, "node", EXPIRED)
         assert node.running["node"].wait(30) == 1

@@ -241,7 +241,7 @@ def test_what_draws_globally_is_trained_one_by_one_by_keys(build, data):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+@pytest.mark.parametrize("precision", [pytest.param("ieee", marks=pytest.mark.slow), "tf32"])
 def test_precision_of_gpus_does_not_matter(precision):
     """PyTorch has two kinds of flags for TF32, and refuses to read the older after the newer."""
     code = f"""

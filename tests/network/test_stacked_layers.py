@@ -272,7 +272,8 @@ def test_every_model_of_fedalign_is_stacked(name):
     images = torch.randint(0, 5, (8, *TEXT)) if text else torch.randint(0, 256, (8, 1, 28, 28))
     scale = ((), ()) if text else ((0.3,), (0.2,))
     data = Dataset(images.to(torch.uint8), torch.arange(8) % 5, 5, *scale, "made up")
-    network = Network(load("models", name)(shape=images.shape[1:], classes=5), data, CPU)
+    small = {"width": 8} if name == "vgg" else {}
+    network = Network(load("models", name)(shape=images.shape[1:], classes=5, **small), data, CPU)
     if name == "char-lstm":
         assert network.stacking.line == (
             "clients train one by one, since on a CPU LSTM layers are faster so"

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedalign.errors import InputError
@@ -52,7 +52,6 @@ def test_all_are_here():
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-@settings(max_examples=60)
 @given(drawn=st.data())
 def test_every_index_has_one_owner_and_the_seed_decides(name, drawn):
     """Or an error that names a number, where what is asked for cannot be."""

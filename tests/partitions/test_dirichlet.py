@@ -2,7 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedalign.errors import InputError
@@ -15,7 +15,6 @@ def generator(seed=0):
     return np.random.default_rng(seed)
 
 
-@settings(deadline=None)
 @given(
     labels=st.lists(st.integers(0, 4), min_size=1, max_size=120),
     num_clients=st.integers(1, 6),

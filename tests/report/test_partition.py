@@ -4,6 +4,7 @@ from typer.testing import CliRunner
 
 from fedalign.cli import app
 from fedalign.report.partition import PartitionCounts, describe, picture, sampled
+from tests.pairs import combinations
 
 
 def made(counts, owned=None):
@@ -51,8 +52,7 @@ def test_a_terminal_shows_a_column_a_client_or_a_sample():
     assert max(map(len, many.splitlines())) < 90
 
 
-@pytest.mark.parametrize("clients", [1, 3, 1000])
-@pytest.mark.parametrize("classes", [1, 10, 100])
+@pytest.mark.parametrize(("clients", "classes"), combinations([1, 3, 1000], [1, 10, 100]))
 def test_every_size_can_be_drawn(clients, classes, tmp_path):
     counts = np.random.default_rng(0).poisson(2.0, (clients, classes))
     picture(made(counts)).savefig(tmp_path / "x.png", dpi=50)

@@ -162,8 +162,9 @@ def test_a_limit_that_cannot_be_is_refused(value):
         read(None, {"max_update_norm": value})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray")
-@pytest.mark.parametrize("sums", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("sums", [False, True])
 def test_workers_of_ray_leave_out_the_same(tmp_path, monkeypatch, caplog, sums):
     """Of 33 clients one is alone in its group, and the others are in pairs."""
     (tmp_path / "sick.py").write_text(SICK)

@@ -56,6 +56,7 @@ def fedalign(target, *commands, cwd):
     return json.loads(told.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(installed):
     code, told = python(installed[0], "-m", "pytest", "-q", installed[1], cwd=installed[1])
     assert code == 0, told

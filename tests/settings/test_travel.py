@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 import tomli_w
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedalign.deploy.superlink import write_app
@@ -72,7 +72,6 @@ def read_or_none(overrides):
         return None
 
 
-@settings(max_examples=60, deadline=None)
 @given(CONFIGS.filter(bool))
 def test_any_configuration_arrives(tmp_path_factory, config):
     out = tmp_path_factory.mktemp("runs")

@@ -181,7 +181,7 @@ def test_backend_config_is_merged_at_depth():
     ("there", "device", "each"), [(0, "auto", 0), (2, "auto", 1), (2, "cpu", 0)]
 )
 def test_one_worker_a_gpu_by_default(monkeypatch, there, device, each):
-    monkeypatch.setattr("fedalign.simulation.ray_setup.count_gpus", lambda: there)
+    monkeypatch.setattr("fedalign.network.device.count_gpus", lambda: there)
     given = Simulation(backend="ray").backend_config(device)
     assert full_backend_config(given)["client_resources"]["num_gpus"] == each
     given = Simulation(backend="ray", client_gpus=0.25).backend_config(device)

@@ -1,18 +1,12 @@
 """The same run on every engine gives the same bits."""
 
-import os
-import subprocess
-import sys
-
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from fedalign.cli import app
-from fedalign.settings.registry import HOME
 
-COMMAND = [sys.executable, "-c", "from fedalign.cli import main; main()"]
 WORDS = ["run", "quickstart", "rounds=3", "num_clients=5", "clients_per_round=4", "model.width=16"]
 WORDS += ["evaluation.pairs=1", "evaluation.client_fraction=0.5", "evaluation.holdout=0.3"]
 WORDS += ["evaluation.finetune_epochs=1"]
@@ -21,9 +15,9 @@ WORDS += ["strategy=fedpnu", "strategy.base=scaffold", "client=scaffold"]
 WORDS += ["simulation.stack=1", "simulation.partial_aggregation=false"]
 
 
-@pytest.fixture
-def inline(tmp_path):
-    return run_here(tmp_path / "inline")
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory):
+    return run_here(tmp_path_factory.mktemp("inline"))
 
 
 def run_here(out, *more):
@@ -48,11 +42,6 @@ def test_our_workers_give_the_same_bits(inline, tmp_path):
     check(inline, run_here(tmp_path / "ray", "simulation.backend=ray"))
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("last_ray")
 def test_flowers_engine_gives_the_same_bits(inline, tmp_path):
-    """In a process of its own, so that no Ray is left here."""
-    words = [*WORDS, "simulation.backend=flower", "--out", str(tmp_path / "flower")]
-    environment = os.environ | {"PYTHONPATH": str(HOME)}
-    subprocess.run([*COMMAND, *words], check=True, timeout=900, cwd=tmp_path, env=environment)
-    (folder,) = (tmp_path / "flower").iterdir()
-    check(inline, folder)
+    check(inline, run_here(tmp_path / "flower", "simulation.backend=flower"))

@@ -13,7 +13,7 @@ from fedalign.simulation.inline import InlineGrid
 from tests.doubles import one_file_app
 
 CLIENT = """
-import os, time
+import os, sys, time
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -29,6 +29,7 @@ def train(message, context):
     visits = context.state["me"]["visits"] + 1 if "me" in context.state else 1
     context.state["me"] = MetricRecord({"visits": visits})
     ids = {"visits": visits, "partition": context.node_config["partition-id"], "pid": os.getpid()}
+    ids["torch"] = int("torch" in sys.modules)
     ids["gpu"] = int(os.environ.get("CUDA_VISIBLE_DEVICES") or -1)
     message.content["config"]["spoilt"] = True
     content = {"arrays": message.content["arrays"], "me": MetricRecord(ids)}
@@ -102,6 +103,7 @@ def test_state_follows_the_client_to_any_worker(grid, app):
 def test_one_call_a_worker_and_both_work(grid):
     _, replies = send(grid)
     assert len({reply.content["me"]["pid"] for reply in replies}) == 2
+    assert not any(reply.content["me"]["torch"] for reply in replies)  # unless the app wants it
 
 
 def test_exception_is_an_error_reply_with_its_reason_first(grid):

@@ -52,7 +52,7 @@ class Training:
         self.lr = algorithm.lr_of(stack.server_round, stack.rounds)
         self._momentum = algorithm.momentum if algorithm.optimizer == "sgd" else 0.0
         self._pull = algorithm.pull() if algorithm.optimizer == "sgd" else 0.0
-        counts, random = (algorithm.epochs, algorithm.batch_size), stack.network.is_random
+        counts, random = (algorithm.epochs, algorithm.batch_size), stack.network.draws.used
         batches = Batches.draw(stack.rows, stack.streams, *counts, with_keys=random)
         of = cache(lambda plan, steps: phases(plan, layout, steps, algorithm.epochs))
         self._planned: list[list[Phase]] = list(map(of, stack.plans, batches.steps))
@@ -102,7 +102,7 @@ class Training:
     ) -> Tensor:
         """Return the losses `(k,)` of a step; see `Network.gradients` for the rest."""
         block, network = self.block[: len(step.counts)], self.stack.network
-        network.draws.keys = step.keys if network.is_random else None
+        network.draws.keys = step.keys if network.draws.used else None
         return network.gradients(
             block, self.images, step.labels, step.sizes, out, keep, loss, step.counts
         )

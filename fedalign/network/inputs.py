@@ -32,3 +32,7 @@ class Inputs:
             return examples.long()
         floats = examples.to(torch.float32, memory_format=torch.channels_last)
         return floats.sub_(self._mean).div_(self._std)
+
+    def blank(self, count: int) -> Tensor:
+        """Return the inputs of so many examples in which every number is 0."""
+        return self(torch.zeros(count, *self.shape, dtype=torch.uint8, device=self.device))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import copy, deepcopy
 from functools import cached_property, partial
 from operator import is_not
@@ -25,10 +26,12 @@ from fedalign.network.layout import Layout
 from fedalign.network.losses import Loss
 from fedalign.network.mixtures import Mixtures
 from fedalign.network.one_by_one import OneByOne
-from fedalign.network.random_layers import Draws, count_draws, draws_globally
+from fedalign.network.random_layers import Draws, count_draws
 from fedalign.network.runner import Runner
 from fedalign.network.stacked import Stacked
 from fedalign.network.stacking import Stacking, alone, mixtures, stacking
+from fedalign.network.state import State, dependence
+from fedalign.seeding import seeded
 
 Hook = Callable[[Tensor], Tensor | None]
 """Takes what a module puts out and returns what replaces it; None leaves it."""
@@ -66,6 +69,7 @@ class Network:
         self._inputs = Inputs(spec, device)
         self.draws = count_draws(module)
         self._plain = OneByOne(module.to(device), self.layout, self._bf16, self.draws)
+        self._state = State(module)
         self._received: tuple[list[bytes], Tensor] | None = None
 
     @property
@@ -88,10 +92,23 @@ class Network:
         other = copy(self)
         for name in ("stacking", "mixes", "graphs"):
             other.__dict__.pop(name, None)
+        self.restart()
         other.draws = Draws()
         module = deepcopy(self.module, {id(self.draws): other.draws})
         other._plain = OneByOne(module, self.layout, self._bf16, other.draws)
+        other._state = State(module)
         return other
+
+    def restart(self) -> None:
+        """Forget what training has left in the module beside the weights, for another client."""
+        self._state.restore()
+
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """Run the body as every evaluation: from one state, and with the same random numbers."""
+        draws = seeded(0, "evaluation") if self.depends[False] else nullcontext()
+        with self._state.aside(), draws:
+            yield
 
     @cached_property
     def graphs(self) -> Graphs | None:
@@ -104,24 +121,17 @@ class Network:
         return symmetry(self.module)
 
     @cached_property
-    def draws_globally(self) -> bool:
-        """Whether training draws from PyTorch's global generators, as functional dropout does.
-
-        Such a network is never stacked; the key of a client seeds the generators in each step.
-        """
-        examples = torch.zeros(2, *self._inputs.shape, dtype=torch.uint8, device=self.device)
-        return draws_globally(self.module, self._inputs(examples))
-
-    @property
-    def is_random(self) -> bool:
-        """Whether training depends on the keys of clients, `draws.keys`."""
-        return self.draws.used or self.draws_globally
+    def depends(self) -> dict[bool, str]:
+        """On what else than weights and inputs outputs depend, in training or not; "": nothing."""
+        inputs = self._inputs.blank(2)
+        with self.draws.only(torch.zeros(1, 2, dtype=torch.int32, device=self.device)):
+            return {mode: dependence(self.module, inputs, mode) for mode in (True, False)}
 
     @cached_property
     def stacking(self) -> Stacking:
         """How many models run at once, and why not otherwise."""
-        if self.draws_globally:
-            return alone("the network draws from PyTorch's global generators")
+        if why := self.depends[True]:
+            return alone(why)
         draws = self.draws
         return stacking(self.module, self.layout, draws, self._trial, self.device, self._bf16)
 
@@ -133,6 +143,8 @@ class Network:
     @cached_property
     def mixes(self) -> Mixtures | None:
         """What runs many mixtures of models at once; None where nothing does, or gains nothing."""
+        if self.depends[False]:
+            return None
         return mixtures(self.module, self.layout, self._trial, self.device, self._bf16)
 
     @property
@@ -160,19 +172,11 @@ class Network:
         loss: Loss | None = None,
         counts: Tensor | None = None,
     ) -> Tensor:
-        """Return the mean loss of each model on its own batch, `(K,)`.
+        """Return the mean loss of each model on its own batch, `(K,)`; arguments as in `Runner`.
 
-        Args:
-            block: `(K, F)` models; their BatchNorm statistics are updated in place.
-            images: `(K, B, C, H, W)` uint8; of text `(K, B, L)`, here and below.
-            labels: `(K, B)` int64; -1 for examples that only fill up the batch, at its end.
-            sizes: how many examples of each batch count.
-            out: `(K, P)`, becomes `keep * out` plus the gradients; so momentum costs nothing.
-            keep: 0 overwrites what is in `out`, even NaN.
-            loss: None is cross-entropy.
-            counts: `sizes` on the device, `(K,)` float32, at least 1; None: they are sent there.
+        But `images` are examples as stored: `(K, B, C, H, W)` uint8; of text `(K, B, L)`, here and
+        below. Momentum costs nothing, as `out` becomes `keep * out` plus the gradients.
         """
-        self._plain.seeds = self.draws_globally
         alone = len(block) == 1 and self.graphs is None
         runner: Runner = (None if alone else self.stacked) or self._plain
         inputs = self._inputs(images.flatten(0, 1))
@@ -182,22 +186,17 @@ class Network:
     def features(self, block: Tensor, images: Tensor) -> Tensor:
         """Return the input of the last linear layer of each model `(K, F)`: `(K, B, D)`.
 
-        Of images `(K, B, C, H, W)`, without dropout and with BatchNorm's running statistics.
+        Of images `(K, B, C, H, W)`, in evaluation mode.
         """
-        plain, found = self._plain, []
-        plain.module.eval()
-        recorder = plain.recorder  # before the first forward pass
+        recorder, found = self._plain.recorder, []  # before the first forward pass
         for vector, own in zip(block, images, strict=True):
-            plain.bind(vector)
-            plain.run(self._inputs(own))
+            with self._measuring():
+                self.function_of(vector)(own)
             found.append(recorder.features.float())
         return torch.stack(found)
 
     def watch(self, vector: Tensor, images: Tensor, modules: Iterable[str]) -> dict[str, Tensor]:
-        """Return the output of each of these modules of the model `(F,)`, by name.
-
-        For images `(B, C, H, W)`, without dropout and with BatchNorm's running statistics.
-        """
+        """Return the output of each of these modules of the model `(F,)`, in evaluation mode."""
         seen: dict[str, Tensor] = {}
 
         def see(name: str, out: Tensor) -> None:
@@ -219,7 +218,8 @@ class Network:
             for name, tap in taps.items()
         ]
         try:
-            self.function_of(vector)(images.to(self.device))
+            with self._measuring():
+                self.function_of(vector)(images.to(self.device))
         finally:
             for handle in handles:
                 handle.remove()
@@ -250,7 +250,9 @@ class Network:
     ) -> Tensor:
         """Return what `evaluate` does as `(1, 2)` float64 on the device, without waiting for it."""
         size, run = batch_size or self._batch(1), self.function_of(vector)
-        return evaluate(lambda x: run(x)[None], data, size, self.device, threads)
+        shared = 1 if self.depends[False] else threads
+        with self._measuring():
+            return evaluate(lambda x: run(x)[None], data, size, self.device, shared)
 
     def evaluate_mixes(
         self,
@@ -293,5 +295,6 @@ class Network:
         vector = vector.to(self.device, copy=True)
         self._plain.bind(vector)
         batches = (self._inputs(own.to(self.device)) for own in torch.split(images, batch_size))
-        reestimate(self.module, batches)
+        with self._measuring():
+            reestimate(self.module, batches)
         return vector

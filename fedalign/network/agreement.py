@@ -57,7 +57,10 @@ class Trial:
             self._draws.keys = keys  # of the step that asks for another way
 
     def _of_step(self, other: Runner, sizes: Sequence[int]) -> str:
-        models, examples = self._models(len(sizes)), self._examples(len(sizes) * max(sizes))
+        models, examples = (
+            self._models(len(sizes)),
+            self._inputs.random(len(sizes) * max(sizes), self._generator),
+        )
         self._draws.keys = self._integers(-(2**31), 2**31, len(sizes), 2).int()
         run = _training(self._layout, examples, self._labels(sizes), sizes)
         expected, rounded = run(self._plain, models), run(self._plain, self._rounded(models))
@@ -68,7 +71,7 @@ class Trial:
     def of_mixtures(self, mixtures: Mixtures) -> str:
         """Return what differs where `mixtures` evaluates; nothing if all is the same."""
         for batch, shares in ((5, torch.tensor(SHARES, device=self._device)), (3, None)):
-            models, examples = self._models(3), self._examples(batch)
+            models, examples = self._models(3), self._inputs.random(batch, self._generator)
             vectors = models if shares is None else shares @ models
             mixtures.load(models, shares)
             alone = self._logits(vectors, examples), self._logits(self._rounded(vectors), examples)
@@ -89,10 +92,6 @@ class Trial:
         size = ROUNDING if self._device.type == "cpu" else TF32
         noise = torch.randn(models.shape, generator=self._generator).to(self._device)
         return models * (1 + size * noise)
-
-    def _examples(self, count: int) -> Tensor:
-        examples = self._integers(0, self._inputs.values, count, *self._inputs.shape)
-        return self._inputs(examples.to(torch.uint8))
 
     def _labels(self, sizes: Sequence[int]) -> Tensor:
         places = torch.arange(max(sizes), device=self._device)

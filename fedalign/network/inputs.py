@@ -33,6 +33,9 @@ class Inputs:
         floats = examples.to(torch.float32, memory_format=torch.channels_last)
         return floats.sub_(self._mean).div_(self._std)
 
-    def blank(self, count: int) -> Tensor:
-        """Return the inputs of so many examples in which every number is 0."""
-        return self(torch.zeros(count, *self.shape, dtype=torch.uint8, device=self.device))
+    def random(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return the inputs of random examples; by default always the same ones."""
+        generator = generator or torch.Generator().manual_seed(0)
+        shape = count, *self.shape
+        examples = torch.randint(0, self.values, shape, generator=generator).to(torch.uint8)
+        return self(examples.to(self.device))

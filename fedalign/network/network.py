@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedalign.data import Dataset, Spec
 from fedalign.models.symmetry import Group, symmetry
 from fedalign.network.agreement import Trial
-from fedalign.network.batch_norm import NORMS, reestimate
+from fedalign.network.batch_norm import NORMS, batch_sizes, reestimate
 from fedalign.network.device import gpu_memory, send
 from fedalign.network.evaluation import CPU_BATCH, batch_on_gpu, evaluate
 from fedalign.network.footprint import Footprint, footprint
@@ -30,7 +30,8 @@ from fedalign.network.random_layers import Draws, count_draws
 from fedalign.network.runner import Runner
 from fedalign.network.stacked import Stacked
 from fedalign.network.stacking import Stacking, alone, mixtures, stacking
-from fedalign.network.state import State, dependence
+from fedalign.network.state import State
+from fedalign.network.traits import Traits
 from fedalign.seeding import seeded
 
 Hook = Callable[[Tensor], Tensor | None]
@@ -106,7 +107,7 @@ class Network:
     @contextmanager
     def _measuring(self) -> Iterator[None]:
         """Run the body as every evaluation: from one state, and with the same random numbers."""
-        draws = seeded(0, "evaluation") if self.depends[False] else nullcontext()
+        draws = seeded(0, "evaluation") if self.traits.depends[False] else nullcontext()
         with self._state.aside(), draws:
             yield
 
@@ -121,16 +122,14 @@ class Network:
         return symmetry(self.module)
 
     @cached_property
-    def depends(self) -> dict[bool, str]:
-        """On what else than weights and inputs outputs depend, in training or not; "": nothing."""
-        inputs = self._inputs.blank(2)
-        with self.draws.only(torch.zeros(1, 2, dtype=torch.int32, device=self.device)):
-            return {mode: dependence(self.module, inputs, mode) for mode in (True, False)}
+    def traits(self) -> Traits:
+        """What is known of the module."""
+        return Traits(deepcopy(self.module, {id(self.draws): Draws()}), self._inputs)
 
     @cached_property
     def stacking(self) -> Stacking:
         """How many models run at once, and why not otherwise."""
-        if why := self.depends[True]:
+        if why := self.traits.depends[True]:
             return alone(why)
         draws = self.draws
         return stacking(self.module, self.layout, draws, self._trial, self.device, self._bf16)
@@ -143,7 +142,7 @@ class Network:
     @cached_property
     def mixes(self) -> Mixtures | None:
         """What runs many mixtures of models at once; None where nothing does, or gains nothing."""
-        if self.depends[False]:
+        if self.traits.depends[False]:
             return None
         return mixtures(self.module, self.layout, self._trial, self.device, self._bf16)
 
@@ -250,7 +249,7 @@ class Network:
     ) -> Tensor:
         """Return what `evaluate` does as `(1, 2)` float64 on the device, without waiting for it."""
         size, run = batch_size or self._batch(1), self.function_of(vector)
-        shared = 1 if self.depends[False] else threads
+        shared = 1 if self.traits.depends[False] else threads
         with self._measuring():
             return evaluate(lambda x: run(x)[None], data, size, self.device, shared)
 
@@ -294,7 +293,8 @@ class Network:
             return vector
         vector = vector.to(self.device, copy=True)
         self._plain.bind(vector)
-        batches = (self._inputs(own.to(self.device)) for own in torch.split(images, batch_size))
+        sizes = batch_sizes(len(images), batch_size, bool(self.traits.needs_two))
+        batches = (self._inputs(own.to(self.device)) for own in torch.split(images, sizes))
         with self._measuring():
             reestimate(self.module, batches)
         return vector

@@ -32,7 +32,7 @@ class Scorer:
         self, network: Network, data: Dataset, batch_size: int | None = None, threads: int = 1
     ):
         self._network, self._how = network, (data, batch_size, threads)
-        captures = network.device.type == "cuda" and not network.depends[False]
+        captures = network.device.type == "cuda" and not network.traits.depends[False]
         self.graphs = Graphs() if captures else None
 
     def scores(self, vector: Tensor) -> Tensor:

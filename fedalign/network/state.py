@@ -8,11 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-
-from fedalign.network.device import without_cudnn
-from fedalign.seeding import seeded
 
 OF_ANY_MODULE = frozenset(vars(nn.Module()))
 Kept = list[dict[str, Any]]
@@ -83,19 +79,6 @@ def own_parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, part in module.named_modules():
         if not type(part).__module__.startswith(("torch.", "fedalign.")):
             yield name, part
-
-
-def dependence(module: nn.Module, inputs: Tensor, training: bool) -> str:
-    """Return what a module's output depends on beside its tensors and inputs; "" for nothing."""
-    probe = deepcopy(module).train(training)
-    state = State(probe)
-    # cuDNN would hide the draws of recurrent layers.
-    with seeded(0, "probe") as drawn, without_cudnn(), torch.set_grad_enabled(training):
-        probe(inputs)
-    if drawn.names:
-        return f"the network draws from the global generator of {' and '.join(drawn.names)}"
-    changed = state.changed()
-    return f"the network changes its {changed!r} when it runs" if changed else ""
 
 
 def _attributes(part: nn.Module) -> dict[str, Any]:

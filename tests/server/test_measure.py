@@ -10,8 +10,8 @@ from fedalign.errors import InputError
 from fedalign.landscape.barriers import accuracy_barrier, loss_barrier
 from fedalign.landscape.evaluator import Evaluator
 from fedalign.landscape.paths import Path, grid, simplex
-from fedalign.landscape.permutations import shuffled
 from fedalign.network.network import Network
+from fedalign.network.permutations import shuffled
 from fedalign.rng import rng
 from fedalign.server.measure import Measure, columns
 from fedalign.server.round import Round

@@ -93,9 +93,7 @@ def test_other_networks_keep_their_batch_of_one(name, data):
 
 
 @pytest.mark.parametrize("client", [Local, MOON, Scaffold, FedSAM])
-@pytest.mark.parametrize(
-    "plan", [MaskPlan(), MaskPlan(fixed_ratio=0.4, schedule="complement_half")]
-)
+@pytest.mark.parametrize("options", [{}, {"fixed_ratio": 0.4, "schedule": "complement_half"}])
 def test_all_algorithms_and_masks(client, options, data):
     network = build(NEED["bn"], data)
     model, _ = train(network, data, [9, 5, 4], client, MaskPlan(**options), batch_size=4, epochs=2)

@@ -14,11 +14,12 @@ from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
 from fedalign.data import Dataset, Spec
-from fedalign.models.symmetry import Group, symmetry
+from fedalign.models.symmetry import Group
 from fedalign.network.agreement import Trial
 from fedalign.network.batch_norm import NORMS, batch_sizes, reestimate
 from fedalign.network.device import gpu_memory, send
 from fedalign.network.evaluation import CPU_BATCH, batch_on_gpu, evaluate
+from fedalign.network.exchanges import Exchangeable, exchangeable
 from fedalign.network.footprint import Footprint, footprint
 from fedalign.network.graphs import Graphs
 from fedalign.network.inputs import Inputs
@@ -40,8 +41,6 @@ Hook = Callable[[Tensor], Tensor | None]
 
 class Network:
     """A module whose weights come from outside, as rows of stacked flat vectors.
-
-    Several models run at once where the module allows it, and one after the other where not.
 
     Args:
         module: the network; its own weights are kept as `initial` and never used again.
@@ -79,10 +78,7 @@ class Network:
         return self._plain.module
 
     def receive(self, arrays: ArrayRecord) -> Tensor:
-        """Return the model `(F,)` in a message, on the device; not to be changed.
-
-        Clients of one round get the same bytes, which are decoded for the first of them only.
-        """
+        """Return the model `(F,)` in a message, decoded once a round; not to be changed."""
         data = [array.data for array in arrays.values()]
         if self._received is None or any(map(is_not, data, self._received[0])):
             self._received = data, self.upload(self.layout.to_vector(arrays))
@@ -117,9 +113,15 @@ class Network:
         return Graphs() if self.device.type == "cuda" and self.stacked else None
 
     @cached_property
+    def exchangeable(self) -> Exchangeable:
+        """The groups of neurons that may be exchanged; and why, where none are known."""
+        trial = None if self.traits.depends[False] else self._trial
+        return exchangeable(self.module, self.layout, trial)
+
+    @property
     def symmetry(self) -> tuple[Group, ...]:
-        """The groups of neurons that may be exchanged; none where nothing is known of a module."""
-        return symmetry(self.module)
+        """The groups of neurons that may be exchanged; none where nothing is known."""
+        return self.exchangeable.groups
 
     @cached_property
     def traits(self) -> Traits:
@@ -206,10 +208,7 @@ class Network:
 
     @torch.no_grad()
     def tap(self, vector: Tensor, images: Tensor, taps: Mapping[str, Hook]) -> None:
-        """Run the model on images as `watch` does; each hook sees, and may replace, an output.
-
-        `taps` has hooks by the name of the module whose output they see.
-        """
+        """Run the model as `watch`; each hook sees, and may replace, the output of a module."""
         handles = [
             self.module.get_submodule(name).register_forward_hook(
                 lambda _module, _inputs, out, tap=tap: tap(out)
@@ -238,8 +237,7 @@ class Network:
     ) -> tuple[float, float]:
         """Return the mean cross-entropy and the accuracy of the model `(F,)` on all of `data`.
 
-        Batches are shared out to threads, which changes no bit of the result. Without a batch size
-        it is chosen for the device.
+        Threads share the batches, which changes no bit. The device decides on a missing batch size.
         """
         loss, accuracy = self.scores(vector, data, batch_size, threads)[0].tolist()
         return loss, accuracy
@@ -286,8 +284,8 @@ class Network:
         """Return the model `(F,)` with BatchNorm statistics re-estimated on `images`.
 
         The statistics of an averaged model are not the average of the statistics (Jordan et al.
-        2023, REPAIR), so an interpolated model must not be judged by the latter. Each layer gets
-        the mean over batches. Without BatchNorm, or images, the model comes back as it is.
+        2023, REPAIR). Each layer gets the mean over batches. Without BatchNorm, or images, the
+        model comes back as it is.
         """
         if not self.modules(*NORMS) or not len(images):
             return vector

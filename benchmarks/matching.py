@@ -50,10 +50,10 @@ from fedalign.landscape.barriers import loss_barrier
 from fedalign.landscape.evaluator import Evaluator
 from fedalign.landscape.matching import Matched, weight_matching
 from fedalign.landscape.paths import Path, grid
-from fedalign.landscape.permutations import shuffled
 from fedalign.masks.plan import MaskPlan
 from fedalign.network.device import torch_threads
 from fedalign.network.network import Network
+from fedalign.network.permutations import shuffled
 from fedalign.rng import rng
 from fedalign.settings.config import read
 from fedalign.settings.sources import parse_overrides

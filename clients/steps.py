@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedalign.network.batch_norm import batch_sizes
 from fedalign.network.device import send
 
 WIDTHS = (1, 3 / 4, 1 / 2, 1 / 4, 1 / 8)  # of a stack, where each shape of a step costs time
@@ -71,8 +72,11 @@ class Batches:
         epochs: int,
         batch_size: int,
         with_keys: bool = False,
+        pairs: bool = False,
     ) -> Batches:
         """Return the batches of clients with these examples; the last of an epoch may be smaller.
+
+        With `pairs` no batch has a single example, and B is `batch_size` + 1: see `batch_sizes`.
 
         Raises:
             ValueError: clients are not sorted by number of examples, largest first.
@@ -82,28 +86,37 @@ class Batches:
             raise ValueError(
                 f"clients must be sorted by number of examples, largest first, not {counts}"
             )
-        per_epoch = [-(-count // batch_size) for count in counts]
-        shape = len(rows), epochs, per_epoch[0] * batch_size
+        split = {count: batch_sizes(count, batch_size, pairs) for count in set(counts)}
+        width = batch_size + pairs
+        places = {count: _places(sizes, width) for count, sizes in split.items()}
+        per_epoch = [len(split[count]) for count in counts]
+        shape = len(rows), epochs, per_epoch[0] * width
         index = np.full(shape, -1, np.int64)
         key_shape = len(rows), epochs * per_epoch[0], 2 if with_keys else 0
         keys: np.ndarray = np.zeros(key_shape, np.int32)
         for own, stream, count, to in zip(rows, streams, counts, index, strict=True):
             for epoch in to:
-                epoch[:count] = stream.permutation(own)
+                epoch[places[count]] = stream.permutation(own)
         for stream, to in zip(streams, keys, strict=True) if with_keys else ():
             to[:] = stream.integers(-(2**31), 2**31, to.shape, np.int32)
         if epochs > 1:  # a client's epochs follow one another, without the steps of longer ones
-            index = _closed_up(index, per_epoch, batch_size)
-        by_step = index.reshape(len(rows), -1, batch_size).swapaxes(0, 1)
+            index = _closed_up(index, per_epoch, width)
+        by_step = index.reshape(len(rows), -1, width).swapaxes(0, 1)
         sizes = np.count_nonzero(by_step >= 0, axis=2)
         return cls([epochs * n for n in per_epoch], sizes, by_step, keys.swapaxes(0, 1))
 
 
-def _closed_up(index: np.ndarray, per_epoch: Sequence[int], batch_size: int) -> np.ndarray:
+def _places(sizes: Sequence[int], width: int) -> np.ndarray:
+    """Return where examples lie, in batches of these sizes that are filled up to `width`."""
+    filled = np.arange(width) < np.array(sizes)[:, None]
+    return np.flatnonzero(filled)
+
+
+def _closed_up(index: np.ndarray, per_epoch: Sequence[int], width: int) -> np.ndarray:
     """Return `(K, epochs, N)` as `(K, epochs * N)`, steps without examples moved to the end."""
     closed = np.full((len(index), index[0].size), -1, np.int64)
     for own, steps, to in zip(index, per_epoch, closed, strict=True):
-        used = own[:, : steps * batch_size].reshape(-1)
+        used = own[:, : steps * width].reshape(-1)
         to[: len(used)] = used
     return closed
 

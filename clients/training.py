@@ -16,7 +16,6 @@ from clients.steps import Batches, Plan, Step
 from fedalign.algorithm import Stack, Trained
 from fedalign.masks.freezer import Freezer, alike
 from fedalign.masks.phases import Phase, phases
-from fedalign.network.batch_norm import NORMS
 from fedalign.network.graphs import Graphs
 from fedalign.network.losses import Loss
 from fedalign.network.network import Network
@@ -52,15 +51,16 @@ class Training:
         self.lr = algorithm.lr_of(stack.server_round, stack.rounds)
         self._momentum = algorithm.momentum if algorithm.optimizer == "sgd" else 0.0
         self._pull = algorithm.pull() if algorithm.optimizer == "sgd" else 0.0
-        counts, random = (algorithm.epochs, algorithm.batch_size), stack.network.is_random
-        batches = Batches.draw(stack.rows, stack.streams, *counts, with_keys=random)
+        counts, random = (algorithm.epochs, algorithm.batch_size), stack.network.draws.used
+        graphs = _graphs(stack.network)
+        pairs = _pairs(stack, algorithm.batch_size, graphs is not None)
+        batches = Batches.draw(stack.rows, stack.streams, *counts, random, pairs)
         of = cache(lambda plan, steps: phases(plan, layout, steps, algorithm.epochs))
         self._planned: list[list[Phase]] = list(map(of, stack.plans, batches.steps))
         clipped = bool(algorithm.clip_norm)
         self.freezer = Freezer(self.weights, self._planned, stack.plans[0], clipped)
         self.optimizer = _optimizer(algorithm, self, clipped)
         ages = _ages(self._planned, batches.sizes.shape, stack.plans[0].reset)
-        graphs = _graphs(stack.network, batches.sizes)
         rates = self.optimizer.rates(ages)
         self.plan = Plan(batches, stack.data.labels, *rates, few_shapes=graphs is not None)
         self._replayed: Replayed | None = None
@@ -102,7 +102,7 @@ class Training:
     ) -> Tensor:
         """Return the losses `(k,)` of a step; see `Network.gradients` for the rest."""
         block, network = self.block[: len(step.counts)], self.stack.network
-        network.draws.keys = step.keys if network.is_random else None
+        network.draws.keys = step.keys if network.draws.used else None
         return network.gradients(
             block, self.images, step.labels, step.sizes, out, keep, loss, step.counts
         )
@@ -148,14 +148,28 @@ class Training:
         return far
 
 
-def _graphs(network: Network, sizes: np.ndarray) -> Graphs | None:
-    """Return what captures steps with batches of these sizes; None: they run plainly."""
+def _pairs(stack: Stack, batch_size: int, always: bool) -> bool:
+    """Return whether batches of one must be avoided; if `always`, even where there are none.
+
+    `ValueError` if that cannot be done.
+    """
+    counts = [len(own) for own in stack.rows]
+    if not always and batch_size > 1 and all(count % batch_size != 1 for count in counts):
+        return False
+    layer = stack.network.traits.needs_two
+    if layer and (batch_size == 1 or 1 in counts):
+        short = "client.batch_size is 1" if batch_size == 1 else "a client has a single example"
+        raise ValueError(
+            f"{short}, but {layer} needs two in a batch: give client.batch_size and "
+            "partition.min_size at least 2, or the model another norm"
+        )
+    return bool(layer)
+
+
+def _graphs(network: Network) -> Graphs | None:
+    """Return what captures steps; None: they run plainly."""
     graphs = network.graphs
-    if graphs is None or graphs.off:
-        return None
-    # Plain steps say which layer has nothing to normalise.
-    is_refused = (sizes == 1).any() and network.modules(*NORMS)
-    return None if is_refused else graphs
+    return None if graphs is None or graphs.off else graphs
 
 
 def _optimizer(algorithm: Local, training: Training, clipped: bool) -> Optimizer:

@@ -20,8 +20,10 @@ from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest, RunCo
 from fedalign.messages.records import TrainTask, arrays_of, evaluate_reply, round_of
 from fedalign.network.device import torch_threads
 from fedalign.rng import rng
+from fedalign.seeding import seeded
 from fedalign.training import trainer
 from fedalign.training.replies import Sender, each, mean
+from fedalign.training.stacks import notes
 
 
 class App(GroupApp):
@@ -41,8 +43,11 @@ class App(GroupApp):
         stacks = trainer.train(federation, task, messages[0], contexts, request.stack)
         sender = Sender.of(federation, task, messages[0])
         if request.partial_sums:
-            return mean(sender, task.plan, messages, stacks, request)
-        return each(sender, messages, stacks)
+            replies = mean(sender, task.plan, messages, stacks, request)
+        else:
+            replies = each(sender, messages, stacks)
+        replies.notes += notes(federation)
+        return replies
 
     def flaw(
         self, message: Message, context: Context, reply: Message, max_update_norm: float | None
@@ -97,11 +102,11 @@ def evaluate(message: Message, context: Context) -> Message:
     held = federation.held(partition, count)
     data, (rows,) = federation.examples.seen(count, [partition], [held.tested])
     own = data.at(rows)
-    models = {"": network.receive(arrays_of(message))}
+    models, number = {"": network.receive(arrays_of(message))}, round_of(message)
     if settings.finetune_epochs:
-        models["tuned_"] = _tuned(federation, models[""], round_of(message), partition, count)
+        models["tuned_"] = _tuned(federation, models[""], number, partition, count)
     measured: dict[str, float] = {}
-    with torch_threads(1):
+    with torch_threads(1), seeded(federation.config.seed, "evaluate", number, partition):
         for kind, model in models.items():
             loss, accuracy = network.evaluate(model, own, settings.batch_size)
             measured |= {f"{kind}loss": loss, f"{kind}accuracy": accuracy}
@@ -138,5 +143,7 @@ def _tuned(
         server_round=server_round,
         rounds=federation.config.rounds,
     )
-    federation.tuner.train(stack)
+    federation.network.restart()
+    with seeded(federation.config.seed, "tune", server_round, partition):
+        federation.tuner.train(stack)
     return stack.block[0]

@@ -58,7 +58,7 @@ def main(grid: Grid, context: Context) -> None:
     done, model = (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
     # A second torch thread keeps spinning after each large operation; measuring has its own pool.
     with folder, progress, torch_threads(1):
-        folder.save(loop.run(model, first=done + 1))
+        folder.save(federation.network.layout.to_state(loop.run(model, first=done + 1)))
     print(f"results in {folder.path}", flush=True)
 
 

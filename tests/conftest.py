@@ -141,10 +141,14 @@ def run(tmp_path):
 class Quadratic:
     """A network double in float64, whose examples are (a, b): `sum_p a_p/2 (w_p - b_p)^2`."""
 
-    device, graphs, is_random, draws = torch.device("cpu"), None, False, SimpleNamespace()
+    device, graphs, stacked = torch.device("cpu"), None, "it runs any number of models"
+    draws, traits = SimpleNamespace(used=False), SimpleNamespace(needs_two="")
 
     def __init__(self, size):
         self.layout = Layout((Entry("w", (size,), 0),), (), ())
+
+    def restart(self):
+        """It keeps nothing beside its weights."""
 
     def receive(self, arrays):
         return self.layout.spread(torch.from_numpy(arrays["w"].numpy()).double())

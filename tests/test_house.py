@@ -29,6 +29,7 @@ ORDER = (
     "network",
     "models settings data partitions",
     "partitioning testing console",
+    "seeding",
     "errors rng __version__",
 )
 RANKS = {room: rank for rank, row in enumerate(ORDER) for room in row.split()}
@@ -70,9 +71,13 @@ PRIVATE_ATTRIBUTES = {
 
 # A global generator is drawn from, or set, only here.
 GLOBAL_GENERATORS = {
-    "fedalign/server/rounds.py": {"np.random.seed"},  # for the noise of Flower's strategies
+    "fedalign/seeding.py": {
+        *("random", "np.random.seed", "np.random.get_state", "np.random.set_state"),
+        *("torch.set_rng_state", "torch.cuda.manual_seed", "torch.cuda.set_rng_state"),
+        "torch.default_generator.manual_seed",
+    },
     "fedalign/testing.py": {"np.random.get_state"},  # to see whether a partitioner drew from it
-    # Weights of models, which `Federation` makes under `fork_rng`.
+    # Weights of models, which `Federation` makes under `seeded`.
     "fedalign/models/text.py": {"nn.init.normal_", "torch.randn"},
     "fedalign/models/vit.py": {"torch.randn"},
 }

@@ -58,7 +58,11 @@ def examples():
 class Network:
     """The network as fedalign's clients ask for it."""
 
-    device, graphs, is_random, draws = torch.device("cpu"), None, False, SimpleNamespace()
+    device, graphs, stacked = torch.device("cpu"), None, "it runs any number of models"
+    draws, traits = SimpleNamespace(used=False), SimpleNamespace(needs_two="")
+
+    def restart(self):
+        """It keeps nothing beside its weights."""
 
     def __init__(self):
         self.layout = Layout.of(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, CLASSES)))

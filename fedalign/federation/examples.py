@@ -13,6 +13,7 @@ import torch
 from fedalign.data import Dataset
 from fedalign.partitioning import Indices, checked, split
 from fedalign.rng import rng
+from fedalign.seeding import seeded
 from fedalign.settings.config import Config
 from fedalign.settings.contracts import Partitioner, TransformsImages
 
@@ -115,9 +116,10 @@ class DealtExamples:
         """Return some of a client's images; each is the same whichever others are asked for."""
         owned = self.held(partition, num_clients).owned
         images, stream = self.data.images, rng(self.config.seed, "transform", partition)
-        changed = partitioner.transform(
-            images[torch.from_numpy(owned)].cpu(), partition, num_clients, stream
-        )
+        with seeded(self.config.seed, "transform", partition):
+            changed = partitioner.transform(
+                images[torch.from_numpy(owned)].cpu(), partition, num_clients, stream
+            )
         chosen: torch.Tensor = changed[torch.from_numpy(np.searchsorted(owned, rows))]
         return chosen.to(images.device)
 
@@ -127,7 +129,8 @@ class DealtExamples:
         groups = None if self.data.groups is None else self.data.groups.cpu().numpy()
         name, stream = config.partition.name, rng(config.seed, "partition")
         named = {"called": name, "data": f"data set {config.data.name!r}"}
-        dealt = split(self.partitioner, labels, num_clients, stream, groups, **named)
+        with seeded(config.seed, "partition"):
+            dealt = split(self.partitioner, labels, num_clients, stream, groups, **named)
         return checked(dealt, num_clients, len(labels), name)
 
 

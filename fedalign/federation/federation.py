@@ -17,7 +17,7 @@ from fedalign.federation.examples import DealtExamples, Examples, Held
 from fedalign.messages.codec import Codec
 from fedalign.network.device import device_of
 from fedalign.network.network import Network
-from fedalign.rng import rng
+from fedalign.seeding import seeded
 from fedalign.settings.config import Config, from_run_config
 from fedalign.settings.contracts import ClientAlgorithm, HasParts, HasSpec, Source
 
@@ -127,8 +127,7 @@ class Federation:
 
     def _module(self, *client: int) -> torch.nn.Module:
         config, spec = self.config, self.spec
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng(config.seed, "init", *client).integers(2**31)))
+        with seeded(config.seed, "init", *client):
             built: torch.nn.Module = config.model.build(shape=spec.shape, classes=spec.classes)
         return built
 
@@ -136,7 +135,8 @@ class Federation:
         return self.source.has(part) if isinstance(self.source, HasParts) else True
 
     def _load(self, part: Part) -> Dataset:
-        data = self.source.load(part)
+        with seeded(0, "data", part):  # the same data for all seeds
+            data = self.source.load(part)
         if not isinstance(data, Dataset):
             name, found = self.config.data.name, type(data).__name__
             raise InputError(f"data.name: {name!r}: load({part!r}) returned a {found}, no Dataset")

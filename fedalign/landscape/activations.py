@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fedalign.landscape.matching import Matched, best_order
-from fedalign.landscape.permutations import permute_
 from fedalign.models.symmetry import Group, Seen, lies_in
 from fedalign.network.network import Network
+from fedalign.network.permutations import permute_
 
 
 def activation_matching(

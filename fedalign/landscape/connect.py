@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -28,6 +29,7 @@ from fedalign.settings.sources import parse_overrides
 
 ALPHAS = 25  # points on a line if the configuration says 0, as after a run without measurements
 EXAMPLES = 2000  # test images by default; runs use fewer, because they measure every round
+log = logging.getLogger("fedalign")
 MEANING = {"model": "the network of the files", "data": "the data set to test on"}
 
 
@@ -161,7 +163,10 @@ def _planes(models: Mapping[str, Tensor], letters: Sequence[str], side: int) -> 
 
 def _matcher(federation: Federation, test: Dataset) -> Matcher | None:
     config, network = federation.config, federation.network
-    if config.evaluation.match == "none" or not network.symmetry:
+    if config.evaluation.match == "none":
+        return None
+    if not network.symmetry:
+        log.warning("neurons are not matched: %s", network.exchangeable.reason)
         return None
     images = images_of(federation.reference, test, config.evaluation)
     return Matcher(network, config.evaluation, images, rng(config.seed, "match"))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedalign.errors import InputError
+from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 
 NAMED = 6  # names of unexpected or missing tensors that a message lists
@@ -21,13 +22,18 @@ CURE = "check --model, --data, --config and model.KEY=VALUE, which define the ne
 def read(file: Path, network: Network) -> Tensor:
     """Return the model `(F,)` in a safetensors file of any floating-point type.
 
-    Integer buffers are ignored.
+    BatchNorm's counts of batches are ignored; any other integer buffer must be the network's own.
 
     Raises:
         InputError: The file cannot be read, does not fit the network, or has values that are not
             finite.
     """
-    tensors, layout = _tensors(file), network.layout
+    layout = network.layout
+    tensors = _untied(file, _tensors(file), layout)
+    for name in layout.transient:  # no file of a state dict has them
+        own = torch.from_numpy(network.initial[name].numpy().copy())
+        tensors.setdefault(name, own)
+    _check_counters(file, tensors, network)
     names = [entry.name for entry in layout.entries]
     _check_names(file, tensors, names, layout.counters)
     for name in names:
@@ -52,6 +58,28 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             f"{file} is not a safetensors file ({reason}); "
             "safetensors.torch.save_file writes one from a state dict"
         ) from None
+
+
+def _untied(file: Path, tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Return the tensors without further names of one; `InputError` if such are not equal."""
+    for alias, name in layout.aliases:
+        if alias not in tensors:
+            continue
+        tensor = tensors.pop(alias)
+        if not torch.equal(tensors.setdefault(name, tensor), tensor):
+            raise InputError(f"{file}: {name!r} and {alias!r} differ, but are one in the model")
+    return tensors
+
+
+def _check_counters(file: Path, tensors: Mapping[str, Tensor], network: Network) -> None:
+    for name in network.layout.counters:
+        own = torch.from_numpy(network.initial[name].numpy().copy())
+        counts = name.endswith("num_batches_tracked")
+        if name in tensors and not counts and not torch.equal(tensors[name], own):
+            raise InputError(
+                f"{file}: {name!r} is not as in the network, which has integer buffers of its own; "
+                "give the seed with which it was built"
+            )
 
 
 def _check_names(

@@ -15,9 +15,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from fedalign.landscape.permutations import permute_
 from fedalign.models.symmetry import Group, lies_in
 from fedalign.network.layout import Layout
+from fedalign.network.permutations import permute_
 
 LEAST = 1e-12  # smallest gain, relative to the product of norms, that is not rounding
 

@@ -160,13 +160,19 @@ def symmetry(module: nn.Module) -> tuple[Group, ...]:
 
 
 def stranger(module: nn.Module) -> str:
-    """Return the layer, by name, because of which a chain's neurons are not known; else ""."""
-    if isinstance(module, HasSymmetry) or not _is_sequential(module):
-        return ""
+    """Return why nothing is known of a module's neurons, with the layer by name; else ""."""
+    if isinstance(module, HasSymmetry):
+        return "its method symmetry() returns nothing"
+    if not _is_sequential(module):
+        return f"{type(module).__name__} is no nn.Sequential"
+    seen: dict[int, str] = {}
     for name, layer in _layers(module):
         if not _is_known(layer):
-            return f"{name!r} ({type(layer).__name__ if any(layer.children()) else layer})"
-    return ""
+            kind = type(layer).__name__ if any(layer.children()) else layer
+            return f"it is not known what layer {name!r} ({kind}) does with them"
+        if (first := seen.setdefault(id(layer), name)) != name:
+            return f"layers {first!r} and {name!r} are one"
+    return "it has no hidden ones"
 
 
 def split(group: Group, labels: np.ndarray) -> tuple[Group, ...]:
@@ -200,6 +206,8 @@ def _check(group: Group, module: nn.Module) -> None:
     where = f"{type(module).__name__}.symmetry(): group {group.name!r}"
     if not group.places:
         raise InputError(f"{where} owns no tensor")
+    if group.seen and group.seen.module not in dict(module.named_modules()):
+        raise InputError(f"{where} is seen in {group.seen.module!r}, which the model does not have")
     for place in group.places:
         if place.tensor not in shapes:
             raise InputError(f"{where}: no tensor {place.tensor!r}{nearest(place.tensor, shapes)}")
@@ -242,7 +250,9 @@ def _chain(module: nn.Module) -> tuple[Group, ...]:
     groups: list[Group] = []
     hidden: Neurons | None = None
     flat, layers = False, list(_layers(module))
-    if len({id(layer) for _, layer in layers}) < len(layers) or stranger(module):
+    if len({id(layer) for _, layer in layers}) < len(layers):
+        return ()
+    if not all(_is_known(layer) for _, layer in layers):
         return ()
     for name, layer in layers:
         if isinstance(layer, WEIGHTED):

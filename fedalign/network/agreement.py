@@ -15,7 +15,7 @@ from fedalign.network.one_by_one import OneByOne
 from fedalign.network.random_layers import Draws
 from fedalign.network.runner import Runner
 
-BATCHES = ([4, 3], [2, 5, 4])  # examples of each model; the smaller batches are filled up
+BATCHES = ([4, 3], [2, 5, 4], [9])  # examples of each model; the smaller batches are filled up
 SHARES = [[1.0, 0, 0], [0.2, 0.3, 0.5], [0, -0.5, 1.5], [0.5, 0.5, 0]]
 SPREAD = 0.02  # how far models lie from the initial one, in each parameter
 ROUNDING, TF32 = 1e-6, 3e-4  # relative, of sums on a CPU and on a GPU
@@ -57,7 +57,10 @@ class Trial:
             self._draws.keys = keys  # of the step that asks for another way
 
     def _of_step(self, other: Runner, sizes: Sequence[int]) -> str:
-        models, examples = self._models(len(sizes)), self._examples(len(sizes) * max(sizes))
+        models, examples = (
+            self._models(len(sizes)),
+            self._inputs.random(len(sizes) * max(sizes), self._generator),
+        )
         self._draws.keys = self._integers(-(2**31), 2**31, len(sizes), 2).int()
         run = _training(self._layout, examples, self._labels(sizes), sizes)
         expected, rounded = run(self._plain, models), run(self._plain, self._rounded(models))
@@ -67,8 +70,9 @@ class Trial:
 
     def of_mixtures(self, mixtures: Mixtures) -> str:
         """Return what differs where `mixtures` evaluates; nothing if all is the same."""
-        for batch, shares in ((5, torch.tensor(SHARES, device=self._device)), (3, None)):
-            models, examples = self._models(3), self._examples(batch)
+        every = torch.tensor(SHARES, device=self._device)
+        for batch, shares in ((5, every), (3, None), (1, every[1:2]), (12, every[:2])):
+            models, examples = self._models(3), self._inputs.random(batch, self._generator)
             vectors = models if shares is None else shares @ models
             mixtures.load(models, shares)
             alone = self._logits(vectors, examples), self._logits(self._rounded(vectors), examples)
@@ -82,17 +86,35 @@ class Trial:
         for entry in self._layout.parameters:
             own = entry.view(models)
             own += SPREAD * torch.randn(own.shape, generator=self._generator)
+        for entry in self._layout.buffers:  # a variance stays positive
+            own = entry.view(models)
+            own += SPREAD * torch.rand(own.shape, generator=self._generator)
         return models.to(self._device)
+
+    def of_exchange(self, exchange: Callable[[Tensor], Tensor]) -> float:
+        """Return how much a change of a model changes its outputs, as a multiple of rounding.
+
+        Below 1 it cannot be told from rounding. The model is far from the initial one in every
+        tensor, so that no two neurons are alike.
+        """
+        model = self._models(1)
+        for entry in self._layout.entries:
+            own = entry.view(model)
+            own += max(0.5 * float(own.std(correction=0)), 0.1) * torch.rand(
+                own.shape, generator=self._generator
+            ).to(own)
+        examples = self._inputs.random(5, self._generator)
+        expected = self._logits(model, examples)["logits"]
+        rounded = self._logits(self._rounded(model), examples)["logits"]
+        found = self._logits(exchange(model[0])[None], examples)["logits"]
+        allowed = EXACT * expected.norm() + FACTOR * (rounded - expected).norm()
+        return float((found - expected).norm() / allowed)
 
     def _rounded(self, models: Tensor) -> Tensor:
         """Return models that differ by what rounding may do to a number."""
         size = ROUNDING if self._device.type == "cpu" else TF32
         noise = torch.randn(models.shape, generator=self._generator).to(self._device)
         return models * (1 + size * noise)
-
-    def _examples(self, count: int) -> Tensor:
-        examples = self._integers(0, self._inputs.values, count, *self._inputs.shape)
-        return self._inputs(examples.to(torch.uint8))
 
     def _labels(self, sizes: Sequence[int]) -> Tensor:
         places = torch.arange(max(sizes), device=self._device)

@@ -92,6 +92,17 @@ def pick_device(wanted: str) -> torch.device:
     return device
 
 
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Run the body without cuDNN; `torch.backends.cudnn.flags` would touch TF32's flags too."""
+    cudnn: Any = torch.backends.cudnn
+    before, cudnn.enabled = cudnn.enabled, False
+    try:
+        yield
+    finally:
+        cudnn.enabled = before
+
+
 def autocast(device: torch.device, bf16: bool) -> AbstractContextManager[None]:
     """Return a context in which a network runs in bfloat16; it changes nothing if not `bf16`."""
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()

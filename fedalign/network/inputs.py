@@ -32,3 +32,10 @@ class Inputs:
             return examples.long()
         floats = examples.to(torch.float32, memory_format=torch.channels_last)
         return floats.sub_(self._mean).div_(self._std)
+
+    def random(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return the inputs of random examples; by default always the same ones."""
+        generator = generator or torch.Generator().manual_seed(0)
+        shape = count, *self.shape
+        examples = torch.randint(0, self.values, shape, generator=generator).to(torch.uint8)
+        return self(examples.to(self.device))

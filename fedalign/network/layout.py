@@ -62,11 +62,15 @@ class Layout:
         parameters: what the optimiser trains; a tensor used twice (tied weights) is listed once.
         buffers: floating-point buffers, after the parameters.
         counters: names of integer buffers. No vector holds them, since they are never averaged.
+        aliases: further names of tensors that are listed once, and the name that is listed.
+        transient: names of buffers that the module's state dict leaves out.
     """
 
     parameters: tuple[Entry, ...]
     buffers: tuple[Entry, ...]
     counters: tuple[str, ...]
+    aliases: tuple[tuple[str, str], ...] = ()
+    transient: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module) -> Layout:
@@ -77,7 +81,9 @@ class Layout:
         parameters = _place(model.named_parameters(), 0)
         buffers = [(name, b) for name, b in model.named_buffers() if b.is_floating_point()]
         counters = [name for name, b in model.named_buffers() if not b.is_floating_point()]
-        return cls(parameters, _place(buffers, _end(parameters)), tuple(counters))
+        return cls(
+            parameters, _place(buffers, _end(parameters)), tuple(counters), *_names_of(model)
+        )
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -189,6 +195,11 @@ class Layout:
         counters = {name: Array(np.asarray(state[name].cpu())) for name in self.counters}
         return self.to_record(self.flatten(model), counters)
 
+    def to_state(self, record: ArrayRecord) -> ArrayRecord:
+        """Return a record as the module's state dict: with every name of a tensor used twice."""
+        named = {**record, **{alias: record[name] for alias, name in self.aliases}}
+        return ArrayRecord({n: array for n, array in named.items() if n not in self.transient})
+
     def _tensors(self, model: nn.Module) -> list[Tensor]:
         floats = [b for b in model.buffers() if b.is_floating_point()]
         return [*model.parameters(), *floats]
@@ -208,6 +219,18 @@ def like(record: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
         else:
             restored[name] = Array(record[name].numpy().astype(before.dtype))
     return ArrayRecord(restored)
+
+
+def _names_of(model: nn.Module) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Return a layout's `aliases` and `transient`."""
+    first: dict[int, str] = {}
+    aliases: list[tuple[str, str]] = []
+    state = model.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        if isinstance(tensor, Tensor) and first.setdefault(id(tensor), name) != name:
+            aliases.append((name, first[id(tensor)]))
+    transient = [name for name, _ in model.named_buffers() if name not in state]
+    return tuple(aliases), tuple(transient)
 
 
 def _place(named: Iterable[tuple[str, Tensor]], start: int) -> tuple[Entry, ...]:

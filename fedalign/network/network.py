@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import copy, deepcopy
 from functools import cached_property, partial
 from operator import is_not
@@ -13,11 +14,12 @@ from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
 from fedalign.data import Dataset, Spec
-from fedalign.models.symmetry import Group, symmetry
+from fedalign.models.symmetry import Group
 from fedalign.network.agreement import Trial
-from fedalign.network.batch_norm import NORMS, reestimate
+from fedalign.network.batch_norm import NORMS, batch_sizes, reestimate
 from fedalign.network.device import gpu_memory, send
 from fedalign.network.evaluation import CPU_BATCH, batch_on_gpu, evaluate
+from fedalign.network.exchanges import Exchangeable, exchangeable
 from fedalign.network.footprint import Footprint, footprint
 from fedalign.network.graphs import Graphs
 from fedalign.network.inputs import Inputs
@@ -25,10 +27,13 @@ from fedalign.network.layout import Layout
 from fedalign.network.losses import Loss
 from fedalign.network.mixtures import Mixtures
 from fedalign.network.one_by_one import OneByOne
-from fedalign.network.random_layers import Draws, count_draws, draws_globally
+from fedalign.network.random_layers import Draws, count_draws
 from fedalign.network.runner import Runner
 from fedalign.network.stacked import Stacked
 from fedalign.network.stacking import Stacking, alone, mixtures, stacking
+from fedalign.network.state import State
+from fedalign.network.traits import Traits
+from fedalign.seeding import seeded
 
 Hook = Callable[[Tensor], Tensor | None]
 """Takes what a module puts out and returns what replaces it; None leaves it."""
@@ -36,8 +41,6 @@ Hook = Callable[[Tensor], Tensor | None]
 
 class Network:
     """A module whose weights come from outside, as rows of stacked flat vectors.
-
-    Several models run at once where the module allows it, and one after the other where not.
 
     Args:
         module: the network; its own weights are kept as `initial` and never used again.
@@ -66,6 +69,7 @@ class Network:
         self._inputs = Inputs(spec, device)
         self.draws = count_draws(module)
         self._plain = OneByOne(module.to(device), self.layout, self._bf16, self.draws)
+        self._state = State(module)
         self._received: tuple[list[bytes], Tensor] | None = None
 
     @property
@@ -74,10 +78,7 @@ class Network:
         return self._plain.module
 
     def receive(self, arrays: ArrayRecord) -> Tensor:
-        """Return the model `(F,)` in a message, on the device; not to be changed.
-
-        Clients of one round get the same bytes, which are decoded for the first of them only.
-        """
+        """Return the model `(F,)` in a message, decoded once a round; not to be changed."""
         data = [array.data for array in arrays.values()]
         if self._received is None or any(map(is_not, data, self._received[0])):
             self._received = data, self.upload(self.layout.to_vector(arrays))
@@ -88,10 +89,23 @@ class Network:
         other = copy(self)
         for name in ("stacking", "mixes", "graphs"):
             other.__dict__.pop(name, None)
+        self.restart()
         other.draws = Draws()
         module = deepcopy(self.module, {id(self.draws): other.draws})
         other._plain = OneByOne(module, self.layout, self._bf16, other.draws)
+        other._state = State(module)
         return other
+
+    def restart(self) -> None:
+        """Forget what training has left in the module beside the weights, for another client."""
+        self._state.restore()
+
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """Run the body as every evaluation: from one state, and with the same random numbers."""
+        draws = seeded(0, "evaluation") if self.traits.depends[False] else nullcontext()
+        with self._state.aside(), draws:
+            yield
 
     @cached_property
     def graphs(self) -> Graphs | None:
@@ -99,29 +113,26 @@ class Network:
         return Graphs() if self.device.type == "cuda" and self.stacked else None
 
     @cached_property
-    def symmetry(self) -> tuple[Group, ...]:
-        """The groups of neurons that may be exchanged; none where nothing is known of a module."""
-        return symmetry(self.module)
-
-    @cached_property
-    def draws_globally(self) -> bool:
-        """Whether training draws from PyTorch's global generators, as functional dropout does.
-
-        Such a network is never stacked; the key of a client seeds the generators in each step.
-        """
-        examples = torch.zeros(2, *self._inputs.shape, dtype=torch.uint8, device=self.device)
-        return draws_globally(self.module, self._inputs(examples))
+    def exchangeable(self) -> Exchangeable:
+        """The groups of neurons that may be exchanged; and why, where none are known."""
+        trial = None if self.traits.depends[False] else self._trial
+        return exchangeable(self.module, self.layout, trial)
 
     @property
-    def is_random(self) -> bool:
-        """Whether training depends on the keys of clients, `draws.keys`."""
-        return self.draws.used or self.draws_globally
+    def symmetry(self) -> tuple[Group, ...]:
+        """The groups of neurons that may be exchanged; none where nothing is known."""
+        return self.exchangeable.groups
+
+    @cached_property
+    def traits(self) -> Traits:
+        """What is known of the module."""
+        return Traits(deepcopy(self.module, {id(self.draws): Draws()}), self._inputs)
 
     @cached_property
     def stacking(self) -> Stacking:
         """How many models run at once, and why not otherwise."""
-        if self.draws_globally:
-            return alone("the network draws from PyTorch's global generators")
+        if why := self.traits.depends[True]:
+            return alone(why)
         draws = self.draws
         return stacking(self.module, self.layout, draws, self._trial, self.device, self._bf16)
 
@@ -133,6 +144,8 @@ class Network:
     @cached_property
     def mixes(self) -> Mixtures | None:
         """What runs many mixtures of models at once; None where nothing does, or gains nothing."""
+        if self.traits.depends[False]:
+            return None
         return mixtures(self.module, self.layout, self._trial, self.device, self._bf16)
 
     @property
@@ -160,19 +173,11 @@ class Network:
         loss: Loss | None = None,
         counts: Tensor | None = None,
     ) -> Tensor:
-        """Return the mean loss of each model on its own batch, `(K,)`.
+        """Return the mean loss of each model on its own batch, `(K,)`; arguments as in `Runner`.
 
-        Args:
-            block: `(K, F)` models; their BatchNorm statistics are updated in place.
-            images: `(K, B, C, H, W)` uint8; of text `(K, B, L)`, here and below.
-            labels: `(K, B)` int64; -1 for examples that only fill up the batch, at its end.
-            sizes: how many examples of each batch count.
-            out: `(K, P)`, becomes `keep * out` plus the gradients; so momentum costs nothing.
-            keep: 0 overwrites what is in `out`, even NaN.
-            loss: None is cross-entropy.
-            counts: `sizes` on the device, `(K,)` float32, at least 1; None: they are sent there.
+        But `images` are examples as stored: `(K, B, C, H, W)` uint8; of text `(K, B, L)`, here and
+        below. Momentum costs nothing, as `out` becomes `keep * out` plus the gradients.
         """
-        self._plain.seeds = self.draws_globally
         alone = len(block) == 1 and self.graphs is None
         runner: Runner = (None if alone else self.stacked) or self._plain
         inputs = self._inputs(images.flatten(0, 1))
@@ -182,22 +187,17 @@ class Network:
     def features(self, block: Tensor, images: Tensor) -> Tensor:
         """Return the input of the last linear layer of each model `(K, F)`: `(K, B, D)`.
 
-        Of images `(K, B, C, H, W)`, without dropout and with BatchNorm's running statistics.
+        Of images `(K, B, C, H, W)`, in evaluation mode.
         """
-        plain, found = self._plain, []
-        plain.module.eval()
-        recorder = plain.recorder  # before the first forward pass
+        recorder, found = self._plain.recorder, []  # before the first forward pass
         for vector, own in zip(block, images, strict=True):
-            plain.bind(vector)
-            plain.run(self._inputs(own))
+            with self._measuring():
+                self.function_of(vector)(own)
             found.append(recorder.features.float())
         return torch.stack(found)
 
     def watch(self, vector: Tensor, images: Tensor, modules: Iterable[str]) -> dict[str, Tensor]:
-        """Return the output of each of these modules of the model `(F,)`, by name.
-
-        For images `(B, C, H, W)`, without dropout and with BatchNorm's running statistics.
-        """
+        """Return the output of each of these modules of the model `(F,)`, in evaluation mode."""
         seen: dict[str, Tensor] = {}
 
         def see(name: str, out: Tensor) -> None:
@@ -208,10 +208,7 @@ class Network:
 
     @torch.no_grad()
     def tap(self, vector: Tensor, images: Tensor, taps: Mapping[str, Hook]) -> None:
-        """Run the model on images as `watch` does; each hook sees, and may replace, an output.
-
-        `taps` has hooks by the name of the module whose output they see.
-        """
+        """Run the model as `watch`; each hook sees, and may replace, the output of a module."""
         handles = [
             self.module.get_submodule(name).register_forward_hook(
                 lambda _module, _inputs, out, tap=tap: tap(out)
@@ -219,7 +216,8 @@ class Network:
             for name, tap in taps.items()
         ]
         try:
-            self.function_of(vector)(images.to(self.device))
+            with self._measuring():
+                self.function_of(vector)(images.to(self.device))
         finally:
             for handle in handles:
                 handle.remove()
@@ -239,8 +237,7 @@ class Network:
     ) -> tuple[float, float]:
         """Return the mean cross-entropy and the accuracy of the model `(F,)` on all of `data`.
 
-        Batches are shared out to threads, which changes no bit of the result. Without a batch size
-        it is chosen for the device.
+        Threads share the batches, which changes no bit. The device decides on a missing batch size.
         """
         loss, accuracy = self.scores(vector, data, batch_size, threads)[0].tolist()
         return loss, accuracy
@@ -250,7 +247,9 @@ class Network:
     ) -> Tensor:
         """Return what `evaluate` does as `(1, 2)` float64 on the device, without waiting for it."""
         size, run = batch_size or self._batch(1), self.function_of(vector)
-        return evaluate(lambda x: run(x)[None], data, size, self.device, threads)
+        shared = 1 if self.traits.depends[False] else threads
+        with self._measuring():
+            return evaluate(lambda x: run(x)[None], data, size, self.device, shared)
 
     def evaluate_mixes(
         self,
@@ -285,13 +284,15 @@ class Network:
         """Return the model `(F,)` with BatchNorm statistics re-estimated on `images`.
 
         The statistics of an averaged model are not the average of the statistics (Jordan et al.
-        2023, REPAIR), so an interpolated model must not be judged by the latter. Each layer gets
-        the mean over batches. Without BatchNorm, or images, the model comes back as it is.
+        2023, REPAIR). Each layer gets the mean over batches. Without BatchNorm, or images, the
+        model comes back as it is.
         """
         if not self.modules(*NORMS) or not len(images):
             return vector
         vector = vector.to(self.device, copy=True)
         self._plain.bind(vector)
-        batches = (self._inputs(own.to(self.device)) for own in torch.split(images, batch_size))
-        reestimate(self.module, batches)
+        sizes = batch_sizes(len(images), batch_size, bool(self.traits.needs_two))
+        batches = (self._inputs(own.to(self.device)) for own in torch.split(images, sizes))
+        with self._measuring():
+            reestimate(self.module, batches)
         return vector

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedalign.network.device import autocast
+from fedalign.network.device import autocast, without_cudnn
 from fedalign.network.features import FeatureRecorder
 from fedalign.network.layout import Layout
 from fedalign.network.losses import Loss
-from fedalign.network.random_layers import Draws, seeded
+from fedalign.network.random_layers import Draws
+from fedalign.network.state import own_parts
 
 
 class OneByOne:
@@ -22,7 +23,6 @@ class OneByOne:
 
     Attributes:
         module: the module; its tensors are views of the model that was bound last.
-        seeds: in training, a client's key seeds PyTorch's global generators, which the module uses.
 
     Args:
         bf16: forward passes run under autocast.
@@ -33,8 +33,18 @@ class OneByOne:
         self, module: nn.Module, layout: Layout, bf16: bool = False, draws: Draws | None = None
     ):
         self.module, self._layout, self._bf16 = module, layout, bf16
-        self._draws, self.seeds = draws or Draws(), False
+        self._draws = draws or Draws()
         self._bound: tuple[int, int] | None = None
+        # cuDNN seeds the dropout inside recurrent layers once in a process.
+        recurrent = [part for part in module.modules() if isinstance(part, nn.RNNBase)]
+        self._without_cudnn = any(part.dropout for part in recurrent)
+        entries = {entry.name: entry for entry in layout.buffers}
+        self._buffers = [
+            (part, key, entries[name])
+            for prefix, part in own_parts(module)
+            for key, _ in part.named_buffers(recurse=False)
+            if (name := f"{prefix}.{key}".lstrip(".")) in entries
+        ]
 
     @cached_property
     def recorder(self) -> FeatureRecorder:
@@ -80,10 +90,7 @@ class OneByOne:
         for k, size in enumerate(sizes):
             self.bind(block[k], out[k])
             self._draws.begin(slice(k, k + 1))
-            own_seed = (
-                seeded(self.module, self._draws, block.device) if self.seeds else nullcontext()
-            )
-            with own_seed:
+            with without_cudnn() if self._without_cudnn else nullcontext():
                 logits = self.run(inputs[k * length : k * length + size])
             own = labels[k, :size]
             if loss is None or recorder is None:
@@ -93,4 +100,14 @@ class OneByOne:
                 mean = loss(logits[None], own[None], features, slice(k, k + 1)).mean()
             mean.backward()  # type: ignore[no-untyped-call]
             losses.append(mean.detach())
+            self._take_in(block[k])
         return torch.stack(losses)
+
+    @torch.no_grad()
+    def _take_in(self, vector: Tensor) -> None:
+        """Copy buffers into the bound model that the module has replaced instead of changed."""
+        for part, key, entry in self._buffers:
+            buffer, place = getattr(part, key), entry.view(vector)
+            if buffer.data_ptr() != place.data_ptr():
+                place.copy_(buffer)
+                setattr(part, key, place)

@@ -8,9 +8,7 @@ in the client's own batch. It takes a few int32 operations, which are exact on e
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from copy import deepcopy
-from typing import Any
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -143,44 +141,3 @@ def count_draws(module: nn.Module) -> Draws:
             layer.draws = draws  # type: ignore[assignment]
             draws.used = True
     return draws
-
-
-def draws_globally(module: nn.Module, inputs: Tensor) -> bool:
-    """Return whether a copy of a module, in training, draws from PyTorch's global generators."""
-    probe, device = deepcopy(module).train(), inputs.device
-    # cuDNN would hide the draws of recurrent layers.
-    with torch.random.fork_rng(_cuda(device)), _without_cudnn():
-        before = _states(device)
-        probe(inputs)
-        return any(not torch.equal(*pair) for pair in zip(before, _states(device), strict=True))
-
-
-@contextmanager
-def seeded(module: nn.Module, draws: Draws, device: torch.device) -> Iterator[None]:
-    """Run a forward pass of one client with global generators that its key seeds."""
-    first, second = draws.of(device)[0].tolist()
-    # cuDNN seeds the dropout inside recurrent layers once in a process.
-    recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
-    without = _without_cudnn() if recurrent else nullcontext()
-    with torch.random.fork_rng(_cuda(device)), without:
-        torch.manual_seed((GOLDEN * first + second) % 2**63)
-        yield
-
-
-@contextmanager
-def _without_cudnn() -> Iterator[None]:
-    """Run the body without cuDNN; `torch.backends.cudnn.flags` would touch TF32's flags too."""
-    cudnn: Any = torch.backends.cudnn
-    before, cudnn.enabled = cudnn.enabled, False
-    try:
-        yield
-    finally:
-        cudnn.enabled = before
-
-
-def _cuda(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
-
-
-def _states(device: torch.device) -> list[Tensor]:
-    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, _cuda(device))]

@@ -32,7 +32,8 @@ class Scorer:
         self, network: Network, data: Dataset, batch_size: int | None = None, threads: int = 1
     ):
         self._network, self._how = network, (data, batch_size, threads)
-        self.graphs = Graphs() if network.device.type == "cuda" else None
+        captures = network.device.type == "cuda" and not network.traits.depends[False]
+        self.graphs = Graphs() if captures else None
 
     def scores(self, vector: Tensor) -> Tensor:
         """Return mean cross-entropy and accuracy of the model `(F,)`, `(1, 2)` on the device."""

@@ -91,7 +91,7 @@ def stacked_twin(module: nn.Module, weights: Weights, layers: Layers) -> nn.Modu
     pairs = list(zip(module.named_modules(), twin.modules(), strict=True))
     for (prefix, layer), other in pairs:
         own = {key: names[id(p)] for key, p in layer.named_parameters(recurse=False)}
-        place = _place(prefix, layer)
+        place = place_of(prefix, layer)
         if type(layer) in layers:
             _become(other, layers[type(layer)], weights, own, prefix)
             if (
@@ -117,7 +117,7 @@ def _become(
     layer.weights, layer.names = weights, own | buffers  # type: ignore[assignment]
 
 
-def _place(prefix: str, layer: nn.Module) -> str:
+def place_of(prefix: str, layer: nn.Module) -> str:
     """Return a layer's name and options; of a module with layers inside, its class."""
     if not prefix:
         return f"the model's {type(layer).__name__}"

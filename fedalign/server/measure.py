@@ -18,7 +18,6 @@ from fedalign.landscape.evaluator import Evaluator, curve, images_of
 from fedalign.landscape.matcher import Matcher
 from fedalign.landscape.paths import Mix, Path, grid, hybrids, pairs, repaired, simplex, some
 from fedalign.landscape.planes import Plane, measured, plane
-from fedalign.models.symmetry import stranger
 from fedalign.network.batch_norm import NORMS
 from fedalign.network.device import side_stream
 from fedalign.network.network import Network
@@ -118,12 +117,10 @@ class Measure(Callback):
         if self.train is None:
             self._do_without()
         if self.settings.match != "none" and not self.network.symmetry:
-            strange = stranger(self.network.module)
-            because = f", because of layer {strange}" if strange else ""
             raise InputError(
                 f"evaluation.match: {self.settings.match!r}, but it is not known which neurons of "
-                f"this model can be exchanged{because}; give its class a method symmetry(), or "
-                "match: none"
+                f"this model can be exchanged: {self.network.exchangeable.reason}; give its class "
+                "a method symmetry(), or match: none"
             )
 
     def _do_without(self) -> None:

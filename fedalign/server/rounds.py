@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -24,7 +23,7 @@ from fedalign.messages.records import total_size_of
 from fedalign.messages.round_replies import RoundReplies, receive_metrics, receive_models
 from fedalign.messages.validation import metrics_in
 from fedalign.network.layout import like
-from fedalign.rng import rng
+from fedalign.seeding import seeded
 from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import spread
 from fedalign.server.exchange import RoundFailedError, exchange
@@ -95,8 +94,9 @@ class RoundLoop:
         models_of = frozenset(clients.nodes[partition] for partition in wanted)
         partial_sums = settings.partial_sums and averages(self.strategy)
         request = GroupRequest(settings.stack, partial_sums, models_of, limit)
-        messages = self.strategy.configure_train(number, model, config, shown)
-        ordered = clients.ordered(messages)
+        with seeded(settings.seed, "configure", number):
+            messages = self.strategy.configure_train(number, model, config, shown)
+            ordered = clients.ordered(messages)
         sent = encode(ordered, self.codec)
         came = exchange(self.grid, sent, clients, number, settings.timeout, request)
         self._log_once(came, number)
@@ -114,8 +114,8 @@ class RoundLoop:
             RoundFailedError: the strategy made none.
         """
         # Flower's differential privacy draws its noise from NumPy's global state.
-        np.random.seed(rng(self.settings.seed, "flower", number).integers(1 << 32))
-        result, metrics = self.strategy.aggregate_train(number, replies.replies)  # may empty them
+        with seeded(self.settings.seed, "flower", number):
+            result, metrics = self.strategy.aggregate_train(number, replies.replies)  # may empty it
         if result is None:
             raise RoundFailedError(f"round {number}: the strategy made no model of the replies")
         counts = {"clients": replies.num_clients, "dropped": replies.num_left_out}
@@ -132,8 +132,9 @@ class RoundLoop:
         if not clients.nodes:  # all of them may have left
             return outcome
         config, shown = config_for(self.nodes), clients.grid(self.grid)
-        messages = self.strategy.configure_evaluate(number, outcome.after, config, shown)
-        ordered = clients.ordered(messages)
+        with seeded(settings.seed, "configure evaluate", number):
+            messages = self.strategy.configure_evaluate(number, outcome.after, config, shown)
+            ordered = clients.ordered(messages)
         came = exchange(self.grid, ordered, clients, number, settings.timeout)
         replies = receive_metrics(came, clients.partition_of)
         if replies.left_out:
@@ -142,7 +143,8 @@ class RoundLoop:
             clients.partition_of[r.metadata.src_node_id]: _scalars(metrics_in(r.content))
             for r in replies.replies
         }
-        means = _scalars(self.strategy.aggregate_evaluate(number, replies.replies))
+        with seeded(settings.seed, "aggregate evaluate", number):
+            means = _scalars(self.strategy.aggregate_evaluate(number, replies.replies))
         means |= spread(list(evaluations.values()))
         added = {f"client_{key}": value for key, value in means.items()}
         return replace(outcome, evaluations=evaluations, metrics={**outcome.metrics, **added})

@@ -24,6 +24,13 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
     """
     config, network = federation.config, federation.network
     num_clients = config.num_clients if num_clients is None else num_clients
+    moves_neurons = traits("strategies", config.strategy.name).moves_neurons
+    if moves_neurons and not network.symmetry:
+        raise InputError(
+            f"strategy.name: {config.strategy.name!r} needs a model whose exchangeable neurons are "
+            f"known: {network.exchangeable.reason}; give its class a method symmetry(), or choose "
+            "another strategy"
+        )
     arguments: StrategyArguments = {
         "layout": network.layout,
         "symmetry": network.symmetry,
@@ -36,7 +43,6 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
         built: Strategy = config.strategy.build(**arguments, **FLOWER_SAMPLING)
     except ValueError as error:  # of a strategy of Flower's, or of somebody else's
         raise InputError(f"strategy: {config.strategy.name!r}: {error}") from None
-    moves_neurons = traits("strategies", config.strategy.name).moves_neurons
     for strategy in _chain(built):
         if isinstance(strategy, PlansMasks):
             _check_plan(federation, strategy, moves_neurons)

@@ -27,6 +27,8 @@ log = logging.getLogger("fedalign")
 
 _limits: WeakKeyDictionary[Federation, int] = WeakKeyDictionary()
 """The largest stacks that may fit, of federations whose larger ones ran out of GPU memory."""
+_alone: WeakKeyDictionary[Federation, str] = WeakKeyDictionary()
+"""Why clients are not stacked, of federations whose client algorithm showed that they cannot be."""
 
 
 class StackChoice(NamedTuple):
@@ -86,6 +88,17 @@ def _forget(network: Network) -> None:
     if network.stacked is not None:
         network.stacked.forget()
     free_memory()
+
+
+def never_stack(federation: Federation, why: str) -> None:
+    """Train clients one by one from now on, because of what their algorithm does."""
+    _alone[federation] = f"clients train one by one, since their training {why}"
+    _limits[federation] = 1
+
+
+def notes(federation: Federation) -> list[str]:
+    """Return what the server should know of how this process trains stacks."""
+    return [_alone[federation]] if federation in _alone else []
 
 
 def in_memory(

@@ -20,7 +20,8 @@ from fedalign.messages.records import EXTRA, TrainTask, arrays_of
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 from fedalign.rng import rngs
-from fedalign.training.stacks import in_memory
+from fedalign.seeding import seeded
+from fedalign.training.stacks import in_memory, never_stack
 
 STATE = "fedalign"  # the record of a client's state, in its Context
 
@@ -77,8 +78,11 @@ def train(
         task: the one that all clients got.
         message: one of their messages, which all have the same content.
         contexts: theirs; what an algorithm keeps of a client goes into its context.
-        stack: the largest number of clients to train as one.
+        stack: the largest number of clients to train as one; where nothing runs several models at
+            once, each client is trained from its first step to its last before the next begins.
     """
+    if stack > 1 and federation.network.stacked is None:
+        stack = 1
     clients = [_client(federation, task, *placed) for placed in enumerate(contexts)]
     clients.sort(key=lambda client: -len(client.rows))
     train_stack = partial(_train_stack, federation, task, message)
@@ -95,9 +99,18 @@ def _client(federation: Federation, task: TrainTask, place: int, context: Contex
 def _train_stack(
     federation: Federation, task: TrainTask, message: Message, clients: Sequence[Client]
 ) -> list[Models]:
-    """Return the trained models of a stack, as a list of one."""
-    stack = _stack(federation, task, message, clients)
-    trained = federation.client.train(stack)
+    """Return the trained models of a stack, as a list of one, or of one each of its clients.
+
+    The latter if the client algorithm draws from a global generator, which is seeded for a client.
+    """
+    stack, first = _stack(federation, task, message, clients), clients[0].partition
+    federation.network.restart()
+    with seeded(federation.config.seed, "client", task.server_round, first) as drawn:
+        trained = federation.client.train(stack)
+    if drawn.names and len(clients) > 1:
+        never_stack(federation, f"draws from the global generator of {' and '.join(drawn.names)}")
+        one = partial(_train_stack, federation, task, message)
+        return [models for client in clients for models in one([client])]
     _store(federation.network.layout, clients, trained.client_state)
     numbers = {"train_loss": trained.losses} | trained.metrics
     metrics = {name: value.tolist() for name, value in numbers.items()}

@@ -209,13 +209,15 @@ def test_a_step_keeps_to_the_device(kind, options, mask, monkeypatch):
             client.step(training, step)
 
 
-def test_batches_of_one_run_plainly_where_a_layer_normalises_them():
-    """So that BatchNorm refuses a value on its own, however clients are run."""
-    tapes = Tapes()
-    client_of().train(stack_of(network(tapes), MaskPlan(), counts=[9, 8]))
-    assert not tapes.tapes
-    client_of().train(stack_of(network(tapes), MaskPlan(), counts=[10, 8]))
-    assert tapes.tapes
+def test_where_batches_of_one_are_avoided_all_are_as_long():
+    """So that which clients a round has captures no step anew."""
+    ours, widths = network(Tapes()), set()
+    ours.traits = SimpleNamespace(needs_two="a layer")
+    for counts in ([17, 16], [16, 10]):
+        training = Training(client_of(), stack_of(ours, MaskPlan(), counts=counts))
+        widths |= {training.plan.at(0).rows.shape[1]}
+        assert 1 not in training.plan.sizes
+    assert widths == {9}
 
 
 @dataclass(frozen=True)

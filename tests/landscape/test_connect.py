@@ -12,10 +12,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from fedalign.cli import app
-from fedalign.landscape.permutations import shuffled
 from fedalign.models.mlp import mlp
 from fedalign.models.symmetry import Group, Neurons, Place, symmetry
 from fedalign.network.layout import Layout
+from fedalign.network.permutations import shuffled
 
 DIGITS = ["--model", "mlp", "--data", "digits", "model.width=8", "evaluation.alphas=5"]
 

@@ -7,7 +7,6 @@ from torch import nn
 
 from fedalign.landscape.activations import activation_matching
 from fedalign.landscape.matching import to_reference, weight_matching
-from fedalign.landscape.permutations import permute, shuffled
 from fedalign.landscape.universe import universe
 from fedalign.models.cnn import cnn
 from fedalign.models.lenet import lenet5
@@ -19,6 +18,7 @@ from fedalign.models.vit import vit
 from fedalign.network.device import torch_threads
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
+from fedalign.network.permutations import permute, shuffled
 
 BUILDS = {
     "mlp": lambda: mlp((1, 8, 8), 10, depth=4, width=40),

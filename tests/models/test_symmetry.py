@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedalign.errors import InputError
-from fedalign.landscape.permutations import permute, shuffled
 from fedalign.models.cnn import cnn
 from fedalign.models.lenet import lenet5
 from fedalign.models.mlp import mlp
@@ -21,6 +20,7 @@ from fedalign.models.vgg import vgg
 from fedalign.models.vit import vit
 from fedalign.network.device import torch_threads
 from fedalign.network.layout import Layout
+from fedalign.network.permutations import permute, shuffled
 
 SHAPE = (2, 18, 18)
 MODELS = {

@@ -225,4 +225,4 @@ class Counting(nn.Module):
 def test_what_differs_from_itself_is_not_stacked(data, caplog):
     network = build(Counting, data)
     assert network.stacked is None
-    assert "two plain runs on the same input are not the same" in caplog.text
+    assert "one by one, since the network changes its 'calls' when it runs" in caplog.text

@@ -7,7 +7,6 @@ from torch import nn
 
 from fedalign.landscape.evaluator import _mixed
 from fedalign.landscape.matching import weight_matching
-from fedalign.landscape.permutations import shuffled
 from fedalign.landscape.universe import universe
 from fedalign.models.cnn import cnn
 from fedalign.models.lenet import lenet5
@@ -18,6 +17,7 @@ from fedalign.models.text import char_lstm, char_transformer
 from fedalign.models.vgg import vgg
 from fedalign.models.vit import vit
 from fedalign.network.layout import Layout
+from fedalign.network.permutations import shuffled
 from fedalign.settings.builtin import BUILTIN
 
 SHAPE = (3, 32, 32)

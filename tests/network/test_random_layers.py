@@ -225,19 +225,11 @@ def functional_dropout(p):
     [Recurrent, lambda: Attending(0.5), lambda: functional_dropout(0.5),
      lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 9), nn.RReLU(), nn.Linear(9, 3))],
 )  # fmt: skip
-def test_what_draws_globally_is_trained_one_by_one_by_keys(build, data):
-    torch.manual_seed(0)
+def test_what_draws_globally_is_never_stacked(build, data):
     network, before = Network(build(), data, torch.device("cpu")), torch.get_rng_state()
-    assert network.draws_globally
     assert network.stacked is None
+    assert network.stacking.reason == "the network draws from the global generator of PyTorch"
     assert torch.backends.cudnn.enabled
-    together = step(network, data, [0, 1, 2], [10, 7, 3])
-    torch.rand(3)  # whoever draws in between
-    for k, size in enumerate([10, 7, 3]):
-        assert torch.equal(together[k], step(network, data, [k], [size])[0])
-        assert not torch.equal(together[k], step(network, data, [k], [size], KEYS.flip(1))[0])
-    torch.set_rng_state(before)
-    assert torch.equal(step(network, data, [0], [10])[0], together[0])
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -246,15 +238,12 @@ def test_precision_of_gpus_does_not_matter(precision):
     """PyTorch has two kinds of flags for TF32, and refuses to read the older after the newer."""
     code = f"""
 import torch
-from fedalign.network.random_layers import Draws, draws_globally, seeded
+from fedalign.network.state import dependence
 if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
     backends = torch.backends
     for operations in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
         operations.fp32_precision = {precision!r}
-rnn = torch.nn.LSTM(2, 2, 2, dropout=0.5)
-assert draws_globally(rnn, torch.ones(2, 2, 2))
-with seeded(rnn, Draws(), torch.device("cpu")):
-    assert not torch.backends.cudnn.enabled
+assert dependence(torch.nn.LSTM(2, 2, 2, dropout=0.5), torch.ones(2, 2, 2), True)
 assert torch.backends.cudnn.enabled
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -263,5 +252,4 @@ assert torch.backends.cudnn.enabled
 def test_what_could_draw_but_does_not_is_stacked(data):
     for module in (Attending(0.0), functional_dropout(0.0), Drop()):
         network = Network(module, data, torch.device("cpu"))
-        assert not network.draws_globally
         assert network.stacked is not None

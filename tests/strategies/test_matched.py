@@ -14,7 +14,6 @@ from torch import nn
 from fedalign.data import Dataset
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
-from fedalign.landscape.permutations import shuffled
 from fedalign.messages.records import train_reply
 from fedalign.models.cnn import cnn
 from fedalign.models.mlp import mlp
@@ -22,6 +21,7 @@ from fedalign.models.symmetry import symmetry
 from fedalign.network.device import torch_threads
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
+from fedalign.network.permutations import shuffled
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.contracts import FLOWER_SAMPLING

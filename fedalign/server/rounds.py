@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,14 +16,15 @@ from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedalign.errors import FedalignError, in_one_line
 from fedalign.messages.codec import Codec
 from fedalign.messages.decoder import ReplyDecoder, encode
 from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import averages
 from fedalign.messages.records import total_size_of
 from fedalign.messages.round_replies import RoundReplies, receive_metrics, receive_models
-from fedalign.messages.validation import metrics_in
-from fedalign.network.layout import like
+from fedalign.messages.rules import Bounds, ReplyRules, update_limit
+from fedalign.messages.validation import check_made, metrics_in
 from fedalign.rng import rng
 from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import spread
@@ -31,6 +32,7 @@ from fedalign.server.exchange import RoundFailedError, exchange
 from fedalign.server.nodes import Nodes, config_for
 from fedalign.server.round import Round, RoundSettings
 from fedalign.server.sampling import Sample, sample
+from fedalign.server.strategies import chain, expect, rules_of
 
 log = logging.getLogger("fedalign")
 
@@ -46,6 +48,8 @@ class RoundLoop:
         settings: the same for every round.
         codec: how models travel; None: as they are.
         callbacks: called after each round.
+        counts_known: `nodes` knows how many examples each client has, and replies must say so too.
+        bounds: of the client algorithm's metrics, see `BoundsMetrics`; None: unknown.
     """
 
     strategy: Strategy
@@ -54,6 +58,8 @@ class RoundLoop:
     settings: RoundSettings
     codec: Codec | None = None
     callbacks: CallbackRunner = field(default_factory=CallbackRunner)
+    counts_known: bool = False
+    bounds: Callable[[int], Mapping[str, Bounds]] | None = None
     _logged: set[str] = field(default_factory=set, init=False, repr=False)
 
     def run(self, model: ArrayRecord, first: int = 1) -> ArrayRecord:
@@ -90,7 +96,10 @@ class RoundLoop:
             RoundFailedError: there are fewer usable replies than `min_replies`.
         """
         settings, config = self.settings, config_for(self.nodes)
-        limit, shown = settings.max_update_norm, clients.grid(self.grid)
+        names = [entry.name for entry in self.codec.layout.parameters] if self.codec else None
+        limit = settings.max_update_norm or update_limit(model, names)
+        expect(self.strategy, len(clients.nodes))
+        shown = clients.grid(self.grid)
         wanted = self.callbacks.models_wanted(number, list(clients.nodes))
         models_of = frozenset(clients.nodes[partition] for partition in wanted)
         partial_sums = settings.partial_sums and averages(self.strategy)
@@ -100,7 +109,9 @@ class RoundLoop:
         sent = encode(ordered, self.codec)
         came = exchange(self.grid, sent, clients, number, settings.timeout, request)
         self._log_once(came, number)
-        decoder = ReplyDecoder(ordered, self.codec, limit)
+        known = self.nodes.train_examples if self.counts_known else None
+        rules = rules_of(self.strategy, known, self.bounds)
+        decoder = ReplyDecoder(ordered, self.codec, limit, rules)
         replies = receive_models(came, decoder, clients.partition_of, models_of)
         _check_enough(replies, number, settings.min_replies)
         return replies, total_size_of(sent)
@@ -115,13 +126,33 @@ class RoundLoop:
         """
         # Flower's differential privacy draws its noise from NumPy's global state.
         np.random.seed(rng(self.settings.seed, "flower", number).integers(1 << 32))
-        result, metrics = self.strategy.aggregate_train(number, replies.replies)  # may empty them
-        if result is None:
-            raise RoundFailedError(f"round {number}: the strategy made no model of the replies")
+        expect(self.strategy, len(replies.replies))
+        result, metrics = self._made(number, model, replies)
         counts = {"clients": replies.num_clients, "dropped": replies.num_left_out}
         counts |= {"bytes_down": bytes_down, "bytes_up": replies.num_bytes}
-        after = like(result, model)
-        return Round(number, model, after, replies.models, _scalars(metrics) | counts)
+        return Round(number, model, result, replies.models, _scalars(metrics) | counts)
+
+    def _made(
+        self, number: int, model: ArrayRecord, replies: RoundReplies
+    ) -> tuple[ArrayRecord, MetricRecord | None]:
+        """Return what the strategy makes of the replies, if it is a model; it may empty them."""
+        name = " around ".join(type(own).__name__ for own in chain(self.strategy))
+        try:
+            result, metrics = self.strategy.aggregate_train(number, replies.replies)
+        except FedalignError:
+            raise
+        except Exception as error:
+            raise RoundFailedError(
+                f"round {number}: strategy {name} failed: {in_one_line(error)}"
+            ) from error
+        if result is None:
+            raise RoundFailedError(f"round {number}: strategy {name} made no model of the replies")
+        try:
+            return check_made(result, model), metrics
+        except ValueError as error:
+            raise RoundFailedError(
+                f"round {number}: strategy {name} made a model that cannot be used: {error}"
+            ) from None
 
     def evaluate(self, outcome: Round, present: Mapping[int, int]) -> Round:
         """Return the round with what a sample of the clients measures of its new model."""
@@ -135,7 +166,8 @@ class RoundLoop:
         messages = self.strategy.configure_evaluate(number, outcome.after, config, shown)
         ordered = clients.ordered(messages)
         came = exchange(self.grid, ordered, clients, number, settings.timeout)
-        replies = receive_metrics(came, clients.partition_of)
+        known = self.nodes.test_examples if self.counts_known else {}
+        replies = receive_metrics(came, clients.partition_of, ReplyRules(examples=known))
         if replies.left_out:
             log.warning("round %d: of those that evaluate, %s", number, replies.summary())
         evaluations = {

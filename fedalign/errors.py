@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import sysconfig
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 MAX_NAMED = 5  # clients in a message
 MAX_TEXT = 500  # characters of a foreign message
@@ -81,6 +82,22 @@ def shortened(text: str, most: int = MAX_TEXT) -> str:
     """Return a text in one line, its middle left out where it is too long."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most // 2]} … {line[-most // 2 :]}"
+
+
+@contextmanager
+def named(what: str, kind: type[FedalignError] = InputError) -> Iterator[None]:
+    """Turn whatever else than a `FedalignError` is raised into one that says what failed.
+
+    What is named is code that is not fedalign's own: a part, a library.
+    """
+    try:
+        yield
+    except FedalignError:
+        raise
+    except Exception as error:
+        if is_device_error(error):
+            raise
+        raise kind(f"{what}: {in_one_line(error)}") from error
 
 
 class BadValueError(InputError):

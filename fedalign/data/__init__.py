@@ -14,6 +14,7 @@ from fedalign.errors import InputError
 from fedalign.rng import rng
 
 Part = Literal["train", "test"]
+MAX_CLASSES = 1 << 16  # what a data folder may have: a layer has a row for each
 
 
 @dataclass(frozen=True)

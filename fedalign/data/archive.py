@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedalign.data import Spec
+from fedalign.data import MAX_CLASSES, Spec
 from fedalign.data.demands import check_shape, numbers
 from fedalign.data.formats import Array, names_in, read_arrays
 from fedalign.data.pictures import CHANNELS
@@ -39,7 +39,13 @@ class Archive:
         """Return the set of labels that are strings, or of numbers the largest plus 1."""
         if self._labels.dtype.kind == "U":
             return set(np.unique(self._labels).tolist())
-        return int(self._labels.max()) + 1 if len(self._labels) else 0
+        most = int(self._labels.max()) if len(self._labels) else -1
+        if most >= MAX_CLASSES:
+            raise InputError(
+                f"{self.place}: {self._keys[1]} holds {most}, and a label is at most "
+                f"{MAX_CLASSES - 1}"
+            )
+        return most + 1
 
     def read(self, spec: Spec, whose: str) -> tuple[Tensor, Tensor]:
         """Return images and labels in the order of the archive; see `forms.Form`."""

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedalign.data import Dataset, Part, Spec
+from fedalign.data import MAX_CLASSES, Dataset, Part, Spec
 from fedalign.data.archive import BLOCK
 from fedalign.data.forms import FORMS, Form, find, has
 from fedalign.data.places import MaxExamples
@@ -244,8 +244,8 @@ def _classes(text: str) -> dict[str, Any]:
     """Return number and names of the classes in the option `labels`."""
     names = () if text.strip().isdecimal() else tuple(_words(text))
     classes = len(names) or int(text.strip() or 0)
-    if classes < 2 or len(set(names)) != len(names) or "" in names:
-        allowed = "two or more different names, or a whole number from 2 on"
+    if not 2 <= classes <= MAX_CLASSES or len(set(names)) != len(names) or "" in names:
+        allowed = f"two or more different names, or a whole number from 2 to {MAX_CLASSES}"
         raise InputError(f"data.labels: {text!r} is not allowed: give {allowed}")
     return {"classes": classes, "names": names}
 

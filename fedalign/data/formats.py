@@ -6,6 +6,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,16 @@ from fedalign.errors import InputError
 Array = npt.NDArray[Any]
 Arrays = tuple[Array, Array]
 
-_DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, zipfile.BadZipFile)
+_DAMAGED = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError, NotImplementedError),
+    *(RuntimeError, MemoryError, OverflowError, struct.error, zlib.error, zipfile.BadZipFile),
+)
+_HEADERS: dict[tuple[int, int], Any] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+MAX_RATIO = 100  # how much larger than its file an array may be
+MIN_LIMIT = 1 << 26  # bytes to which even the smallest file may unpack
 
 
 def read_idx(path: Path) -> Array:
@@ -28,7 +38,7 @@ def read_idx(path: Path) -> Array:
         InputError: The file is damaged or does not hold bytes.
     """
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        raw = _unpacked(path) if path.suffix == ".gz" else path.read_bytes()
         dimensions = _dimensions(raw)
         start = 4 + 4 * len(dimensions)
         return np.frombuffer(raw, np.uint8, offset=start).reshape(dimensions)
@@ -59,8 +69,12 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[Array]:
         InputError: The archive is damaged, or lacks one of the arrays.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return [archive[name] for name in names]
+        with zipfile.ZipFile(path) as archive:
+            _check_size(path, sum(archive.getinfo(f"{name}.npy").file_size for name in names))
+            for name in names:
+                _check_member(archive, f"{name}.npy")
+        with np.load(path, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
     except _DAMAGED as error:
         wanted = ", ".join(names)
         raise InputError(f"{path}: not a readable .npz with {wanted}: {error}") from error
@@ -69,10 +83,40 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[Array]:
 def names_in(path: Path) -> list[str]:
     """Return the names of an archive's arrays; raises `InputError` if it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return list(archive.files)
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
     except _DAMAGED as error:
         raise InputError(f"{path}: not a readable .npz: {error}") from error
+
+
+def _check_member(archive: zipfile.ZipFile, name: str) -> None:
+    """Raise for a member that is no array, or whose header claims more, or less, than it holds."""
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"{name} is of version {version} of NumPy's format")
+        shape, _, dtype = _HEADERS[version](file)
+        size = prod(shape) * dtype.itemsize
+        if dtype.hasobject or file.tell() + size != archive.getinfo(name).file_size:
+            raise ValueError(f"{name} is not the {size} bytes of {dtype} {shape}")
+
+
+def _unpacked(path: Path) -> bytes:
+    """Return what a gzip file holds, up to the limit of `_check_size`."""
+    with gzip.open(path) as file:
+        raw = file.read(_limit(path) + 1)
+    _check_size(path, len(raw))
+    return raw
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Raise for a file that unpacks to more than images do."""
+    if size > (limit := _limit(path)):
+        raise ValueError(f"it unpacks to more than {limit >> 20} MiB, {MAX_RATIO} times its size")
+
+
+def _limit(path: Path) -> int:
+    return max(MIN_LIMIT, MAX_RATIO * path.stat().st_size)
 
 
 def _dimensions(raw: bytes) -> tuple[int, ...]:

@@ -87,11 +87,13 @@ def _users(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield place in the files, name and data of each user that has examples."""
     for path in sorted(folder.glob("*.json")):
         try:
+            if not path.is_file():
+                raise ValueError("not a file")
             content = json.loads(path.read_text(encoding="utf-8"))
             users, data = list(content["users"]), content["user_data"]
             counts = content.get("num_samples", [len(data[user]["y"]) for user in users])
             count_of = dict(zip(users, counts, strict=True))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             wanted = "users, num_samples and user_data of x and y"
             raise InputError(f"{path}: not JSON with {wanted}: {error!r}") from error
         for user in users:

@@ -1,5 +1,6 @@
 """Image files, decoded by Pillow."""
 
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -23,6 +24,8 @@ def pixels(path: Path) -> Array:
         InputError: The file is damaged, or has another mode, which would need a conversion.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # of a pipe nobody knows whether it ever ends
+            raise ValueError("not a file")
         with Image.open(path) as image:
             _check(path, image)
             image.load()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fedalign.data import Dataset
+from fedalign.errors import named
 from fedalign.partitioning import Indices, checked, split
 from fedalign.rng import rng
 from fedalign.settings.config import Config
@@ -115,9 +116,10 @@ class DealtExamples:
         """Return some of a client's images; each is the same whichever others are asked for."""
         owned = self.held(partition, num_clients).owned
         images, stream = self.data.images, rng(self.config.seed, "transform", partition)
-        changed = partitioner.transform(
-            images[torch.from_numpy(owned)].cpu(), partition, num_clients, stream
-        )
+        with named(f"partition: {self.config.partition.name!r}: transform"):
+            changed = partitioner.transform(
+                images[torch.from_numpy(owned)].cpu(), partition, num_clients, stream
+            )
         chosen: torch.Tensor = changed[torch.from_numpy(np.searchsorted(owned, rows))]
         return chosen.to(images.device)
 
@@ -126,9 +128,10 @@ class DealtExamples:
         config, labels = self.config, self.data.labels.cpu().numpy()
         groups = None if self.data.groups is None else self.data.groups.cpu().numpy()
         name, stream = config.partition.name, rng(config.seed, "partition")
-        named = {"called": name, "data": f"data set {config.data.name!r}"}
-        dealt = split(self.partitioner, labels, num_clients, stream, groups, **named)
-        return checked(dealt, num_clients, len(labels), name)
+        known = {"called": name, "data": f"data set {config.data.name!r}"}
+        with named(f"partition: {name!r}"):
+            dealt = split(self.partitioner, labels, num_clients, stream, groups, **known)
+            return checked(dealt, num_clients, len(labels), name)
 
 
 def hold_out_all(shares: Sequence[np.ndarray], share: float, seed: int) -> list[Held]:

@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedalign.errors import FedalignError, in_one_line
+from fedalign.errors import named
 from fedalign.messages.codec import Codec
 from fedalign.messages.decoder import ReplyDecoder, encode
 from fedalign.messages.groups import GroupReplies, GroupRequest
@@ -104,8 +104,8 @@ class RoundLoop:
         models_of = frozenset(clients.nodes[partition] for partition in wanted)
         partial_sums = settings.partial_sums and averages(self.strategy)
         request = GroupRequest(settings.stack, partial_sums, models_of, limit)
-        messages = self.strategy.configure_train(number, model, config, shown)
-        ordered = clients.ordered(messages)
+        with named(f"round {number}: strategy.configure_train", RoundFailedError):
+            ordered = clients.ordered(self.strategy.configure_train(number, model, config, shown))
         sent = encode(ordered, self.codec)
         came = exchange(self.grid, sent, clients, number, settings.timeout, request)
         self._log_once(came, number)
@@ -137,14 +137,14 @@ class RoundLoop:
     ) -> tuple[ArrayRecord, MetricRecord | None]:
         """Return what the strategy makes of the replies, if it is a model; it may empty them."""
         name = " around ".join(type(own).__name__ for own in chain(self.strategy))
-        try:
+        count = len(replies.replies)
+        failed = named(f"round {number}: strategy {name} failed", RoundFailedError)
+        with failed, np.errstate(all="ignore"):  # what is not finite is named below
             result, metrics = self.strategy.aggregate_train(number, replies.replies)
-        except FedalignError:
-            raise
-        except Exception as error:
-            raise RoundFailedError(
-                f"round {number}: strategy {name} failed: {in_one_line(error)}"
-            ) from error
+        if result is None and replies.left_out:  # nobody ends a run by being left out
+            line = "round %d: strategy %s makes no model of %d replies; the model stays as it was"
+            log.warning(line, number, name, count)
+            return model, None
         if result is None:
             raise RoundFailedError(f"round {number}: strategy {name} made no model of the replies")
         try:

@@ -46,10 +46,7 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
         "num_clients": num_clients,
         "num_sampled_clients": min(config.clients_per_round or num_clients, num_clients),
     }
-    try:
-        built: Strategy = config.strategy.build(**arguments, **FLOWER_SAMPLING)
-    except ValueError as error:  # of a strategy of Flower's, or of somebody else's
-        raise InputError(f"strategy: {config.strategy.name!r}: {error}") from None
+    built: Strategy = config.strategy.build(**arguments, **FLOWER_SAMPLING)
     moves_neurons = traits("strategies", config.strategy.name).moves_neurons
     for strategy in chain(built):
         if isinstance(strategy, PlansMasks):

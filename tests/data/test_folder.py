@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -511,3 +512,18 @@ def test_a_run_on_ones_own_images_learns(run, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["data"]["train_examples"], manifest["data"]["test_examples"]) == (90, 30)
     assert manifest["data"]["source"].startswith("own images, train part, from ")
+
+
+def test_a_label_beyond_any_class_is_refused(tmp_path):
+    archive(tmp_path, labels=np.array([0, 1, 50_000_000][: len(LABELS)] + [0] * (len(LABELS) - 3)))
+    with pytest.raises(InputError, match="labels holds 50000000, and a label is at most 65535"):
+        FolderData(str(tmp_path)).load("train")
+    with pytest.raises(InputError, match=r"data.labels: '50000000' .* from 2 to 65536"):
+        FolderData(labels="50000000", image_shape="1x2x2").spec()
+
+
+def test_a_pipe_in_a_list_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "train.csv").write_text("file,label\na.png,0\na.png,1\n")
+    with pytest.raises(InputError, match=r"a.png: not a readable image: not a file"):
+        FolderData(str(tmp_path)).load("train")

@@ -11,15 +11,9 @@ from typing import cast
 import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
 
-from fedalign.messages.validation import WEIGHT
+from fedalign.messages.validation import WEIGHT, Bounds, check_bounds
 from fedalign.network.arrays import view_of
 
-Bounds = tuple[float, float]
-"""The least and the largest value that is allowed."""
-
-LOSS: Bounds = (-1e6, 1e6)
-ACCURACY: Bounds = (0.0, 1.0)
-ANY: Bounds = (-1e15, 1e15)  # sums over all clients stay finite
 UPDATE = 100.0  # times the norm of the model that was sent
 
 
@@ -50,17 +44,9 @@ class ReplyRules:
             raise ValueError(f"{WEIGHT!r} is {count}, and the client has {known}")
         for name in self.metrics.keys() - metrics.keys():
             raise ValueError(f"no metric {name!r} came, which the strategy needs")
-        own = self.bounds(known)
-        for name, value in cast(Mapping[str, float], metrics).items():
-            if name != WEIGHT:
-                for low, high in (
-                    _usual(name),
-                    *(b[name] for b in (self.metrics, own) if name in b),
-                ):
-                    if not low <= value <= high:
-                        raise ValueError(
-                            f"{short(name)} is {short(value)}, not from {low:g} to {high:g}"
-                        )
+        for bounds in (self.metrics, self.bounds(known)):
+            for name in bounds.keys() & metrics.keys():
+                check_bounds(name, cast(float, metrics[name]), bounds[name])
 
     def check_arrays(self, arrays: ArrayRecord) -> None:
         """Raise `ValueError` unless these are the vectors that the strategy needs."""
@@ -86,10 +72,3 @@ def update_limit(model: ArrayRecord, names: Collection[str] | None = None) -> fl
             flat = values.ravel("K").astype(np.float64, copy=False)
             squares += float(np.dot(flat, flat))
     return UPDATE * max(1.0, sqrt(squares))
-
-
-def _usual(name: str) -> Bounds:
-    """Return the bounds of a metric of this name, whoever reports it."""
-    if name.endswith("accuracy"):
-        return ACCURACY
-    return LOSS if name.endswith("loss") else ANY

@@ -19,6 +19,10 @@ from fedalign.network.layout import like
 
 WEIGHT = "num-examples"
 MAX_EXAMPLES = 10**9  # of a client; the sum over a billion clients still fits into 64 bits
+Bounds = tuple[float, float]
+"""The least and the largest value that is allowed."""
+# Of metrics by the end of their names; sums over all clients stay finite.
+BOUNDS: dict[str, Bounds] = {"accuracy": (0.0, 1.0), "loss": (-1e6, 1e6), "": (-1e15, 1e15)}
 MAX_COUNT = float(1 << 53)  # of an integer buffer: a float64 holds it
 MAX_GROWTH = 1e6  # of a buffer in a round, such as of BatchNorm's statistics
 
@@ -38,10 +42,20 @@ def metrics_in(content: RecordDict) -> MetricRecord:
 
 
 def check_numbers(metrics: Mapping[str, Any]) -> None:
-    """Raise for a metric that is not a finite number."""
+    """Raise for a metric that is not a finite number, or that nothing of its name can be."""
     for key, value in metrics.items():
         if isinstance(value, list) or not abs(value) <= sys.float_info.max:
             raise ValueError(f"{short(key)} is {short(value)}, not a finite number")
+        if key != WEIGHT:
+            ends = (bounds for end, bounds in BOUNDS.items() if key.endswith(end))
+            check_bounds(key, value, next(ends))
+
+
+def check_bounds(name: str, value: float, bounds: Bounds) -> None:
+    """Raise for a metric outside of its bounds."""
+    low, high = bounds
+    if not low <= value <= high:
+        raise ValueError(f"{short(name)} is {short(value)}, not from {low:g} to {high:g}")
 
 
 def arrays_in(content: RecordDict, name: str, others: Collection[str] = ()) -> ArrayRecord:

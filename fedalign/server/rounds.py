@@ -23,8 +23,8 @@ from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import averages
 from fedalign.messages.records import total_size_of
 from fedalign.messages.round_replies import RoundReplies, receive_metrics, receive_models
-from fedalign.messages.rules import Bounds, ReplyRules, update_limit
-from fedalign.messages.validation import check_made, metrics_in
+from fedalign.messages.rules import ReplyRules, update_limit
+from fedalign.messages.validation import Bounds, check_made, metrics_in
 from fedalign.rng import rng
 from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import spread

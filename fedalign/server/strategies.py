@@ -14,7 +14,8 @@ from flwr.supercore.differential_privacy import KEY_NORM_BIT
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.masks.phases import phases, trainable_mask
-from fedalign.messages.rules import LOSS, Bounds, ReplyRules
+from fedalign.messages.rules import ReplyRules
+from fedalign.messages.validation import BOUNDS, Bounds
 from fedalign.settings.contracts import (
     FLOWER_SAMPLING,
     AddsNoise,
@@ -70,7 +71,7 @@ def rules_of(
     arrays: list[str] = []
     for own in chain(strategy):
         if isinstance(own, QFedAvg):
-            metrics[own.train_loss_key] = (0.0, LOSS[1])
+            metrics[own.train_loss_key] = (0.0, BOUNDS["loss"][1])
         if isinstance(own, DifferentialPrivacyClientSideAdaptiveClipping):
             metrics[KEY_NORM_BIT] = (0.0, 1.0)
         metrics |= getattr(own, "reply_metrics", {})

@@ -124,7 +124,7 @@ class Config(Section):
         gt=0,
         allow_inf_nan=False,
         description="largest L2 norm of a client's update, over all parameters; clients with a "
-        "larger one are left out of the round; null: no limit",
+        "larger one are left out of the round; null: 100 times the norm of the model that was sent",
     )
     data: PartField = _default("data")
     partition: PartField = _default("partition")

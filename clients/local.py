@@ -90,6 +90,13 @@ class Local:
     def finish(self, training: Training, result: Trained) -> None:
         """Add to the result what clients send to the strategy and store for themselves."""
 
+    def metric_bounds(self, num_examples: int) -> dict[str, tuple[float, float]]:
+        """Return the bounds of `normalized_steps`: one step, and all of them with momentum."""
+        steps = self.epochs * -(-num_examples // self.batch_size)
+        momentum = self.momentum if self.optimizer == "sgd" else 0.0
+        least = 1.0 if self.pull() * self.lr < 1 else 0.0
+        return {"normalized_steps": (least, steps / (1 - momentum))}
+
     def lr_of(self, server_round: int, rounds: int) -> float:
         """Return the learning rate of a round."""
         done = server_round - 1

@@ -11,7 +11,9 @@ from typing import Annotated
 
 import typer
 
-from fedalign.errors import FedalignError, device_reason, is_device_error
+from fedalign.errors import FedalignError, device_reason, is_device_error, shortened
+
+MAX_ERROR = 3000  # characters
 
 ConfigFile = Annotated[
     str, typer.Argument(metavar="CONFIG", help="YAML file, or its name in configs/")
@@ -36,7 +38,7 @@ def guarded(verbose: bool = False) -> Iterator[None]:
     try:
         yield
     except FedalignError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shortened(str(error), MAX_ERROR)}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except RuntimeError as error:  # such as one of the GPU while the server measures
         if verbose or not is_device_error(error):

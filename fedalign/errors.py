@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import sysconfig
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 MAX_NAMED = 5  # clients in a message
+MAX_TEXT = 500  # characters of a foreign message
+# Where Python and its packages are.
+INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
 class FedalignError(Exception):
@@ -59,6 +65,39 @@ def device_reason(error: BaseException) -> str:
     """Return an error of the GPU in one line."""
     line = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {line} (CUDA_LAUNCH_BLOCKING=1 shows where)"
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an exception in one line: its type, its message, and the code that raised it.
+
+    That is the innermost line outside of installed packages: one that its author can change.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(INSTALLED)] or frames
+    where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {shortened(str(error))}{where}"
+
+
+def shortened(text: str, most: int = MAX_TEXT) -> str:
+    """Return a text in one line, its middle left out where it is too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most // 2]} … {line[-most // 2 :]}"
+
+
+@contextmanager
+def named(what: str, kind: type[FedalignError] = InputError) -> Iterator[None]:
+    """Turn whatever else than a `FedalignError` is raised into one that says what failed.
+
+    What is named is code that is not fedalign's own: a part, a library.
+    """
+    try:
+        yield
+    except FedalignError:
+        raise
+    except Exception as error:
+        if is_device_error(error):
+            raise
+        raise kind(f"{what}: {in_one_line(error)}") from error
 
 
 class BadValueError(InputError):

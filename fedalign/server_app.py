@@ -24,6 +24,7 @@ from fedalign.server.round import RoundSettings
 from fedalign.server.rounds import RoundLoop
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
+from fedalign.settings.contracts import BoundsMetrics
 from fedalign.training.stacks import StackChoice, choose_stack
 
 app = ServerApp()
@@ -54,7 +55,9 @@ def main(grid: Grid, context: Context) -> None:
     callbacks = [*measures, folder, progress, checkpoints]
     runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds)
     settings = _round_settings(federation, config, stack.size)
-    loop = RoundLoop(strategy, grid, nodes, settings, federation.codec, runner)
+    client = federation.client
+    bounds = client.metric_bounds if isinstance(client, BoundsMetrics) else None
+    loop = RoundLoop(strategy, grid, nodes, settings, federation.codec, runner, True, bounds)
     done, model = (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
     # A second torch thread keeps spinning after each large operation; measuring has its own pool.
     with folder, progress, torch_threads(1):
@@ -70,7 +73,16 @@ def _nodes(grid: Grid, federation: Federation) -> Nodes:
         held = [federation.held(partition, len(ids)) for partition in ids]
         return SimulatedNodes(ids, [len(h.trained) for h in held], [len(h.tested) for h in held])
     spec, least = federation.spec.to_config(), config.min_available_nodes
-    return RemoteNodes(grid, spec, config.num_clients, least, config.timeout)
+    if type(grid).__name__ == "InMemoryGrid":  # Flower's own engine, which starts the nodes itself
+        return RemoteNodes(grid, spec, None, least, config.timeout)
+
+    def dealt(partition: int) -> tuple[int, int] | None:
+        if federation.reference is None:
+            return None
+        held = federation.held(partition, config.num_clients)
+        return len(held.trained), len(held.tested)
+
+    return RemoteNodes(grid, spec, config.num_clients, least, config.timeout, dealt)
 
 
 def _config(federation: Federation, nodes: Nodes) -> Config:

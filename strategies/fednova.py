@@ -21,6 +21,8 @@ class FedNova(Wrapper):
     report a_i as the metric `normalized_steps`; without momentum it is the number of local steps.
     """
 
+    reply_metrics = {"normalized_steps": (1e-3, 1e6)}  # noqa: RUF012
+
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:

@@ -25,6 +25,7 @@ class Scaffold(Wrapper):
     """
 
     other_half = "scaffold"
+    reply_arrays = ("control",)
 
     num_clients: int
     server_lr: Annotated[float, Field(gt=0, description="eta_g, the server's learning rate")] = 1.0

@@ -20,7 +20,12 @@ class Stock:
 
     def __init__(self, app, count):
         self.grid = InlineGrid(app, count)
-        self.push_messages, self.pull_messages = self.grid.push_messages, self.grid.pull_messages
+
+    def push_messages(self, messages):
+        return self.grid.push_messages(messages)
+
+    def pull_messages(self, message_ids):
+        return self.grid.pull_messages(message_ids)
 
     def get_node_ids(self):
         return self.grid.get_node_ids()
@@ -43,12 +48,21 @@ def everybody(_number, partitions):
     return partitions
 
 
-def run_rounds(strategy, grid, model, nodes=None, codec=None, callbacks=(), first=1, **settings):
-    """The model after all rounds; `nodes` are node ids by partition, or asked if not given."""
+def run_rounds(
+    strategy, grid, model, nodes=None, codec=None, callbacks=(), first=1, examples=None,
+    bounds=None, **settings,
+):  # fmt: skip
+    """The model after all rounds; `nodes` are node ids by partition, or asked if not given.
+
+    With `examples`, of each partition, replies must state these numbers.
+    """
     if nodes is None:
-        nodes = RemoteNodes(grid, {}, 1, None, 5)
+        nodes = RemoteNodes(grid, {}, len(list(grid.get_node_ids())), None, 5)
     else:
-        nodes = SimulatedNodes(nodes, [1] * len(nodes), [1] * len(nodes))
+        counts = (examples or dict.fromkeys(nodes, 1)).values()
+        nodes = SimulatedNodes(nodes, counts, counts)
     settings = RoundSettings(**{"seed": 0} | settings)
-    loop = RoundLoop(strategy, grid, nodes, settings, codec, CallbackRunner(callbacks))
+    runner = CallbackRunner(callbacks)
+    known = examples is not None
+    loop = RoundLoop(strategy, grid, nodes, settings, codec, runner, known, bounds)
     return loop.run(model, first)

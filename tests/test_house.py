@@ -52,6 +52,8 @@ PRIVATE_IMPORTS = {
     "fedalign/messages/partial_sums.py": {
         "flwr.serverapp.strategy.strategy_utils.aggregate_metricrecords"
     },
+    "fedalign/server/metered.py": {"flwr.proto.message_pb2.ConfirmMessageReceivedRequest"},
+    "fedalign/server/strategies.py": {"flwr.supercore.differential_privacy.KEY_NORM_BIT"},
     "fedalign/simulation/app.py": {"flwr.common.config.flatten_dict"},
     "fedalign/simulation/grid.py": {
         "flwr.common.constant.ErrorCode",

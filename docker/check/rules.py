@@ -34,6 +34,11 @@ FLOWER = {
 }
 
 
+# `service:superlink` shares the network, and the loopback, of the SuperLink.
+MODES = ("none", "service:superlink")
+DOOR = ["fedalign", "deploy", "superlink"]
+
+
 def every_variable_is_explained() -> None:
     """Compose files and `.env` have the same variables, each with a comment in `.env`."""
     used = set().union(*(files.variables(name) for stack in files.STACKS for name in stack))
@@ -68,8 +73,21 @@ def only_the_superlink_has_a_port() -> None:
     assert ONE["networks"]["federation"] == {"internal": True}
     for name, service in ONE["services"].items():
         if name != "superlink":
-            alone = service.get("network_mode") == "none" or service["networks"] == ["federation"]
-            assert alone, f"{name} reaches more than the SuperLink"
+            mode = service.get("network_mode")
+            assert mode in MODES or service["networks"] == ["federation"], (
+                f"{name} reaches more than the SuperLink"
+            )
+
+
+def the_superlink_has_a_door() -> None:
+    """From outside only SuperNodes are served; runs and keys are taken on its loopback."""
+    command = ONE["services"]["superlink"]["command"]
+    assert command[:5] == [*DOOR, "--door=0.0.0.0:8000", "--port=8001"], command
+    assert not any(word.startswith("--host") for word in command), command
+    for name, service in ONE["services"].items():
+        if "FEDALIGN_SUPERLINK" in service.get("environment", {}):
+            assert service["network_mode"] == "service:superlink", name
+            assert service["environment"]["FEDALIGN_SUPERLINK"] == "localhost:8001", name
 
 
 def nobody_sees_a_key_of_another() -> None:
@@ -133,6 +151,8 @@ def each_command_is_understood() -> None:
 
 def _understood(name: str, command: list[str], environment: dict[str, str]) -> None:
     program, *options = command
+    if command[:3] == DOOR:  # all other options are Flower's
+        program, options = "flower-superlink", [o for o in options[2:] if o[:7] != "--door="]
     if program in FLOWER:
         try:
             FLOWER[program]().parse_args(options)
@@ -242,6 +262,7 @@ CHECKS: dict[str, Callable[[], Any]] = {
         every_variable_is_explained,
         each_container_is_locked_down,
         only_the_superlink_has_a_port,
+        the_superlink_has_a_door,
         nobody_sees_a_key_of_another,
         a_node_is_the_same_anywhere,
         each_command_is_understood,

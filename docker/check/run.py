@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import ssl
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from check.standin import SUPERLINK, StandIn
 from fedalign.federation.federation import Federation
 from fedalign.settings.config import read
 
+CLOSED = ("/v1/runtime/acquire-task", "/v1/control/start-run", "/v1/control/register-node", "/docs")
 CONFIG = ("quickstart", "rounds=1")
 
 
@@ -41,6 +45,10 @@ def _run(stand_in: StandIn, machine: Path, settings: dict[str, str]) -> Iterator
     yield from _keys(machine, len(nodes))
     stand_in.up(SUPERLINK)
     yield "SuperLink healthy over TLS"
+    authority = machine / settings["FEDALIGN_CERTS"] / "ca.crt"
+    answers = [_knock(f"127.0.0.1:{stand_in.ports[SUPERLINK]}", authority, path) for path in CLOSED]
+    assert answers == [404] * len(CLOSED), answers
+    yield f"from outside, {len(CLOSED)} paths for others than SuperNodes answer 404"
     output = stand_in.run("register")
     assert output.count(": node ") == len(nodes), output
     yield f"{len(nodes)} keys registered"
@@ -60,6 +68,16 @@ def _run(stand_in: StandIn, machine: Path, settings: dict[str, str]) -> Iterator
     yield f"all services ended by themselves after SIGTERM, the slowest within {took:.1f} s"
     assert not stand_in.strays(), f"written into the image: {stand_in.strays()}"
     yield "nothing was written outside /tmp and the writable mounts"
+
+
+def _knock(address: str, authority: Path, path: str) -> int:
+    """Return the status with which a SuperLink answers somebody without a key."""
+    context = ssl.create_default_context(cafile=authority)
+    try:
+        with urllib.request.urlopen(f"https://{address}{path}", b"", context=context) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def _data(folders: list[Path]) -> None:

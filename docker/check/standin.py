@@ -1,7 +1,8 @@
 """Run the services of a compose file as processes on loopback, each in its own folder.
 
 The folder of a service stands in for its container's file system: mounts are links with the same
-names, and paths in commands are rewritten to begin there. `superlink:8000` becomes a free port. The
+names, and paths in commands are rewritten to begin there. `superlink:8000` and `localhost:8001`
+become free ports. The
 image's environment, the commands, the mounts and the health checks are those of the files.
 """
 
@@ -37,6 +38,7 @@ class StandIn(Processes):
         super().__init__()
         self.spec, self.machine = spec, machine
         self.ports = {name: free_port() for name in spec["services"]}
+        self.loopback = free_port()  # of the SuperLink's own address
 
     def run(self, name: str, *more: str) -> str:
         """Run a service that ends by itself, like `docker compose run --rm`; return its output."""
@@ -129,8 +131,9 @@ class StandIn(Processes):
     def _here(self, name: str, word: str) -> str:
         """Return a word of a command with the addresses and paths of this machine."""
         port = self.ports[SUPERLINK]
-        word = re.sub(r"\b(superlink|localhost):8000\b", f"127.0.0.1:{port}", word)
-        word = word.replace("--port=8000", f"--port={port}").replace("0.0.0.0", "127.0.0.1")
+        word = re.sub(r"\b(superlink|localhost|0\.0\.0\.0):8000\b", f"127.0.0.1:{port}", word)
+        word = re.sub(r"\blocalhost:8001\b", f"127.0.0.1:{self.loopback}", word)
+        word = word.replace("--port=8001", f"--port={self.loopback}")
         word = re.sub(r"\b9094\b", str(self.ports[name]), word)
         # A path that the service does not mount is the SuperLink's, such as that of the results.
         targets = dict.fromkeys([*files.mounts(self.spec, SUPERLINK), "/tmp"], SUPERLINK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +61,29 @@ def local(
         from fedalign.deploy.local import run
 
         run(config, overrides or [], supernodes, data or [], out, again, logs)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def superlink(
+    options: typer.Context,
+    door: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="public address, which serves SuperNodes only"),
+    ],
+) -> None:
+    """Run a SuperLink that only SuperNodes can reach from outside.
+
+    All other options are those of `flower-superlink`. Its own address is on loopback, at `--port`:
+    runs are submitted, and keys registered, on this machine only.
+    """
+    os.environ.setdefault("FLWR_LOG_LEVEL", "INFO")  # as `flower-superlink` has it
+    with guarded():
+        from fedalign.deploy.door import serve
+
+        host, _, port = door.rpartition(":")
+        if not host or not port.isdecimal():
+            raise InputError(f"--door: {door!r} is not HOST:PORT, such as 0.0.0.0:8000")
+        serve(host.strip("[]"), int(port), options.args)
 
 
 @app.command()

@@ -39,6 +39,7 @@ class Local(Processes):
         self._late = late
         self._nodes = nodes
         self.address = f"127.0.0.1:{free_port()}"
+        self.door = f"127.0.0.1:{free_port()}"
         self.superlink = SuperLink(self.address, self._certs / "ca.crt", self.folder / "home")
 
     @property
@@ -69,7 +70,7 @@ class Local(Processes):
         certs = self._certs
         self.start(
             "superlink",
-            *("flower-superlink", "--host", "127.0.0.1", "--port", port),
+            *("fedalign", "deploy", "superlink", "--door", self.door, "--port", port),
             *("--ssl-ca-certfile", certs / "ca.crt", "--ssl-certfile", certs / "server.crt"),
             *("--ssl-keyfile", certs / "server.key", "--enable-supernode-auth"),
             *("--database", self.folder / "state.db", "--disable-runtime-dependency-installation"),
@@ -93,8 +94,8 @@ class Local(Processes):
         )
 
     def node_options(self) -> tuple[str, ...]:
-        """Return the options of every SuperNode: the SuperLink's address, and a free port."""
-        return ("--superlink", self.address, "--port", str(free_port()))
+        """Return the options of every SuperNode: the SuperLink's door, and a free port."""
+        return ("--superlink", self.door, "--port", str(free_port()))
 
 
 def run(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fedalign.data import Dataset
+from fedalign.errors import named
 from fedalign.partitioning import Indices, checked, split
 from fedalign.rng import rng
 from fedalign.seeding import seeded
@@ -116,7 +117,8 @@ class DealtExamples:
         """Return some of a client's images; each is the same whichever others are asked for."""
         owned = self.held(partition, num_clients).owned
         images, stream = self.data.images, rng(self.config.seed, "transform", partition)
-        with seeded(self.config.seed, "transform", partition):
+        place = named(f"partition: {self.config.partition.name!r}: transform")
+        with place, seeded(self.config.seed, "transform", partition):
             changed = partitioner.transform(
                 images[torch.from_numpy(owned)].cpu(), partition, num_clients, stream
             )
@@ -128,10 +130,10 @@ class DealtExamples:
         config, labels = self.config, self.data.labels.cpu().numpy()
         groups = None if self.data.groups is None else self.data.groups.cpu().numpy()
         name, stream = config.partition.name, rng(config.seed, "partition")
-        named = {"called": name, "data": f"data set {config.data.name!r}"}
-        with seeded(config.seed, "partition"):
-            dealt = split(self.partitioner, labels, num_clients, stream, groups, **named)
-        return checked(dealt, num_clients, len(labels), name)
+        known = {"called": name, "data": f"data set {config.data.name!r}"}
+        with named(f"partition: {name!r}"), seeded(config.seed, "partition"):
+            dealt = split(self.partitioner, labels, num_clients, stream, groups, **known)
+            return checked(dealt, num_clients, len(labels), name)
 
 
 def hold_out_all(shares: Sequence[np.ndarray], share: float, seed: int) -> list[Held]:

@@ -12,7 +12,7 @@ import torch
 from flwr.app import Context, UserConfigValue
 
 from fedalign.data import Dataset, Part, Spec
-from fedalign.errors import InputError
+from fedalign.errors import InputError, named
 from fedalign.federation.examples import DealtExamples, Examples, Held
 from fedalign.messages.codec import Codec
 from fedalign.network.device import device_of
@@ -135,7 +135,8 @@ class Federation:
         return self.source.has(part) if isinstance(self.source, HasParts) else True
 
     def _load(self, part: Part) -> Dataset:
-        with seeded(0, "data", part):  # the same data for all seeds
+        place = named(f"data set: {self.config.data.name!r}: load({part!r})")
+        with place, seeded(0, "data", part):  # the same data for all seeds
             data = self.source.load(part)
         if not isinstance(data, Dataset):
             name, found = self.config.data.name, type(data).__name__

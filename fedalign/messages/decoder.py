@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from reprlib import repr as short
 from typing import NamedTuple
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from torch import Tensor
 
 from fedalign.masks.phases import update_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.codec import FLOATS, Codec
-from fedalign.messages.records import EXTRA, TrainTask, arrays_of
+from fedalign.messages.records import EXTRA, METRICS, TrainTask, arrays_of
+from fedalign.messages.rules import ReplyRules, update_limit
 from fedalign.messages.validation import (
     arrays_in,
     check_finite,
@@ -54,6 +57,7 @@ class ReplyDecoder:
         messages: the round's, before they were encoded.
         codec: how models travel; None: as they are.
         max_update_norm: how far a client's model may move, see `Config.max_update_norm`.
+        rules: what the strategy needs of a reply; None: what comes beside the model is passed on.
     """
 
     def __init__(
@@ -61,8 +65,9 @@ class ReplyDecoder:
         messages: Iterable[Message],
         codec: Codec | None,
         max_update_norm: float | None = None,
+        rules: ReplyRules | None = None,
     ):
-        self._codec, self._max_update_norm = codec, max_update_norm
+        self._codec, self._max_update_norm, self._rules = codec, max_update_norm, rules
         self._sent: dict[int, _Sent] = {}  # by node
         sent: dict[int, _Sent] = {}  # by content
         for message in messages:
@@ -83,7 +88,8 @@ class ReplyDecoder:
         Raises:
             ValueError: the reply cannot be used; says why.
         """
-        return self._decode(reply, partition, summed, extras=[EXTRA])
+        extras = [EXTRA] if self._rules is None or self._rules.arrays else []
+        return self._decode(reply, partition, summed, extras)
 
     def flaw(self, reply: Message, partition: int) -> str | None:
         """Return why a reply cannot be part of a sum of models; None if it can."""
@@ -102,14 +108,21 @@ class ReplyDecoder:
         self, reply: Message, partition: int, summed: bool, extras: Collection[str]
     ) -> RecordDict:
         content, sent = reply.content, self._sent[reply.metadata.src_node_id]
-        metrics_in(content)
+        metrics, rules = metrics_in(content), self._rules
+        if rules and not summed:
+            rules.check_metrics(metrics, partition)
         arrays = arrays_in(content, "arrays", others=extras)
         mask = self._mask(sent, partition)
-        decoded = RecordDict(dict(content))
-        decoded["arrays"] = self._model(arrays, sent, mask, summed)
-        for name in [name for name in extras if name in content]:
+        model = self._model(arrays, sent, mask, summed)
+        decoded = RecordDict({"arrays": model, METRICS: metrics})
+        for name in [name for name in extras if name in content or (rules and rules.arrays)]:
             record = arrays_in(content, name, others=["arrays"])
-            decoded[name] = ArrayRecord({key: self._extra(a, mask) for key, a in record.items()})
+            if rules:
+                rules.check_arrays(record)
+            limit = update_limit(sent.arrays)
+            decoded[name] = ArrayRecord(
+                {key: self._extra(key, array, mask, limit) for key, array in record.items()}
+            )
         return decoded
 
     def _mask(self, sent: _Sent, partition: int) -> Tensor | None:
@@ -126,10 +139,14 @@ class ReplyDecoder:
         check_update(model, sent.arrays, limit, {entry.name for entry in codec.layout.parameters})
         return model
 
-    def _extra(self, array: Array, mask: Tensor | None) -> Array:
+    def _extra(self, name: str, array: Array, mask: Tensor | None, limit: float) -> Array:
         if self._codec:
             array = self._codec.unpack_extra(array, mask)
-        check_finite(EXTRA, values_of(EXTRA, array, FLOATS))
+        values = values_of(EXTRA, array, FLOATS)
+        check_finite(EXTRA, values)
+        norm = float(np.linalg.norm(values.astype(np.float64)))
+        if norm > limit:
+            raise ValueError(f"{short(name)} has norm {norm:.6g}, and {limit:g} is the largest")
         return array
 
 

@@ -43,12 +43,14 @@ class GroupReplies:
         models: by node, the models that `GroupRequest.models_of` asked for and no reply holds.
         summed: a reply may stand for several clients, and then carries a `Mark`.
         notes: what the server should log, such as why clients were not trained together.
+        unusable: by node, why an answer that came is no reply to the message that was sent.
     """
 
     replies: list[Message] = field(default_factory=list)
     models: dict[int, ArrayRecord] = field(default_factory=dict)
     summed: bool = False
     notes: list[str] = field(default_factory=list)
+    unusable: dict[int, str] = field(default_factory=dict)
 
 
 class GroupApp(ClientApp):

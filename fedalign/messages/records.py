@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedalign.masks.plan import MaskPlan
 from fedalign.network.arrays import num_bytes
 
+METRICS = "metrics"
 EXTRA = "extra"
 _PREFIX = "mask-"
 _PLAN = TypeAdapter(MaskPlan)
@@ -76,7 +77,7 @@ def train_reply(
 ) -> Message:
     """Return the reply to a train message: the client's model, its weight and its metrics."""
     record = MetricRecord({"num-examples": num_examples, **metrics})
-    content = RecordDict({"arrays": arrays, "metrics": record})
+    content = RecordDict({"arrays": arrays, METRICS: record})
     if extras:
         content[EXTRA] = ArrayRecord(dict(extras))
     return Message(content, reply_to=message)
@@ -90,7 +91,7 @@ def round_of(message: Message) -> int:
 def evaluate_reply(message: Message, num_examples: int, measured: Mapping[str, float]) -> Message:
     """Return the reply to an evaluate message."""
     metrics = MetricRecord({"num-examples": num_examples, **measured})
-    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+    return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
 
 def size_of(message: Message) -> int:

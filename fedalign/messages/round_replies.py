@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupReplies
 from fedalign.messages.partial_sums import Mark, take_mark
-from fedalign.messages.records import arrays_of, size_of
+from fedalign.messages.records import EXTRA, METRICS, arrays_of, size_of
+from fedalign.messages.rules import ReplyRules
 from fedalign.messages.validation import metrics_in
 
 MAX_NAMED = 5  # clients in a line about those that are left out
@@ -84,12 +85,16 @@ def receive_models(
     return round_replies
 
 
-def receive_metrics(came: GroupReplies, partition_of: Mapping[int, int]) -> RoundReplies:
+def receive_metrics(
+    came: GroupReplies, partition_of: Mapping[int, int], rules: ReplyRules | None = None
+) -> RoundReplies:
     """Return the replies to evaluate messages."""
+    rules = rules or ReplyRules()
 
-    def decode(reply: Message, _partition: int, _summed: bool) -> RecordDict:
-        metrics_in(reply.content)
-        return reply.content
+    def decode(reply: Message, partition: int, _summed: bool) -> RecordDict:
+        metrics = metrics_in(reply.content)
+        rules.check_metrics(metrics, partition)
+        return RecordDict({METRICS: metrics})
 
     return _receive(came, decode, partition_of, set())
 
@@ -98,7 +103,9 @@ def _receive(
     came: GroupReplies, decode: Decode, partition_of: Mapping[int, int], sums: set[int]
 ) -> RoundReplies:
     """Return the replies that can be decoded; the nodes whose replies are sums go into `sums`."""
-    round_replies = RoundReplies()
+    round_replies = RoundReplies(num_clients=len(came.unusable))
+    for node, reason in came.unusable.items():
+        round_replies.leave_out(partition_of[node], reason)
     usable: list[tuple[Message, int]] = []  # each with the number of clients it stands for
     for reply in came.replies:
         node = reply.metadata.src_node_id
@@ -115,8 +122,9 @@ def _receive(
             try:
                 reply.content = decode(reply, partition_of[node], mark is not None)
                 usable.append((reply, remaining))
-            except ValueError as error:
-                round_replies.leave_out(partition_of[node], str(error), remaining)
+            except Exception as error:  # nothing that a client sends ends a run
+                reason = str(error) if isinstance(error, ValueError) else repr(error)
+                round_replies.leave_out(partition_of[node], reason[:MAX_CHARACTERS], remaining)
     _keep_alike(round_replies, usable, partition_of)
     return round_replies
 
@@ -126,13 +134,19 @@ def _keep_alike(
     usable: Sequence[tuple[Message, int]],
     partition_of: Mapping[int, int],
 ) -> None:
-    """Keep the replies with the records that most have; in a tie, those of the first reply.
+    """Keep the replies with the metrics that more than half of them have.
 
-    Flower's strategies refuse to aggregate replies whose records differ.
+    Flower's strategies refuse to aggregate replies whose metrics differ. If no names have such a
+    majority, all replies are kept, with the metrics that are in each of them.
     """
     forms = [_form(reply) for reply, _ in usable]
-    counts = Counter(forms)
-    usual = max(counts, key=lambda form: counts[form], default="")
+    usual, votes = next(iter(Counter(forms).most_common(1)), ("", 0))
+    if usable and 2 * votes <= len(usable):
+        common = set.intersection(*(set(reply.content[METRICS]) for reply, _ in usable))
+        for reply, _ in usable:
+            for name in reply.content[METRICS].keys() - common:
+                del reply.content[METRICS][name]
+        forms = [usual] * len(usable)
     for (reply, clients), form in zip(usable, forms, strict=True):
         if form == usual:
             round_replies.replies.append(reply)
@@ -143,12 +157,8 @@ def _keep_alike(
 
 
 def _form(reply: Message) -> str:
-    """Return the names of a reply's records of metrics and arrays, and of what is in them."""
-    records: dict[str, ArrayRecord | MetricRecord] = {
-        **reply.content.array_records,
-        **reply.content.metric_records,
-    }
-    records.pop("arrays", None)  # known to be what was sent
+    """Return the names of a reply's metrics, and of the vectors beside its model."""
+    records = {name: reply.content[name] for name in (EXTRA, METRICS) if name in reply.content}
     return ", ".join(
-        f"{name!r} of {', '.join(map(repr, sorted(records[name])))}" for name in sorted(records)
+        f"{name!r} of {', '.join(map(repr, sorted(record)))}" for name, record in records.items()
     )

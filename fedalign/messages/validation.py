@@ -15,9 +15,16 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedalign.network.arrays import view_of
+from fedalign.network.layout import like
 
 WEIGHT = "num-examples"
-MAX_EXAMPLES = 1 << 40  # the sum over a million clients still fits into 64 bits
+MAX_EXAMPLES = 10**9  # of a client; the sum over a billion clients still fits into 64 bits
+Bounds = tuple[float, float]
+"""The least and the largest value that is allowed."""
+# Of metrics by the end of their names; sums over all clients stay finite.
+BOUNDS: dict[str, Bounds] = {"accuracy": (0.0, 1.0), "loss": (-1e6, 1e6), "": (-1e15, 1e15)}
+MAX_COUNT = float(1 << 53)  # of an integer buffer: a float64 holds it
+MAX_GROWTH = 1e6  # of a buffer in a round, such as of BatchNorm's statistics
 
 
 def metrics_in(content: RecordDict) -> MetricRecord:
@@ -35,10 +42,20 @@ def metrics_in(content: RecordDict) -> MetricRecord:
 
 
 def check_numbers(metrics: Mapping[str, Any]) -> None:
-    """Raise for a metric that is not a finite number."""
+    """Raise for a metric that is not a finite number, or that nothing of its name can be."""
     for key, value in metrics.items():
         if isinstance(value, list) or not abs(value) <= sys.float_info.max:
             raise ValueError(f"{short(key)} is {short(value)}, not a finite number")
+        if key != WEIGHT:
+            ends = (bounds for end, bounds in BOUNDS.items() if key.endswith(end))
+            check_bounds(key, value, next(ends))
+
+
+def check_bounds(name: str, value: float, bounds: Bounds) -> None:
+    """Raise for a metric outside of its bounds."""
+    low, high = bounds
+    if not low <= value <= high:
+        raise ValueError(f"{short(name)} is {short(value)}, not from {low:g} to {high:g}")
 
 
 def arrays_in(content: RecordDict, name: str, others: Collection[str] = ()) -> ArrayRecord:
@@ -120,14 +137,54 @@ def check_update(
     squares = 0.0
     for name, array in model.items():
         values = view_of(array)
-        if values.dtype.kind != "f":
+        if values.dtype.kind != "f" or (names is not None and name not in names):
+            check_buffer(name, values, view_of(sent[name]))
             continue
         check_finite(name, values)
-        if most is not None and (names is None or name in names):
+        if most is not None:
             with np.errstate(over="ignore"):
                 change = (values - view_of(sent[name])).ravel("K")
                 squares += float(np.dot(change, change))
     check_norm(sqrt(squares), most)
+
+
+def check_made(made: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
+    """Return a model that the server has made, in the order and with the dtypes of `sent`.
+
+    Raises:
+        ValueError: an array is missing, of another shape, no floating point, or not finite.
+    """
+    for name in sent.keys() - made.keys():
+        raise ValueError(f"it has no array {name!r}")
+    for name in made.keys() - sent.keys():
+        raise ValueError(f"it has an array {name!r} that the model has not")
+    for name, before in sent.items():
+        if before.dtype.startswith("float"):
+            dtype, shape = made[name].dtype, tuple(made[name].shape)
+            if not dtype.startswith("float"):
+                raise ValueError(f"{name!r} is {dtype}, not {before.dtype}")
+            if shape != tuple(before.shape):
+                raise ValueError(f"{name!r} is of shape {shape}, not {tuple(before.shape)}")
+    with np.errstate(over="ignore"):  # of a float64 that no float32 holds
+        model = like(made, sent)
+    for name, array in model.items():
+        if array.dtype.startswith("float"):
+            check_finite(name, view_of(array))
+    return model
+
+
+def check_buffer(name: str, values: np.ndarray, sent: np.ndarray) -> None:
+    """Raise for counters and statistics, which no norm covers, that are out of bounds."""
+    if values.dtype.kind in "iu":
+        low, high = -MAX_COUNT, MAX_COUNT
+    elif values.dtype.kind == "f":
+        check_finite(name, values)
+        high = MAX_GROWTH * max(1.0, float(np.abs(sent).max(initial=0)))
+        low = 0.0 if name.endswith("running_var") else -high
+    else:
+        return
+    if values.size and not (values.min() >= low and values.max() <= high):
+        raise ValueError(f"{name!r} holds a number that is not from {low:g} to {high:g}")
 
 
 def check_norm(norm: float, most: float | None) -> None:

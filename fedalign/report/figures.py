@@ -14,6 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from fedalign.errors import InputError
 from fedalign.report.tables import Row, Run, label
 
 STYLE: dict[Any, Any] = {
@@ -41,9 +42,19 @@ Looks = Mapping[str, dict[str, Any]]  # colour and dashes of each arm
 
 
 def save(figure: Figure, *paths: Path) -> None:
-    """Write a figure to files; their suffixes say whether as PNG or PDF."""
+    """Write a figure to files; their suffixes say whether as PNG or PDF.
+
+    Raises:
+        InputError: a suffix is of no kind of figure, or the file cannot be written.
+    """
     for path in paths:
-        figure.savefig(path, dpi=160)
+        known = figure.canvas.get_supported_filetypes()
+        if path.suffix[1:].lower() not in known:
+            raise InputError(f"{path}: a figure ends in .png or .pdf ({', '.join(known)})")
+        try:
+            figure.savefig(path, dpi=160)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 @mpl.rc_context(STYLE)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from fedalign.errors import InputError
 from fedalign.report.statistics import UNKNOWN, Difference, mean_std, paired
 from fedalign.settings.layers import flatten
+from fedalign.settings.yaml12 import parse
 
 IGNORED = {"seed", "out", "evaluation.threads"}
 
@@ -146,7 +146,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             found.append(
                 Run(
                     folder,
-                    flatten(yaml.safe_load((folder / "config.yaml").read_text("utf-8"))),
+                    flatten(parse((folder / "config.yaml").read_text("utf-8"))),
                     pd.read_csv(folder / "metrics.csv"),
                     pd.read_csv(folder / "landscape.csv"),
                 )

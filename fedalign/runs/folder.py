@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
 from flwr.app import ArrayRecord
 from safetensors.numpy import save_file
 
@@ -22,6 +21,7 @@ from fedalign.runs.tables import barriers_row, columns, landscape_rows
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Round
 from fedalign.settings.config import Config
+from fedalign.settings.yaml12 import dump
 
 
 class RunFolder(Callback):
@@ -55,9 +55,7 @@ class RunFolder(Callback):
                 self._continue(resumed)
         except OSError as error:
             raise InputError(f"out: cannot write to {config.out!r}: {error.strerror}") from None
-        (self.path / "config.yaml").write_text(
-            yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8"
-        )
+        (self.path / "config.yaml").write_text(dump(config.model_dump()), "utf-8")
         self._write_manifest()
 
     def __enter__(self) -> RunFolder:

@@ -12,10 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import yaml
-
 from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
+from fedalign.settings.yaml12 import dump
 
 RUN = (sys.executable, "-c", "from fedalign.cli import main; main()", "run")
 GRACE = 10.0  # seconds that an interrupted run has to stop
@@ -49,7 +48,7 @@ def run_all(
 
 def _start(config: Config, log: Path) -> Child:
     file = log.with_suffix(".yaml")
-    file.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8")
+    file.write_text(dump(config.model_dump()), "utf-8")
     paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = {"OMP_NUM_THREADS": str(config.evaluation.threads)}
     with log.open("wb") as errors:

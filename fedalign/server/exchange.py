@@ -12,7 +12,10 @@ from flwr.serverapp import Grid
 from fedalign.errors import FedalignError, InputError
 from fedalign.messages.groups import GroupGrid, GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import clients_in, group_size
+from fedalign.server.delivery import Answer, send_and_receive
 from fedalign.server.sampling import Sample
+
+MAX_REASON = 1000  # characters of an error that a client reports
 
 log = logging.getLogger("fedalign")
 
@@ -45,24 +48,25 @@ def exchange(
     request = request or GroupRequest()
     if isinstance(grid, GroupGrid):
         came = grid.exchange(messages, request, group_size(messages, request), timeout)
+        answers = [Answer(reply.metadata.src_node_id, reply) for reply in came.replies]
     else:
-        came = GroupReplies(list(grid.send_and_receive(messages, timeout=timeout)))
+        answers = send_and_receive(grid, messages, timeout)
+        came = GroupReplies([answer.reply for answer in answers if answer.reply])
+        came.unusable = {answer.node: answer.flaw for answer in answers if answer.flaw}
     summed = isinstance(grid, GroupGrid) and request.partial_sums
-    failed = [reply for reply in came.replies if reply.has_error()]
-    answers = [reply for reply in came.replies if reply.has_content()]
-    good = [r for r in answers if r.metadata.src_node_id in sample.partition_of]
-    if strangers := len(answers) - len(good):
-        log.warning("round %d: %d replies came from nodes that were not asked", number, strangers)
+    failed = [(node, reply) for node, reply, _ in answers if reply and reply.has_error()]
+    good = [reply for reply in came.replies if reply.has_content()]
     good.sort(key=lambda reply: sample.partition_of[reply.metadata.src_node_id])
     answered = sum(map(clients_in, good)) if summed else len(good)
+    answered += len(came.unusable)
     _report_missing(messages, answered, failed, sample, number)
-    return GroupReplies(good, came.models, summed, came.notes)
+    return GroupReplies(good, came.models, summed, came.notes, came.unusable)
 
 
 def _report_missing(
     messages: Sequence[Message],
     answered: int,
-    failed: Sequence[Message],
+    failed: Sequence[tuple[int, Message]],
     sample: Sample,
     number: int,
 ) -> None:
@@ -72,27 +76,16 @@ def _report_missing(
         return
     lost = f"{len(failed)} of {len(messages)} clients failed, {missing} did not answer"
     if failed:
-        lost += f"; client {_asked(messages, failed[0], sample)}: {reason_of(failed[0])}"
+        node, reply = failed[0]
+        lost += f"; client {sample.partition_of[node]}: {reason_of(reply)}"
     if not answered:
         raise RoundFailedError(f"round {number}: {lost}")
     log.warning("round %d: %s", number, lost)
 
 
-def _asked(messages: Sequence[Message], reply: Message, sample: Sample) -> int:
-    """Return the partition of the client that an error reply is about.
-
-    If a node is gone, the SuperLink answers in its place, with its own node id.
-    """
-    node, answered = reply.metadata.src_node_id, reply.metadata.reply_to_message_id
-    if node not in sample.partition_of:
-        ids = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
-        node = ids[answered]
-    return sample.partition_of[node]
-
-
 def reason_of(reply: Message) -> str:
     """Return the first line of an error reply; for an `InputError`, its message alone."""
-    reason = (reply.error.reason or "no reason given").partition("\n")[0]
+    reason = (reply.error.reason or "no reason given").partition("\n")[0][:MAX_REASON]
     if found := re.fullmatch(r"<class '(?:\w+\.)*(\w+)'>:<(['\"])(.*)\2>", reason):  # Flower's way
         kind, _, message = found.groups()
         return message if kind == InputError.__name__ else f"{kind}: {message}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -12,6 +12,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedalign.errors import FedalignError
+from fedalign.messages.validation import MAX_EXAMPLES
+from fedalign.server.delivery import push, take_answers
 from fedalign.server.exchange import reason_of
 
 log = logging.getLogger("fedalign")
@@ -30,25 +32,30 @@ class RemoteNodes:
     Args:
         grid: the run's.
         message_config: what examples look like, see `Spec.to_config`; every message says it.
-        population: the number of clients, if nodes do not state it themselves.
+        population: the number of clients; a node that states another one is refused. None: the
+            number that the first node states, for engines that start the nodes themselves.
         min_available: the number of nodes that must be present; None: all of them.
         timeout: seconds to wait for them.
+        dealt: returns how many training and test examples a partition has, for nodes that have no
+            data of their own; None if only the nodes know.
     """
 
     def __init__(
         self,
         grid: Grid,
         message_config: Mapping[str, Any],
-        population: int,
+        population: int | None,
         min_available: int | None,
         timeout: float,
+        dealt: Callable[[int], tuple[int, int] | None] = lambda _: None,
     ):
-        self.population, self.message_config = population, message_config
+        self._is_open, self.population = population is None, population or 1
+        self.message_config = message_config
         self.train_examples: dict[int, int] = {}
         self.test_examples: dict[int, int] = {}
         self.hold_own_data = False
         self._grid, self._min_available, self._timeout = grid, min_available, timeout
-        self._stated: int | None = None  # the number of partitions that nodes state
+        self._dealt = dealt
         self._partition_of: dict[int, int] = {}
         self._refused: dict[int, str] = {}
         self._asked: dict[str, int] = {}  # by message id, the nodes that have not answered yet
@@ -93,30 +100,27 @@ class RemoteNodes:
             del self._refused[node]  # if it comes back, it is asked again
         known = self._partition_of.keys() | self._refused.keys() | set(self._asked.values())
         self._ask(sorted(there - known))
-        replies = list(self._grid.pull_messages(list(self._asked))) if self._asked else []
-        nodes = [self._asked.pop(reply.metadata.reply_to_message_id) for reply in replies]
-        for node, reply in sorted(zip(nodes, replies, strict=True), key=itemgetter(0)):
-            if reply.metadata.src_node_id == node:  # else it is gone, and Flower answers for it
+        answers = list(take_answers(self._grid, self._asked))
+        for node, reply, flaw in sorted(answers, key=itemgetter(0)):
+            if reply is None:
+                self._refuse(node, flaw)
+            elif reply.metadata.src_node_id == node:  # else it is gone: Flower answers for it
                 self._admit(node, reply)
 
     def _ask(self, nodes: list[int]) -> None:
         record = RecordDict({"config": ConfigRecord(dict(self.message_config))})
         messages = [Message(record, node, "query.whoami") for node in nodes]
-        ids = self._grid.push_messages(messages) if messages else ()
-        self._asked |= {id: node for id, node in zip(ids, nodes, strict=True) if id}
+        self._asked |= push(self._grid, messages)
 
     def _admit(self, node: int, reply: Message) -> None:
         """Admit a node with what it says about itself, or note why it cannot take part."""
         record = None if reply.has_error() else reply.content.metric_records.get("whoami")
         answer = {key: value for key, value in (record or {}).items() if isinstance(value, int)}
-        partition, stated = answer.get("partition-id", node), answer.get("num-partitions")
-        reason = reason_of(reply) if reply.has_error() else self._objection(partition, stated)
+        reason = reason_of(reply) if reply.has_error() else self._objection(answer)
         if reason:
-            self._refused[node] = f"node {node} cannot take part: {reason}"
-            log.warning(self._refused[node])
+            self._refuse(node, reason)
             return
-        if stated is not None:
-            self._stated = self.population = stated
+        partition = answer.get("partition-id", node)
         self.train_examples[partition] = answer.get("examples", 1)
         self.test_examples[partition] = answer.get("tests", 0)
         self.hold_own_data = self.hold_own_data or answer.get("own", 0) > 0
@@ -124,10 +128,27 @@ class RemoteNodes:
             log.warning("client %d has come", partition)
         self._partition_of[node] = partition
 
-    def _objection(self, partition: int, stated: int | None) -> str | None:
+    def _refuse(self, node: int, reason: str) -> None:
+        self._refused[node] = f"node {node} cannot take part: {reason}"
+        log.warning(self._refused[node])
+
+    def _objection(self, answer: Mapping[str, int]) -> str | None:
         """Return why a node that says this about itself cannot be admitted; None: it can."""
+        if self._is_open and "num-partitions" in answer:
+            self._is_open, self.population = False, answer["num-partitions"]
+        partition, count = answer.get("partition-id"), self.population
+        if (stated := answer.get("num-partitions", count)) != count:
+            return f"it says that there are {stated} partitions, and there are {count}"
+        if partition is not None and not 0 <= partition < count:
+            return f"it says that it holds partition {partition}, not one from 0 to {count - 1}"
         if partition in self._partition_of.values():
             return f"it holds partition {partition}, as another node does"
-        if stated is not None and self._stated not in (None, stated):
-            return f"it says that there are {stated} partitions, and others say {self._stated}"
+        for key, least in (("examples", 1), ("tests", 0)):
+            if not least <= (number := answer.get(key, least)) <= MAX_EXAMPLES:
+                return f"it says that it has {number} {key}, not {least} to {MAX_EXAMPLES}"
+        if partition is None or answer.get("own", 0) > 0:
+            return None
+        dealt, says = self._dealt(partition), (answer.get("examples"), answer.get("tests"))
+        if dealt not in (None, says):
+            return f"it says that it has {says} training and test examples, and it has {dealt}"
         return None

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedalign.errors import named
 from fedalign.messages.codec import Codec
 from fedalign.messages.decoder import ReplyDecoder, encode
 from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import averages
 from fedalign.messages.records import total_size_of
 from fedalign.messages.round_replies import RoundReplies, receive_metrics, receive_models
-from fedalign.messages.validation import metrics_in
-from fedalign.network.layout import like
+from fedalign.messages.rules import ReplyRules, update_limit
+from fedalign.messages.validation import Bounds, check_made, metrics_in
 from fedalign.seeding import seeded
 from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import spread
@@ -30,6 +32,7 @@ from fedalign.server.exchange import RoundFailedError, exchange
 from fedalign.server.nodes import Nodes, config_for
 from fedalign.server.round import Round, RoundSettings
 from fedalign.server.sampling import Sample, sample
+from fedalign.server.strategies import chain, expect, rules_of
 
 log = logging.getLogger("fedalign")
 
@@ -45,6 +48,8 @@ class RoundLoop:
         settings: the same for every round.
         codec: how models travel; None: as they are.
         callbacks: called after each round.
+        counts_known: `nodes` knows how many examples each client has, and replies must say so too.
+        bounds: of the client algorithm's metrics, see `BoundsMetrics`; None: unknown.
     """
 
     strategy: Strategy
@@ -53,6 +58,8 @@ class RoundLoop:
     settings: RoundSettings
     codec: Codec | None = None
     callbacks: CallbackRunner = field(default_factory=CallbackRunner)
+    counts_known: bool = False
+    bounds: Callable[[int], Mapping[str, Bounds]] | None = None
     _logged: set[str] = field(default_factory=set, init=False, repr=False)
 
     def run(self, model: ArrayRecord, first: int = 1) -> ArrayRecord:
@@ -89,18 +96,23 @@ class RoundLoop:
             RoundFailedError: there are fewer usable replies than `min_replies`.
         """
         settings, config = self.settings, config_for(self.nodes)
-        limit, shown = settings.max_update_norm, clients.grid(self.grid)
+        names = [entry.name for entry in self.codec.layout.parameters] if self.codec else None
+        limit = settings.max_update_norm or update_limit(model, names)
+        expect(self.strategy, len(clients.nodes))
+        shown = clients.grid(self.grid)
         wanted = self.callbacks.models_wanted(number, list(clients.nodes))
         models_of = frozenset(clients.nodes[partition] for partition in wanted)
         partial_sums = settings.partial_sums and averages(self.strategy)
         request = GroupRequest(settings.stack, partial_sums, models_of, limit)
-        with seeded(settings.seed, "configure", number):
-            messages = self.strategy.configure_train(number, model, config, shown)
-            ordered = clients.ordered(messages)
+        place = named(f"round {number}: strategy.configure_train", RoundFailedError)
+        with place, seeded(settings.seed, "configure", number):
+            ordered = clients.ordered(self.strategy.configure_train(number, model, config, shown))
         sent = encode(ordered, self.codec)
         came = exchange(self.grid, sent, clients, number, settings.timeout, request)
         self._log_once(came, number)
-        decoder = ReplyDecoder(ordered, self.codec, limit)
+        known = self.nodes.train_examples if self.counts_known else None
+        rules = rules_of(self.strategy, known, self.bounds)
+        decoder = ReplyDecoder(ordered, self.codec, limit, rules)
         replies = receive_models(came, decoder, clients.partition_of, models_of)
         _check_enough(replies, number, settings.min_replies)
         return replies, total_size_of(sent)
@@ -114,14 +126,34 @@ class RoundLoop:
             RoundFailedError: the strategy made none.
         """
         # Flower's differential privacy draws its noise from NumPy's global state.
+        expect(self.strategy, len(replies.replies))
         with seeded(self.settings.seed, "flower", number):
-            result, metrics = self.strategy.aggregate_train(number, replies.replies)  # may empty it
-        if result is None:
-            raise RoundFailedError(f"round {number}: the strategy made no model of the replies")
+            result, metrics = self._made(number, model, replies)
         counts = {"clients": replies.num_clients, "dropped": replies.num_left_out}
         counts |= {"bytes_down": bytes_down, "bytes_up": replies.num_bytes}
-        after = like(result, model)
-        return Round(number, model, after, replies.models, _scalars(metrics) | counts)
+        return Round(number, model, result, replies.models, _scalars(metrics) | counts)
+
+    def _made(
+        self, number: int, model: ArrayRecord, replies: RoundReplies
+    ) -> tuple[ArrayRecord, MetricRecord | None]:
+        """Return what the strategy makes of the replies, if it is a model; it may empty them."""
+        name = " around ".join(type(own).__name__ for own in chain(self.strategy))
+        count = len(replies.replies)
+        failed = named(f"round {number}: strategy {name} failed", RoundFailedError)
+        with failed, np.errstate(all="ignore"):  # what is not finite is named below
+            result, metrics = self.strategy.aggregate_train(number, replies.replies)
+        if result is None and replies.left_out:  # nobody ends a run by being left out
+            line = "round %d: strategy %s makes no model of %d replies; the model stays as it was"
+            log.warning(line, number, name, count)
+            return model, None
+        if result is None:
+            raise RoundFailedError(f"round {number}: strategy {name} made no model of the replies")
+        try:
+            return check_made(result, model), metrics
+        except ValueError as error:
+            raise RoundFailedError(
+                f"round {number}: strategy {name} made a model that cannot be used: {error}"
+            ) from None
 
     def evaluate(self, outcome: Round, present: Mapping[int, int]) -> Round:
         """Return the round with what a sample of the clients measures of its new model."""
@@ -136,7 +168,8 @@ class RoundLoop:
             messages = self.strategy.configure_evaluate(number, outcome.after, config, shown)
             ordered = clients.ordered(messages)
         came = exchange(self.grid, ordered, clients, number, settings.timeout)
-        replies = receive_metrics(came, clients.partition_of)
+        known = self.nodes.test_examples if self.counts_known else {}
+        replies = receive_metrics(came, clients.partition_of, ReplyRules(examples=known))
         if replies.left_out:
             log.warning("round %d: of those that evaluate, %s", number, replies.summary())
         evaluations = {

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from flwr.serverapp.strategy import Strategy
+from collections.abc import Callable, Mapping
+
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    QFedAvg,
+    Strategy,
+)
+from flwr.supercore.differential_privacy import KEY_NORM_BIT
 
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.masks.phases import phases, trainable_mask
-from fedalign.settings.contracts import FLOWER_SAMPLING, HasEpochs, PlansMasks, StrategyArguments
+from fedalign.messages.rules import ReplyRules
+from fedalign.messages.validation import BOUNDS, Bounds
+from fedalign.settings.contracts import (
+    FLOWER_SAMPLING,
+    AddsNoise,
+    HasEpochs,
+    PlansMasks,
+    StrategyArguments,
+)
 from fedalign.settings.registry import traits
 
 
@@ -39,23 +54,52 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
         "num_clients": num_clients,
         "num_sampled_clients": min(config.clients_per_round or num_clients, num_clients),
     }
-    try:
-        built: Strategy = config.strategy.build(**arguments, **FLOWER_SAMPLING)
-    except ValueError as error:  # of a strategy of Flower's, or of somebody else's
-        raise InputError(f"strategy: {config.strategy.name!r}: {error}") from None
-    for strategy in _chain(built):
+    built: Strategy = config.strategy.build(**arguments, **FLOWER_SAMPLING)
+    moves_neurons = traits("strategies", config.strategy.name).moves_neurons
+    for strategy in chain(built):
         if isinstance(strategy, PlansMasks):
             _check_plan(federation, strategy, moves_neurons)
     return built
 
 
-def _chain(strategy: Strategy) -> list[Strategy]:
+def rules_of(
+    strategy: Strategy,
+    examples: Mapping[int, int] | None = None,
+    bounds: Callable[[int], Mapping[str, Bounds]] | None = None,
+) -> ReplyRules:
+    """Return what a strategy, with those that it wraps, needs of every reply.
+
+    Args:
+        strategy: any Flower strategy.
+        examples: by partition, how many examples a client has; None: what it says is believed.
+        bounds: see `BoundsMetrics`.
+    """
+    metrics: dict[str, Bounds] = {}
+    arrays: list[str] = []
+    for own in chain(strategy):
+        if isinstance(own, QFedAvg):
+            metrics[own.train_loss_key] = (0.0, BOUNDS["loss"][1])
+        if isinstance(own, DifferentialPrivacyClientSideAdaptiveClipping):
+            metrics[KEY_NORM_BIT] = (0.0, 1.0)
+        metrics |= getattr(own, "reply_metrics", {})
+        arrays += getattr(own, "reply_arrays", ())
+    return ReplyRules(metrics, arrays, bounds or (lambda _: {}), examples or {})
+
+
+def expect(strategy: Strategy, count: int) -> None:
+    """Tell strategies with noise how many clients they have: it is scaled by their number."""
+    for own in chain(strategy):
+        if isinstance(own, AddsNoise) and hasattr(own, "num_sampled_clients"):
+            own.num_sampled_clients = count
+
+
+def chain(strategy: Strategy) -> list[Strategy]:
     """Return a strategy and those that it wraps, which may refer back to it."""
-    chain = [strategy]
-    for outer in chain:
+    found = [strategy]
+    for outer in found:
         inner = inner_strategies(outer).values()
-        chain += [own for own in inner if not any(own is known for known in chain)]
-    return chain
+        found += [own for own in inner if not any(own is known for known in found)]
+    return found
 
 
 def inner_strategies(strategy: Strategy) -> dict[str, Strategy]:

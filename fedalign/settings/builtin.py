@@ -1,5 +1,7 @@
 """The parts that come with fedalign or with Flower: where each one is, by kind and name."""
 
+from typing import Any
+
 DP = "flwr.serverapp.strategy:DifferentialPrivacy"
 BUILTIN: dict[str, dict[str, str]] = {
     "strategies": {
@@ -83,6 +85,18 @@ BUILTIN: dict[str, dict[str, str]] = {
         "leaf": "fedalign.data.leaf:LEAF",
         "folder": "fedalign.data.folder:FolderData",
     },
+}
+# What Flower's strategies take without a word, and fail of in the first round.
+FLOWER_BOUNDS: dict[str, dict[str, Any]] = {
+    "client_learning_rate": {"gt": 0},
+    "q": {"ge": 0},
+    "num_malicious_nodes": {"ge": 0},
+    "num_nodes_to_select": {"ge": 1},
+    "tau": {"ge": 0},
+    "beta_1": {"ge": 0, "lt": 1},
+    "beta_2": {"ge": 0, "lt": 1},
+    "server_learning_rate": {"ge": 0},
+    "server_momentum": {"ge": 0},
 }
 SINGULAR = {
     "strategies": "strategy",

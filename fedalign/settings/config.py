@@ -20,7 +20,13 @@ from fedalign.settings.coherence import check
 from fedalign.settings.layers import holds, validate, with_layers
 from fedalign.settings.registry import Part, parse
 from fedalign.settings.sections import Evaluation, Section, Simulation
-from fedalign.settings.sources import INLINE, is_inline, parse_overrides, read_tree
+from fedalign.settings.sources import (
+    INLINE,
+    is_inline,
+    parse_overrides,
+    read_tree,
+    split_overrides,
+)
 
 # What `flwr run --run-config` accepts, see pyproject.toml; an empty text there means "not given".
 LISTED = {
@@ -76,7 +82,9 @@ class Config(Section):
         description="shared: all clients start round 1 from the same weights; own: each client "
         "starts from its own random weights, except where a mask fixes them",
     )
-    timeout: float = Field(3600.0, gt=0, description="seconds to wait for the replies of a round")
+    timeout: float = Field(
+        3600.0, gt=0, le=1e9, description="seconds to wait for the replies of a round"
+    )
     min_available_nodes: int | None = Field(
         None,
         gt=0,
@@ -116,7 +124,7 @@ class Config(Section):
         gt=0,
         allow_inf_nan=False,
         description="largest L2 norm of a client's update, over all parameters; clients with a "
-        "larger one are left out of the round; null: no limit",
+        "larger one are left out of the round; null: 100 times the norm of the model that was sent",
     )
     data: PartField = _default("data")
     partition: PartField = _default("partition")
@@ -189,4 +197,6 @@ def from_run_config(run_config: Mapping[str, UserConfigValue]) -> Config:
         raise InputError("command line: alpha: is short for partition.alpha, and both are given")
     if "alpha" in given:
         given["partition.alpha"] = given.pop("alpha")
-    return read(None if source is None else str(source), given | parse_overrides(more.split()))
+    return read(
+        None if source is None else str(source), given | parse_overrides(split_overrides(more))
+    )

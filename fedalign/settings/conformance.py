@@ -47,7 +47,11 @@ CONTRACTS = {
         frozenset(contracts.StrategyArguments.__annotations__),
         frozenset({*contracts.FLOWER_SAMPLING, *contracts.FLOWER_DEFAULTS}),
     ),
-    "clients": Contract(contracts.ClientAlgorithm, (contracts.HasEpochs,), contracts.ClientTraits),
+    "clients": Contract(
+        contracts.ClientAlgorithm,
+        (contracts.HasEpochs, contracts.BoundsMetrics),
+        contracts.ClientTraits,
+    ),
     "schedules": Contract(contracts.Schedule),
     "partitioners": Contract(contracts.Partitioner, (contracts.TransformsImages,)),
     "models": Contract(

@@ -15,8 +15,8 @@ A part is a class, or a function that returns an object. Four things make up a c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_checkable
 
 if TYPE_CHECKING:
@@ -72,10 +72,16 @@ class StrategyTraits:
     Attributes:
         other_half: the name of the client algorithm that it makes no sense without.
         moves_neurons: its model has neurons in another order than the clients' models had.
+        reply_metrics: the metrics that every reply must have, each with the least and the largest
+            value that the strategy can work with. A reply that has not is left out.
+        reply_arrays: the names of the vectors `(P,)` that every reply must have beside the model
+            (`Trained.sends`). A reply with others is left out.
     """
 
     other_half: str | None = None
     moves_neurons: bool = False
+    reply_metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    reply_arrays: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -135,6 +141,15 @@ class ClientTraits:
 
     other_half: str | None = None
     stateful: bool = False
+
+
+@runtime_checkable
+class BoundsMetrics(Protocol):
+    """A client algorithm that knows bounds of the metrics that it reports."""
+
+    def metric_bounds(self, num_examples: int) -> Mapping[str, tuple[float, float]]:
+        """Return the least and the largest value of metrics, by name, for so many examples."""
+        ...
 
 
 @runtime_checkable

@@ -10,9 +10,11 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -20,7 +22,14 @@ from flwr.serverapp.strategy import Strategy
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from fedalign.errors import BadValueError, FedalignError, InputError, nearest
+from fedalign.errors import (
+    BadValueError,
+    FedalignError,
+    InputError,
+    named,
+    nearest,
+    shortened,
+)
 from fedalign.settings.builtin import BUILTIN, PLACES, SINGULAR
 from fedalign.settings.conformance import CONTRACTS, faults
 from fedalign.settings.contracts import ClientTraits, StrategyTraits
@@ -57,7 +66,14 @@ class Part:
             for key, value in self.options.items()
         }
         by_name = asked.keys() & (contract.arguments | contract.untouched)
-        built = target(**given, **{key: arguments[key] for key in by_name & arguments.keys()})
+        place = f"{SINGULAR[self.kind]}: {self.name!r}"
+        with named(place):
+            try:
+                built = target(
+                    **given, **{key: arguments[key] for key in by_name & arguments.keys()}
+                )
+            except ValueError as error:  # what a constructor says of its options
+                raise InputError(f"{place}: {shortened(str(error))}") from error
         if not isinstance(target, type):
             _check(self.kind, self.name, built)
         return built
@@ -146,7 +162,7 @@ def explain(error: ValidationError) -> str:
     complaints = [e["msg"] for e in error.errors() if error_path(e["loc"]) == place]
     allowed = [text.removeprefix("Value error, ") for text in dict.fromkeys(complaints)]
     allowed = [text[0].lower() + text[1:] for text in allowed]
-    return f"{first['input']!r} is not allowed: {', or '.join(allowed)}"
+    return f"{shortened(repr(first['input']), 100)} is not allowed: {', or '.join(allowed)}"
 
 
 def error_path(steps: Sequence[int | str]) -> tuple[str, ...]:
@@ -160,12 +176,13 @@ def import_part(reference: str) -> Callable[..., Any]:
     """Return what a `package.module:Name` refers to, whatever it is; `InputError` if nothing."""
     module, _, name = reference.partition(":")
     folder = module.partition(".")[0]
-    try:
-        if folder in FOLDERS:
-            _check_own(folder)
-        target = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{reference!r} cannot be imported: {error}") from error
+    if folder in FOLDERS:
+        _check_own(folder)
+    with named(f"{reference!r} cannot be imported"):
+        try:
+            target = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(f"{reference!r} cannot be imported: {error}") from error
     if not callable(target):
         raise InputError(f"{reference!r} is {target!r}, not a class or function")
     return target  # type: ignore[no-any-return]
@@ -192,7 +209,12 @@ def _hint(kind: str, name: str) -> str:
     for place, other in PLACES.items():
         if name in names(other):
             return f" but a {SINGULAR[other]}: {place}={name} ({', '.join(names(kind))}){own}"
-    return nearest(name, names(kind)) + own
+    known = names(kind)
+    elsewhere = {other: f"{place}={other}" for place, k in PLACES.items() for other in names(k)}
+    close = get_close_matches(name, [*known, *elsewhere], n=1)
+    if close and close[0] not in known:
+        return f"; did you mean {elsewhere[close[0]]}? ({', '.join(known)}){own}"
+    return nearest(name, known) + own
 
 
 @cache
@@ -222,9 +244,21 @@ def _value(option: Option, section: Mapping[str, Any], key: str, place: str) -> 
     if key not in section:
         return option.default
     try:
-        return TypeAdapter(option.annotation).validate_python(section[key])
+        value = TypeAdapter(option.annotation).validate_python(section[key])
     except ValidationError as error:
         raise BadValueError(f"{place}.{key}", explain(error)) from None
+    if not _is_finite(value):
+        raise BadValueError(f"{place}.{key}", f"{section[key]!r} is not a finite number")
+    return value
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether no number in an option's value is infinite or NaN."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or isfinite(value)
 
 
 def _check_own(folder: str) -> None:

@@ -10,9 +10,10 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from flwr.serverapp.strategy import Strategy
+from pydantic import Field
 
 from fedalign.errors import InputError
-from fedalign.settings.builtin import BUILTIN
+from fedalign.settings.builtin import BUILTIN, FLOWER_BOUNDS
 from fedalign.settings.conformance import CONTRACTS
 
 
@@ -46,6 +47,8 @@ def options_of(kind: str, called: str, target: Callable[..., Any]) -> dict[str, 
         contract = CONTRACTS[kind]
         if key not in contract.arguments | contract.untouched and not is_callback(hint):
             default = ... if parameter.default is parameter.empty else parameter.default
+            if key in FLOWER_BOUNDS and target.__module__.startswith("flwr."):
+                hint = Annotated[hint, Field(**FLOWER_BOUNDS[key])]
             found[key] = _option(hint, default)
     return found
 

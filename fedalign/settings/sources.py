@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fedalign.errors import InputError, nearest
+from fedalign.errors import InputError, nearest, shortened
 from fedalign.settings.registry import HOME
+from fedalign.settings.yaml12 import UnusableYAMLError, parse
 
 INLINE = "the configuration given as text"
 
@@ -43,25 +43,41 @@ def read_tree(source: str) -> dict[str, Any]:
     if not is_inline(source):
         return read_yaml(find(source), source)
     try:
-        tree = json.loads(source)  # YAML reads some of JSON's numbers as texts
-    except json.JSONDecodeError:
+        tree = json.loads(source, object_pairs_hook=_once)  # with its numbers and characters
+    except InputError:
+        raise
+    except (ValueError, RecursionError):
         return _parsed(source, INLINE)
     return _table(tree, INLINE)
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the table of a JSON object; `InputError` if a key is given twice."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(f"{INLINE}: {twice!r} is given twice")
+    return table
+
+
 def read_yaml(file: Path, called: str | None = None) -> dict[str, Any]:
     """Return the table in a YAML file; errors call the file what the user called it."""
-    return _parsed(file.read_text("utf-8"), called or str(file))
+    called = called or str(file)
+    try:
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{called}: byte {error.start + 1} is not UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{called}: cannot be read: {error.strerror}") from None
+    return _parsed(text, called)
 
 
 def _parsed(text: str, called: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}" if where else ""
-        reason = getattr(error, "problem", error)
-        raise InputError(f"{called}:{line} is not YAML: {reason}") from None
+        tree = parse(text)
+    except UnusableYAMLError as error:
+        raise InputError(f"{called}: is not YAML for settings: {shortened(str(error))}") from None
     return {} if tree is None else _table(tree, called)
 
 
@@ -97,6 +113,12 @@ def _value(key: str, text: str) -> Any:
     if not text:  # `strategy.include=` means the empty text; `null` is spelt out
         return ""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"command line: {key}: {text!r} is not a YAML value") from None
+        return parse(text)
+    except UnusableYAMLError as error:
+        reason = shortened(f"{text!r} is not a YAML value: {error}")
+        raise InputError(f"command line: {key}: {reason}") from None
+
+
+def split_overrides(text: str) -> list[str]:
+    """Return the words `key=value` of a text; a value may hold spaces."""
+    return re.split(r"\s+(?=[\w.-]+=)", text.strip()) if text.strip() else []

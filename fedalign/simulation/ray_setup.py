@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from fedalign.errors import InputError
 from fedalign.simulation.app import FlowerApp
 
+MAX_FOLDER = 35  # characters; Ray appends up to 72
+SHORT = "/tmp"
 _BANNER = "`run_simulation` function is deprecated"
 
 
@@ -24,6 +28,7 @@ def full_backend_config(given: Mapping[str, Any]) -> dict[str, Any]:
     init_args: dict[str, Any] = {"include_dashboard": False, "logging_level": "ERROR"}
     if "address" not in config.get("init_args", {}):
         init_args |= {"num_cpus": os.cpu_count() or 1, "_node_ip_address": "127.0.0.1"}
+        init_args |= _short_folder()
     defaults = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": init_args}
     full = {**config, **{key: table | config.get(key, {}) for key, table in defaults.items()}}
     if full["client_resources"]["num_gpus"] == "auto":
@@ -31,6 +36,23 @@ def full_backend_config(given: Mapping[str, Any]) -> dict[str, Any]:
 
         full["client_resources"]["num_gpus"] = min(1, count_gpus())
     return full
+
+
+def _short_folder() -> dict[str, str]:
+    """Return the setting of a folder for Ray's sockets, whose paths may have 107 characters.
+
+    Raises:
+        InputError: the folder for temporary files has a longer name, and `/tmp` cannot be used.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
+    if len(os.fsencode(folder)) <= MAX_FOLDER:
+        return {}
+    if not os.access(SHORT, os.W_OK):
+        raise InputError(
+            f"TMPDIR: {folder!r} is too long for Ray's sockets, which need at most {MAX_FOLDER} "
+            f"characters, and {SHORT} cannot be written to"
+        )
+    return {"_temp_dir": f"{SHORT}/ray-{os.getuid()}"}
 
 
 @contextmanager

@@ -25,6 +25,9 @@ def test_a_rule_can_fail(monkeypatch):
     spec["services"]["superlink"]["command"].append("--fleet-api-adress=0.0.0.0")
     with pytest.raises(AssertionError, match=": superlink: flower-superlink does not accept"):
         rules.each_command_is_understood()
+    spec["services"]["superlink"]["command"].append("--host=0.0.0.0")
+    with pytest.raises(AssertionError, match="--host"):
+        rules.the_superlink_has_a_door()
     spec["services"]["superlink"]["user"] = "0:0"
     with pytest.raises(AssertionError, match=": superlink: user is not 1000:1000"):
         rules.each_container_is_locked_down()

@@ -1,8 +1,10 @@
 """Who has no business in a federation is not let in, and the logs say why."""
 
 import re
+import ssl
 import time
 from datetime import datetime, timedelta
+from http.client import HTTPSConnection
 
 import pytest
 
@@ -11,7 +13,9 @@ from fedalign.deploy.certs import certify, make_key
 from fedalign.deploy.health import is_up
 from fedalign.deploy.local import Local
 from fedalign.deploy.processes import Processes, free_port
+from fedalign.deploy.superlink import SuperLink
 from fedalign.errors import FedalignError
+from fedalign.settings.config import read
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +36,22 @@ def wait_for(local, name, pattern, timeout=60):
         assert time.monotonic() < until, local.log(name)
         time.sleep(0.2)
     return found
+
+
+ELSEWHERE = (
+    *("/v1/runtime/acquire-task", "/v1/runtime/push-messages", "/v1/control/start-run"),
+    *("/v1/control/register-node", "/docs", "/openapi.json", "/", "/v1/fleet", "/v1/fleets/x"),
+    *("/health/x", "/v1/fleet/../runtime/acquire-task", "/v1/fleet/%2e%2e/runtime/acquire-task"),
+)
+
+
+def knock(address, authority, path, body=b""):
+    """The status with which an address answers somebody without a key."""
+    context = ssl.create_default_context(cafile=authority)
+    host, port = address.split(":")
+    link = HTTPSConnection(host, int(port), context=context, timeout=20)
+    link.request("POST" if path != "/health" else "GET", path, body)
+    return link.getresponse().status
 
 
 def test_only_known_nodes_come_in_and_only_over_tls(tmp_path, strange):
@@ -58,6 +78,18 @@ def test_only_known_nodes_come_in_and_only_over_tls(tmp_path, strange):
             wait_for(local, name, "Exit Code: 305")
             assert local.running[name].wait(30) == 1
         assert [node["status"] for node in local.superlink.nodes()] == ["registered"]
+        door, inside = local.door, local.superlink
+        assert [knock(door, inside.authority, path) for path in ELSEWHERE] == [404] * 12
+        assert knock(door, inside.authority, "/health") == 200
+        assert knock(inside.address, inside.authority, ELSEWHERE[0]) not in (
+            404,
+            405,
+        )  # it is there
+        outside = SuperLink(door, inside.authority, tmp_path / "home")
+        with pytest.raises(FedalignError, match="flwr run"):
+            outside.submit(read(None, {}))
+        with pytest.raises(FedalignError, match="flwr supernode"):
+            outside.register(make_key(tmp_path / "another"))
 
 
 @pytest.fixture

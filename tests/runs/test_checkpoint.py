@@ -348,7 +348,10 @@ class Stock:
         self.inside = InlineGrid(app, 4)
         self.nodes, self.states = self.inside.get_node_ids(), dict
         self.get_node_ids = self.inside.get_node_ids
-        self.send_and_receive = self.inside.send_and_receive
+        self.push_messages, self.pull_messages = (
+            self.inside.push_messages,
+            self.inside.pull_messages,
+        )
 
 
 def test_no_checkpoint_where_the_engine_does_not_hold_the_clients_states(tmp_path):

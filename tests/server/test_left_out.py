@@ -226,12 +226,14 @@ def test_flowers_server_may_answer_for_a_client(caplog):
     """It does, by its own node id, where the parts of a reply are lost."""
 
     class Lossy(Stock):
-        def send_and_receive(self, messages, *, timeout=None):
-            replies = super().send_and_receive(messages, timeout=timeout)
-            if "arrays" in replies[0].content:
-                lost = Message(Error(code=3, reason="lost"), reply_to=next(iter(messages)))
-                lost.metadata.__dict__["_src_node_id"] = 1
-                replies[0] = lost
+        def pull_messages(self, ids):
+            replies = self.grid.pull_messages(ids)
+            for reply in [
+                r for r in replies if r.metadata.src_node_id == 1000 and "arrays" in r.content
+            ]:
+                instead = {"_error": Error(code=3, reason="lost"), "_content": None}
+                reply.__dict__.update(instead)
+                reply.metadata.__dict__["_src_node_id"] = 1
             return replies
 
     with caplog.at_level(logging.WARNING):

@@ -1,6 +1,7 @@
 """Nodes that come, go, come back, and are refused."""
 
 import logging
+import re
 
 import pytest
 from flwr.app import Error, Message, MetricRecord, RecordDict
@@ -70,11 +71,11 @@ def test_a_node_without_a_partition_goes_by_its_id():
     assert nodes.present() == {2: 2, 5: 5}
 
 
-def test_as_many_are_waited_for_as_they_say_there_are():
-    nodes = guests(Hall(n1=node(0, num_partitions=2)), 1)
+def test_flowers_own_engine_says_how_many_nodes_there_are():
+    nodes = guests(Hall(n1=node(0, num_partitions=2)), None)
     with pytest.raises(FedalignError, match="1 of 2 nodes came within 0 s, and 2 must"):
         nodes.present()
-    assert guests(Hall(n1=node(0, num_partitions=2)), 1, least=1).present() == {0: 1}
+    assert guests(Hall(n1=node(0, num_partitions=2)), None, least=1).present() == {0: 1}
 
 
 def test_who_leaves_who_comes_late_and_who_comes_back(caplog):
@@ -164,10 +165,46 @@ def test_two_nodes_cannot_hold_one_partition(caplog):
     assert "node 2 cannot take part: it holds partition 0, as another node does" in caplog.text
 
 
-def test_nodes_must_agree_on_how_many_they_are(caplog):
-    hall = Hall(n1=node(0, num_partitions=2), n2=node(1, num_partitions=3))
-    assert guests(hall, 2, least=1).present() == {0: 1}
-    assert "it says that there are 3 partitions, and others say 2" in caplog.text
+LIES = {
+    "more": ({"num_partitions": 1000000}, "that there are 1000000 partitions, and there are 2"),
+    "negative": ({"num_partitions": -1}, "that there are -1 partitions, and there are 2"),
+    "beyond": ({"partition_id": 2}, "that it holds partition 2, not one from 0 to 1"),
+    "below": ({"partition_id": -1}, "that it holds partition -1, not one from 0 to 1"),
+    "none": ({"examples": 0}, "that it has 0 examples, not 1 to 1000000000"),
+    "countless": ({"examples": 1 << 40}, "has 1099511627776 examples, not 1 to 1000000000"),
+    "untested": ({"tests": -1}, "that it has -1 tests, not 0 to 1000000000"),
+    "other": ({"examples": 7}, r"has \(7, 1\) training and test examples, and it has \(5, 1\)"),
+}
+
+
+@pytest.mark.parametrize("kind", LIES)
+def test_a_node_that_lies_about_itself_is_refused_and_the_others_begin(kind, caplog):
+    """The liar answers first."""
+    lies, said = LIES[kind]
+    well = {"num_partitions": 2, "examples": 5, "tests": 1}
+    hall = Hall(n1=node(**{"partition": 0} | well) | lies, n2=node(1, **well))
+    nodes = RemoteNodes(hall, {}, 2, 1, 0.2, lambda _: (5, 1))
+    assert nodes.present() == {1: 2}
+    assert nodes.population == 2
+    assert re.search(f"node 1 cannot take part: it says .*{said}", caplog.text)
+
+
+@pytest.mark.parametrize("forge", [
+    {"_src_node_id": 2}, {"_reply_to_message_id": "to 2, 2"}, {"_src_node_id": -5},
+])  # fmt: skip
+def test_an_answer_counts_for_the_node_that_was_asked(forge, caplog):
+    hall = Hall(n1=node(1), n2=node(0))
+    pull = hall.pull_messages
+
+    def forged(ids):
+        replies = pull(ids)
+        for reply in replies if ids == ["to 1, 1"] else ():
+            reply.metadata.__dict__.update(forge)
+        return replies
+
+    hall.pull_messages = forged
+    assert guests(hall, 2, least=1).present() == {0: 2}
+    assert "node 1 cannot take part: its reply says that" in caplog.text
 
 
 def test_errors_of_clients_are_told_in_their_own_words():

@@ -62,6 +62,7 @@ class Check:
         budget: of everything.
         processes: those that run the workloads.
         log: file for what tests print.
+        jax: JAX is installed, and takes part.
         rows: of the table of rounds.
         profiles: what `profile_round.py` returned, by workload.
         texts: tables of others.
@@ -72,6 +73,7 @@ class Check:
     budget: Budget
     processes: JobProcesses
     log: Path
+    jax: bool = False
     rows: list[Row] = field(default_factory=list)
     profiles: dict[str, Outcome] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
@@ -153,9 +155,9 @@ def name_of(line: str, word: str) -> str:
 
 def rounds(check: Check, part: Part) -> None:
     """Run all workloads by the plain loop, by fedalign in one process, and in JAX."""
-    jax = {"jax": {}} if find_spec("jax") else {}
+    jax = {"jax": {}} if check.jax else {}
     if not jax:
-        check.skipped.append("rounds in JAX: it is not installed")
+        check.skipped.append("rounds in JAX: it is not installed, or not asked for")
     for workload, share in SHARES.items():
         rows = []
         names = {"plain": {}, "inline": {}} | (VARIANTS if workload == "W1" else {})
@@ -289,12 +291,14 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="rehearse; without a GPU always")
     parser.add_argument("--only", nargs="+", default=[part.name for part in PARTS],
                         choices=[part.name for part in PARTS], metavar="PART")  # fmt: skip
+    parser.add_argument("--no-jax", action="store_true", help="JAX compiles for half a minute")
     given = parser.parse_args()
     small = given.small or not torch.cuda.is_available()
     budget = Budget(given.seconds or (120 if small else 235))
-    check = Check(small, budget, JobProcesses(given.log), given.log)
+    jax = find_spec("jax") is not None and not given.no_jax
+    check = Check(small, budget, JobProcesses(given.log), given.log, jax)
     try:
-        others = ["jax"] if find_spec("jax") else []
+        others = ["jax"] if jax else []
         others += ["ray"] if not small and "workers" in given.only else []
         if "rounds" in given.only:
             check.processes.start("plain", "inline", *others)

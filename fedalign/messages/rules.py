@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from math import sqrt
+from math import isfinite, sqrt
 from reprlib import repr as short  # a client may write something long
 from typing import cast
 
@@ -56,6 +56,17 @@ class ReplyRules:
             raise ValueError(f"a vector {short(name)} came, which the strategy does not ask for")
 
 
+def _square(flat: np.ndarray) -> float:
+    """Return the sum of squares, in float32 unless that overflows: a limit need not be exact."""
+    with np.errstate(over="ignore"):
+        single = flat.astype(np.float32, copy=False)
+        square = float(np.dot(single, single))
+    if isfinite(square):
+        return square
+    double = flat.astype(np.float64, copy=False)
+    return float(np.dot(double, double))
+
+
 def update_limit(model: ArrayRecord, names: Collection[str] | None = None) -> float:
     """Return how far a client may move where no limit is set: 100 times the norm of the model.
 
@@ -69,6 +80,5 @@ def update_limit(model: ArrayRecord, names: Collection[str] | None = None) -> fl
     for name in model if names is None else names:
         values = view_of(model[name])
         if values.dtype.kind == "f":
-            flat = values.ravel("K").astype(np.float64, copy=False)
-            squares += float(np.dot(flat, flat))
+            squares += _square(values.ravel("K"))
     return UPDATE * max(1.0, sqrt(squares))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import inf, isfinite
 
 import torch
 from flwr.app import Array, ArrayRecord, Message, RecordDict
@@ -161,9 +161,10 @@ def _flaws(sender: Sender, models: Models, max_update_norm: float | None) -> lis
         norms = torch.linalg.vector_norm(changes, dim=1).tolist()
     numbers = zip(*models.metrics.values(), strict=True)
     known = [all(map(isfinite, own)) for own in numbers]
+    limit = inf if max_update_norm is None else max_update_norm
 
     def flaw(k: int) -> str | None:
-        if known[k] and finite[k] and max_update_norm is None:
+        if known[k] and finite[k] and norms[k] <= limit:
             return None
         try:
             check_numbers(_metrics(models, k))

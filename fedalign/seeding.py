@@ -30,47 +30,62 @@ class Drawn:
 
 
 @contextmanager
-def seeded(seed: int, *stream: int | str) -> Iterator[Drawn]:
+def seeded(seed: int, *stream: int | str) -> Iterator[None]:
     """Seed the global generators from a named stream, and restore them after the body.
 
     Meanwhile no other thread can do the same.
     """
-    word, drawn = int(rng(seed, *stream).integers(1 << 32)), Drawn()
     with _lock:
         before = _states()
-        torch.default_generator.manual_seed(word >> 1)
-        if _uses_cuda():
-            torch.cuda.manual_seed(word >> 1)
-        np.random.seed(word)
-        random.seed(word)
-        fresh = _states()
+        _seed(int(rng(seed, *stream).integers(1 << 32)))
         try:
-            yield drawn
+            yield
         finally:
-            after = _states()
-            drawn.names = tuple(name for name in fresh if not _alike(fresh[name], after[name]))
             _restore(before)
+
+
+@contextmanager
+def watched(seed: int, *stream: int | str) -> Iterator[Drawn]:
+    """Do the same as `seeded`, and note which generators the body drew from."""
+    drawn = Drawn()
+    with seeded(seed, *stream):
+        fresh = _states()
+        yield drawn
+        after = _states()
+        drawn.names = tuple(name for name in fresh if not _alike(fresh[name], after[name]))
+
+
+def _seed(word: int) -> None:
+    torch.default_generator.manual_seed(word >> 1)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        _gpu().manual_seed(word >> 1)
+    np.random.seed(word)
+    random.seed(word)
+
+
+def _gpu() -> Any:
+    return torch.cuda.default_generators[torch.cuda.current_device()]
 
 
 def _states() -> dict[str, Any]:
     states = {
-        "PyTorch": torch.get_rng_state(),
+        "PyTorch": torch.default_generator.get_state(),
         "NumPy": np.random.get_state(legacy=False),
         "Python": random.getstate(),
     }
-    return states | ({"CUDA": torch.cuda.get_rng_state()} if _uses_cuda() else {})
-
-
-def _uses_cuda() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states["CUDA"] = _gpu().initial_seed(), _gpu().get_offset()
+    return states
 
 
 def _restore(states: dict[str, Any]) -> None:
-    torch.set_rng_state(states["PyTorch"])
+    torch.default_generator.set_state(states["PyTorch"])
     np.random.set_state(states["NumPy"])
     random.setstate(states["Python"])
     if "CUDA" in states:
-        torch.cuda.set_rng_state(states["CUDA"])
+        seed, offset = states["CUDA"]
+        _gpu().manual_seed(seed)
+        _gpu().set_offset(offset)
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -75,7 +75,6 @@ PRIVATE_ATTRIBUTES = {
 GLOBAL_GENERATORS = {
     "fedalign/seeding.py": {
         *("random", "np.random.seed", "np.random.get_state", "np.random.set_state"),
-        *("torch.set_rng_state", "torch.cuda.manual_seed", "torch.cuda.set_rng_state"),
         "torch.default_generator.manual_seed",
     },
     "fedalign/testing.py": {"np.random.get_state"},  # to see whether a partitioner drew from it

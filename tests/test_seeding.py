@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedalign.rng import rng
-from fedalign.seeding import seeded
+from fedalign.seeding import seeded, watched
 
 SOURCES = {
     "PyTorch": lambda: torch.rand(1).item(),
@@ -59,9 +59,9 @@ def test_generators_go_on_as_if_nothing_had_been_drawn(fails):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_who_draws_from_what_is_known(name):
-    with seeded(0, "x") as drawn:
+    with watched(0, "x") as drawn:
         SOURCES[name]()
-    with seeded(0, "x") as nothing, seeded(0, "y"):
+    with watched(0, "x") as nothing, seeded(0, "y"):
         draw()
     assert drawn.names == (name,)
     assert nothing.names == ()

@@ -11,7 +11,7 @@ from fedalign.network.device import without_cudnn
 from fedalign.network.inputs import Inputs
 from fedalign.network.state import State
 from fedalign.network.twins import place_of
-from fedalign.seeding import seeded
+from fedalign.seeding import seeded, watched
 
 
 class Traits:
@@ -40,7 +40,7 @@ class Traits:
         probe = deepcopy(self._module).train(training)
         state = State(probe)
         # cuDNN would hide the draws of recurrent layers.
-        with seeded(0, "probe") as drawn, without_cudnn():
+        with watched(0, "probe") as drawn, without_cudnn():
             probe(self._inputs.random(2))
         if drawn.names:
             return f"the network draws from the global generator of {' and '.join(drawn.names)}"

@@ -20,7 +20,7 @@ from fedalign.messages.records import EXTRA, TrainTask, arrays_of
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 from fedalign.rng import rngs
-from fedalign.seeding import seeded
+from fedalign.seeding import watched
 from fedalign.training.stacks import in_memory, never_stack
 
 STATE = "fedalign"  # the record of a client's state, in its Context
@@ -105,7 +105,7 @@ def _train_stack(
     """
     stack, first = _stack(federation, task, message, clients), clients[0].partition
     federation.network.restart()
-    with seeded(federation.config.seed, "client", task.server_round, first) as drawn:
+    with watched(federation.config.seed, "client", task.server_round, first) as drawn:
         trained = federation.client.train(stack)
     if drawn.names and len(clients) > 1:
         never_stack(federation, f"draws from the global generator of {' and '.join(drawn.names)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
+WIDEST = 1600  # characters of a message
 MAX_NAMED = 5  # clients in a message
 
 
@@ -18,6 +19,11 @@ class InputError(FedalignError):
     """The user's input is wrong; the message names value, place and allowed values; exit code 2."""
 
     exit_code = 2
+
+    def __init__(self, message: str):
+        """Take the message, without its middle if it quotes something very long."""
+        cut = f"{message[: WIDEST // 2]} … {message[-WIDEST // 2 :]}"
+        super().__init__(message if len(message) <= WIDEST else cut)
 
 
 class DeviceError(FedalignError):

@@ -66,6 +66,7 @@ def same(text, there):
     if isinstance(there, bool):
         return text.lower() in (("true", "1", "yes", "on"), ("false", "0", "no", "off"))[not there]
     if isinstance(there, int | float):
+        text = {"true": "1", "false": "0"}.get(text.lower(), text)
         return float(there) == float(int(text, 0) if "x" in text or "o" in text else text)
     return False
 

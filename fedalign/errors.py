@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+WIDEST = 1600  # characters of a message
 MAX_NAMED = 5  # clients in a message
 MAX_TEXT = 500  # characters of a foreign message
 # Where Python and its packages are.
@@ -24,6 +25,11 @@ class InputError(FedalignError):
     """The user's input is wrong; the message names value, place and allowed values; exit code 2."""
 
     exit_code = 2
+
+    def __init__(self, message: str):
+        """Take the message, without its middle if it quotes something very long."""
+        cut = f"{message[: WIDEST // 2]} … {message[-WIDEST // 2 :]}"
+        super().__init__(message if len(message) <= WIDEST else cut)
 
 
 class DeviceError(FedalignError):

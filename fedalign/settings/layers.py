@@ -65,7 +65,9 @@ def validate(model: type[M], tree: Mapping[str, Any]) -> M:
         return model.model_validate(tree)
     except ValidationError as error:
         unknown = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
-        place = error_path(unknown[0] if unknown else error.errors()[0]["loc"])
+        place = error_path(error.errors()[0]["loc"])
+        if unknown:
+            place = tuple(map(str, unknown[0]))  # as it is: a key may be called `int`
         dotted = ".".join(place)
         if not unknown:
             raise BadValueError(dotted, explain(error)) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ def find(path: str, folder: str = "configs") -> Path:
     own = [home / folder for home in homes]
     for place in (Path(), *homes, *own):
         for candidate in (place / path, place / f"{path}.yaml"):
-            if candidate.is_file():
-                return candidate
+            with suppress(OSError):  # such as of a name that is too long
+                if candidate.is_file():
+                    return candidate
     names = sorted(file.stem for place in own for file in place.glob("*.yaml"))
     raise InputError(f"{path}: no such file, nor one in {folder}{nearest(path, names)}")
 

@@ -16,6 +16,7 @@ from fedalign.data.folder import FolderData
 from fedalign.data.leaf import LEAF
 from fedalign.data.shakespeare import read_plays
 from fedalign.errors import InputError
+from fedalign.settings.config import read
 
 MANY = {"users": ["a"], "num_samples": ["b" * 9999], "user_data": {"a": {"x": [], "y": []}}}
 SMALL = {"images": np.zeros((6, 4, 4), np.uint8), "labels": np.arange(6) % 2}
@@ -66,10 +67,10 @@ def test_what_unpacks_to_much_more_than_its_size_is_refused_before_it_is_unpacke
     archive(tmp_path, images=np.zeros((6, 500, 500), np.uint8), labels=SMALL["labels"])
     with pytest.raises(InputError, match=r"train.npz: .*: it unpacks to more than 0 MiB"):
         FolderData(str(tmp_path)).load("train")
-    for name, read in (("x.gz", formats.read_idx), ("shakespeare.txt.gz", read_plays)):
+    for name, reader in (("x.gz", formats.read_idx), ("shakespeare.txt.gz", read_plays)):
         (tmp_path / name).write_bytes(gzip.compress(bytes(1_000_000)))
         with pytest.raises(InputError, match=rf"{name}: .*: it unpacks to more than 0 MiB"):
-            read(tmp_path / name)
+            reader(tmp_path / name)
 
 
 def test_a_file_of_several_parts_is_unpacked_as_gzip_does(tmp_path):
@@ -145,3 +146,18 @@ def test_memory_is_not_asked_for_before_an_image_is_looked_at(tmp_path):
 def test_classes_without_end_are_refused():
     with pytest.raises(ValueError, match="classes: 100001 must be from 1 to 65536"):
         Spec((1, 2, 2), 100_001, (0.5,), (0.5,))
+
+
+@pytest.mark.parametrize(
+    ("source", "override", "words"),
+    [
+        ("quickstart", {"int": 1}, "int: no such setting"),
+        ("quickstart", {"float.x": 1}, "float: no such setting"),
+        ("x" * 5000, {}, "no such file"),
+        ("quickstart", {"model": "y" * 5000}, "is not a model"),
+    ],
+)
+def test_settings(source, override, words):
+    with pytest.raises(InputError, match=words) as caught:
+        read(source, override)
+    assert len(str(caught.value)) < 2000

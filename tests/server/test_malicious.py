@@ -40,6 +40,12 @@ LARGEST = np.finfo(np.float32).max
 VALUES = [None, np.nan, np.inf, -np.inf, LARGEST, -LARGEST, 1e19, 0.0, 1e-45]
 
 
+@pytest.fixture(autouse=True)
+def _uncollected(monkeypatch):
+    """Spare Flower's QFedAvg the garbage collections, which take most of the time."""
+    monkeypatch.setattr("gc.collect", lambda *_: 0)
+
+
 def federation(strategy, clients):
     settings = {
         "data.max_examples": 60, "num_clients": clients, "partition": "iid", "model.width": 2,

@@ -114,7 +114,8 @@ class ReplyDecoder:
         arrays = arrays_in(content, "arrays", others=extras)
         mask = self._mask(sent, partition)
         model = self._model(arrays, sent, mask, summed)
-        decoded = RecordDict({"arrays": model, METRICS: metrics})
+        decoded = RecordDict(dict(content.config_records))
+        decoded["arrays"], decoded[METRICS] = model, metrics
         for name in [name for name in extras if name in content or (rules and rules.arrays)]:
             record = arrays_in(content, name, others=["arrays"])
             if rules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard, cast
 
@@ -23,6 +24,8 @@ from fedalign.messages.records import arrays_of
 from fedalign.messages.validation import WEIGHT
 from fedalign.network.arrays import num_bytes, view_of
 from fedalign.settings.contracts import SaysAverages
+
+log = logging.getLogger("fedalign")
 
 # The number of partial sums in a round is at most MAX_SUMS, however many clients and workers there
 # are. Large models have fewer, MAX_BYTES in all, but still MIN_SUMS to keep a machine's cores busy.
@@ -137,6 +140,22 @@ def sum_replies(
     _replace_by_means(first, pairs)
     put_mark(first, mark)
     return GroupReplies([first, *failed], wanted)
+
+
+def counted(messages: Sequence[Message], replies: list[Message]) -> list[Message]:
+    """Return the replies; log it if no client counts, since Flower's strategies divide by the sum.
+
+    Args:
+        messages: of a round.
+        replies: to them, with the `num-examples` that any Flower app has.
+    """
+    records = [r.content.metric_records.values() for r in replies if r.has_content()]
+    counts = [record[WEIGHT] for own in records for record in own if WEIGHT in record]
+    if counts and not any(counts):
+        config: Any = messages[0].content.config_records.get("config", {})
+        line = "round %s: all of %d clients reply with %r 0, so none of them counts in an average"
+        log.warning(line, config.get("server-round", "?"), len(counts), WEIGHT)
+    return replies
 
 
 def _pair(reply: Message) -> tuple[ArrayRecord, MetricRecord] | None:

@@ -167,7 +167,11 @@ class RoundLoop:
         with seeded(settings.seed, "configure evaluate", number):
             messages = self.strategy.configure_evaluate(number, outcome.after, config, shown)
             ordered = clients.ordered(messages)
-        came = exchange(self.grid, ordered, clients, number, settings.timeout)
+        try:
+            came = exchange(self.grid, ordered, clients, number, settings.timeout)
+        except RoundFailedError as error:  # the model is there all the same
+            log.warning("nobody evaluates: %s", error)
+            return outcome
         known = self.nodes.test_examples if self.counts_known else {}
         replies = receive_metrics(came, clients.partition_of, ReplyRules(examples=known))
         if replies.left_out:
@@ -176,7 +180,8 @@ class RoundLoop:
             clients.partition_of[r.metadata.src_node_id]: _scalars(metrics_in(r.content))
             for r in replies.replies
         }
-        with seeded(settings.seed, "aggregate evaluate", number):
+        place = named(f"round {number}: strategy.aggregate_evaluate", RoundFailedError)
+        with place, seeded(settings.seed, "aggregate evaluate", number):
             means = _scalars(self.strategy.aggregate_evaluate(number, replies.replies))
         means |= spread(list(evaluations.values()))
         added = {f"client_{key}": value for key, value in means.items()}

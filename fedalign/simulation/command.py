@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedalign.console import Verbose, guarded
-from fedalign.errors import InputError, nearest
+from fedalign.errors import FedalignError, InputError, named, nearest
 
 if TYPE_CHECKING:
     from fedalign.settings.config import Config
@@ -56,14 +57,15 @@ def flower_simulation(
                 raise InputError(f"--run-config: {app} has no {key!r}{hint}")
         if num_supernodes is None:
             raise InputError(f"--num-supernodes: {app} does not say how many it needs; give it")
-        simulate(
-            found,
-            num_supernodes,
-            given,
-            backend=backend or "ray",
-            backend_config=engine,
-            run_id=run_id,
-        )
+        with named(f"--app: {app} failed", FedalignError) if not verbose else nullcontext():
+            simulate(
+                found,
+                num_supernodes,
+                given,
+                backend=backend or "ray",
+                backend_config=engine,
+                run_id=run_id,
+            )
 
 
 def _own_config(given: Mapping[str, Any], num_clients: int | None, backend: str | None) -> Config:

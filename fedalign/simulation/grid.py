@@ -33,7 +33,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedalign.messages.groups import GroupReplies, GroupRequest
-from fedalign.messages.partial_sums import sum_replies
+from fedalign.messages.partial_sums import counted, sum_replies
 from fedalign.simulation.stacks import check_device, flaws, train_together
 
 SERVER_NODE_ID = SUPERLINK_NODE_ID
@@ -122,13 +122,13 @@ class LocalGrid(Grid):
         """Deliver messages and return their replies, in the order of the messages.
 
         Args:
-            messages: instructions; a node may have several.
+            messages: a node may have several.
             timeout: seconds after which no further client is started; a running client is
                 interrupted only if the engine can do so. As in Flower, a late reply is not
-                returned but can be pulled by its message's id; a message whose client was never
-                started has no reply.
+                returned but can be pulled by its message's id; without a start there is none.
         """
-        return self.exchange(list(messages), GroupRequest(), 1, timeout).replies
+        batch = list(messages)
+        return counted(batch, self.exchange(batch, GroupRequest(), 1, timeout).replies)
 
     def exchange(
         self, messages: Sequence[Message], request: GroupRequest, group: int, timeout: float | None

@@ -222,6 +222,14 @@ def test_a_round_goes_on_without_any_evaluation(caplog):
     assert len(dropped(caplog)) == 1
 
 
+def test_a_round_goes_on_if_everybody_fails_to_evaluate(caplog):
+    app = app_of(None, ())
+    app._registered_funcs["evaluate.default"] = None  # raises where it is called
+    _, outcome = go(InlineGrid(app, 4), evaluate_fraction=1.0)
+    assert not outcome.evaluations
+    assert "nobody evaluates: round 1: 4 of 4 clients failed" in caplog.text
+
+
 def test_flowers_server_may_answer_for_a_client(caplog):
     """It does, by its own node id, where the parts of a reply are lost."""
 

@@ -253,3 +253,20 @@ def test_a_hundred_thousand_nodes_cost_what_is_used_of_them():
     assert reply.content["me"] == {"partition-id": 99_999, "num-partitions": 100_000}
     assert grid._states == {}
     assert list(grid.partitions().items())[-1] == (99_999, 100_999)
+
+
+def test_it_is_said_if_no_client_counts(caplog):
+    """Flower's strategies divide by the sum of `num-examples`, whoever wrote the app."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message, context):
+        count = MetricRecord({"num-examples": int(context.node_config["partition-id"]) // 2})
+        return Message(RecordDict({"m": count}), reply_to=message)
+
+    grid = InlineGrid(app, 3)
+    record = RecordDict({"config": ConfigRecord({"server-round": 4})})
+    for nodes, said in ((grid.get_node_ids(), False), (grid.get_node_ids()[:2], True)):
+        grid.send_and_receive([Message(record, node, "train") for node in nodes])
+        line = "round 4: all of 2 clients reply with 'num-examples' 0"
+        assert (line in caplog.text) == said

@@ -45,15 +45,15 @@ def main(grid: Grid, context: Context) -> None:
     facts = manifest(config, federation, nodes, type(grid).__name__, stack)
 
     gc.freeze()  # some Flower strategies collect garbage at each reply; nothing so far is any
-    measures = _measures(federation, nodes)
+    measured = measures(federation, nodes)
     folder = RunFolder(config, facts, resumed)
     if not nodes.hold_own_data:
         save(picture(counts_of(federation, config.num_clients)), folder.path / "partition.png")
     progress = _progress(config, folder, resumed)
     checkpoints = Checkpoints(config, strategy, grid, stack.size)
-    callbacks = [*measures, folder, progress, checkpoints]
+    callbacks = [*measured, folder, progress, checkpoints]
     runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds)
-    settings = _round_settings(federation, config, stack.size)
+    settings = round_settings(federation, config, stack.size)
     loop = RoundLoop(strategy, grid, nodes, settings, federation.codec, runner)
     done, model = (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
     # A second torch thread keeps spinning after each large operation; measuring has its own pool.
@@ -96,7 +96,7 @@ def _stack(
     return choose_stack(federation, clients, grid.num_workers)
 
 
-def _measures(federation: Federation, nodes: Nodes) -> list[Measure]:
+def measures(federation: Federation, nodes: Nodes) -> list[Measure]:
     """Return what measures global and interpolated models; nothing if there is no test set.
 
     Raises:
@@ -120,7 +120,8 @@ def _progress(config: Config, folder: RunFolder, resumed: Checkpoint | None) -> 
     return Progress(title, config.rounds, measured=columns(config.evaluation), done=done)
 
 
-def _round_settings(federation: Federation, config: Config, stack: int) -> RoundSettings:
+def round_settings(federation: Federation, config: Config, stack: int) -> RoundSettings:
+    """Return what every round of a run has in common."""
     return RoundSettings(
         rounds=config.rounds,
         seed=config.seed,

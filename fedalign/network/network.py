@@ -88,7 +88,8 @@ class Network:
         """Return a copy of the network for another thread."""
         other = copy(self)
         for name in ("stacking", "mixing", "mixes", "graphs"):
-            other.__dict__.pop(name, None)
+            if getattr(other.__dict__.get(name), "runner", self):  # why there is none still holds
+                other.__dict__.pop(name, None)
         self.restart()
         other.draws = Draws()
         module = deepcopy(self.module, {id(self.draws): other.draws})

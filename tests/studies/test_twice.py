@@ -12,7 +12,9 @@ from fedalign.studies.twice import Seen, difference, record
 from tests.conftest import BRIEF
 
 SOURCE = """
-import time
+import random
+import numpy as np
+import torch
 from torch import nn
 from clients.local import Local
 CALLS = 0
@@ -21,6 +23,10 @@ class Own(nn.Sequential):
         global CALLS
         CALLS += 1
         return super().forward(x) * (1 + CALLS / 1000)
+class Noisy(Local):
+    def correct(self, training, gradient):
+        noise = torch.randn(gradient.shape) * np.random.rand() * random.random()
+        gradient.add_(noise, alpha=1e-2)
 def counting(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Own(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
 class Hashing(Local):
@@ -75,6 +81,18 @@ def test_a_variable_of_a_python_module_is_found(own):
     config = settings(model=f"{own}:counting")
     told = difference(record(config), record(config))
     assert told.startswith("round 1: client 0: '1.weight' differs")
+
+
+@pytest.mark.slow
+def test_an_algorithm_that_draws_globally_repeats_in_any_stack(own, caplog):
+    config = settings(client=f"{own}:Noisy", **{"simulation.partial_aggregation": False})
+    one = record(config, 1)
+    assert difference(one, record(config, 4)) == ""
+    assert (
+        "since their training draws from the global generator of PyTorch and NumPy" in caplog.text
+    )
+    models = [client["fc1.weight"] for client in one[0].clients.values()]
+    assert not np.array_equal(models[0] - models[1], models[2] - models[3])
 
 
 @pytest.mark.slow

@@ -99,9 +99,23 @@ def partition(
 
 
 @app.command()
-def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Tell how a configuration would run on this machine: workers, stack, cost of a message."""
+def doctor(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    twice: Annotated[
+        bool,
+        typer.Option("--twice", help="run two rounds twice, and name the first thing that differs"),
+    ] = False,
+) -> None:
+    """Tell how a configuration would run on this machine: workers, stack, cost of a message.
+
+    With `--twice`, whether two rounds repeat: in one process, in another one, and with stacked
+    clients; exit code 1 if not.
+    """
     with guarded():
+        if twice:
+            _check_twice(_grid(config, overrides or [], None))
+            return
         from fedalign.report.doctor import doctor
 
         for planned in _grid(config, overrides or [], None):
@@ -226,6 +240,19 @@ def _grid(config: str, overrides: list[str], out: str | None) -> list[Config]:
 
     fixed = {} if out is None else {"out": out}
     return [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
+
+
+def _check_twice(several: list[Config]) -> None:
+    """Print whether two rounds repeat; exit with code 1 if not."""
+    from fedalign.studies.twice import twice
+
+    found = True
+    for planned in several:
+        for heading, text, same in twice(planned):
+            print(f"{heading:10}{text}", flush=True)
+            found = found and same
+    if not found:
+        raise typer.Exit(1)
 
 
 def _is_file(word: str) -> bool:

@@ -44,7 +44,7 @@ def main(grid: Grid, context: Context) -> None:
     facts = manifest(config, federation, nodes, type(grid).__name__, stack)
 
     gc.freeze()  # some Flower strategies collect garbage at each reply; nothing so far is any
-    measures = _measures(federation, nodes)
+    measured = measures(federation, nodes)
     folder = RunFolder(config, facts, resumed)
     if not nodes.hold_own_data:
         from fedalign.report.partition import draw  # matplotlib and SciPy take a second to import
@@ -52,9 +52,9 @@ def main(grid: Grid, context: Context) -> None:
         draw(federation, config.num_clients, folder.path / "partition.png")
     progress = _progress(config, folder, resumed)
     checkpoints = Checkpoints(config, strategy, grid, stack.size)
-    callbacks = [*measures, folder, progress, checkpoints]
+    callbacks = [*measured, folder, progress, checkpoints]
     runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds)
-    settings = _round_settings(federation, config, stack.size)
+    settings = round_settings(federation, config, stack.size)
     client = federation.client
     bounds = client.metric_bounds if isinstance(client, BoundsMetrics) else None
     loop = RoundLoop(strategy, grid, nodes, settings, federation.codec, runner, True, bounds)
@@ -108,7 +108,7 @@ def _stack(
     return choose_stack(federation, clients, grid.num_workers)
 
 
-def _measures(federation: Federation, nodes: Nodes) -> list[Measure]:
+def measures(federation: Federation, nodes: Nodes) -> list[Measure]:
     """Return what measures global and interpolated models; nothing if there is no test set.
 
     Raises:
@@ -132,7 +132,8 @@ def _progress(config: Config, folder: RunFolder, resumed: Checkpoint | None) -> 
     return Progress(title, config.rounds, measured=columns(config.evaluation), done=done)
 
 
-def _round_settings(federation: Federation, config: Config, stack: int) -> RoundSettings:
+def round_settings(federation: Federation, config: Config, stack: int) -> RoundSettings:
+    """Return what every round of a run has in common."""
     return RoundSettings(
         rounds=config.rounds,
         seed=config.seed,

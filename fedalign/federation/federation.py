@@ -167,8 +167,13 @@ def adopt(run_config: Mapping[str, UserConfigValue], shared: Mapping[str, Any]) 
     return _keep(key, Federation(config, DealtExamples(config, train)))
 
 
-def _keep(key: tuple[tuple[str, UserConfigValue], ...], federation: Federation) -> Federation:
+def forget() -> None:
+    """Let go of the federation that this process keeps, so that the next one is made anew."""
     _federations.clear()
+
+
+def _keep(key: tuple[tuple[str, UserConfigValue], ...], federation: Federation) -> Federation:
+    forget()
     _federations[key] = federation
     return federation
 

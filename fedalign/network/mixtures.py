@@ -39,8 +39,8 @@ class Mixtures:
         self.bf16, self.examples, self.smallest = bf16, torch.empty(0), 0
         self._entries = {entry.name: entry for entry in layout.entries}
         self._batch = threading.local()  # threads have batches of their own
-        self._twin = stacked_twin(module, self, LAYERS).eval()
-        chains = [chain for chain in self._twin.modules() if isinstance(chain, nn.Sequential)]
+        self.twin = stacked_twin(module, self, LAYERS).eval()
+        chains = [chain for chain in self.twin.modules() if isinstance(chain, nn.Sequential)]
         for before, layer in (pair for chain in chains for pair in pairwise(chain)):
             if isinstance(layer, nn.ReLU) and isinstance(before, StackedLayer):
                 layer.inplace = True  # nothing else reads its input
@@ -62,7 +62,7 @@ class Mixtures:
         """Return each mixture's logits for inputs `(B, …)`: `(K, B, classes)`, float32."""
         self._batch.size = len(inputs)
         with autocast(inputs.device, self.bf16):
-            logits: Tensor = self._twin(inputs).float()
+            logits: Tensor = self.twin(inputs).float()
         return logits.view(self._count, len(inputs), -1)
 
     def parameter(self, name: str) -> tuple[Tensor, Target]:

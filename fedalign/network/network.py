@@ -30,7 +30,7 @@ from fedalign.network.one_by_one import OneByOne
 from fedalign.network.random_layers import Draws, count_draws
 from fedalign.network.runner import Runner
 from fedalign.network.stacked import Stacked
-from fedalign.network.stacking import Stacking, alone, mixtures, stacking
+from fedalign.network.stacking import Mixing, Stacking, alone, mixing, stacking
 from fedalign.network.state import State
 from fedalign.network.traits import Traits
 from fedalign.seeding import seeded
@@ -85,10 +85,11 @@ class Network:
         return self._received[1]
 
     def twin(self) -> Network:
-        """Return a copy of the network, for a thread that works beside this one's."""
+        """Return a copy of the network for another thread."""
         other = copy(self)
-        for name in ("stacking", "mixes", "graphs"):
-            other.__dict__.pop(name, None)
+        for name in ("stacking", "mixing", "mixes", "graphs"):
+            if getattr(other.__dict__.get(name), "runner", self):  # why there is none still holds
+                other.__dict__.pop(name, None)
         self.restart()
         other.draws = Draws()
         module = deepcopy(self.module, {id(self.draws): other.draws})
@@ -120,7 +121,7 @@ class Network:
 
     @property
     def symmetry(self) -> tuple[Group, ...]:
-        """The groups of neurons that may be exchanged; none where nothing is known."""
+        """The groups of neurons that may be exchanged."""
         return self.exchangeable.groups
 
     @cached_property
@@ -142,11 +143,16 @@ class Network:
         return self.stacking.runner
 
     @cached_property
+    def mixing(self) -> Mixing:
+        """How mixtures of models are evaluated, and why not at once."""
+        if why := self.traits.depends[False]:
+            return Mixing(None, why)
+        return mixing(self.module, self.layout, self._trial, self.device, self._bf16)
+
+    @cached_property
     def mixes(self) -> Mixtures | None:
-        """What runs many mixtures of models at once; None where nothing does, or gains nothing."""
-        if self.traits.depends[False]:
-            return None
-        return mixtures(self.module, self.layout, self._trial, self.device, self._bf16)
+        """What runs many mixtures at once; None where nothing does, or gains nothing."""
+        return self.mixing.runner
 
     @property
     def _trial(self) -> Trial:
@@ -173,11 +179,7 @@ class Network:
         loss: Loss | None = None,
         counts: Tensor | None = None,
     ) -> Tensor:
-        """Return the mean loss of each model on its own batch, `(K,)`; arguments as in `Runner`.
-
-        But `images` are examples as stored: `(K, B, C, H, W)` uint8; of text `(K, B, L)`, here and
-        below. Momentum costs nothing, as `out` becomes `keep * out` plus the gradients.
-        """
+        """Return what `Runner.gradients` does, of images `(K, B, C, H, W)` or text `(K, B, L)`."""
         alone = len(block) == 1 and self.graphs is None
         runner: Runner = (None if alone else self.stacked) or self._plain
         inputs = self._inputs(images.flatten(0, 1))
@@ -245,7 +247,7 @@ class Network:
     def scores(
         self, vector: Tensor, data: Dataset, batch_size: int | None = None, threads: int = 1
     ) -> Tensor:
-        """Return what `evaluate` does as `(1, 2)` float64 on the device, without waiting for it."""
+        """Return what `evaluate` does, `(1, 2)` float64 on the device."""
         size, run = batch_size or self._batch(1), self.function_of(vector)
         shared = 1 if self.traits.depends[False] else threads
         with self._measuring():
@@ -262,7 +264,7 @@ class Network:
         """Return the `scores` `(K, 2)` of K mixtures at once; only where there are `mixes`.
 
         `shares` `(K, M)` has the weight of each of the `models` `(M, F)` in each mixture; None:
-        the models themselves. Each result is what a mixture would get alone, to within rounding.
+        the models themselves. Each gets what it would get alone, to within rounding.
         """
         mixes = self.mixes
         assert mixes is not None
@@ -283,9 +285,8 @@ class Network:
     def recalibrate(self, vector: Tensor, images: Tensor, batch_size: int) -> Tensor:
         """Return the model `(F,)` with BatchNorm statistics re-estimated on `images`.
 
-        The statistics of an averaged model are not the average of the statistics (Jordan et al.
-        2023, REPAIR). Each layer gets the mean over batches. Without BatchNorm, or images, the
-        model comes back as it is.
+        They are not the average of the statistics of averaged models (Jordan et al. 2023, REPAIR).
+        Each layer gets the mean over batches. Without BatchNorm, or images, nothing changes.
         """
         if not self.modules(*NORMS) or not len(images):
             return vector

@@ -92,18 +92,18 @@ class Stacked:
         self._gradients: dict[str, Tensor] = {}
         self._targets: dict[str, Target] = {}
         self._bound: tuple[int, ...] | None = None
-        self._twin: nn.Module
+        self.twin: nn.Module
         if vmapped:
-            self._twin = Vmapped(deepcopy(module), layout, self, self._draws)
+            self.twin = Vmapped(deepcopy(module), layout, self, self._draws)
         else:
-            self._twin = stacked_twin(module, self, LAYERS)
-        self._twin.train()
+            self.twin = stacked_twin(module, self, LAYERS)
+        self.twin.train()
 
     @cached_property
     def _recorder(self) -> FeatureRecorder:
-        if isinstance(self._twin, Vmapped):
-            return self._twin.recorder
-        return FeatureRecorder(self._twin)
+        if isinstance(self.twin, Vmapped):
+            return self.twin.recorder
+        return FeatureRecorder(self.twin)
 
     def parameter(self, name: str) -> tuple[Tensor, Target]:
         """Return a parameter's `(K, …)` view, and where its gradient goes."""
@@ -143,7 +143,7 @@ class Stacked:
             mean.sum().backward()  # type: ignore[no-untyped-call]
         for target in self._targets.values():
             target.close()
-        if loss is not None or isinstance(self._twin, Vmapped):
+        if loss is not None or isinstance(self.twin, Vmapped):
             self._recorder.features = torch.empty(0)  # else its autograd graph would outlive a step
         return mean.detach()
 
@@ -154,9 +154,9 @@ class Stacked:
     def _losses(self, inputs: Tensor, labels: Tensor, loss: Loss | None) -> Tensor:
         """Return the loss of each example, `(K, B)`."""
         if loss is None:
-            return losses_of(self._twin(inputs).float(), labels)
+            return losses_of(self.twin(inputs).float(), labels)
         recorder = self._recorder  # before the forward pass
-        logits = self._twin(inputs).float().view(*labels.shape, -1)
+        logits = self.twin(inputs).float().view(*labels.shape, -1)
         features = recorder.features.float().view(*labels.shape, -1)
         return loss(logits, labels, features, slice(0, len(labels)))
 

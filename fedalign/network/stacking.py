@@ -83,24 +83,38 @@ def _logged(found: Stacking, level: int) -> Stacking:
     return found
 
 
-def mixtures(
+class Mixing(NamedTuple):
+    """What evaluates many mixtures of models at once.
+
+    Attributes:
+        runner: None where mixtures are evaluated one by one.
+        reason: why they are, where that is unusual.
+    """
+
+    runner: Mixtures | None
+    reason: str = ""
+
+
+def mixing(
     module: nn.Module, layout: Layout, trial: Trial, device: torch.device, bf16: bool = False
-) -> Mixtures | None:
-    """Return what runs many mixtures of models at once; None where nothing does, or gains nothing.
+) -> Mixing:
+    """Return how mixtures of models are evaluated: at once, if that is right and gains anything.
 
     On a CPU convolutions run one after the other anyway.
     """
     if device.type == "cpu" and _has(module, *CONVOLUTIONS):
-        return None
+        return Mixing(None)
     try:
         found = Mixtures(module, layout)
-    except TypeError:
-        return None
-    if differs := trial.of_mixtures(found):
-        log.warning("mixes of models are evaluated one by one, since together %s", differs)
-        return None
+        differs = trial.of_mixtures(found)
+        why = f"together {differs}"
+    except TypeError as error:
+        differs = why = str(error)
+    if differs:
+        log.warning("mixes of models are evaluated one by one, since %s", why)
+        return Mixing(None, why)
     found.bf16 = bf16
-    return found
+    return Mixing(found)
 
 
 def _has(module: nn.Module, *kinds: type[nn.Module]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -25,6 +27,8 @@ class Vmapped(nn.Module):
 
     def __init__(self, module: nn.Module, layout: Layout, weights: Weights, draws: Draws):
         super().__init__()
+        # The log says that a network is vmapped; PyTorch would say of each operation that it loops.
+        warnings.filterwarnings("ignore", "There is a performance drop")
         self.module, self.recorder = module, FeatureRecorder(module)
         self._layout, self._weights, self._draws = layout, weights, draws
 

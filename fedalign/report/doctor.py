@@ -37,6 +37,7 @@ def doctor(config: Config) -> dict[str, str]:
         "threads": f"{config.client.options.get('threads', 1)} torch thread(s) per client; "
         f"{config.evaluation.threads} share heavy measurements on the server",
         "stack": _stack(federation, clients, workers),
+        "mixes": _mixes(federation),
         "sums": _sums(federation, clients),
         "messages": messages,
     }
@@ -116,8 +117,13 @@ def _stack(federation: Federation, clients: int, workers: int) -> str:
     stacking = federation.network.stacking
     if stacking.runner is None:
         return f"groups of {size} of {clients} clients: {reason}" if size > 1 else f"1: {reason}"
-    unusual = f"; {stacking.line}" if stacking.line else ""
-    return f"{size} of {clients} clients together: {reason}{unusual}"
+    return f"{size} of {clients} clients together: {reason}"
+
+
+def _mixes(federation: Federation) -> str:
+    mixing = federation.network.mixing
+    why = f", since {mixing.reason}" if mixing.reason else ""
+    return "evaluated together" if mixing.runner else f"evaluated one by one{why}"
 
 
 def _sums(federation: Federation, clients: int) -> str:

@@ -51,6 +51,7 @@ def manifest(
         "engine": engine,
         "stack": stack.size,
         "stack_reason": stack.reason,
+        "mixes_one_by_one": network.mixing.reason if config.evaluation.alphas else "",
         "partial_aggregation": config.simulation.partial_aggregation,
         "versions": _versions(),
         "hardware": _hardware(federation),

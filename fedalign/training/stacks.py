@@ -49,6 +49,12 @@ def choose_stack(federation: Federation, clients: int, workers: int = 1) -> Stac
     network = federation.network
     if network.stacked is None:
         return StackChoice(1 if wanted == "auto" else wanted, network.stacking.line)
+    size, reason = _choice(federation, clients, workers)
+    return StackChoice(size, "; ".join(filter(None, (reason, network.stacking.line))))
+
+
+def _choice(federation: Federation, clients: int, workers: int) -> StackChoice:
+    wanted, network = federation.config.simulation.stack, federation.network
     if wanted != "auto":
         return StackChoice(wanted, "set by simulation.stack")
     batch, memory = getattr(federation.client, "batch_size", 32), gpu_memory(network.device)

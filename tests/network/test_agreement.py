@@ -94,7 +94,7 @@ def build(kind, data):
         (BehindItsBack, "stacked, it fails with RuntimeError"),
         (lambda: BehindItsBack(0.3), "stacked, it fails with RuntimeError"),
         (Scaled, "the model's Scaled has a parameter 'scale' (36,)"),
-        (Transposing, "stacked, the losses differ"),
+        (Transposing, "stacked, the losses differ, first in layer 'rows' (Linear("),
     ],
 )
 def test_what_cannot_be_stacked_is_vmapped(kind, reason, data, caplog):
@@ -127,7 +127,7 @@ def quadratic(logits, labels, features, _rows):
 
 def test_it_is_the_vmapped_module_that_runs(data):
     network = build(Scaled, data)
-    assert isinstance(network.stacked._twin, Vmapped)
+    assert isinstance(network.stacked.twin, Vmapped)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_it_is_the_vmapped_module_that_runs(data):
          "layer '0' (ConvTranspose2d(1, 2, kernel_size=(3, 3), stride=(1, 1))) has a parameter"),
         (lambda: nn.Sequential(nn.BatchNorm2d(1, momentum=None), nn.Flatten(), nn.Linear(36, 3)),
          "layer '0' (BatchNorm2d(1, eps=1e-05, momentum=None, affine=True"),
-        (Crossed, "stacked, the losses differ"),
+        (Crossed, "stacked, the losses differ, in the model's Crossed"),
     ],
 )  # fmt: skip
 def test_what_nothing_runs_at_once_is_trained_one_by_one_and_named(kind, reason, data, caplog):
@@ -178,7 +178,7 @@ def test_a_small_error_in_one_place_is_found(what, told, network):
     assert trial.of_training(Stacked(network.module, network.layout)) == ""
     wrong = Wrong(network.module, network.layout)
     wrong.what = what
-    assert trial.of_training(wrong) == told
+    assert trial.of_training(wrong) == told + (", in the model's Small" * ("loss" in told))
 
 
 def test_a_deep_network_that_magnifies_rounding_is_stacked():
@@ -193,12 +193,19 @@ def test_keys_of_the_step_that_asks_are_given_back(network):
     assert network.draws.keys is keys
 
 
-@pytest.mark.parametrize("kind", [Skipping, BehindItsBack, Transposing, Kept])
-def test_mixes_that_would_be_wrong_are_evaluated_one_by_one(kind, data, caplog):
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [(Skipping, "the model's Skipping"), (BehindItsBack, "the model's BehindItsBack"),
+     (Transposing, "layer 'rows' (Linear("), (Kept, "first in layer '3' (Linear("),
+     (lambda: nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3)), None)],
+)  # fmt: skip
+def test_mixes_that_would_be_wrong_are_evaluated_one_by_one(kind, place, data, caplog):
     layers = nn.Flatten(), nn.Linear(36, 9), nn.ReLU(), nn.Linear(9, 3)
     network = build(lambda: kind(*layers) if kind is Kept else kind(), data)
-    assert network.mixes is None
-    assert "mixes of models are evaluated one by one, since together" in caplog.text
+    assert (network.mixes is None) == bool(place)
+    if place:
+        assert "mixes of models are evaluated one by one, since together" in caplog.text
+        assert place in network.mixing.reason
 
 
 def test_an_error_of_the_device_is_not_taken_for_a_difference(network):

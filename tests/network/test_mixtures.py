@@ -131,7 +131,7 @@ def test_batches_can_be_shared_out_to_threads(network, monkeypatch):
     network, data = network
     block = network.layout.to_vector(network.initial).repeat(3, 1) + 0.1 * torch.randn(3, 1)
     monkeypatch.setattr("fedalign.network.evaluation.WORTH_A_THREAD", 0)
-    run, both, calls = network.mixes._twin.fc1.forward, threading.Barrier(2, timeout=10), count()
+    run, both, calls = network.mixes.twin.fc1.forward, threading.Barrier(2, timeout=10), count()
 
     def meet(x):
         if next(calls):  # the first batch of 18 goes alone; another and the 14 left meet
@@ -140,7 +140,7 @@ def test_batches_can_be_shared_out_to_threads(network, monkeypatch):
 
     with torch_threads(1):
         one = network.evaluate_mixes(block, SHARES, data, 18)
-        monkeypatch.setattr(network.mixes._twin.fc1, "forward", meet)
+        monkeypatch.setattr(network.mixes.twin.fc1, "forward", meet)
         two = network.evaluate_mixes(block, SHARES, data, 18, threads=2)
     assert torch.equal(one, two)
     assert len({*one[:, 0].tolist()}) == len(SHARES)

@@ -15,12 +15,15 @@ from fedalign.report.figures import save
 from fedalign.report.partition import counts_of, picture
 from fedalign.runs.checkpoint import Checkpoint, Checkpoints, resume
 from fedalign.runs.folder import RunFolder
+from fedalign.runs.lock import locked
 from fedalign.runs.manifest import manifest
+from fedalign.runs.paths import folder_of
 from fedalign.runs.progress import Progress
 from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import columns
 from fedalign.server.measure import Measure
 from fedalign.server.nodes import Nodes, SimulatedNodes
+from fedalign.server.participation import LimpingRunError, Participation, suggestion
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
 from fedalign.server.rounds import RoundLoop
@@ -40,26 +43,45 @@ def main(grid: Grid, context: Context) -> None:
     clients = len(nodes.present())
     config = _config(federation, nodes)
     strategy = strategy_of(federation, config.num_clients)
-    resumed = resume(config, strategy, grid)
-    stack = _stack(federation, grid, min(config.clients_per_round or clients, clients), resumed)
-    facts = manifest(config, federation, nodes, type(grid).__name__, stack)
-
-    gc.freeze()  # some Flower strategies collect garbage at each reply; nothing so far is any
     measures = _measures(federation, nodes)
-    folder = RunFolder(config, facts, resumed)
-    if not nodes.hold_own_data:
-        save(picture(counts_of(federation, config.num_clients)), folder.path / "partition.png")
-    progress = _progress(config, folder, resumed)
-    checkpoints = Checkpoints(config, strategy, grid, stack.size)
-    callbacks = [*measures, folder, progress, checkpoints]
-    runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds)
-    settings = _round_settings(federation, config, stack.size)
-    loop = RoundLoop(strategy, grid, nodes, settings, federation.codec, runner)
-    done, model = (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
-    # A second torch thread keeps spinning after each large operation; measuring has its own pool.
-    with folder, progress, torch_threads(1):
-        folder.save(loop.run(model, first=done + 1))
+    with locked(folder_of(config)):
+        resumed = resume(config, strategy, grid)
+        workers = min(config.clients_per_round or clients, clients)
+        stack = _stack(federation, grid, workers, resumed)
+        facts = manifest(config, federation, nodes, type(grid).__name__, stack)
+        gc.freeze()  # some Flower strategies collect garbage at each reply; nothing so far is any
+        seen = Participation.restored(resumed.participation) if resumed else Participation()
+        folder = RunFolder(config, facts, resumed, seen)
+        if not nodes.hold_own_data:
+            save(picture(counts_of(federation, config.num_clients)), folder.path / "partition.png")
+        progress = _progress(config, folder, resumed)
+        checkpoints = Checkpoints(config, strategy, grid, stack.size, seen, resumed)
+        callbacks = [*measures, folder, progress, checkpoints]
+        runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds)
+        settings = _round_settings(federation, config, stack.size)
+        loop = RoundLoop(strategy, grid, nodes, settings, federation.codec, runner, seen)
+        done, model = (
+            (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
+        )
+        # A second torch thread keeps spinning after each large operation; measuring has its own.
+        with folder, checkpoints, progress, torch_threads(1):
+            folder.save(loop.run(model, first=done + 1))
     print(f"results in {folder.path}", flush=True)
+    _say_who_took_part(seen, config)
+
+
+def _say_who_took_part(seen: Participation, config: Config) -> None:
+    """Log which clients were left out in a run that has finished.
+
+    Raises:
+        LimpingRunError: fewer clients than `min_participation` ever took part.
+    """
+    line, share = seen.line(), config.min_participation
+    if seen.is_below(share):
+        sampled = min(config.clients_per_round or config.num_clients, config.num_clients)
+        raise LimpingRunError(f"{line}; {suggestion(share, sampled)}")
+    if line:
+        log.warning("%s", line)
 
 
 def _nodes(grid: Grid, federation: Federation) -> Nodes:

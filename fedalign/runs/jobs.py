@@ -36,7 +36,7 @@ def run_all(
     """
     waiting = list(configs)[::-1]
     running: dict[Child, tuple[Config, Path]] = {}
-    with TemporaryDirectory(prefix="fedalign-") as folder, _interruptible(), _stopping(running):
+    with TemporaryDirectory(prefix="fedalign-") as folder, _stopping(running):
         while waiting or running:
             while waiting and len(running) < jobs:
                 config, log = waiting.pop(), Path(folder) / f"{len(waiting)}.log"
@@ -90,16 +90,3 @@ def _stopping(running: Collection[Child]) -> Iterator[None]:
 def _signal(child: Child, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, number)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP like Ctrl-C, since children in other groups do not receive them."""
-    names = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
-    try:
-        for name in names:
-            signal.signal(name, signal.default_int_handler)
-        yield
-    finally:
-        for name in names:
-            signal.signal(name, signal.SIG_DFL)

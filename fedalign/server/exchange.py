@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -18,7 +19,15 @@ log = logging.getLogger("fedalign")
 
 
 class RoundFailedError(FedalignError):
-    """A round in which too few clients answered with a model that can be used."""
+    """A round in which too few clients answered with a model that can be used.
+
+    Attributes:
+        failures: by partition, why clients failed, where it is known.
+    """
+
+    def __init__(self, message: str, failures: Mapping[int, str] | None = None):
+        super().__init__(message)
+        self.failures = failures or {}
 
 
 def exchange(
@@ -55,26 +64,21 @@ def exchange(
         log.warning("round %d: %d replies came from nodes that were not asked", number, strangers)
     good.sort(key=lambda reply: sample.partition_of[reply.metadata.src_node_id])
     answered = sum(map(clients_in, good)) if summed else len(good)
-    _report_missing(messages, answered, failed, sample, number)
-    return GroupReplies(good, came.models, summed, came.notes)
+    failures = {_asked(messages, reply, sample): reason_of(reply) for reply in failed}
+    _report_missing(len(messages), answered, failures, number)
+    return replace(came, replies=good, summed=summed, failures=failures)
 
 
-def _report_missing(
-    messages: Sequence[Message],
-    answered: int,
-    failed: Sequence[Message],
-    sample: Sample,
-    number: int,
-) -> None:
+def _report_missing(asked: int, answered: int, failures: Mapping[int, str], number: int) -> None:
     """Log clients without an answer; raise if nobody answered."""
-    missing = len(messages) - len(failed) - answered
-    if not failed and not missing:
+    missing = asked - len(failures) - answered
+    if not failures and not missing:
         return
-    lost = f"{len(failed)} of {len(messages)} clients failed, {missing} did not answer"
-    if failed:
-        lost += f"; client {_asked(messages, failed[0], sample)}: {reason_of(failed[0])}"
+    lost = f"{len(failures)} of {asked} clients failed, {missing} did not answer"
+    for client, reason in list(failures.items())[:1]:
+        lost += f"; client {client}: {reason}"
     if not answered:
-        raise RoundFailedError(f"round {number}: {lost}")
+        raise RoundFailedError(f"round {number}: {lost}", failures)
     log.warning("round %d: %s", number, lost)
 
 

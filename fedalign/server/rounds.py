@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedalign.messages.codec import Codec
 from fedalign.messages.decoder import ReplyDecoder, encode
-from fedalign.messages.groups import GroupReplies, GroupRequest
+from fedalign.messages.groups import GroupGrid, GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import averages
 from fedalign.messages.records import total_size_of
 from fedalign.messages.round_replies import RoundReplies, receive_metrics, receive_models
@@ -29,6 +29,7 @@ from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import spread
 from fedalign.server.exchange import RoundFailedError, exchange
 from fedalign.server.nodes import Nodes, config_for
+from fedalign.server.participation import Participation
 from fedalign.server.round import Round, RoundSettings
 from fedalign.server.sampling import Sample, sample
 
@@ -46,6 +47,7 @@ class RoundLoop:
         settings: the same for every round.
         codec: how models travel; None: as they are.
         callbacks: called after each round.
+        participation: who has taken part so far.
     """
 
     strategy: Strategy
@@ -54,6 +56,7 @@ class RoundLoop:
     settings: RoundSettings
     codec: Codec | None = None
     callbacks: CallbackRunner = field(default_factory=CallbackRunner)
+    participation: Participation = field(default_factory=Participation)
     _logged: set[str] = field(default_factory=set, init=False, repr=False)
 
     def run(self, model: ArrayRecord, first: int = 1) -> ArrayRecord:
@@ -98,17 +101,26 @@ class RoundLoop:
         messages = self.strategy.configure_train(number, model, config, shown)
         ordered = clients.ordered(messages)
         sent = encode(ordered, self.codec)
-        came = exchange(self.grid, sent, clients, number, settings.timeout, request)
+        try:
+            came = exchange(self.grid, sent, clients, number, settings.timeout, request)
+        except RoundFailedError as error:
+            self.participation.add(clients.nodes, (), error.failures)
+            raise
         self._log_once(came, number)
         decoder = ReplyDecoder(ordered, self.codec, limit)
         replies = receive_models(came, decoder, clients.partition_of, models_of)
+        used = [clients.partition_of[node] for node in replies.used]
+        self.participation.add(clients.nodes, used, came.failures | replies.left_out)
         _check_enough(replies, number, settings.min_replies)
+        replies.states = {node: came.states[node] for node in replies.used & came.states.keys()}
         return replies, total_size_of(sent)
 
     def aggregate(
         self, number: int, model: ArrayRecord, replies: RoundReplies, bytes_down: int
     ) -> Round:
         """Return the round with the new global model that the strategy makes of the replies.
+
+        Clients whose models it used then have their new states; all others have their old ones.
 
         Raises:
             RoundFailedError: the strategy made none.
@@ -121,6 +133,8 @@ class RoundLoop:
         counts = {"clients": replies.num_clients, "dropped": replies.num_left_out}
         counts |= {"bytes_down": bytes_down, "bytes_up": replies.num_bytes}
         after = like(result, model)
+        if isinstance(self.grid, GroupGrid):
+            self.grid.keep_states(replies.states)
         return Round(number, model, after, replies.models, _scalars(metrics) | counts)
 
     def evaluate(self, outcome: Round, present: Mapping[int, int]) -> Round:
@@ -135,6 +149,8 @@ class RoundLoop:
         messages = self.strategy.configure_evaluate(number, outcome.after, config, shown)
         ordered = clients.ordered(messages)
         came = exchange(self.grid, ordered, clients, number, settings.timeout)
+        if isinstance(self.grid, GroupGrid):
+            self.grid.keep_states(came.states)
         replies = receive_metrics(came, clients.partition_of)
         if replies.left_out:
             log.warning("round %d: of those that evaluate, %s", number, replies.summary())

@@ -30,7 +30,7 @@ LISTED = {
 # Where and how a run is computed is no part of what it computes, nor is how long it waits.
 NOT_IN_DIGEST = {
     *("name", "out", "checkpoint_every", "simulation"),
-    *("timeout", "min_available_nodes", "min_replies"),
+    *("timeout", "min_available_nodes", "min_replies", "min_participation"),
 }
 
 # Younger settings count only where they differ from these, so that older runs keep their names.
@@ -85,8 +85,17 @@ class Config(Section):
     min_replies: int = Field(
         1, gt=0, description="valid replies that a round needs; with fewer, the run stops"
     )
-    checkpoint_every: int = Field(
-        10, ge=0, description="rounds between checkpoints; 0: no checkpoints"
+    min_participation: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the sampled clients that must take part at least once; with fewer, "
+        "a finished run ends with exit code 3",
+    )
+    checkpoint_every: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto",
+        description="rounds between checkpoints; 0: none; auto: as often as writing them takes "
+        "less than a tenth of the time, and when the run stops",
     )
     out: str = Field("runs", description="folder in which run folders are created")
     device: str = Field(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import heapq
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -66,12 +68,12 @@ class Worker:
 
     def run(
         self, jobs: Sequence[Job], request: GroupRequest, *broadcasts: RecordDict
-    ) -> tuple[list[tuple[GroupReplies, list[Any], float]], Fault | None]:
-        """Return for each job its replies, the clients' states, and the seconds it took.
+    ) -> tuple[list[tuple[GroupReplies, float]], Fault | None]:
+        """Return for each job its replies and the seconds it took.
 
         If the GPU fails, the jobs before are returned, and why. The worker must then end.
         """
-        done: list[tuple[GroupReplies, list[Any], float]] = []
+        done: list[tuple[GroupReplies, float]] = []
         for job in jobs:
             started = time.perf_counter()
             content = broadcasts[job.broadcast]
@@ -80,8 +82,7 @@ class Worker:
                 answers = serve(self._client_app, messages, job.contexts, request)
             except DeviceError as error:
                 return done, Fault(error.reason, error.nodes)
-            states = [context.state for context in job.contexts]
-            done.append((answers, states, time.perf_counter() - started))
+            done.append((answers, time.perf_counter() - started))
         return done, None
 
 
@@ -173,12 +174,10 @@ class RayGrid(LocalGrid):
         except ray.exceptions.RayError as error:
             done, fault = [], Fault(f"the worker died: {str(error).strip().splitlines()[0]}")
         if fault is None:
-            taken = [seconds for _, _, seconds in done]
+            taken = [seconds for _, seconds in done]
             self._costs.learn(self._workers[queue.place], share, taken)
         queue.failed = 0 if done else queue.failed
-        for group, (answers, states, _) in zip(share, done, strict=False):
-            for message, state in zip(group, states, strict=True):
-                self.keep_state(message.metadata.dst_node_id, state)
+        for answers, _ in done:
             yield answers
         if fault is not None:
             self._replace(queue.place)
@@ -250,7 +249,10 @@ def _connect(init_args: dict[str, Any]) -> None:
         _check_reachable(init_args["address"])
         passed = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         init_args = {"runtime_env": {"env_vars": passed}, **init_args}
+    before = signal.getsignal(signal.SIGTERM)
     ray.init(**init_args)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray's own handler ends the process at once
 
 
 def _check_reachable(address: str) -> None:

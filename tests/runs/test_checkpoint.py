@@ -18,7 +18,9 @@ from flwr.serverapp.strategy import (
 )
 from typer.testing import CliRunner
 
+from clients.local import Local
 from fedalign.cli import app
+from fedalign.errors import FedalignError
 from fedalign.federation.federation import Federation
 from fedalign.messages.records import train_reply
 from fedalign.runs.checkpoint import Checkpoints, lost_of, resume, state_of
@@ -28,6 +30,7 @@ from fedalign.runs.progress import Progress
 from fedalign.runs.trees import read as read_tree
 from fedalign.runs.trees import write as write_tree
 from fedalign.server.callbacks import Callback
+from fedalign.server.round import Round
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
 from fedalign.settings.contracts import FLOWER_SAMPLING
@@ -94,7 +97,7 @@ def test_stopped_and_resumed_is_never_stopped(run, interrupt, settings):
     run(**settings)
     assert results(folder) == whole
     assert manifest(folder)["status"] == "finished"
-    assert manifest(folder)["resumed_after"] == [2, 4]
+    assert manifest(folder)["resumed_after"] == [2, 5]
     assert not list(folder.glob("checkpoint*"))
 
 
@@ -124,12 +127,64 @@ def test_checkpoint_every_0_is_never_and_does_not_name_a_run(interrupt, tmp_path
     assert (folder / CHECKPOINT).is_file()
 
 
+@pytest.mark.parametrize("every", ["auto", 100])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ZeroDivisionError])
+def test_whatever_stops_a_run_it_goes_on_after_its_last_round(
+    run, monkeypatch, capsys, tmp_path, every, failure
+):
+    settings = BRIEF | {"checkpoint_every": every}
+    whole = results(run(**settings).rename(tmp_path / "whole"))
+    train, calls = Local.train, []
+
+    def stop(self, stack):
+        calls.append(stack.server_round)
+        if stack.server_round == 5:
+            raise failure
+        return train(self, stack)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Local, "train", stop)
+        patch.setattr("sys.argv", ["/bin/fedalign", "run", "x.yaml", "--again", "name=a b"])
+        with pytest.raises(KeyboardInterrupt if failure is KeyboardInterrupt else FedalignError):
+            run(**settings)
+    (folder,) = (path.parent for path in tmp_path.glob(f"*/{CHECKPOINT}"))
+    line = f"round 4 of 6 is kept in {folder}; to go on: fedalign run x.yaml 'name=a b'\n"
+    assert capsys.readouterr().err.endswith(line)
+    status = manifest(folder)["status"]
+    assert status == "stopped" if failure is KeyboardInterrupt else status.startswith("failed: ")
+    run(**settings)
+    assert results(folder) == whole
+    assert manifest(folder)["resumed_after"] == [4]
+
+
+def test_auto_writes_when_rounds_took_ten_times_as_long_as_writing(tmp_path, monkeypatch):
+    config = read(None, {"out": str(tmp_path), "rounds": 9})
+    strategy, now, written = FedAvg(**FLOWER_SAMPLING), [0.0], []
+
+    def slowly(_, tree):
+        now[0] += 2
+        written.append(dict(tree.tree["dict"])["number"])
+
+    monkeypatch.setattr("fedalign.runs.checkpoint.write", slowly)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    checkpoints = Checkpoints(config, strategy, InlineGrid(visited(), 4), 1)
+    for number in range(1, 9):
+        now[0] += 8  # two seconds of writing are ten percent of three rounds
+        outcome = Round(number, START, START, {})
+        checkpoints.capture(outcome)
+        checkpoints.on_round(outcome)
+    assert written == [1, 4, 7]
+
+
 def test_a_crash_while_writing_a_checkpoint_leaves_the_one_before(run, monkeypatch):
     folder = run(**BRIEF)
     whole = results(folder)
 
+    calls = []
+
     def fall(path, tree):
-        if tree["number"] == 4:
+        calls.append(path)
+        if len(calls) > 1:
             path.with_name(f"{path.name}.tmp").write_bytes(b"half")
             raise KeyboardInterrupt
         write_tree(path, tree)

@@ -130,13 +130,21 @@ def report(
         Path | None, typer.Option(help="PNG or PDF file for planes (see evaluation.plane)")
     ] = None,
 ) -> None:
-    """Print a table of finished runs, averaged over seeds, and draw their curves and planes."""
+    """Print a table of runs, averaged over seeds, and draw their curves and planes.
+
+    Runs that have not finished, copies, and runs in which clients failed are named.
+    """
     with guarded():
         from fedalign.report.figures import over_rounds, save
-        from fedalign.report.tables import groups, read_runs, table
+        from fedalign.report.reading import distinct, read_runs
+        from fedalign.report.tables import groups, remarks, table
 
-        rows = groups(read_runs(runs))
+        folders, repeated = distinct(runs)
+        found = read_runs(folders)
+        rows = groups(found)
         print(table(rows))
+        for line in (*repeated, *remarks(found, rows)):
+            print(line)
         if figure is not None:
             save(over_rounds(rows), figure)
             print(f"figure in {figure}")

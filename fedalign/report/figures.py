@@ -14,7 +14,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from fedalign.report.tables import Row, Run, label
+from fedalign.report.reading import Run
+from fedalign.report.tables import Row, label
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,

@@ -75,6 +75,7 @@ class RunFolder(Callback):
         seconds = round(time.perf_counter() - self._started, 3)
         self._manifest |= {"status": _status(error), "seconds": seconds}
         self._manifest["participation"] = self._participation.facts()
+        self._manifest["warning"] = self._participation.line()
         try:
             if error is None:
                 for table in self._columns:

@@ -19,7 +19,7 @@ from fedalign.settings.builtin import BUILTIN, DEFAULT_PARTS, KINDS
 from fedalign.settings.coherence import check
 from fedalign.settings.layers import holds, validate, with_layers
 from fedalign.settings.registry import Part, parse
-from fedalign.settings.sections import Evaluation, Section, Simulation
+from fedalign.settings.sections import STATISTICS_BATCH, Evaluation, Section, Simulation
 from fedalign.settings.sources import INLINE, is_inline, parse_overrides, read_tree
 
 # What `flwr run --run-config` accepts, see pyproject.toml; an empty text there means "not given".
@@ -32,6 +32,8 @@ NOT_IN_DIGEST = {
     *("name", "out", "checkpoint_every", "simulation"),
     *("timeout", "min_available_nodes", "min_replies", "min_participation"),
 }
+
+NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 
 # Younger settings count only where they differ from these, so that older runs keep their names.
 LATER = {"tf32": True, "deterministic": True}
@@ -146,11 +148,19 @@ class Config(Section):
 
     def digest(self) -> str:
         """Return 8 hex digits that name these settings; where and how it is run do not count."""
-        aside: dict[str, Any] = dict.fromkeys(NOT_IN_DIGEST, True)
-        aside |= {key: True for key, usual in LATER.items() if getattr(self, key) == usual}
-        counted = self.model_dump(exclude=aside | {"evaluation": {"threads", "overlap"}})
-        counted["evaluation"]["batch_size"] = self.evaluation.statistics_batch
-        return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
+        text = json.dumps(counted(self.model_dump()), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a whole configuration on which the results of a run depend."""
+    usual = {key for key, value in LATER.items() if tree.get(key) == value}
+    kept = {key: value for key, value in tree.items() if key not in NOT_IN_DIGEST | usual}
+    evaluation = dict(tree.get("evaluation", {}))
+    for key in NOT_IN_DIGEST_OF_EVALUATION & evaluation.keys():
+        del evaluation[key]
+    evaluation["batch_size"] = evaluation.get("batch_size") or STATISTICS_BATCH
+    return kept | {"evaluation": evaluation}
 
 
 def read(source: str | None, overrides: Mapping[str, Any]) -> Config:

@@ -9,7 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 from fedalign.errors import FedalignError
-from fedalign.report.tables import COLUMNS, label, read_runs
+from fedalign.report.reading import read_runs
+from fedalign.report.tables import COLUMNS, label
 from fedalign.runs.jobs import run_all
 from fedalign.runs.paths import folder_of, is_finished
 from fedalign.settings.config import Config

@@ -46,8 +46,8 @@ def main(grid: Grid, context: Context) -> None:
     measures = _measures(federation, nodes)
     with locked(folder_of(config)):
         resumed = resume(config, strategy, grid)
-        workers = min(config.clients_per_round or clients, clients)
-        stack = _stack(federation, grid, workers, resumed)
+        sampled = min(config.clients_per_round or clients, clients)
+        stack = _stack(federation, grid, sampled, resumed)
         facts = manifest(config, federation, nodes, type(grid).__name__, stack)
         gc.freeze()  # some Flower strategies collect garbage at each reply; nothing so far is any
         seen = Participation.restored(resumed.participation) if resumed else Participation()
@@ -67,10 +67,10 @@ def main(grid: Grid, context: Context) -> None:
         with folder, checkpoints, progress, torch_threads(1):
             folder.save(loop.run(model, first=done + 1))
     print(f"results in {folder.path}", flush=True)
-    _say_who_took_part(seen, config)
+    _say_who_took_part(seen, config, folder)
 
 
-def _say_who_took_part(seen: Participation, config: Config) -> None:
+def _say_who_took_part(seen: Participation, config: Config, folder: RunFolder) -> None:
     """Log which clients were left out in a run that has finished.
 
     Raises:
@@ -78,8 +78,8 @@ def _say_who_took_part(seen: Participation, config: Config) -> None:
     """
     line, share = seen.line(), config.min_participation
     if seen.is_below(share):
-        sampled = min(config.clients_per_round or config.num_clients, config.num_clients)
-        raise LimpingRunError(f"{line}; {suggestion(share, sampled)}")
+        sampled = config.clients_per_round or config.num_clients
+        raise LimpingRunError(f"{folder.path}: {line}; {suggestion(share, sampled)}")
     if line:
         log.warning("%s", line)
 
@@ -104,7 +104,8 @@ def _config(federation: Federation, nodes: Nodes) -> Config:
         "the engine has %d nodes, so %d clients take part and not %d",
         *(count, count, config.num_clients),
     )
-    return config.model_copy(update={"num_clients": count})
+    sampled = config.clients_per_round and min(config.clients_per_round, count)
+    return config.model_copy(update={"num_clients": count, "clients_per_round": sampled})
 
 
 def _stack(

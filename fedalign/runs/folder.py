@@ -19,6 +19,7 @@ from fedalign.errors import FedalignError, InputError
 from fedalign.files import replace, replace_text, reporting, sync
 from fedalign.landscape.planes import rows_of
 from fedalign.runs.checkpoint import Checkpoint
+from fedalign.runs.identity import changes
 from fedalign.runs.lock import LOCK
 from fedalign.runs.paths import CHECKPOINT, FINISHED, MANIFEST, folder_of, read_manifest
 from fedalign.runs.tables import barriers_row, columns, landscape_rows
@@ -55,8 +56,8 @@ class RunFolder(Callback):
     ):
         self.path, self._participation = folder_of(config), participation or Participation()
         self._started = time.perf_counter()
-        self._columns = columns(config.evaluation)
-        self._manifest = dict(manifest) | {"status": "running", "resumed_after": []}
+        self._columns, self._share = columns(config.evaluation), config.min_participation
+        self._manifest = dict(manifest) | {"status": "running", "resumed_after": [], "changed": []}
         try:
             if resumed is None:
                 self._begin()
@@ -76,6 +77,7 @@ class RunFolder(Callback):
         self._manifest |= {"status": _status(error), "seconds": seconds}
         self._manifest["participation"] = self._participation.facts()
         self._manifest["warning"] = self._participation.line()
+        self._manifest["limped"] = self._participation.is_below(self._share)
         try:
             if error is None:
                 for table in self._columns:
@@ -130,11 +132,16 @@ class RunFolder(Callback):
             self._append(name, [headings])
 
     def _continue(self, resumed: Checkpoint) -> None:
-        """Cut off the rows written after the checkpoint, and record it in the manifest."""
+        """Cut off the rows written after the checkpoint; record it, and what changed, too."""
         for name, size in resumed.sizes.items():
             os.truncate(self.path / name, size)
         earlier = read_manifest(self.path) or {}
         self._manifest["resumed_after"] = [*earlier.get("resumed_after", []), resumed.number]
+        found = changes(earlier.get("identity", {}), self._manifest.get("identity", {}))
+        self._manifest["changed"] = earlier.get("changed", [])
+        if found:
+            log.warning("since round %d, %s", resumed.number, "; ".join(found))
+            self._manifest["changed"] += [{"after": resumed.number, "what": found}]
         self._write_manifest()
 
     def _row(self, name: str, cells: Mapping[str, Any]) -> list[Any]:

@@ -14,10 +14,13 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
+from fedalign.runs.paths import folder_of, is_finished
+from fedalign.server.participation import LimpingRunError
 from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
 
 RUN = (sys.executable, "-c", "from fedalign.cli import main; main()", "run")
+DONE = (0, LimpingRunError.exit_code)  # exit codes of runs that have finished
 GRACE = 10.0  # seconds that an interrupted run has to stop
 Child = subprocess.Popen[bytes]
 
@@ -43,7 +46,7 @@ def run_all(
                 running[_start(config, log)] = config, log
             for child in [child for child in running if child.poll() is not None]:
                 config, log = running.pop(child)
-                yield config, None if child.returncode == 0 else _reason(child, log)
+                yield config, None if child.returncode in DONE else _reason(child, log)
             time.sleep(0.05)
 
 
@@ -52,9 +55,10 @@ def _start(config: Config, log: Path) -> Child:
     file.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8")
     paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = {"OMP_NUM_THREADS": str(config.evaluation.threads)}
+    again = ["--again"] if is_finished(folder_of(config)) else []  # whoever asks for it means it
     with log.open("wb") as errors:
         return subprocess.Popen(
-            [*RUN, str(file)],
+            [*RUN, *again, str(file)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,

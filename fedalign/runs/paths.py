@@ -50,6 +50,12 @@ def is_finished(folder: Path) -> bool:
     return manifest is not None and manifest["status"] == FINISHED
 
 
+def limping(folder: Path) -> str | None:
+    """Return what a finished run said about its clients if too few of them took part."""
+    manifest = read_manifest(folder) or {}
+    return str(manifest.get("warning")) if manifest.get("limped") else None
+
+
 def forget(config: Config) -> None:
     """Remove the checkpoint of an unfinished run, so that it starts from round 1.
 

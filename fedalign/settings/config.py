@@ -140,6 +140,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _parts_go_together(self) -> Config:
         check(self.strategy, self.client)
+        sampled = self.clients_per_round
+        if sampled is not None and sampled > self.num_clients:
+            problem = f"{sampled} is not allowed: there are {self.num_clients} clients"
+            raise BadValueError("clients_per_round", problem)
         return self
 
     def run_config(self) -> dict[str, UserConfigValue]:

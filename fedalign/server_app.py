@@ -21,6 +21,7 @@ from fedalign.runs.paths import folder_of
 from fedalign.runs.progress import Progress
 from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import columns
+from fedalign.server.client_states import states_of
 from fedalign.server.measure import Measure
 from fedalign.server.nodes import Nodes, SimulatedNodes
 from fedalign.server.participation import LimpingRunError, Participation, suggestion
@@ -43,9 +44,9 @@ def main(grid: Grid, context: Context) -> None:
     clients = len(nodes.present())
     config = _config(federation, nodes)
     strategy = strategy_of(federation, config.num_clients)
-    measures = _measures(federation, nodes)
+    measures, states = _measures(federation, nodes), states_of(config, grid)
     with locked(folder_of(config)):
-        resumed = resume(config, strategy, grid)
+        resumed = resume(config, strategy, states)
         sampled = min(config.clients_per_round or clients, clients)
         stack = _stack(federation, grid, sampled, resumed)
         facts = manifest(config, federation, nodes, type(grid).__name__, stack)
@@ -55,11 +56,11 @@ def main(grid: Grid, context: Context) -> None:
         if not nodes.hold_own_data:
             save(picture(counts_of(federation, config.num_clients)), folder.path / "partition.png")
         progress = _progress(config, folder, resumed)
-        checkpoints = Checkpoints(config, strategy, grid, stack.size, seen, resumed)
+        checkpoints = Checkpoints(config, strategy, states, stack.size, seen, resumed)
         callbacks = [*measures, folder, progress, checkpoints]
         runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds)
         settings = _round_settings(federation, config, stack.size)
-        loop = RoundLoop(strategy, grid, nodes, settings, federation.codec, runner, seen)
+        loop = RoundLoop(strategy, grid, nodes, settings, federation.codec, runner, seen, states)
         done, model = (
             (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
         )

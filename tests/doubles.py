@@ -43,12 +43,16 @@ def everybody(_number, partitions):
     return partitions
 
 
-def run_rounds(strategy, grid, model, nodes=None, codec=None, callbacks=(), first=1, **settings):
+def run_rounds(
+    strategy, grid, model, nodes=None, codec=None, callbacks=(), first=1, states=None, **settings
+):
     """The model after all rounds; `nodes` are node ids by partition, or asked if not given."""
     if nodes is None:
         nodes = RemoteNodes(grid, {}, 1, None, 5)
     else:
         nodes = SimulatedNodes(nodes, [1] * len(nodes), [1] * len(nodes))
     settings = RoundSettings(**{"seed": 0} | settings)
-    loop = RoundLoop(strategy, grid, nodes, settings, codec, CallbackRunner(callbacks))
+    loop = RoundLoop(
+        strategy, grid, nodes, settings, codec, CallbackRunner(callbacks), states=states
+    )
     return loop.run(model, first)

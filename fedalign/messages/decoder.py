@@ -11,7 +11,7 @@ from torch import Tensor
 from fedalign.masks.phases import update_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.codec import FLOATS, Codec
-from fedalign.messages.records import EXTRA, TrainTask, arrays_of
+from fedalign.messages.records import EXTRA, TrainTask, arrays_of, with_content
 from fedalign.messages.validation import (
     arrays_in,
     check_finite,
@@ -37,7 +37,7 @@ def encode(messages: Sequence[Message], codec: Codec | None) -> list[Message]:
             content = RecordDict(dict(message.content))
             content["arrays"] = codec.shrink(arrays_of(message))
             contents[id(message.content)] = content
-    return [_with_content(message, contents[id(message.content)]) for message in messages]
+    return [with_content(message, contents[id(message.content)]) for message in messages]
 
 
 class _Sent(NamedTuple):
@@ -131,11 +131,3 @@ class ReplyDecoder:
             array = self._codec.unpack_extra(array, mask)
         check_finite(EXTRA, values_of(EXTRA, array, FLOATS))
         return array
-
-
-def _with_content(message: Message, content: RecordDict) -> Message:
-    """Return an instruction that differs in its content only."""
-    sent = message.metadata
-    return Message(
-        content, sent.dst_node_id, sent.message_type, ttl=sent.ttl, group_id=sent.group_id
-    )

@@ -21,7 +21,7 @@ from fedalign.landscape.planes import rows_of
 from fedalign.runs.checkpoint import Checkpoint
 from fedalign.runs.identity import changes
 from fedalign.runs.lock import LOCK
-from fedalign.runs.paths import CHECKPOINT, FINISHED, MANIFEST, folder_of, read_manifest
+from fedalign.runs.paths import CHECKPOINT, FINISHED, MANIFEST, STATES, folder_of, read_manifest
 from fedalign.runs.tables import barriers_row, columns, landscape_rows
 from fedalign.server.callbacks import Callback
 from fedalign.server.participation import Participation
@@ -89,6 +89,7 @@ class RunFolder(Callback):
             log.warning("%s", failure)
         if error is None:
             (self.path / CHECKPOINT).unlink(missing_ok=True)
+            shutil.rmtree(self.path / STATES, ignore_errors=True)
 
     def on_round(self, outcome: Round) -> None:
         """Append the round to the folder's tables.

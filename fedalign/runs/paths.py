@@ -10,6 +10,7 @@ from fedalign.runs.lock import locked
 from fedalign.settings.config import Config
 
 CHECKPOINT = "checkpoint.safetensors"
+STATES = "states"  # of the nodes of `fedalign deploy local`
 MANIFEST = "manifest.json"
 FINISHED = "finished"  # the status of a run that has all its results
 

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from fedalign.errors import FedalignError, InputError
 from fedalign.messages.groups import GroupGrid, GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import clients_in, group_size
+from fedalign.server.client_states import take_states
 from fedalign.server.sampling import Sample
 
 log = logging.getLogger("fedalign")
@@ -63,6 +64,8 @@ def exchange(
     if strangers := len(answers) - len(good):
         log.warning("round %d: %d replies came from nodes that were not asked", number, strangers)
     good.sort(key=lambda reply: sample.partition_of[reply.metadata.src_node_id])
+    if not isinstance(grid, GroupGrid):
+        came.states = take_states(good)
     answered = sum(map(clients_in, good)) if summed else len(good)
     failures = {_asked(messages, reply, sample): reason_of(reply) for reply in failed}
     _report_missing(len(messages), answered, failures, number)

@@ -27,6 +27,7 @@ from fedalign.network.layout import like
 from fedalign.rng import rng
 from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import spread
+from fedalign.server.client_states import ClientStates, HeldStates, RemoteStates
 from fedalign.server.exchange import RoundFailedError, exchange
 from fedalign.server.nodes import Nodes, config_for
 from fedalign.server.participation import Participation
@@ -48,6 +49,7 @@ class RoundLoop:
         codec: how models travel; None: as they are.
         callbacks: called after each round.
         participation: who has taken part so far.
+        states: what clients store from round to round; None: what the grid holds, if it does.
     """
 
     strategy: Strategy
@@ -57,7 +59,12 @@ class RoundLoop:
     codec: Codec | None = None
     callbacks: CallbackRunner = field(default_factory=CallbackRunner)
     participation: Participation = field(default_factory=Participation)
+    states: ClientStates | None = None
     _logged: set[str] = field(default_factory=set, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        held = HeldStates(self.grid) if isinstance(self.grid, GroupGrid) else RemoteStates(False)
+        self._states = self.states or held
 
     def run(self, model: ArrayRecord, first: int = 1) -> ArrayRecord:
         """Return the global model after the last round.
@@ -100,7 +107,7 @@ class RoundLoop:
         request = GroupRequest(settings.stack, partial_sums, models_of, limit)
         messages = self.strategy.configure_train(number, model, config, shown)
         ordered = clients.ordered(messages)
-        sent = encode(ordered, self.codec)
+        sent = self._states.address(encode(ordered, self.codec), clients)
         try:
             came = exchange(self.grid, sent, clients, number, settings.timeout, request)
         except RoundFailedError as error:
@@ -133,8 +140,7 @@ class RoundLoop:
         counts = {"clients": replies.num_clients, "dropped": replies.num_left_out}
         counts |= {"bytes_down": bytes_down, "bytes_up": replies.num_bytes}
         after = like(result, model)
-        if isinstance(self.grid, GroupGrid):
-            self.grid.keep_states(replies.states)
+        self._states.keep(replies.states)
         return Round(number, model, after, replies.models, _scalars(metrics) | counts)
 
     def evaluate(self, outcome: Round, present: Mapping[int, int]) -> Round:
@@ -149,8 +155,7 @@ class RoundLoop:
         messages = self.strategy.configure_evaluate(number, outcome.after, config, shown)
         ordered = clients.ordered(messages)
         came = exchange(self.grid, ordered, clients, number, settings.timeout)
-        if isinstance(self.grid, GroupGrid):
-            self.grid.keep_states(came.states)
+        self._states.keep(came.states)
         replies = receive_metrics(came, clients.partition_of)
         if replies.left_out:
             log.warning("round %d: of those that evaluate, %s", number, replies.summary())

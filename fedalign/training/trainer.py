@@ -16,13 +16,11 @@ from fedalign.algorithm import Stack
 from fedalign.federation.federation import Federation, place_of
 from fedalign.masks.phases import trainable_mask
 from fedalign.masks.plan import MaskPlan
-from fedalign.messages.records import EXTRA, TrainTask, arrays_of
+from fedalign.messages.records import EXTRA, STATE, TrainTask, arrays_of
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 from fedalign.rng import rngs
 from fedalign.training.stacks import in_memory
-
-STATE = "fedalign"  # the record of a client's state, in its Context
 
 
 @dataclass(frozen=True)

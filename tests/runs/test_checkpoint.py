@@ -30,6 +30,7 @@ from fedalign.runs.progress import Progress
 from fedalign.runs.trees import read as read_tree
 from fedalign.runs.trees import write as write_tree
 from fedalign.server.callbacks import Callback
+from fedalign.server.client_states import states_of
 from fedalign.server.round import Round
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
@@ -167,7 +168,7 @@ def test_auto_writes_when_rounds_took_ten_times_as_long_as_writing(tmp_path, mon
 
     monkeypatch.setattr("fedalign.runs.checkpoint.write", slowly)
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    checkpoints = Checkpoints(config, strategy, InlineGrid(visited(), 4), 1)
+    checkpoints = Checkpoints(config, strategy, states_of(config, InlineGrid(visited(), 4)), 1)
     for number in range(1, 9):
         now[0] += 8  # two seconds of writing are ten percent of three rounds
         outcome = Round(number, START, START, {})
@@ -331,11 +332,12 @@ def go(out, strategy, stop=None, grid=None, **settings):
     """Run 7 rounds with a checkpoint every 3; return the model, the strategy and the states."""
     config = read(None, {"out": str(out), "rounds": 7, "checkpoint_every": 3} | settings)
     grid = grid or InlineGrid(visited(), 4)
-    resumed = resume(config, strategy, grid)
+    states = states_of(config, grid)
+    resumed = resume(config, strategy, states)
     done, model = (resumed.number, resumed.model) if resumed else (0, START)
     folder = RunFolder(config, {}, resumed)
-    callbacks = [folder, Stop(stop), Checkpoints(config, strategy, grid, 1)]
-    options = {"rounds": 7, "first": done + 1, "clients_per_round": 3}
+    callbacks = [folder, Stop(stop), Checkpoints(config, strategy, states, 1)]
+    options = {"rounds": 7, "first": done + 1, "clients_per_round": 3, "states": states}
     with folder:
         nodes = grid.partitions() if hasattr(grid, "partitions") else dict(enumerate(grid.nodes))
         model = run_rounds(strategy, grid, model, nodes, callbacks=callbacks, **options)
@@ -404,13 +406,6 @@ class Stock:
         self.nodes, self.states = self.inside.get_node_ids(), dict
         self.get_node_ids = self.inside.get_node_ids
         self.send_and_receive = self.inside.send_and_receive
-
-
-def test_no_checkpoint_where_the_engine_does_not_hold_the_clients_states(tmp_path):
-    strategy, grid = FedAvg(**FLOWER_SAMPLING), Stock(visited())
-    with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, strategy, stop=5, grid=grid, client="moon")
-    assert not list(tmp_path.glob("*/checkpoint*"))
 
 
 def test_clients_that_keep_nothing_need_no_engine_that_holds_it(tmp_path):

@@ -52,4 +52,5 @@ def reporting(path: Path) -> Iterator[None]:
     except OSError as error:
         raise FedalignError(f"{path}: cannot be written: {error.strerror}") from error
     except SafetensorError as error:
-        raise FedalignError(f"{path}: cannot be written: {error}") from error
+        reason = str(error).rpartition("I/O error: ")[2]
+        raise FedalignError(f"{path}: cannot be written: {reason}") from error

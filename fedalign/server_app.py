@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import logging
+from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedalign.federation.federation import Federation, federation_of
+from fedalign.files import reporting
 from fedalign.messages.groups import GroupGrid
 from fedalign.network.device import torch_threads
 from fedalign.report.figures import save
@@ -53,8 +55,6 @@ def main(grid: Grid, context: Context) -> None:
         gc.freeze()  # some Flower strategies collect garbage at each reply; nothing so far is any
         seen = Participation.restored(resumed.participation) if resumed else Participation()
         folder = RunFolder(config, facts, resumed, seen)
-        if not nodes.hold_own_data:
-            save(picture(counts_of(federation, config.num_clients)), folder.path / "partition.png")
         progress = _progress(config, folder, resumed)
         checkpoints = Checkpoints(config, strategy, states, stack.size, seen, resumed)
         callbacks = [*measures, folder, progress, checkpoints]
@@ -66,9 +66,17 @@ def main(grid: Grid, context: Context) -> None:
         )
         # A second torch thread keeps spinning after each large operation; measuring has its own.
         with folder, checkpoints, progress, torch_threads(1):
+            if not nodes.hold_own_data:
+                _draw(federation, config, folder.path / "partition.png")
             folder.save(loop.run(model, first=done + 1))
     print(f"results in {folder.path}", flush=True)
     _say_who_took_part(seen, config, folder)
+
+
+def _draw(federation: Federation, config: Config, file: Path) -> None:
+    """Draw who has which examples."""
+    with reporting(file):
+        save(picture(counts_of(federation, config.num_clients)), file)
 
 
 def _say_who_took_part(seen: Participation, config: Config, folder: RunFolder) -> None:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import heapq
 import os
-import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -30,7 +28,7 @@ from fedalign.simulation.app import FlowerApp, load_component
 from fedalign.simulation.costs import Costs
 from fedalign.simulation.grid import LocalGrid, is_over, serve, with_content
 from fedalign.simulation.queues import Fault, Queue
-from fedalign.simulation.ray_setup import full_backend_config, surroundings
+from fedalign.simulation.ray_setup import full_backend_config, own_sigterm, surroundings
 
 PASSED_ON = (
     "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",
@@ -249,10 +247,8 @@ def _connect(init_args: dict[str, Any]) -> None:
         _check_reachable(init_args["address"])
         passed = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         init_args = {"runtime_env": {"env_vars": passed}, **init_args}
-    before = signal.getsignal(signal.SIGTERM)
-    ray.init(**init_args)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)  # Ray's own handler ends the process at once
+    with own_sigterm():
+        ray.init(**init_args)
 
 
 def _check_reachable(address: str) -> None:

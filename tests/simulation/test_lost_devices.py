@@ -155,6 +155,8 @@ def test_a_share_is_divided_until_one_client_is_to_blame():
     assert nodes(queue.shares) == [[[1, 2]], [[3, 4]]]
     queue.lose(queue.shares.pop(0), Fault("it died"))
     assert nodes(queue.shares) == [[[1]], [[2]], [[3, 4]]]
+    assert queue.lose(queue.shares.pop(0), Fault("it died")).replies == []  # once more
+    assert nodes(queue.shares) == [[[1]], [[2]], [[3, 4]]]
     (reply,) = queue.lose(queue.shares.pop(0), Fault("it died")).replies
     assert (reply.metadata.src_node_id, reply.error.reason) == (1, "it died")
     assert nodes(queue.shares) == [[[2]], [[3, 4]]]

@@ -163,7 +163,10 @@ def kin(*names: str, all_of_them: bool = False) -> Act:
 
     def act(process: Process) -> None:
         process.wait_for(random.randint(1, 6))
-        for other in process.kin(*names)[: None if all_of_them else 1]:
+        found = process.kin(*names)[: None if all_of_them else 1]
+        if not found:
+            print(f"nothing called {names} was there to be killed", file=sys.stderr)
+        for other in found:
             other.kill()
 
     return act

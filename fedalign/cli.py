@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that `--help` does not wait 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,33 +34,51 @@ def run(
     overrides: Overrides = None,
     out: Annotated[str | None, typer.Option(help="folder for the run folders")] = None,
     again: Annotated[bool, typer.Option("--again", help="repeat finished runs")] = False,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="keep finished runs whose code or data have changed")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Run a federation, or several: `partition.alpha=0.1,0.5 seed=0,1,2` makes six runs.
 
     A finished run is not repeated; a stopped one continues from its last checkpoint. With `--again`
-    both start from the first round.
+    both start from the first round. If the code of your parts, the data or fedalign's version have
+    changed since a run finished, nothing starts until you give `--again` or `--reuse`.
     """
     with guarded(verbose):
-        from fedalign.runs.paths import folder_of, forget, is_finished
+        from fedalign.runs.identity import refuse_changed
+        from fedalign.runs.paths import folder_of, forget, is_finished, limping
+        from fedalign.server.participation import LimpingRunError
         from fedalign.settings import registry
         from fedalign.simulation import simulate
         from fedalign.simulation.app import FlowerApp
 
         own = FlowerApp(registry.HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
-        for planned in _grid(config, overrides or [], out):
+        several, limped = _grid(config, overrides or [], out), False
+        if not again and not reuse:
+            refuse_changed(several)
+        for planned in several:
             if is_finished(folder_of(planned)) and not again:
                 print(f"{folder_of(planned)} is finished already; use --again to repeat it")
+                if line := limping(folder_of(planned)):
+                    print(line, file=sys.stderr)
+                    limped = True
                 continue
             if again:
                 forget(planned)
-            simulate(
-                own,
-                planned.num_clients,
-                planned.run_config(),
-                backend=planned.simulation.backend,
-                backend_config=planned.simulation.backend_config(planned.device),
-            )
+            try:
+                simulate(
+                    own,
+                    planned.num_clients,
+                    planned.run_config(),
+                    backend=planned.simulation.backend,
+                    backend_config=planned.simulation.backend_config(planned.device),
+                )
+            except LimpingRunError as error:  # it has finished, and others may do better
+                print(f"error: {error}", file=sys.stderr)
+                limped = True
+        if limped:
+            raise SystemExit(LimpingRunError.exit_code)
 
 
 @app.command()
@@ -144,13 +163,21 @@ def report(
         Path | None, typer.Option(help="PNG or PDF file for planes (see evaluation.plane)")
     ] = None,
 ) -> None:
-    """Print a table of finished runs, averaged over seeds, and draw their curves and planes."""
+    """Print a table of runs, averaged over seeds, and draw their curves and planes.
+
+    Runs that have not finished, copies, and runs in which clients failed are named.
+    """
     with guarded():
         from fedalign.report.figures import over_rounds, save
-        from fedalign.report.tables import groups, read_runs, table
+        from fedalign.report.reading import distinct, read_runs
+        from fedalign.report.tables import groups, remarks, table
 
-        rows = groups(read_runs(runs))
+        folders, repeated = distinct(runs)
+        found = read_runs(folders)
+        rows = groups(found)
         print(table(rows))
+        for line in (*repeated, *remarks(found, rows)):
+            print(line)
         if figure is not None:
             save(over_rounds(rows), figure)
             print(f"figure in {figure}")
@@ -210,15 +237,20 @@ def reproduce(
         int | None, typer.Option(min=1, help="number of runs at a time; by default half the cores")
     ] = None,
     out: Annotated[str | None, typer.Option(help="folder for the run folders")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="repeat finished runs whose code or data have changed")
+    ] = False,
+    reuse: Annotated[bool, typer.Option("--reuse", help="keep their results")] = False,
 ) -> None:
     """Run all unfinished runs of a study, then write its table and its figure.
 
     Settings apply to all runs; `seed=0,1` replaces the study's own seeds.
     """
     with guarded():
-        from fedalign.studies.reproduce import reproduce
+        from fedalign.studies.reproduce import Changed, reproduce
 
-        reproduce(study, overrides or [], jobs, out)
+        changed: Changed = "repeat" if again else "reuse" if reuse else "refuse"
+        reproduce(study, overrides or [], jobs, out, changed)
 
 
 def main() -> None:

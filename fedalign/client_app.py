@@ -12,6 +12,7 @@ from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
 from torch import Tensor
 
 from fedalign.algorithm import Stack
+from fedalign.federation.client_state import ClientState
 from fedalign.federation.federation import PLACE, Federation, adopt, federation_of, place_of
 from fedalign.federation.local_data import DATA_DIR, federation_at
 from fedalign.masks.plan import MaskPlan
@@ -85,8 +86,11 @@ app = App(mods=[clip])
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Return the client's model after local training under the round's mask."""
+    state = ClientState(context, message, federation_at(context, message))
+    state.fetch()
     replies = app.train_many([message], [context], GroupRequest())
     assert replies is not None  # a single client can always be served
+    state.store(replies.replies[0])
     return replies.replies[0]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,8 +37,10 @@ def guarded(verbose: bool = False) -> Iterator[None]:
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("FLWR_LOG_LEVEL", "DEBUG" if verbose else "ERROR")
     sys.path.append(str(Path.cwd()))
+    received = [signal.SIGINT]
     try:
-        yield
+        with _signals(received):
+            yield
     except FedalignError as error:
         print(f"error: {shortened(str(error), MAX_ERROR)}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
@@ -47,4 +51,27 @@ def guarded(verbose: bool = False) -> Iterator[None]:
         raise SystemExit(FedalignError.exit_code) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(128 + received[-1]) from None
+
+
+@contextmanager
+def _signals(received: list[signal.Signals]) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP stop a command like Ctrl-C, unless they are handled or ignored.
+
+    A signal is appended to `received`, since Ray raises a `KeyboardInterrupt` of its own for it.
+    """
+
+    def stop(number: int, _: object) -> None:
+        received.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    here = threading.current_thread() is threading.main_thread()
+    names = [signal.SIGTERM, signal.SIGHUP] if here else []
+    before = {name: signal.getsignal(name) for name in names}
+    try:
+        for name in [name for name in names if before[name] == signal.SIG_DFL]:
+            signal.signal(name, stop)
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

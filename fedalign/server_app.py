@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import gc
 import logging
+from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedalign.federation.federation import Federation, federation_of
+from fedalign.files import reporting
 from fedalign.messages.groups import GroupGrid
 from fedalign.network.device import torch_threads
 from fedalign.runs.checkpoint import Checkpoint, Checkpoints, resume
 from fedalign.runs.folder import RunFolder
+from fedalign.runs.lock import locked
 from fedalign.runs.manifest import manifest
+from fedalign.runs.paths import folder_of
 from fedalign.runs.progress import Progress
 from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import columns
+from fedalign.server.client_states import states_of
 from fedalign.server.measure import Measure
 from fedalign.server.nodes import Nodes, SimulatedNodes
+from fedalign.server.participation import LimpingRunError, Participation, suggestion
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
 from fedalign.server.rounds import RoundLoop
@@ -39,30 +45,64 @@ def main(grid: Grid, context: Context) -> None:
     clients = len(nodes.present())
     config = _config(federation, nodes)
     strategy = strategy_of(federation, config.num_clients)
-    resumed = resume(config, strategy, grid)
-    stack = _stack(federation, grid, min(config.clients_per_round or clients, clients), resumed)
-    facts = manifest(config, federation, nodes, type(grid).__name__, stack)
-
-    gc.freeze()  # some Flower strategies collect garbage at each reply; nothing so far is any
-    measured = measures(federation, nodes)
-    folder = RunFolder(config, facts, resumed)
-    if not nodes.hold_own_data:
-        from fedalign.report.partition import draw  # matplotlib and SciPy take a second to import
-
-        draw(federation, config.num_clients, folder.path / "partition.png")
-    progress = _progress(config, folder, resumed)
-    checkpoints = Checkpoints(config, strategy, grid, stack.size)
-    callbacks = [*measured, folder, progress, checkpoints]
-    runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds)
-    settings = round_settings(federation, config, stack.size)
-    client = federation.client
-    bounds = client.metric_bounds if isinstance(client, BoundsMetrics) else None
-    loop = RoundLoop(strategy, grid, nodes, settings, federation.codec, runner, True, bounds)
-    done, model = (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
-    # A second torch thread keeps spinning after each large operation; measuring has its own pool.
-    with folder, progress, torch_threads(1):
-        folder.save(federation.network.layout.to_state(loop.run(model, first=done + 1)))
+    measured, states = measures(federation, nodes), states_of(config, grid)
+    with locked(folder_of(config)):
+        resumed = resume(config, strategy, states)
+        sampled = min(config.clients_per_round or clients, clients)
+        stack = _stack(federation, grid, sampled, resumed)
+        facts = manifest(config, federation, nodes, type(grid).__name__, stack)
+        gc.freeze()  # some Flower strategies collect garbage at each reply; nothing so far is any
+        seen = Participation.restored(resumed.participation) if resumed else Participation()
+        folder = RunFolder(config, facts, resumed, seen)
+        progress = _progress(config, folder, resumed)
+        checkpoints = Checkpoints(config, strategy, states, stack.size, seen, resumed)
+        callbacks = [*measured, folder, progress, checkpoints]
+        runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds)
+        client = federation.client
+        loop = RoundLoop(
+            strategy,
+            grid,
+            nodes,
+            round_settings(federation, config, stack.size),
+            federation.codec,
+            runner,
+            counts_known=True,
+            bounds=client.metric_bounds if isinstance(client, BoundsMetrics) else None,
+            participation=seen,
+            states=states,
+        )
+        done, model = (
+            (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
+        )
+        # A second torch thread keeps spinning after each large operation; measuring has its own.
+        with folder, checkpoints, progress, torch_threads(1):
+            if not nodes.hold_own_data:
+                _draw(federation, config, folder.path / "partition.png")
+            folder.save(federation.network.layout.to_state(loop.run(model, first=done + 1)))
     print(f"results in {folder.path}", flush=True)
+    _say_who_took_part(seen, config, folder)
+
+
+def _draw(federation: Federation, config: Config, file: Path) -> None:
+    """Draw who has which examples."""
+    from fedalign.report import partition  # matplotlib and SciPy take a second to import
+
+    with reporting(file):
+        partition.draw(federation, config.num_clients, file)
+
+
+def _say_who_took_part(seen: Participation, config: Config, folder: RunFolder) -> None:
+    """Log which clients were left out in a run that has finished.
+
+    Raises:
+        LimpingRunError: fewer clients than `min_participation` ever took part.
+    """
+    line, share = seen.line(), config.min_participation
+    if seen.is_below(share):
+        sampled = config.clients_per_round or config.num_clients
+        raise LimpingRunError(f"{folder.path}: {line}; {suggestion(share, sampled)}")
+    if line:
+        log.warning("%s", line)
 
 
 def _nodes(grid: Grid, federation: Federation) -> Nodes:
@@ -94,7 +134,8 @@ def _config(federation: Federation, nodes: Nodes) -> Config:
         "the engine has %d nodes, so %d clients take part and not %d",
         *(count, count, config.num_clients),
     )
-    return config.model_copy(update={"num_clients": count})
+    sampled = config.clients_per_round and min(config.clients_per_round, count)
+    return config.model_copy(update={"num_clients": count, "clients_per_round": sampled})
 
 
 def _stack(

@@ -50,7 +50,7 @@ def everybody(_number, partitions):
 
 def run_rounds(
     strategy, grid, model, nodes=None, codec=None, callbacks=(), first=1, examples=None,
-    bounds=None, **settings,
+    bounds=None, states=None, **settings,
 ):  # fmt: skip
     """The model after all rounds; `nodes` are node ids by partition, or asked if not given.
 
@@ -62,7 +62,8 @@ def run_rounds(
         counts = (examples or dict.fromkeys(nodes, 1)).values()
         nodes = SimulatedNodes(nodes, counts, counts)
     settings = RoundSettings(**{"seed": 0} | settings)
-    runner = CallbackRunner(callbacks)
-    known = examples is not None
-    loop = RoundLoop(strategy, grid, nodes, settings, codec, runner, known, bounds)
+    loop = RoundLoop(
+        strategy, grid, nodes, settings, codec, CallbackRunner(callbacks), examples is not None,
+        bounds, states=states,
+    )  # fmt: skip
     return loop.run(model, first)

@@ -29,7 +29,7 @@ ORDER = (
     "network",
     "models settings data partitions",
     "partitioning testing console",
-    "seeding",
+    "seeding files",
     "errors rng __version__",
 )
 RANKS = {room: rank for rank, row in enumerate(ORDER) for room in row.split()}

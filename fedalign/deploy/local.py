@@ -14,7 +14,7 @@ from fedalign.deploy.certs import certify, make_key
 from fedalign.deploy.processes import PATIENCE, Processes, free_port
 from fedalign.deploy.superlink import SuperLink, follow
 from fedalign.errors import FedalignError, InputError
-from fedalign.runs.paths import folder_of, forget, is_finished
+from fedalign.runs.paths import STATES, folder_of, forget, is_finished
 from fedalign.settings.config import Config, read
 from fedalign.settings.sources import parse_overrides
 
@@ -120,7 +120,10 @@ def run(
     if again:
         forget(planned)
     count = planned.num_clients
-    nodes: list[dict[str, Setting]] = [{"partition-id": i} for i in range(count)]
+    states = str(folder / STATES)
+    nodes: list[dict[str, Setting]] = [
+        {"partition-id": i, "state-dir": states} for i in range(count)
+    ]
     for i, node in enumerate(nodes):
         node |= {"data-dir": str(data[i].resolve())} if data else {"num-partitions": count}
     print(f"starting a SuperLink and {count} SuperNodes", flush=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedalign.masks.phases import update_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.codec import FLOATS, Codec
-from fedalign.messages.records import EXTRA, METRICS, TrainTask, arrays_of
+from fedalign.messages.records import EXTRA, METRICS, TrainTask, arrays_of, with_content
 from fedalign.messages.rules import ReplyRules, update_limit
 from fedalign.messages.validation import (
     arrays_in,
@@ -40,7 +40,7 @@ def encode(messages: Sequence[Message], codec: Codec | None) -> list[Message]:
             content = RecordDict(dict(message.content))
             content["arrays"] = codec.shrink(arrays_of(message))
             contents[id(message.content)] = content
-    return [_with_content(message, contents[id(message.content)]) for message in messages]
+    return [with_content(message, contents[id(message.content)]) for message in messages]
 
 
 class _Sent(NamedTuple):
@@ -149,11 +149,3 @@ class ReplyDecoder:
         if norm > limit:
             raise ValueError(f"{short(name)} has norm {norm:.6g}, and {limit:g} is the largest")
         return array
-
-
-def _with_content(message: Message, content: RecordDict) -> Message:
-    """Return an instruction that differs in its content only."""
-    sent = message.metadata
-    return Message(
-        content, sent.dst_node_id, sent.message_type, ttl=sent.ttl, group_id=sent.group_id
-    )

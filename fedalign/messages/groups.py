@@ -5,7 +5,7 @@ Flower's own engines know nothing about groups: they call a `GroupApp` client by
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,6 +44,10 @@ class GroupReplies:
         summed: a reply may stand for several clients, and then carries a `Mark`.
         notes: what the server should log, such as why clients were not trained together.
         unusable: by node, why an answer that came is no reply to the message that was sent.
+        members: by the node of a reply, the nodes for which the reply stands; those that are
+            missing stand for themselves.
+        states: by node, what clients that answered want to store; the server decides whether.
+        failures: by partition, why clients raised.
     """
 
     replies: list[Message] = field(default_factory=list)
@@ -51,6 +55,14 @@ class GroupReplies:
     summed: bool = False
     notes: list[str] = field(default_factory=list)
     unusable: dict[int, str] = field(default_factory=dict)
+    members: dict[int, list[int]] = field(default_factory=dict)
+    states: dict[int, RecordDict] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
+
+    def nodes_of(self, reply: Message) -> Collection[int]:
+        """Return the nodes for which a reply stands."""
+        node = reply.metadata.src_node_id
+        return self.members.get(node, [node])
 
 
 class GroupApp(ClientApp):
@@ -103,13 +115,16 @@ class GroupGrid(Protocol):
     def exchange(
         self, messages: Sequence[Message], request: GroupRequest, group: int, timeout: float | None
     ) -> GroupReplies:
-        """Return the replies to messages, which are dealt out in groups of at most `group`."""
+        """Return the replies to messages, which are dealt out in groups of at most `group`.
+
+        What clients want to store comes with the replies, and is stored by `keep_states` only.
+        """
         ...
 
-    def states(self) -> dict[int, RecordDict]:
-        """Return the states that clients have left, by node id."""
+    def states(self) -> Mapping[int, RecordDict]:
+        """Return the stored states of clients by node id; later rounds do not change it."""
         ...
 
-    def keep_state(self, node_id: int, state: RecordDict) -> None:
-        """Let a node find this state when it is next asked."""
+    def keep_states(self, states: Mapping[int, RecordDict]) -> None:
+        """Let nodes find these states when they are next asked."""
         ...

@@ -21,6 +21,7 @@ from fedalign.network.arrays import num_bytes
 
 METRICS = "metrics"
 EXTRA = "extra"
+STATE = "fedalign"  # a client's state in its context; in messages to real nodes, its digest
 _PREFIX = "mask-"
 _PLAN = TypeAdapter(MaskPlan)
 
@@ -92,6 +93,14 @@ def evaluate_reply(message: Message, num_examples: int, measured: Mapping[str, f
     """Return the reply to an evaluate message."""
     metrics = MetricRecord({"num-examples": num_examples, **measured})
     return Message(RecordDict({METRICS: metrics}), reply_to=message)
+
+
+def with_content(message: Message, content: RecordDict) -> Message:
+    """Return an instruction that differs in its content only."""
+    sent = message.metadata
+    return Message(
+        content, sent.dst_node_id, sent.message_type, ttl=sent.ttl, group_id=sent.group_id
+    )
 
 
 def size_of(message: Message) -> int:

@@ -34,6 +34,8 @@ class RoundReplies:
         num_bytes: the size of the arrays that they sent.
         left_out: by partition, why a client's reply is left out; of a sum, the first client.
         num_left_out: how many clients are left out.
+        used: the nodes whose models are in `replies`, on their own or in a sum.
+        states: by node, the new states of those clients.
     """
 
     replies: list[Message] = field(default_factory=list)
@@ -42,6 +44,8 @@ class RoundReplies:
     num_bytes: int = 0
     left_out: dict[int, str] = field(default_factory=dict)
     num_left_out: int = 0
+    used: set[int] = field(default_factory=set)
+    states: dict[int, RecordDict] = field(default_factory=dict)
 
     def leave_out(self, partition: int, reason: str, clients: int = 1) -> None:
         """Note that a reply cannot be used; it stands for `clients` clients."""
@@ -107,6 +111,7 @@ def _receive(
     for node, reason in came.unusable.items():
         round_replies.leave_out(partition_of[node], reason)
     usable: list[tuple[Message, int]] = []  # each with the number of clients it stands for
+    refused: set[int] = set()  # nodes
     for reply in came.replies:
         node = reply.metadata.src_node_id
         mark = take_mark(reply) if came.summed else None
@@ -117,6 +122,7 @@ def _receive(
         round_replies.num_bytes += num_bytes
         for own, reason in left_out.items():
             round_replies.leave_out(partition_of[own], reason)
+            refused.add(own)
         remaining = num_clients - len(left_out)
         if remaining:
             try:
@@ -126,6 +132,8 @@ def _receive(
                 reason = str(error) if isinstance(error, ValueError) else repr(error)
                 round_replies.leave_out(partition_of[node], reason[:MAX_CHARACTERS], remaining)
     _keep_alike(round_replies, usable, partition_of)
+    for reply in round_replies.replies:
+        round_replies.used.update(node for node in came.nodes_of(reply) if node not in refused)
     return round_replies
 
 

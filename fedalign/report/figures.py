@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedalign.errors import InputError
-from fedalign.report.tables import Row, Run, label
+from fedalign.report.reading import Run
+from fedalign.report.tables import Row, label
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,

@@ -1,38 +1,16 @@
-"""Compare finished runs: read their folders, group them by seed, and tabulate them."""
+"""Compare runs: group them by seed, and tabulate them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan, nan
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fedalign.errors import InputError
+from fedalign.report.reading import Run
 from fedalign.report.statistics import UNKNOWN, Difference, mean_std, paired
-from fedalign.settings.layers import flatten
-from fedalign.settings.yaml12 import parse
-
-IGNORED = {"seed", "out", "evaluation.threads"}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run as read from its folder.
-
-    Attributes:
-        path: the run folder.
-        settings: the configuration under dotted keys.
-        metrics: `metrics.csv`, a row a round.
-        landscape: `landscape.csv`, a row a point of a curve.
-    """
-
-    path: Path
-    settings: dict[str, Any]
-    metrics: pd.DataFrame
-    landscape: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -138,40 +116,41 @@ COLUMNS = {
 }
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Return the runs in these folders; `InputError` names a folder that holds no run."""
-    found = []
-    for folder in folders:
-        try:
-            found.append(
-                Run(
-                    folder,
-                    flatten(parse((folder / "config.yaml").read_text("utf-8"))),
-                    pd.read_csv(folder / "metrics.csv"),
-                    pd.read_csv(folder / "landscape.csv"),
-                )
-            )
-        except FileNotFoundError as error:
-            raise InputError(
-                f"{folder} is not a run folder: it has no {Path(error.filename).name}"
-            ) from None
-    return found
-
-
 def groups(runs: Sequence[Run]) -> list[Row]:
-    """Return runs that differ only in the seed as one row, labelled by the settings that vary."""
-    keys = sorted({key for run in runs for key in run.settings} - IGNORED)
+    """Return runs that differ only in the seed as one row, labelled by the settings that vary.
+
+    A seed counts once in a row. A run that has not finished has a row of its own, which says how
+    far it is.
+    """
+    keys = sorted({key for run in runs for key in run.counted} - {"seed"})
     varied = [
         key
         for key in keys
-        if len({str(run.settings[key]) for run in runs if key in run.settings}) > 1
-        and not key.startswith("simulation.")
+        if len({str(run.counted[key]) for run in runs if key in run.counted}) > 1
     ]
-    grouped: dict[str, list[Run]] = {}
+    grouped: dict[str, dict[int, Run]] = {}
     for run in runs:
-        values = {key: run.settings[key] for key in varied if key in run.settings}
-        grouped.setdefault(label(values) or run.settings["name"], []).append(run)
-    return [Row(arm, group) for arm, group in sorted(grouped.items())]
+        values = {key: run.counted[key] for key in varied if key in run.counted}
+        arm = label(values) or str(run.settings["name"])
+        arm += f" ({run.unfinished})" if run.unfinished else ""
+        grouped.setdefault(arm, {}).setdefault(run.settings["seed"], run)
+    return [Row(arm, list(by_seed.values())) for arm, by_seed in sorted(grouped.items())]
+
+
+def remarks(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
+    """Return a line on each run that is not in the rows, has not finished, or limped."""
+    shown = {id(run): run for row in rows for run in row.runs}
+    lines = []
+    for run in runs:
+        if run.unfinished:
+            lines.append(f"{run.path}: not finished, {run.unfinished}")
+        if id(run) not in shown:
+            twin = next(other for other in shown.values() if other.is_twin_of(run))
+            kind = "a copy" if twin.metrics.equals(run.metrics) else "another run"
+            lines.append(f"{run.path}: {kind} of {twin.path}, whose seed counts once; left out")
+        if run.warning:
+            lines.append(f"{run.path}: {run.warning}")
+    return lines
 
 
 def measured(rows: Sequence[Row]) -> list[str]:

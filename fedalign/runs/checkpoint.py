@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a run every few rounds, from which a stopped run continues.
+"""Checkpoints: the state of a run after a round, from which a stopped run continues.
 
 The state is that of the global model, the strategy and the clients. Generators have none: every
 random stream is made anew from its name and the round's number.
@@ -7,23 +7,29 @@ random stream is made anew from its name and the round's number.
 from __future__ import annotations
 
 import logging
+import shlex
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
-from fedalign.messages.groups import GroupGrid
-from fedalign.runs.paths import CHECKPOINT, folder_of, is_finished
-from fedalign.runs.trees import DamagedError, is_known, read, write
+from fedalign.errors import FedalignError
+from fedalign.files import sync
+from fedalign.runs.paths import CHECKPOINT, FINISHED, DamagedManifestError, folder_of, read_manifest
+from fedalign.runs.trees import DamagedError, Packed, is_known, pack, read, write
 from fedalign.server.callbacks import Callback
+from fedalign.server.client_states import ClientStates
+from fedalign.server.participation import Participation
 from fedalign.server.round import Round
 from fedalign.server.strategies import inner_strategies
 from fedalign.settings.config import Config
-from fedalign.settings.registry import traits
 
+AUTO_FACTOR = 10  # so that writing takes at most about a tenth of a run's time
 log = logging.getLogger("fedalign")
 
 
@@ -39,7 +45,8 @@ class Checkpoint:
         sizes: length in bytes of each table (`*.csv`) after this round.
         model: the global model.
         strategy: the strategy's state, see `state_of`.
-        clients: the clients' states by node id.
+        clients: the clients' states by node id; of real nodes, their digests by partition.
+        participation: `Participation.state()` of the run.
     """
 
     settings: str
@@ -48,57 +55,130 @@ class Checkpoint:
     sizes: dict[str, int]
     model: ArrayRecord
     strategy: dict[str, Any]
-    clients: dict[int, RecordDict]
+    clients: dict[int, Any]
+    participation: dict[str, Any]
 
 
 class Checkpoints(Callback):
     """A callback that writes the latest checkpoint into the run folder.
 
-    It writes none if the clients are stateful and the grid does not hold their states, as on
-    Flower's engine and on real nodes.
+    With `checkpoint_every: auto` it writes one as soon as the rounds since the last one took
+    `AUTO_FACTOR` times as long as writing it. Leaving it as a context manager because of an error,
+    Ctrl-C or a signal writes the state after the last round that is in the tables, and prints how
+    to go on.
+
+    It writes none while nodes would lose their clients' states with their processes, as on Flower's
+    engine, or without a `state-dir`; a warning says so.
 
     Args:
         config: gives the folder and `checkpoint_every`.
         strategy: the run's strategy.
-        grid: the run's grid.
+        states: those of the clients.
         stack: number of clients trained as one stack.
+        participation: who has taken part so far.
+        resumed: the checkpoint that the run has continued from.
     """
 
-    def __init__(self, config: Config, strategy: Strategy, grid: Grid, stack: int):
-        self._folder, self._settings = folder_of(config), config.digest()
-        self._strategy, self._grid, self._stack = strategy, grid, stack
-        self._every = config.checkpoint_every if holds_all(config, grid) else 0
+    def __init__(
+        self,
+        config: Config,
+        strategy: Strategy,
+        states: ClientStates,
+        stack: int,
+        participation: Participation | None = None,
+        resumed: Checkpoint | None = None,
+    ):
+        self._folder, self._settings, self._rounds = (
+            folder_of(config),
+            config.digest(),
+            config.rounds,
+        )
+        self._strategy, self._states, self._stack = strategy, states, stack
+        self._participation = participation or Participation()
+        self._every = config.checkpoint_every
+        self._captured: dict[int, tuple[Packed, Mapping[int, Any]]] = {}
+        self._ready: tuple[int, Packed, Mapping[int, Any]] | None = None
+        self._written = resumed.number if resumed else 0
+        self._cost, self._last = 0.0, time.monotonic()
         self._warned = False
 
-    def must_finish(self, number: int) -> bool:
-        """Return whether a checkpoint is written after this round."""
-        return self._every > 0 and number % self._every == 0
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Write what is not yet written, and say how to go on, if the run has not finished."""
+        if error is None:
+            return
+        if self._ready and self._ready[0] > self._written:
+            try:
+                self._write(*self._ready)
+            except FedalignError as failure:  # must not hide the error before it
+                log.warning("%s", failure)
+        if self._written:
+            kept = f"round {self._written} of {self._rounds} is kept in {self._folder}"
+            print(f"{kept}; to go on: {command()}", file=sys.stderr, flush=True)
+
+    def capture(self, outcome: Round) -> None:
+        """Take the state after a round."""
+        if not self._every:
+            return
+        clients = self._states.snapshot()
+        self._warn(clients is None)
+        if clients is None:
+            return
+        state = {
+            "model": outcome.after,
+            "strategy": state_of(self._strategy),
+            "clients": dict(clients),
+            "participation": self._participation.state(),
+        }
+        self._captured[outcome.number] = pack(state), clients
 
     def on_round(self, outcome: Round) -> None:
         """Write a checkpoint if one is due; the round must already be in the folder's tables."""
-        if not self.must_finish(outcome.number):
+        number = outcome.number
+        if number not in self._captured:
             return
-        self._warn()
-        checkpoint = Checkpoint(
-            settings=self._settings,
-            number=outcome.number,
-            stack=self._stack,
-            sizes={file.name: file.stat().st_size for file in self._folder.glob("*.csv")},
-            model=outcome.after,
-            strategy=state_of(self._strategy),
-            clients=self._grid.states() if isinstance(self._grid, GroupGrid) else {},
-        )
-        write(self._folder / CHECKPOINT, vars(checkpoint))
+        facts = {"settings": self._settings, "number": number, "stack": self._stack}
+        sizes = {file.name: file.stat().st_size for file in self._folder.glob("*.csv")}
+        state, clients = self._captured.pop(number)
+        self._ready = number, state.plus(facts | {"sizes": sizes}), clients
+        if self._is_due(number):
+            self._write(*self._ready)
 
-    def _warn(self) -> None:
+    def _is_due(self, number: int) -> bool:
+        if self._every == "auto":
+            return time.monotonic() - self._last >= AUTO_FACTOR * self._cost
+        return number % self._every == 0
+
+    def _write(self, number: int, checkpoint: Packed, clients: Mapping[int, Any]) -> None:
+        began = time.monotonic()
+        for table in self._folder.glob("*.csv"):
+            sync(table)
+        write(self._folder / CHECKPOINT, checkpoint)
+        self._states.is_saved(clients)
+        self._written, self._last = number, time.monotonic()
+        self._cost = self._last - began
+
+    def _warn(self, clients_lose: bool) -> None:
         lost = [] if self._warned else sorted(lost_of(self._strategy))
+        if clients_lose and not self._warned:
+            log.warning("no checkpoints: nodes do not store their clients' states (state-dir)")
         self._warned = True
         if lost:
             message = "checkpoints cannot store %s of the strategy: a resumed run may differ"
             log.warning(message, ", ".join(lost))
 
 
-def resume(config: Config, strategy: Strategy, grid: Grid) -> Checkpoint | None:
+def command() -> str:
+    """Return the command that goes on with this run, as a person would type it."""
+    program, *words = sys.argv
+    if Path(program).name not in ("fedalign", "flower-simulation"):
+        return "start the same run again"
+    return shlex.join([Path(program).name, *(word for word in words if word != "--again")])
+
+
+def resume(config: Config, strategy: Strategy, states: ClientStates) -> Checkpoint | None:
     """Return the checkpoint of an unfinished run and restore its state; None if there is none.
 
     A damaged checkpoint, or one of other settings, is ignored with a warning.
@@ -106,11 +186,17 @@ def resume(config: Config, strategy: Strategy, grid: Grid) -> Checkpoint | None:
     Args:
         config: the run's configuration.
         strategy: as newly built; its attributes are set to those of the checkpoint.
-        grid: its clients are given their states.
+        states: of the clients, which become those of the checkpoint.
     """
     folder = folder_of(config)
     path = folder / CHECKPOINT
-    if not holds_all(config, grid) or not path.is_file() or is_finished(folder):
+    try:
+        earlier = read_manifest(folder)
+    except DamagedManifestError as error:
+        log.warning("%s; the run starts from round 1", error)
+        return None
+    finished = earlier is not None and earlier["status"] == FINISHED
+    if not path.is_file() or finished:
         return None
     try:
         checkpoint = _read(config)
@@ -120,15 +206,8 @@ def resume(config: Config, strategy: Strategy, grid: Grid) -> Checkpoint | None:
         return None
     for owner, name, value in attributes:
         setattr(owner, name, value)
-    if isinstance(grid, GroupGrid):
-        for node, state in checkpoint.clients.items():
-            grid.keep_state(node, state)
+    states.restore(checkpoint.clients)
     return checkpoint
-
-
-def holds_all(config: Config, grid: Grid) -> bool:
-    """Return whether a checkpoint can hold the whole state of a run, its clients' included."""
-    return isinstance(grid, GroupGrid) or not traits("clients", config.client.name).stateful
 
 
 def state_of(strategy: Strategy) -> dict[str, Any]:

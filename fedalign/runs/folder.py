@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import shutil
 import time
@@ -13,26 +14,34 @@ from typing import Any
 from flwr.app import ArrayRecord
 from safetensors.numpy import save_file
 
-from fedalign.errors import InputError
+from fedalign.errors import FedalignError, InputError
+from fedalign.files import replace, replace_text, reporting, sync
 from fedalign.landscape.planes import rows_of
 from fedalign.runs.checkpoint import Checkpoint
-from fedalign.runs.paths import CHECKPOINT, folder_of
+from fedalign.runs.identity import changes
+from fedalign.runs.lock import LOCK
+from fedalign.runs.paths import CHECKPOINT, FINISHED, MANIFEST, STATES, folder_of, read_manifest
 from fedalign.runs.tables import barriers_row, columns, landscape_rows
 from fedalign.server.callbacks import Callback
+from fedalign.server.participation import Participation
 from fedalign.server.round import Round
 from fedalign.settings.config import Config
 from fedalign.settings.yaml12 import dump
+
+log = logging.getLogger("fedalign")
 
 
 class RunFolder(Callback):
     """A callback that appends each finished round to the tables of the run folder.
 
-    Leaving it as a context manager writes how the run ended into `manifest.json`.
+    The row of `metrics.csv` comes last: a round is in the folder when its line there is complete.
+    Leaving it as a context manager writes how the run ended into `manifest.json`, last of all.
 
     Args:
         config: the resolved configuration.
         manifest: facts about the run: versions, hardware, data source.
         resumed: the checkpoint to continue from; None empties the folder and starts anew.
+        participation: who has taken part so far, for the manifest at the end.
 
     Raises:
         InputError: the folder cannot be written to.
@@ -43,11 +52,12 @@ class RunFolder(Callback):
         config: Config,
         manifest: Mapping[str, Any],
         resumed: Checkpoint | None = None,
+        participation: Participation | None = None,
     ):
-        self.path = folder_of(config)
+        self.path, self._participation = folder_of(config), participation or Participation()
         self._started = time.perf_counter()
-        self._columns = columns(config.evaluation)
-        self._manifest = dict(manifest) | {"status": "running", "resumed_after": []}
+        self._columns, self._share = columns(config.evaluation), config.min_participation
+        self._manifest = dict(manifest) | {"status": "running", "resumed_after": [], "changed": []}
         try:
             if resumed is None:
                 self._begin()
@@ -55,20 +65,30 @@ class RunFolder(Callback):
                 self._continue(resumed)
         except OSError as error:
             raise InputError(f"out: cannot write to {config.out!r}: {error.strerror}") from None
-        (self.path / "config.yaml").write_text(dump(config.model_dump()), "utf-8")
-        self._write_manifest()
+        replace_text(self.path / "config.yaml", dump(config.model_dump()))
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Write the run's status and seconds; a finished run loses its checkpoint."""
-        status = "finished" if error is None else f"failed: {str(error) or type(error).__name__}"
         seconds = round(time.perf_counter() - self._started, 3)
-        self._manifest |= {"status": status, "seconds": seconds}
-        self._write_manifest()
+        self._manifest |= {"status": _status(error), "seconds": seconds}
+        self._manifest["participation"] = self._participation.facts()
+        self._manifest["warning"] = self._participation.line()
+        self._manifest["limped"] = self._participation.is_below(self._share)
+        try:
+            if error is None:
+                for table in self._columns:
+                    sync(self.path / table)
+            self._write_manifest()
+        except (FedalignError, OSError) as failure:
+            if error is None:
+                raise
+            log.warning("%s", failure)
         if error is None:
             (self.path / CHECKPOINT).unlink(missing_ok=True)
+            shutil.rmtree(self.path / STATES, ignore_errors=True)
 
     def on_round(self, outcome: Round) -> None:
         """Append the round to the folder's tables.
@@ -80,45 +100,67 @@ class RunFolder(Callback):
         - `clients.csv`: if clients evaluate, a row for each client.
         """
         number = outcome.number
-        metrics_row = self._row("metrics.csv", {**outcome.metrics, "round": number})
-        self._append("metrics.csv", [metrics_row])
-        for partition, metrics in outcome.evaluations.items():
-            cells = {**metrics, "examples": metrics["num-examples"]}
-            cells |= {"round": number, "partition": partition}
-            self._append("clients.csv", [self._row("clients.csv", cells)])
+        if outcome.evaluations:
+            cells = (
+                {**own, "examples": own["num-examples"], "round": number, "partition": partition}
+                for partition, own in outcome.evaluations.items()
+            )
+            self._append("clients.csv", [self._row("clients.csv", row) for row in cells])
         for curve in outcome.curves:
             self._append("barriers.csv", [[number, *barriers_row(curve)]])
             self._append("landscape.csv", [[number, *row] for row in landscape_rows(curve)])
         for plane in outcome.maps:
             self._append("planes.csv", [[number, *row] for row in rows_of(plane)])
+        metrics_row = self._row("metrics.csv", {**outcome.metrics, "round": number})
+        self._append("metrics.csv", [metrics_row])
 
     def save(self, model: ArrayRecord) -> None:
         """Write the final model."""
         tensors = {name: array.numpy() for name, array in model.items()}
-        save_file(tensors, self.path / "model.safetensors")
+        replace(self.path / "model.safetensors", lambda new: save_file(tensors, new))
 
     def _begin(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(parents=True)
+        """Empty the folder; that the earlier run is not finished any more is written first."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write_manifest()
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name not in (MANIFEST, LOCK):
+                entry.unlink()
         for name, headings in self._columns.items():
             self._append(name, [headings])
 
     def _continue(self, resumed: Checkpoint) -> None:
-        """Cut off the rows written after the checkpoint, and record it in the manifest."""
+        """Cut off the rows written after the checkpoint; record it, and what changed, too."""
         for name, size in resumed.sizes.items():
             os.truncate(self.path / name, size)
-        manifest = self.path / "manifest.json"
-        earlier = json.loads(manifest.read_text()) if manifest.is_file() else {}
+        earlier = read_manifest(self.path) or {}
         self._manifest["resumed_after"] = [*earlier.get("resumed_after", []), resumed.number]
+        found = changes(earlier.get("identity", {}), self._manifest.get("identity", {}))
+        self._manifest["changed"] = earlier.get("changed", [])
+        if found:
+            log.warning("since round %d, %s", resumed.number, "; ".join(found))
+            self._manifest["changed"] += [{"after": resumed.number, "what": found}]
+        self._write_manifest()
 
     def _row(self, name: str, cells: Mapping[str, Any]) -> list[Any]:
         return [cells.get(key, "") for key in self._columns[name]]
 
     def _append(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
-        with (self.path / name).open("a", newline="", encoding="utf-8") as file:
+        with (
+            reporting(self.path / name),
+            (self.path / name).open("a", newline="", encoding="utf-8") as file,
+        ):
             csv.writer(file, lineterminator="\n").writerows(rows)
 
     def _write_manifest(self) -> None:
-        new = self.path / "manifest.json.tmp"
-        new.write_text(json.dumps(self._manifest, indent=2) + "\n", "utf-8")
-        new.replace(self.path / "manifest.json")
+        replace_text(self.path / MANIFEST, json.dumps(self._manifest, indent=2) + "\n")
+
+
+def _status(error: BaseException | None) -> str:
+    if error is None:
+        return FINISHED
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped"
+    return f"failed: {str(error) or type(error).__name__}"

@@ -12,11 +12,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from fedalign.runs.paths import folder_of, is_finished
+from fedalign.server.participation import LimpingRunError
 from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
 from fedalign.settings.yaml12 import dump
 
 RUN = (sys.executable, "-c", "from fedalign.cli import main; main()", "run")
+DONE = (0, LimpingRunError.exit_code)  # exit codes of runs that have finished
 GRACE = 10.0  # seconds that an interrupted run has to stop
 Child = subprocess.Popen[bytes]
 
@@ -35,14 +38,14 @@ def run_all(
     """
     waiting = list(configs)[::-1]
     running: dict[Child, tuple[Config, Path]] = {}
-    with TemporaryDirectory(prefix="fedalign-") as folder, _interruptible(), _stopping(running):
+    with TemporaryDirectory(prefix="fedalign-") as folder, _stopping(running):
         while waiting or running:
             while waiting and len(running) < jobs:
                 config, log = waiting.pop(), Path(folder) / f"{len(waiting)}.log"
                 running[_start(config, log)] = config, log
             for child in [child for child in running if child.poll() is not None]:
                 config, log = running.pop(child)
-                yield config, None if child.returncode == 0 else _reason(child, log)
+                yield config, None if child.returncode in DONE else _reason(child, log)
             time.sleep(0.05)
 
 
@@ -51,9 +54,10 @@ def _start(config: Config, log: Path) -> Child:
     file.write_text(dump(config.model_dump()), "utf-8")
     paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = {"OMP_NUM_THREADS": str(config.evaluation.threads)}
+    again = ["--again"] if is_finished(folder_of(config)) else []  # whoever asks for it means it
     with log.open("wb") as errors:
         return subprocess.Popen(
-            [*RUN, str(file)],
+            [*RUN, *again, str(file)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -89,16 +93,3 @@ def _stopping(running: Collection[Child]) -> Iterator[None]:
 def _signal(child: Child, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, number)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP like Ctrl-C, since children in other groups do not receive them."""
-    names = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
-    try:
-        for name in names:
-            signal.signal(name, signal.default_int_handler)
-        yield
-    finally:
-        for name in names:
-            signal.signal(name, signal.SIG_DFL)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Collection
 from dataclasses import asdict
@@ -20,6 +19,8 @@ import torch
 from fedalign import __version__
 from fedalign.federation.federation import Federation
 from fedalign.network.device import gpu_facts
+from fedalign.runs.identity import identity
+from fedalign.runs.sources import commit_of, files_of, repositories
 from fedalign.server.nodes import Nodes
 from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
@@ -47,7 +48,9 @@ def manifest(
         "command": sys.argv,
         "seed": config.seed,
         "settings": config.digest(),
-        "commit": _commit(),
+        "commit": commit_of(HOME) if (HOME / ".git").exists() else None,  # else somebody else's
+        "repositories": repositories(files_of(config)),
+        "identity": identity(federation),
         "engine": engine,
         "stack": stack.size,
         "stack_reason": stack.reason,
@@ -120,23 +123,6 @@ def _train_examples(federation: Federation, nodes: Nodes) -> int:
 
 def _range(sizes: Collection[int]) -> dict[str, int]:
     return {"min": min(sizes), "max": max(sizes)}
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout, with `+` if files have changed; None without git."""
-    if not (HOME / ".git").exists():  # an installed copy may lie inside somebody else's repository
-        return None
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=40"],
-            cwd=HOME,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
 
 
 def _processor() -> str:

@@ -1,13 +1,22 @@
-"""The path of a run folder, and whether its run has finished."""
+"""The path of a run folder, its manifest, and whether its run has finished."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+from fedalign.runs.lock import locked
 from fedalign.settings.config import Config
 
 CHECKPOINT = "checkpoint.safetensors"
+STATES = "states"  # of the nodes of `fedalign deploy local`
+MANIFEST = "manifest.json"
+FINISHED = "finished"  # the status of a run that has all its results
+
+
+class DamagedManifestError(ValueError):
+    """A manifest that is not what was written into it."""
 
 
 def folder_of(config: Config) -> Path:
@@ -15,12 +24,45 @@ def folder_of(config: Config) -> Path:
     return Path(config.out).expanduser() / f"{config.name}-{config.digest()}"
 
 
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest in a folder; None if there is none.
+
+    Raises:
+        DamagedManifestError: names the file and says why it cannot be read.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DamagedManifestError(f"{path} is damaged: {error}") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("status"), str):
+        raise DamagedManifestError(f"{path} is damaged: it has no status")
+    return manifest
+
+
 def is_finished(folder: Path) -> bool:
-    """Return whether the run in this folder has finished; False if there is none."""
-    manifest = folder / "manifest.json"
-    return manifest.is_file() and json.loads(manifest.read_text())["status"] == "finished"
+    """Return whether the run in this folder has finished; False if there is none, or no telling."""
+    try:
+        manifest = read_manifest(folder)
+    except DamagedManifestError:
+        return False
+    return manifest is not None and manifest["status"] == FINISHED
+
+
+def limping(folder: Path) -> str | None:
+    """Return what a finished run said about its clients if too few of them took part."""
+    manifest = read_manifest(folder) or {}
+    return str(manifest.get("warning")) if manifest.get("limped") else None
 
 
 def forget(config: Config) -> None:
-    """Remove the checkpoint of an unfinished run, so that it starts from round 1."""
-    (folder_of(config) / CHECKPOINT).unlink(missing_ok=True)
+    """Remove the checkpoint of an unfinished run, so that it starts from round 1.
+
+    Raises:
+        FedalignError: the run is going on.
+    """
+    if (path := folder_of(config) / CHECKPOINT).exists():
+        with locked(path.parent):
+            path.unlink(missing_ok=True)

@@ -7,9 +7,9 @@ memory order and serialisation type survive. The tree around the arrays is JSON.
 from __future__ import annotations
 
 import json
-import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from fedalign.files import replace
 
 PLAIN = (type(None), bool, int, float, str)
 TABLES = (dict, ArrayRecord, MetricRecord, ConfigRecord, RecordDict)
@@ -41,17 +43,42 @@ def is_known(value: object) -> bool:
     return kind in (*PLAIN, bytes, Array)
 
 
-def write(path: Path, tree: object) -> None:
-    """Write a tree atomically: after a crash, `path` holds either the old tree or the new one."""
+@dataclass(frozen=True)
+class Packed:
+    """A tree as it is stored; later changes of the tree do not affect it.
+
+    Attributes:
+        tree: plain JSON, with the numbers of blobs in the places of arrays and bytes.
+        blobs: the bytes of these.
+    """
+
+    tree: Any
+    blobs: list[bytes]
+
+    def plus(self, values: Mapping[str, Any]) -> Packed:
+        """Return a packed dict with more keys."""
+        blobs = [*self.blobs]
+        return Packed({"dict": self.tree["dict"] + _pack(dict(values), blobs)["dict"]}, blobs)
+
+
+def pack(tree: object) -> Packed:
+    """Return a tree in the form in which `write` stores it; only NumPy arrays are copied."""
     blobs: list[bytes] = []
-    text = json.dumps(_pack(tree, blobs)).encode()
-    named = {TREE: text} | {str(number): blob for number, blob in enumerate(blobs)}
+    return Packed(_pack(tree, blobs), blobs)
+
+
+def write(path: Path, tree: object) -> None:
+    """Write a tree, packed or not: after a crash, `path` holds either the old tree or the new one.
+
+    Raises:
+        FedalignError: the file cannot be written.
+    """
+    packed = tree if isinstance(tree, Packed) else pack(tree)
+    text = json.dumps(packed.tree).encode()
+    named = {TREE: text} | {str(number): blob for number, blob in enumerate(packed.blobs)}
     tensors = {name: np.frombuffer(blob, np.uint8) for name, blob in named.items()}
-    new = path.with_name(f"{path.name}.tmp")
-    save_file(tensors, new, {"crc32": str(_crc32(named.__getitem__, len(blobs)))})
-    with new.open("rb") as file:
-        os.fsync(file.fileno())
-    new.replace(path)
+    checksum = {"crc32": str(_crc32(named.__getitem__, len(packed.blobs)))}
+    replace(path, lambda new: save_file(tensors, new, checksum))
 
 
 def read(path: Path) -> Any:

@@ -20,9 +20,8 @@ class Callback:
         """Return the partitions whose models `on_round` looks at, of those sampled for a round."""
         return ()
 
-    def must_finish(self, number: int) -> bool:  # noqa: ARG002
-        """Return whether the next round must not start before this one has been handled."""
-        return False
+    def capture(self, outcome: Round) -> None:
+        """Note what the next round will change; called before it starts, in order of rounds."""
 
     def on_round(self, outcome: Round) -> Added | None:
         """Handle a finished round; what is returned is added to it for the next callbacks."""
@@ -33,8 +32,7 @@ class CallbackRunner:
 
     Args:
         callbacks: in the order in which they are called.
-        overlap: the next round may train while callbacks are called, unless one of them
-            `must_finish`.
+        overlap: the next round may train while callbacks are called.
         rounds: the number of the last round, after which nothing trains; None: unknown.
     """
 
@@ -75,15 +73,13 @@ class CallbackRunner:
             started: `time.perf_counter()` at the start of the round.
         """
         self._catch_up()
-        if self._may_overlap(outcome.number):
+        for callback in self._callbacks:
+            callback.capture(outcome)
+        if self._overlap and outcome.number != self._rounds:
             outcome = outcome.plus(_seconds(started))
             self._behind = self._thread.submit(self._call, outcome)
         else:
             self._call(outcome, started)
-
-    def _may_overlap(self, number: int) -> bool:
-        waits = any(callback.must_finish(number) for callback in self._callbacks)
-        return self._overlap and number != self._rounds and not waits
 
     def _call(self, outcome: Round, started: float | None = None) -> None:
         for callback in self._callbacks:

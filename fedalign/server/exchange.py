@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -12,6 +13,7 @@ from flwr.serverapp import Grid
 from fedalign.errors import FedalignError, InputError
 from fedalign.messages.groups import GroupGrid, GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import clients_in, group_size
+from fedalign.server.client_states import take_states
 from fedalign.server.delivery import Answer, send_and_receive
 from fedalign.server.sampling import Sample
 
@@ -21,7 +23,15 @@ log = logging.getLogger("fedalign")
 
 
 class RoundFailedError(FedalignError):
-    """A round in which too few clients answered with a model that can be used."""
+    """A round in which too few clients answered with a model that can be used.
+
+    Attributes:
+        failures: by partition, why clients failed, where it is known.
+    """
+
+    def __init__(self, message: str, failures: Mapping[int, str] | None = None):
+        super().__init__(message)
+        self.failures = failures or {}
 
 
 def exchange(
@@ -57,29 +67,25 @@ def exchange(
     failed = [(node, reply) for node, reply, _ in answers if reply and reply.has_error()]
     good = [reply for reply in came.replies if reply.has_content()]
     good.sort(key=lambda reply: sample.partition_of[reply.metadata.src_node_id])
+    if not isinstance(grid, GroupGrid):
+        came.states = take_states(good)
     answered = sum(map(clients_in, good)) if summed else len(good)
     answered += len(came.unusable)
-    _report_missing(messages, answered, failed, sample, number)
-    return GroupReplies(good, came.models, summed, came.notes, came.unusable)
+    failures = {sample.partition_of[node]: reason_of(reply) for node, reply in failed}
+    _report_missing(len(messages), answered, failures, number)
+    return replace(came, replies=good, summed=summed, failures=failures)
 
 
-def _report_missing(
-    messages: Sequence[Message],
-    answered: int,
-    failed: Sequence[tuple[int, Message]],
-    sample: Sample,
-    number: int,
-) -> None:
+def _report_missing(asked: int, answered: int, failures: Mapping[int, str], number: int) -> None:
     """Log clients without an answer; raise if nobody answered."""
-    missing = len(messages) - len(failed) - answered
-    if not failed and not missing:
+    missing = asked - len(failures) - answered
+    if not failures and not missing:
         return
-    lost = f"{len(failed)} of {len(messages)} clients failed, {missing} did not answer"
-    if failed:
-        node, reply = failed[0]
-        lost += f"; client {sample.partition_of[node]}: {reason_of(reply)}"
+    lost = f"{len(failures)} of {asked} clients failed, {missing} did not answer"
+    for client, reason in list(failures.items())[:1]:
+        lost += f"; client {client}: {reason}"
     if not answered:
-        raise RoundFailedError(f"round {number}: {lost}")
+        raise RoundFailedError(f"round {number}: {lost}", failures)
     log.warning("round %d: %s", number, lost)
 
 

@@ -19,7 +19,7 @@ from flwr.serverapp.strategy import Strategy
 from fedalign.errors import named
 from fedalign.messages.codec import Codec
 from fedalign.messages.decoder import ReplyDecoder, encode
-from fedalign.messages.groups import GroupReplies, GroupRequest
+from fedalign.messages.groups import GroupGrid, GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import averages
 from fedalign.messages.records import total_size_of
 from fedalign.messages.round_replies import RoundReplies, receive_metrics, receive_models
@@ -28,8 +28,10 @@ from fedalign.messages.validation import Bounds, check_made, metrics_in
 from fedalign.seeding import seeded
 from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import spread
+from fedalign.server.client_states import ClientStates, HeldStates, RemoteStates
 from fedalign.server.exchange import RoundFailedError, exchange
 from fedalign.server.nodes import Nodes, config_for
+from fedalign.server.participation import Participation
 from fedalign.server.round import Round, RoundSettings
 from fedalign.server.sampling import Sample, sample
 from fedalign.server.strategies import chain, expect, rules_of
@@ -50,6 +52,8 @@ class RoundLoop:
         callbacks: called after each round.
         counts_known: `nodes` knows how many examples each client has, and replies must say so too.
         bounds: of the client algorithm's metrics, see `BoundsMetrics`; None: unknown.
+        participation: who has taken part so far.
+        states: what clients store from round to round; None: what the grid holds, if it does.
     """
 
     strategy: Strategy
@@ -60,7 +64,13 @@ class RoundLoop:
     callbacks: CallbackRunner = field(default_factory=CallbackRunner)
     counts_known: bool = False
     bounds: Callable[[int], Mapping[str, Bounds]] | None = None
+    participation: Participation = field(default_factory=Participation)
+    states: ClientStates | None = None
     _logged: set[str] = field(default_factory=set, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        held = HeldStates(self.grid) if isinstance(self.grid, GroupGrid) else RemoteStates(False)
+        self._states = self.states or held
 
     def run(self, model: ArrayRecord, first: int = 1) -> ArrayRecord:
         """Return the global model after the last round.
@@ -107,20 +117,29 @@ class RoundLoop:
         place = named(f"round {number}: strategy.configure_train", RoundFailedError)
         with place, seeded(settings.seed, "configure", number):
             ordered = clients.ordered(self.strategy.configure_train(number, model, config, shown))
-        sent = encode(ordered, self.codec)
-        came = exchange(self.grid, sent, clients, number, settings.timeout, request)
+        sent = self._states.address(encode(ordered, self.codec), clients)
+        try:
+            came = exchange(self.grid, sent, clients, number, settings.timeout, request)
+        except RoundFailedError as error:
+            self.participation.add(clients.nodes, (), error.failures)
+            raise
         self._log_once(came, number)
         known = self.nodes.train_examples if self.counts_known else None
         rules = rules_of(self.strategy, known, self.bounds)
         decoder = ReplyDecoder(ordered, self.codec, limit, rules)
         replies = receive_models(came, decoder, clients.partition_of, models_of)
+        used = [clients.partition_of[node] for node in replies.used]
+        self.participation.add(clients.nodes, used, came.failures | replies.left_out)
         _check_enough(replies, number, settings.min_replies)
+        replies.states = {node: came.states[node] for node in replies.used & came.states.keys()}
         return replies, total_size_of(sent)
 
     def aggregate(
         self, number: int, model: ArrayRecord, replies: RoundReplies, bytes_down: int
     ) -> Round:
         """Return the round with the new global model that the strategy makes of the replies.
+
+        Clients whose models it used then have their new states; all others have their old ones.
 
         Raises:
             RoundFailedError: the strategy made none.
@@ -131,6 +150,7 @@ class RoundLoop:
             result, metrics = self._made(number, model, replies)
         counts = {"clients": replies.num_clients, "dropped": replies.num_left_out}
         counts |= {"bytes_down": bytes_down, "bytes_up": replies.num_bytes}
+        self._states.keep(replies.states)
         return Round(number, model, result, replies.models, _scalars(metrics) | counts)
 
     def _made(
@@ -172,6 +192,7 @@ class RoundLoop:
         except RoundFailedError as error:  # the model is there all the same
             log.warning("nobody evaluates: %s", error)
             return outcome
+        self._states.keep(came.states)
         known = self.nodes.test_examples if self.counts_known else {}
         replies = receive_metrics(came, clients.partition_of, ReplyRules(examples=known))
         if replies.left_out:

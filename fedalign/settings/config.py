@@ -19,7 +19,7 @@ from fedalign.settings.builtin import BUILTIN, DEFAULT_PARTS, KINDS
 from fedalign.settings.coherence import check
 from fedalign.settings.layers import holds, validate, with_layers
 from fedalign.settings.registry import Part, parse
-from fedalign.settings.sections import Evaluation, Section, Simulation
+from fedalign.settings.sections import STATISTICS_BATCH, Evaluation, Section, Simulation
 from fedalign.settings.sources import (
     INLINE,
     is_inline,
@@ -36,8 +36,10 @@ LISTED = {
 # Where and how a run is computed is no part of what it computes, nor is how long it waits.
 NOT_IN_DIGEST = {
     *("name", "out", "checkpoint_every", "simulation"),
-    *("timeout", "min_available_nodes", "min_replies"),
+    *("timeout", "min_available_nodes", "min_replies", "min_participation"),
 }
+
+NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 
 # Younger settings count only where they differ from these, so that older runs keep their names.
 LATER = {"tf32": True, "deterministic": True}
@@ -93,8 +95,17 @@ class Config(Section):
     min_replies: int = Field(
         1, gt=0, description="valid replies that a round needs; with fewer, the run stops"
     )
-    checkpoint_every: int = Field(
-        10, ge=0, description="rounds between checkpoints; 0: no checkpoints"
+    min_participation: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the sampled clients that must take part at least once; with fewer, "
+        "a finished run ends with exit code 3",
+    )
+    checkpoint_every: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto",
+        description="rounds between checkpoints; 0: none; auto: as often as writing them takes "
+        "less than a tenth of the time, and when the run stops",
     )
     out: str = Field("runs", description="folder in which run folders are created")
     device: str = Field(
@@ -137,6 +148,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _parts_go_together(self) -> Config:
         check(self.strategy, self.client)
+        sampled = self.clients_per_round
+        if sampled is not None and sampled > self.num_clients:
+            problem = f"{sampled} is not allowed: there are {self.num_clients} clients"
+            raise BadValueError("clients_per_round", problem)
         return self
 
     def run_config(self) -> dict[str, UserConfigValue]:
@@ -145,11 +160,19 @@ class Config(Section):
 
     def digest(self) -> str:
         """Return 8 hex digits that name these settings; where and how it is run do not count."""
-        aside: dict[str, Any] = dict.fromkeys(NOT_IN_DIGEST, True)
-        aside |= {key: True for key, usual in LATER.items() if getattr(self, key) == usual}
-        counted = self.model_dump(exclude=aside | {"evaluation": {"threads", "overlap"}})
-        counted["evaluation"]["batch_size"] = self.evaluation.statistics_batch
-        return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
+        text = json.dumps(counted(self.model_dump()), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a whole configuration on which the results of a run depend."""
+    usual = {key for key, value in LATER.items() if tree.get(key) == value}
+    kept = {key: value for key, value in tree.items() if key not in NOT_IN_DIGEST | usual}
+    evaluation = dict(tree.get("evaluation", {}))
+    for key in NOT_IN_DIGEST_OF_EVALUATION & evaluation.keys():
+        del evaluation[key]
+    evaluation["batch_size"] = evaluation.get("batch_size") or STATISTICS_BATCH
+    return kept | {"evaluation": evaluation}
 
 
 def read(source: str | None, overrides: Mapping[str, Any]) -> Config:

@@ -98,10 +98,10 @@ def load(kind: str, name: str) -> Callable[..., Any]:
     Raises:
         InputError: no part of this kind has the name, or what has it breaks the kind's contract.
     """
-    reference = _reference(kind, name)
-    if reference is None:
+    found = reference(kind, name)
+    if found is None:
         raise InputError(f"{name!r} is not a {SINGULAR[kind]}{_hint(kind, name)}")
-    target = import_part(reference)
+    target = import_part(found)
     if isinstance(target, type):
         _check_class(kind, name, target)
     return target
@@ -188,8 +188,8 @@ def import_part(reference: str) -> Callable[..., Any]:
     return target  # type: ignore[no-any-return]
 
 
-def _reference(kind: str, name: str) -> str | None:
-    """Return the `package.module:Name` of a part."""
+def reference(kind: str, name: str) -> str | None:
+    """Return the `package.module:Name` of a part; None if there is no such part."""
     if name in BUILTIN[kind]:
         return BUILTIN[kind][name]
     plugins = _plugins(kind, tuple(sys.path))

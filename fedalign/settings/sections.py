@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+STATISTICS_BATCH = 200  # of `evaluation.batch_size: null`, on all devices
+
 
 class Section(BaseModel):
     """Settings that refuse unknown keys."""
@@ -106,7 +108,7 @@ class Evaluation(Section):
     @property
     def statistics_batch(self) -> int:
         """Examples in one forward pass for statistics, which is the same on all devices."""
-        return self.batch_size or 200
+        return self.batch_size or STATISTICS_BATCH
 
     @field_validator("alphas", "plane")
     @classmethod

@@ -12,7 +12,7 @@ import traceback
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from itertools import count, groupby, pairwise
+from itertools import count
 from typing import Any
 
 from flwr.app import (
@@ -34,6 +34,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import counted, sum_replies
+from fedalign.simulation.grouping import groups, members
 from fedalign.simulation.stacks import check_device, flaws, train_together
 
 SERVER_NODE_ID = SUPERLINK_NODE_ID
@@ -110,6 +111,7 @@ class LocalGrid(Grid):
         batch = self._stamp(messages)
         for answers in self._answer(batch, GroupRequest(), 1, None):
             self._keep(answers)
+            self.keep_states(answers.states)
         return [message.metadata.message_id for message in batch]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -128,7 +130,8 @@ class LocalGrid(Grid):
                 returned but can be pulled by its message's id; without a start there is none.
         """
         batch = list(messages)
-        return counted(batch, self.exchange(batch, GroupRequest(), 1, timeout).replies)
+        came = self._exchange(batch, GroupRequest(), 1, timeout, store=True)
+        return counted(batch, came.replies)
 
     def exchange(
         self, messages: Sequence[Message], request: GroupRequest, group: int, timeout: float | None
@@ -136,21 +139,31 @@ class LocalGrid(Grid):
         """Deliver messages in groups and return their replies, in the order of the messages.
 
         Consecutive messages with the same content form groups of at most `group`. Sums are made
-        within a group, so they do not depend on the number of workers.
+        within a group, so they do not depend on the number of workers. Nothing is stored of the
+        clients' states that come with the replies.
         """
+        return self._exchange(messages, request, group, timeout, store=False)
+
+    def _exchange(
+        self, messages: Sequence[Message], request: GroupRequest, group: int,
+        timeout: float | None, store: bool,
+    ) -> GroupReplies:  # fmt: skip
         deadline = None if timeout is None else time.monotonic() + timeout
         batch, in_time = self._stamp(messages), set()
-        models: dict[int, ArrayRecord] = {}
-        notes: list[str] = []
+        came = GroupReplies()
         for answers in self._answer(batch, request, group, deadline):
             self._keep(answers)
-            notes += answers.notes
+            if store:
+                self.keep_states(answers.states)
+            came.notes += answers.notes
             if not is_over(deadline):
                 in_time |= {reply.metadata.reply_to_message_id for reply in answers.replies}
-                models |= answers.models
+                came.models |= answers.models
+                came.members |= members(answers)
+                came.states |= answers.states
         ids = (message.metadata.message_id for message in batch)
-        replies = self.pull_messages(key for key in ids if key in in_time)
-        return GroupReplies(replies, models, notes=notes)
+        came.replies = self.pull_messages(key for key in ids if key in in_time)
+        return came
 
     def context(self, node_id: int) -> Context:
         """Return the Context of a node, with its latest state."""
@@ -158,19 +171,19 @@ class LocalGrid(Grid):
             PARTITION_ID_KEY: self._nodes.index(node_id),
             NUM_PARTITIONS_KEY: len(self._nodes),
         }
-        state = self._states.get(node_id)
-        state = RecordDict() if state is None else state
+        state = RecordDict(dict(self._states.get(node_id, {})))
         return Context(self.run.run_id, node_id, node_config, state, dict(self._run_config))
 
-    def keep_state(self, node_id: int, state: RecordDict) -> None:
-        """Store the state of a node for its next message."""
-        if state:
-            self._states[node_id] = state
-        else:
-            self._states.pop(node_id, None)
+    def keep_states(self, states: Mapping[int, RecordDict]) -> None:
+        """Store the states of nodes for their next messages."""
+        for node, state in states.items():
+            if state:
+                self._states[node] = state
+            else:
+                self._states.pop(node, None)
 
-    def states(self) -> dict[int, RecordDict]:
-        """Return the stored states of clients by node id."""
+    def states(self) -> Mapping[int, RecordDict]:
+        """Return the stored states of clients by node id; later rounds do not change it."""
         return dict(self._states)
 
     @abstractmethod
@@ -180,7 +193,7 @@ class LocalGrid(Grid):
         """Yield the replies of each group, in any order of the groups.
 
         All messages are for nodes of this Grid. No group is started once `is_over(deadline)`.
-        Implementations call `serve`, here or in a worker, and then `keep_state`.
+        Implementations call `serve`, here or in a worker.
         """
 
     def _stamp(self, messages: Iterable[Message]) -> list[Message]:
@@ -203,7 +216,7 @@ class LocalGrid(Grid):
                 reason = f"there is no node {message.metadata.dst_node_id}"
                 yield GroupReplies([error_reply(message, ErrorCode.NODE_UNAVAILABLE, reason)])
         known = [message for message in batch if message.metadata.dst_node_id in self._nodes]
-        yield from self._run_all(_groups(known, group), request, deadline)
+        yield from self._run_all(groups(known, group), request, deadline)
 
     def _keep(self, answers: GroupReplies) -> None:
         """Store replies until they are pulled."""
@@ -216,13 +229,15 @@ def serve(
     app: ClientApp, messages: Sequence[Message], contexts: Sequence[Context], request: GroupRequest
 ) -> GroupReplies:
     """Return the replies of a group, from one call of the app if it can, else client by client."""
-    together, reason = train_together(app, messages, contexts, request)
-    if together is not None:
-        return together
-    pairs = zip(messages, contexts, strict=True)
-    replies = [call(app, private_copy(message), context) for message, context in pairs]
-    answers = sum_replies(replies, request, flaws(app, messages, contexts, replies, request))
-    answers.notes += [reason] if reason else []
+    answers, reason = train_together(app, messages, contexts, request)
+    failed: set[int] = set()
+    if answers is None:
+        pairs = zip(messages, contexts, strict=True)
+        replies = [call(app, private_copy(message), context) for message, context in pairs]
+        failed = {reply.metadata.src_node_id for reply in replies if reply.has_error()}
+        answers = sum_replies(replies, request, flaws(app, messages, contexts, replies, request))
+        answers.notes += [reason] if reason else []
+    answers.states = {own.node_id: own.state for own in contexts if own.node_id not in failed}
     return answers
 
 
@@ -278,21 +293,6 @@ def _copy(record: ArrayRecord | MetricRecord | ConfigRecord) -> Any:
         if isinstance(value, (Array, list)):
             twin[key] = copy(value)
     return twin
-
-
-def _groups(messages: list[Message], size: int) -> list[list[Message]]:
-    """Return consecutive messages of one content and type in even groups of at most `size`.
-
-    A node occurs once in a group, since its state goes from one of its messages to the next.
-    """
-    groups: list[list[Message]] = []
-    for _, run in groupby(messages, lambda m: (id(m.content), m.metadata.message_type)):
-        alike = list(run)
-        nodes = {message.metadata.dst_node_id for message in alike}
-        parts = -(-len(alike) // size) if len(nodes) == len(alike) else len(alike)
-        cuts = [len(alike) * part // parts for part in range(parts + 1)]
-        groups += [alike[start:stop] for start, stop in pairwise(cuts)]
-    return groups
 
 
 def is_over(deadline: float | None) -> bool:

@@ -38,8 +38,6 @@ class InlineGrid(LocalGrid):
                 return
             contexts = [self.context(message.metadata.dst_node_id) for message in group]
             yield serve(self._client_app, group, contexts, request)
-            for context in contexts:
-                self.keep_state(context.node_id, context.state)
 
 
 def run(

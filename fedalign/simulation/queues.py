@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from flwr.app import Message
@@ -39,20 +39,28 @@ class Queue:
         place: the worker's.
         shares: each is one call.
         failed: how many clients have failed alone since the last one that was served.
+        retried: nodes of clients that were alone when a worker died; they are tried once more,
+            since something else may have killed it.
     """
 
     place: int
     shares: list[Share]
     failed: int = 0
+    retried: set[int] = field(default_factory=set)
 
     def lose(self, unserved: Share, fault: Fault) -> GroupReplies:
         """Queue clients without replies again, and return an error reply for one that is to blame.
 
-        That is a client that was alone in its call, or that is known. Others of whom it may have
-        been any are tried again in smaller parts: first group by group, then client by client.
+        That is a client that was alone in its call, twice if the worker died, or that is known.
+        Others of whom it may have been any are tried again in smaller parts: first group by group,
+        then client by client.
         """
         blamed, shares = _divided(unserved, fault.nodes)
         self.shares[:0] = shares
+        if blamed and fault.nodes is None and blamed.metadata.dst_node_id not in self.retried:
+            self.retried.add(blamed.metadata.dst_node_id)
+            self.shares.insert(0, [[blamed]])
+            blamed = None
         if not blamed:
             line = fault.reason.partition("\n")[0]
             note = f"clients of a lost worker are tried again, fewer at a time: {line}"

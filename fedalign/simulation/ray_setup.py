@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -70,6 +72,21 @@ def surroundings(app: FlowerApp) -> Iterator[None]:
         os.environ.pop("PYTHONPATH")
         if path is not None:
             os.environ["PYTHONPATH"] = path
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Undo that Ray replaces the handler of SIGTERM by one that ends the process at once."""
+    before, here = signal.getsignal(signal.SIGTERM), threading.current_thread()
+    try:
+        yield
+    except SystemExit:  # by Ray's handler, while Ray was starting
+        signal.signal(signal.SIGTERM, before)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        if here is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -28,7 +28,7 @@ from fedalign.simulation.app import FlowerApp, load_component
 from fedalign.simulation.costs import Costs
 from fedalign.simulation.grid import LocalGrid, is_over, serve, with_content
 from fedalign.simulation.queues import Fault, Queue
-from fedalign.simulation.ray_setup import full_backend_config, surroundings
+from fedalign.simulation.ray_setup import full_backend_config, own_sigterm, surroundings
 
 PASSED_ON = (
     "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",
@@ -66,12 +66,12 @@ class Worker:
 
     def run(
         self, jobs: Sequence[Job], request: GroupRequest, *broadcasts: RecordDict
-    ) -> tuple[list[tuple[GroupReplies, list[Any], float]], Fault | None]:
-        """Return for each job its replies, the clients' states, and the seconds it took.
+    ) -> tuple[list[tuple[GroupReplies, float]], Fault | None]:
+        """Return for each job its replies and the seconds it took.
 
         If the GPU fails, the jobs before are returned, and why. The worker must then end.
         """
-        done: list[tuple[GroupReplies, list[Any], float]] = []
+        done: list[tuple[GroupReplies, float]] = []
         for job in jobs:
             started = time.perf_counter()
             content = broadcasts[job.broadcast]
@@ -80,8 +80,7 @@ class Worker:
                 answers = serve(self._client_app, messages, job.contexts, request)
             except DeviceError as error:
                 return done, Fault(error.reason, error.nodes)
-            states = [context.state for context in job.contexts]
-            done.append((answers, states, time.perf_counter() - started))
+            done.append((answers, time.perf_counter() - started))
         return done, None
 
 
@@ -173,12 +172,10 @@ class RayGrid(LocalGrid):
         except ray.exceptions.RayError as error:
             done, fault = [], Fault(f"the worker died: {str(error).strip().splitlines()[0]}")
         if fault is None:
-            taken = [seconds for _, _, seconds in done]
+            taken = [seconds for _, seconds in done]
             self._costs.learn(self._workers[queue.place], share, taken)
         queue.failed = 0 if done else queue.failed
-        for group, (answers, states, _) in zip(share, done, strict=False):
-            for message, state in zip(group, states, strict=True):
-                self.keep_state(message.metadata.dst_node_id, state)
+        for answers, _ in done:
             yield answers
         if fault is not None:
             self._replace(queue.place)
@@ -250,7 +247,8 @@ def _connect(init_args: dict[str, Any]) -> None:
         _check_reachable(init_args["address"])
         passed = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         init_args = {"runtime_env": {"env_vars": passed}, **init_args}
-    ray.init(**init_args)
+    with own_sigterm():
+        ray.init(**init_args)
 
 
 def _check_reachable(address: str) -> None:

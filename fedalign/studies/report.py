@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from fedalign.report.differences import beside_baseline
 from fedalign.report.figures import over_rounds, save
 from fedalign.report.lines import along_the_line
+from fedalign.report.reading import Run, read_runs
 from fedalign.report.statistics import Difference, deviation
 from fedalign.report.sweeps import sweep
-from fedalign.report.tables import COLUMNS, Row, Run, differences, measured, read_runs, table
+from fedalign.report.tables import COLUMNS, Row, differences, measured, remarks, table
 from fedalign.runs.paths import folder_of, is_finished
 from fedalign.studies.study import Planned, Study, axes
 
@@ -43,6 +44,7 @@ def write(study: Study, planned: Sequence[Planned], folder: Path, command: str) 
     missing = sum(not _is_finished(run) for run in planned)
     if missing:
         lines.append(f"{missing} of {len(planned)} runs are missing.")
+    lines += remarks([run for row in rows for run in row.runs], rows)
     (folder / "table.md").write_text("\n\n".join(lines) + "\n", "utf-8")
     summary(rows, study.baseline).to_csv(folder / "summary.csv", index=False)
     curves(rows).to_csv(folder / "curves.csv", index=False)

@@ -7,17 +7,28 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 from fedalign.errors import FedalignError
-from fedalign.report.tables import COLUMNS, label, read_runs
+from fedalign.report.reading import read_runs
+from fedalign.report.tables import COLUMNS, label
+from fedalign.runs.identity import changes_since, refuse_changed
 from fedalign.runs.jobs import run_all
 from fedalign.runs.paths import folder_of, is_finished
 from fedalign.settings.config import Config
 from fedalign.studies.report import write
 from fedalign.studies.study import Planned, axes, find_study, plan, read_study
 
+Changed = Literal["refuse", "repeat", "reuse"]
 
-def reproduce(name: str, words: Sequence[str], jobs: int | None, out: str | None) -> Path:
+
+def reproduce(
+    name: str,
+    words: Sequence[str],
+    jobs: int | None,
+    out: str | None,
+    changed: Changed = "refuse",
+) -> Path:
     """Run all unfinished runs of a study; return the folder with its table and figure.
 
     Args:
@@ -25,8 +36,10 @@ def reproduce(name: str, words: Sequence[str], jobs: int | None, out: str | None
         words: `key=value` settings for all runs.
         jobs: number of runs at a time; None: half the number of cores.
         out: folder for the run folders and the study's own; None: as the study says.
+        changed: what becomes of finished runs whose code or data have changed since.
 
     Raises:
+        InputError: there are such runs, and they are to be refused.
         FedalignError: runs have failed; the table then holds the others.
     """
     file = find_study(name)
@@ -36,7 +49,9 @@ def reproduce(name: str, words: Sequence[str], jobs: int | None, out: str | None
         Planned(run.arm, run.chosen, _placed(run.config, out, max(1, cores // jobs)))
         for run in plan(study, file, words)
     ]
-    failed = _run(planned, jobs)
+    if changed == "refuse":
+        refuse_changed(run.config for run in planned)
+    failed = _run(planned, jobs, changed == "repeat")
     folder = Path(planned[0].config.out).expanduser() / file.stem
     if any(is_finished(folder_of(run.config)) for run in planned):
         write(study, planned, folder, " ".join(["fedalign reproduce", name, *words]))
@@ -54,15 +69,22 @@ def _placed(config: Config, out: str | None, threads: int) -> Config:
     return config.model_copy(update=update)
 
 
-def _run(planned: Sequence[Planned], jobs: int) -> int:
-    """Run all unfinished runs, print a line for each, and return how many failed."""
+def _run(planned: Sequence[Planned], jobs: int, repeat: bool) -> int:
+    """Run all unfinished runs, print a line for each, and return how many failed.
+
+    With `repeat`, finished runs whose code or data have changed are run again.
+    """
     keys = [*axes(planned), *(["seed"] if "seed" in planned[0].chosen else [])]
     names: dict[Path, str] = {}
     for run in planned:
         name = label({"arm.name": run.arm} | {key: run.chosen[key] for key in keys})
         names.setdefault(folder_of(run.config), name)
     configs = {folder_of(run.config): run.config for run in planned}
-    todo = [config for folder, config in configs.items() if not is_finished(folder)]
+    todo = [
+        config
+        for folder, config in configs.items()
+        if not is_finished(folder) or (repeat and changes_since(config))
+    ]
     done, failed = len(configs) - len(todo), 0
     print(f"{len(configs)} runs, {done} of them finished; running {jobs} at a time", flush=True)
     with closing(run_all(todo, jobs)) as outcomes:
@@ -76,4 +98,5 @@ def _run(planned: Sequence[Planned], jobs: int) -> int:
 def _result(folder: Path) -> str:
     (run,) = read_runs([folder])
     seconds = json.loads((folder / "manifest.json").read_text("utf-8"))["seconds"]
-    return f"accuracy {COLUMNS['accuracy'].of(run):.4f}, {seconds:.0f} s"
+    warning = f"; {run.warning}" if run.warning else ""
+    return f"accuracy {COLUMNS['accuracy'].of(run):.4f}, {seconds:.0f} s{warning}"

@@ -16,14 +16,12 @@ from fedalign.algorithm import Stack
 from fedalign.federation.federation import Federation, place_of
 from fedalign.masks.phases import trainable_mask
 from fedalign.masks.plan import MaskPlan
-from fedalign.messages.records import EXTRA, TrainTask, arrays_of
+from fedalign.messages.records import EXTRA, STATE, TrainTask, arrays_of
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 from fedalign.rng import rngs
 from fedalign.seeding import watched
 from fedalign.training.stacks import in_memory, never_stack
-
-STATE = "fedalign"  # the record of a client's state, in its Context
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import yaml
 
@@ -5,8 +7,9 @@ from fedalign.errors import InputError
 from fedalign.report.differences import beside_baseline
 from fedalign.report.figures import over_rounds, save
 from fedalign.report.lines import along_the_line
+from fedalign.report.reading import distinct, read_runs
 from fedalign.report.sweeps import sweep
-from fedalign.report.tables import Row, differences, groups, read_runs, table
+from fedalign.report.tables import Row, differences, groups, remarks, table
 
 
 def cells(markdown):
@@ -49,6 +52,78 @@ def test_seeds_are_taken_together_by_hand(folder):
 def test_what_differs_is_the_label(folder):
     runs = read_runs([folder(str(a), 0.5, seed=0, partition={"alpha": a}) for a in (0.1, 0.5)])
     assert [row.arm for row in groups(runs)] == ["alpha 0.1", "alpha 0.5"]
+
+
+def test_a_seed_counts_once_and_copies_are_named(folder):
+    one, copy = folder("a", 0.5, seed=0), folder("copy", 0.5, seed=0, simulation={"stack": 4})
+    other, two = folder("other", 0.6, seed=0, out="x"), folder("b", 0.7, seed=1)
+    folders, repeated = distinct([one, copy, one.parent / "a" / "..", other, two, one, one][:2])
+    assert repeated == []
+    folders, repeated = distinct([one, copy, one, other, one.parent / "." / "a", two])
+    assert folders == [one, copy, other, two]
+    assert repeated == [f"{one}: given more than once, counts once"]
+    runs = read_runs(folders)
+    rows = groups(runs)
+    assert cells(table(rows))[1][1:3] == ["2", "0.6000 ± 0.1414"]
+    assert remarks(runs, rows) == [
+        f"{copy}: a copy of {one}, whose seed counts once; left out",
+        f"{other}: another run of {one}, whose seed counts once; left out",
+    ]
+
+
+def test_runs_are_grouped_by_what_the_hash_counts(folder):
+    """A batch size of 200 is what `null` means, and where a run went does not matter."""
+    more = [
+        {"evaluation": {"batch_size": 200, "threads": 1}, "out": "a", "timeout": 3600.0},
+        {"evaluation": {"batch_size": None}, "out": "b", "timeout": 60, "tf32": True},
+        {"checkpoint_every": 10, "min_replies": 3, "simulation": {"cohort": 2}},
+    ]
+    runs = [folder(str(seed), 0.5, seed=seed, **own) for seed, own in enumerate(more)]
+    (row,) = groups(read_runs(runs))
+    assert [run.settings["seed"] for run in row.runs] == [0, 1, 2]
+    runs.append(folder("small", 0.5, seed=3, evaluation={"batch_size": 100}))
+    assert [row.arm for row in groups(read_runs(runs))] == ["batch_size 100", "batch_size 200"]
+
+
+@pytest.mark.parametrize("status", ["running", "stopped", "failed: round 6: nobody: came"])
+def test_a_run_that_has_not_finished_is_marked_and_read_as_far_as_it_is(folder, status):
+    done, half = folder("a", 0.5, seed=0, rounds=9), folder("b", 0.7, seed=1, rounds=9)
+    (half / "manifest.json").write_text(json.dumps({"status": status}))
+    with (half / "landscape.csv").open("a") as file:
+        file.write("\n8,global,0.0,1.0,0.9\n8,glo")  # rows of a round that is being written
+    lines = (half / "metrics.csv").read_text()
+    (half / "metrics.csv").write_text(lines.replace("6,0.7", "6,0.9") + "\n8,0.")
+    runs = read_runs([done, half])
+    whole, other = groups(runs)
+    word = status.partition(":")[0]
+    assert (whole.arm, other.arm) == ("x", f"x ({word}, round 7 of 9)")
+    assert other.by_seed("accuracy")[1] == pytest.approx((0.9 + 4 * 0.7) / 5)
+    assert runs[1].landscape["round"].max() == 7
+    assert remarks(runs, [whole, other]) == [f"{half}: not finished, {word}, round 7 of 9"]
+
+
+def test_what_a_run_said_about_its_clients_is_repeated(folder):
+    path = folder("a", 0.5, seed=0)
+    told = {"status": "finished", "warning": "3 of 30 clients took part; failures: 54 times X"}
+    (path / "manifest.json").write_text(json.dumps(told))
+    runs = read_runs([path])
+    assert remarks(runs, groups(runs)) == [f"{path}: {told['warning']}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("config.yaml", "a: [", "cannot be read as a run folder: while parsing"),
+        ("config.yaml", "", "is not the configuration of a run"),
+        ("metrics.csv", "", "cannot be read as a run folder: No columns"),
+        ("landscape.csv", 'a\n"', "cannot be read as a run folder: "),
+    ],
+)
+def test_a_broken_file_is_one_line(folder, name, content, told):
+    path = folder("a", 0.5, seed=0)
+    (path / name).write_text(content)
+    with pytest.raises(InputError, match=told):
+        read_runs([path])
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

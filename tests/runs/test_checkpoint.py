@@ -18,7 +18,9 @@ from flwr.serverapp.strategy import (
 )
 from typer.testing import CliRunner
 
+from clients.local import Local
 from fedalign.cli import app
+from fedalign.errors import FedalignError
 from fedalign.federation.federation import Federation
 from fedalign.messages.records import train_reply
 from fedalign.runs.checkpoint import Checkpoints, lost_of, resume, state_of
@@ -28,6 +30,8 @@ from fedalign.runs.progress import Progress
 from fedalign.runs.trees import read as read_tree
 from fedalign.runs.trees import write as write_tree
 from fedalign.server.callbacks import Callback
+from fedalign.server.client_states import states_of
+from fedalign.server.round import Round
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
 from fedalign.settings.contracts import FLOWER_SAMPLING
@@ -94,7 +98,7 @@ def test_stopped_and_resumed_is_never_stopped(run, interrupt, settings):
     run(**settings)
     assert results(folder) == whole
     assert manifest(folder)["status"] == "finished"
-    assert manifest(folder)["resumed_after"] == [2, 4]
+    assert manifest(folder)["resumed_after"] == [2, 5]
     assert not list(folder.glob("checkpoint*"))
 
 
@@ -124,12 +128,64 @@ def test_checkpoint_every_0_is_never_and_does_not_name_a_run(interrupt, tmp_path
     assert (folder / CHECKPOINT).is_file()
 
 
+@pytest.mark.parametrize("every", ["auto", 100])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ZeroDivisionError])
+def test_whatever_stops_a_run_it_goes_on_after_its_last_round(
+    run, monkeypatch, capsys, tmp_path, every, failure
+):
+    settings = BRIEF | {"checkpoint_every": every}
+    whole = results(run(**settings).rename(tmp_path / "whole"))
+    train, calls = Local.train, []
+
+    def stop(self, stack):
+        calls.append(stack.server_round)
+        if stack.server_round == 5:
+            raise failure
+        return train(self, stack)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Local, "train", stop)
+        patch.setattr("sys.argv", ["/bin/fedalign", "run", "x.yaml", "--again", "name=a b"])
+        with pytest.raises(KeyboardInterrupt if failure is KeyboardInterrupt else FedalignError):
+            run(**settings)
+    (folder,) = (path.parent for path in tmp_path.glob(f"*/{CHECKPOINT}"))
+    line = f"round 4 of 6 is kept in {folder}; to go on: fedalign run x.yaml 'name=a b'\n"
+    assert capsys.readouterr().err.endswith(line)
+    status = manifest(folder)["status"]
+    assert status == "stopped" if failure is KeyboardInterrupt else status.startswith("failed: ")
+    run(**settings)
+    assert results(folder) == whole
+    assert manifest(folder)["resumed_after"] == [4]
+
+
+def test_auto_writes_when_rounds_took_ten_times_as_long_as_writing(tmp_path, monkeypatch):
+    config = read(None, {"out": str(tmp_path), "rounds": 9})
+    strategy, now, written = FedAvg(**FLOWER_SAMPLING), [0.0], []
+
+    def slowly(_, tree):
+        now[0] += 2
+        written.append(dict(tree.tree["dict"])["number"])
+
+    monkeypatch.setattr("fedalign.runs.checkpoint.write", slowly)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    checkpoints = Checkpoints(config, strategy, states_of(config, InlineGrid(visited(), 4)), 1)
+    for number in range(1, 9):
+        now[0] += 8  # two seconds of writing are ten percent of three rounds
+        outcome = Round(number, START, START, {})
+        checkpoints.capture(outcome)
+        checkpoints.on_round(outcome)
+    assert written == [1, 4, 7]
+
+
 def test_a_crash_while_writing_a_checkpoint_leaves_the_one_before(run, monkeypatch):
     folder = run(**BRIEF)
     whole = results(folder)
 
+    calls = []
+
     def fall(path, tree):
-        if tree["number"] == 4:
+        calls.append(path)
+        if len(calls) > 1:
             path.with_name(f"{path.name}.tmp").write_bytes(b"half")
             raise KeyboardInterrupt
         write_tree(path, tree)
@@ -276,11 +332,12 @@ def go(out, strategy, stop=None, grid=None, **settings):
     """Run 7 rounds with a checkpoint every 3; return the model, the strategy and the states."""
     config = read(None, {"out": str(out), "rounds": 7, "checkpoint_every": 3} | settings)
     grid = grid or InlineGrid(visited(), 4)
-    resumed = resume(config, strategy, grid)
+    states = states_of(config, grid)
+    resumed = resume(config, strategy, states)
     done, model = (resumed.number, resumed.model) if resumed else (0, START)
     folder = RunFolder(config, {}, resumed)
-    callbacks = [folder, Stop(stop), Checkpoints(config, strategy, grid, 1)]
-    options = {"rounds": 7, "first": done + 1, "clients_per_round": 3}
+    callbacks = [folder, Stop(stop), Checkpoints(config, strategy, states, 1)]
+    options = {"rounds": 7, "first": done + 1, "clients_per_round": 3, "states": states}
     with folder:
         nodes = grid.partitions() if hasattr(grid, "partitions") else dict(enumerate(grid.nodes))
         model = run_rounds(strategy, grid, model, nodes, callbacks=callbacks, **options)
@@ -352,13 +409,6 @@ class Stock:
             self.inside.push_messages,
             self.inside.pull_messages,
         )
-
-
-def test_no_checkpoint_where_the_engine_does_not_hold_the_clients_states(tmp_path):
-    strategy, grid = FedAvg(**FLOWER_SAMPLING), Stock(visited())
-    with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, strategy, stop=5, grid=grid, client="moon")
-    assert not list(tmp_path.glob("*/checkpoint*"))
 
 
 def test_clients_that_keep_nothing_need_no_engine_that_holds_it(tmp_path):

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedalign.runs import trees
-from fedalign.runs.trees import DamagedError, is_known, read, write
+from fedalign.runs.trees import DamagedError, is_known, pack, read, write
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
 ARRAYS = arrays.arrays(arrays.scalar_dtypes(), arrays.array_shapes(min_dims=0, min_side=0))
@@ -73,6 +72,15 @@ def test_what_flower_and_numpy_hold(tmp_path, value):
     assert same(read(tmp_path / "x"), {"value": value})
 
 
+def test_what_is_packed_does_not_change_any_more(tmp_path):
+    tree = {"a": np.zeros(2), "b": [1]}
+    packed = pack(tree)
+    tree["a"] += 1
+    tree["b"].append(2)
+    write(tmp_path / "x", packed.plus({"c": b"more"}))
+    assert same(read(tmp_path / "x"), {"a": np.zeros(2), "b": [1], "c": b"more"})
+
+
 @pytest.mark.parametrize(
     "value", [print, object(), {1}, np.array([object()]), [{"x": (1, object())}], np.random]
 )
@@ -87,7 +95,7 @@ def test_arrays_that_come_back_can_be_written_to(tmp_path):
     assert array.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("break_at", ["save_file", "os.fsync"])
+@pytest.mark.parametrize("break_at", ["fedalign.runs.trees.save_file", "os.fsync"])
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch, break_at):
     def half(_, path, *__):
         path.write_bytes(b"half a file")
@@ -98,7 +106,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch, break_
 
     write(tmp_path / "x", "old")
     with monkeypatch.context() as patch:
-        patch.setattr(f"{trees.__name__}.{break_at}", half if break_at == "save_file" else fail)
+        patch.setattr(break_at, fail if break_at == "os.fsync" else half)
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / "x", "new")
     assert read(tmp_path / "x") == "old"

@@ -25,15 +25,12 @@ def outcome(number):
 class Note(Callback):
     """A callback that notes what it sees, and adds to it."""
 
-    def __init__(self, number=0):
-        self.seen, self.number = [], number
+    def __init__(self):
+        self.seen = []
 
     def on_round(self, outcome):
         self.seen.append(outcome)
         return Added({"mine": float(outcome.number)})
-
-    def must_finish(self, number):
-        return number == self.number
 
 
 def test_callbacks_run_beside_the_next_round_and_before_they_are_called_again():
@@ -50,13 +47,21 @@ def test_callbacks_run_beside_the_next_round_and_before_they_are_called_again():
     assert [seen.number for seen in quick.seen] == [1, 2, 3]
 
 
-def test_a_round_that_must_finish_does_so_at_once():
-    slow = Slow()
-    slow.go.set()
-    with CallbackRunner([slow, Note(2)], overlap=True, rounds=9) as runner:
+def test_what_the_next_round_changes_is_captured_before_it_starts():
+    class Capturing(Slow):
+        captured = ()
+
+        def capture(self, outcome):
+            here = threading.current_thread() is threading.main_thread()
+            self.captured += ((outcome.number, here, len(self.seen)),)
+
+    slow = Capturing()
+    with CallbackRunner([slow], overlap=True, rounds=9) as runner:
         runner.call(outcome(1), 0.0)
+        assert slow.captured == ((1, True, 0),)  # though the round is still being handled
+        slow.go.set()
         runner.call(outcome(2), 0.0)
-        assert slow.seen == [(1, False), (2, True)]
+    assert slow.captured[1] == (2, True, 1)
 
 
 def test_callbacks_see_what_those_before_them_added():

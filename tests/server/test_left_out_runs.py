@@ -1,5 +1,6 @@
 """Whole runs with a client whose model is not finite, or moves too far."""
 
+import json
 import sys
 
 import numpy as np
@@ -56,6 +57,7 @@ WAYS = {
     "masks": {"strategy": "fedpfn", "simulation__stack": 2},
     "own masks": {"strategy": "fedpfn", "strategy__per_client": True},
     "scaffold": {"strategy": "scaffold"},
+    "state, summed": {"client": "moon", "simulation__stack": 2},
 }
 
 
@@ -63,6 +65,12 @@ WAYS = {
 def test_one_of_four_is_left_out(run, monkeypatch, caplog, way):
     monkeypatch.setattr("fedalign.messages.partial_sums.MAX_SUMS", 2)  # so groups have two clients
     monkeypatch.setattr(Local, "train", sick)
+    stored = set()
+    monkeypatch.setattr(
+        InlineGrid,
+        "keep_states",
+        lambda _, states: stored.update(k for k in states if states[k]),
+    )
     more = WAYS[way] | ({"client": "scaffold"} if way == "scaffold" else {})
     folder = run(**{"strategy": "fedavg"} | more)
     metrics = pd.read_csv(folder / "metrics.csv")
@@ -78,6 +86,11 @@ def test_one_of_four_is_left_out(run, monkeypatch, caplog, way):
     (ill,) = [k for k, rows in enumerate(shards) if 0 in rows]
     assert told[0].startswith(f"round 1: client {ill} left out: ")
     assert told[0].endswith("holds NaN")
+    participation = json.loads((folder / "manifest.json").read_text())["participation"]
+    assert participation["never_took_part"] == [ill]
+    assert list(participation["failures"].values()) == [3]
+    stateful = way in ("scaffold", "state, summed")
+    assert stored == ({1000 + k for k in range(4) if k != ill} if stateful else set())
     landscape = pd.read_csv(folder / "landscape.csv")
     assert not landscape["path"].str.contains(rf"^clients:.*\b{ill}\b").any()
 

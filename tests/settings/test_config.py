@@ -211,3 +211,11 @@ def test_flatten_keeps_every_leaf(tree):
         return sum(map(leaves, node.values())) if isinstance(node, dict) else 1
 
     assert len(flatten({"root": tree})) == leaves({"root": tree})
+
+
+def test_no_more_clients_are_sampled_than_there_are():
+    with pytest.raises(
+        InputError, match="clients_per_round: 20 is not allowed: there are 10 clients"
+    ):
+        read("quickstart", {"clients_per_round": 20})
+    assert read("quickstart", {"clients_per_round": 10}).clients_per_round == 10

@@ -78,7 +78,9 @@ def send(grid, bad=(), group=1, dies=False, sums=False):
     config = ConfigRecord({"bad": list(bad), "dies": dies})
     content = RecordDict({"config": config})
     messages = [Message(content, node, "train") for node in grid.get_node_ids()]
-    return grid.exchange(messages, GroupRequest(group, sums), group, None)
+    came = grid.exchange(messages, GroupRequest(group, sums), group, None)
+    grid.keep_states(came.states)
+    return came
 
 
 def failed(came):
@@ -100,8 +102,7 @@ SLOW = [([4], 1, False), ([4], 9, True), ([0, 8], 1, True)]
     ],
 )
 def test_only_the_clients_that_break_it_fail(grid, bad, group, dies):
-    for node in grid.get_node_ids():
-        grid.keep_state(node, RecordDict())
+    grid.keep_states({node: RecordDict() for node in grid.get_node_ids()})
     came = send(grid, bad, group, dies)
     assert len(came.replies) == 9
     assert failed(came) == bad
@@ -153,6 +154,8 @@ def test_a_share_is_divided_until_one_client_is_to_blame():
     assert queue.lose([[a, b], [c, d]], Fault("it died")).replies == []
     assert nodes(queue.shares) == [[[1, 2]], [[3, 4]]]
     queue.lose(queue.shares.pop(0), Fault("it died"))
+    assert nodes(queue.shares) == [[[1]], [[2]], [[3, 4]]]
+    assert queue.lose(queue.shares.pop(0), Fault("it died")).replies == []  # once more
     assert nodes(queue.shares) == [[[1]], [[2]], [[3, 4]]]
     (reply,) = queue.lose(queue.shares.pop(0), Fault("it died")).replies
     assert (reply.metadata.src_node_id, reply.error.reason) == (1, "it died")

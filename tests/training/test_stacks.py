@@ -29,7 +29,8 @@ from fedalign.messages.records import TrainTask, train_reply
 from fedalign.server.sampling import sample
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
-from fedalign.simulation.grid import _groups, serve
+from fedalign.simulation.grid import serve
+from fedalign.simulation.grouping import groups
 from fedalign.simulation.inline import InlineGrid
 from fedalign.training import trainer
 
@@ -266,10 +267,10 @@ def test_grouping_does_not_touch_what_differs():
         Message(content, node, "train")
         for content, node in zip(contents, grid.get_node_ids(), strict=True)
     ]
-    sizes = [[m.metadata.dst_node_id - 1000 for m in group] for group in _groups(messages, 2)]
+    sizes = [[m.metadata.dst_node_id - 1000 for m in group] for group in groups(messages, 2)]
     assert sizes == [[0, 1], [2], [3], [4, 5]]
     twice = [Message(one, 1000, "train") for _ in range(3)]
-    assert [len(group) for group in _groups(twice, 3)] == [1, 1, 1]
+    assert [len(group) for group in groups(twice, 3)] == [1, 1, 1]
 
 
 def test_only_training_is_done_together():

@@ -1,0 +1,103 @@
+"""Read run folders: those of finished runs, and of others as far as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fedalign.errors import InputError
+from fedalign.runs.paths import FINISHED, DamagedManifestError, read_manifest
+from fedalign.settings.config import counted
+from fedalign.settings.layers import flatten
+from fedalign.settings.yaml12 import parse
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run as read from its folder.
+
+    Attributes:
+        path: the run folder.
+        tree: the configuration.
+        metrics: `metrics.csv`, a row a round; only whole rounds.
+        landscape: `landscape.csv`, a row a point of a curve, of the same rounds.
+        status: see `manifest.json`.
+        warning: what the run said about its clients at its end, if they were too few.
+    """
+
+    path: Path
+    tree: dict[str, Any]
+    metrics: pd.DataFrame
+    landscape: pd.DataFrame
+    status: str = FINISHED
+    warning: str | None = None
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration under dotted keys."""
+        return flatten(self.tree)
+
+    @cached_property
+    def counted(self) -> dict[str, Any]:
+        """The settings on which results depend, under dotted keys; those of the run's hash."""
+        return flatten(counted(self.tree))
+
+    @property
+    def unfinished(self) -> str | None:
+        """How far a run is that has not finished, such as `stopped, round 3 of 10`."""
+        if self.status == FINISHED:
+            return None
+        last = 0 if self.metrics.empty else int(self.metrics["round"].max())
+        status = self.status.partition(":")[0]
+        return f"{status}, round {last} of {self.settings.get('rounds', '?')}"
+
+    def is_twin_of(self, other: Run) -> bool:
+        """Return whether two runs have the same settings, the seed included."""
+        return (self.counted, self.unfinished) == (other.counted, other.unfinished)
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Return the runs in these folders; `InputError` names a folder that holds no run."""
+    return [_read(folder) for folder in folders]
+
+
+def distinct(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Return folders without repetitions, and a line on each that was repeated."""
+    first: dict[Path, Path] = {}
+    repeated = [f for f in folders if first.setdefault(f.resolve(), f) is not f]
+    lines = dict.fromkeys(f"{folder}: given more than once, counts once" for folder in repeated)
+    return list(first.values()), list(lines)
+
+
+def _read(folder: Path) -> Run:
+    try:
+        manifest = read_manifest(folder) or {"status": FINISHED}
+    except DamagedManifestError:
+        manifest = {"status": "manifest damaged"}
+    status, warning = manifest["status"], manifest.get("warning")
+    try:
+        tree = parse((folder / "config.yaml").read_text("utf-8"))
+        metrics = _table(folder / "metrics.csv", status)
+        landscape = _table(folder / "landscape.csv", status)
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise InputError(f"{folder} is not a run folder: it has no {missing}") from None
+    except ValueError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{folder} cannot be read as a run folder: {reason}") from None
+    if not isinstance(tree, dict) or "seed" not in tree:
+        raise InputError(f"{folder / 'config.yaml'} is not the configuration of a run")
+    landscape = landscape[landscape["round"].isin(metrics["round"])]
+    return Run(folder, tree, metrics, landscape, status, warning)
+
+
+def _table(path: Path, status: str) -> pd.DataFrame:
+    """Return a table; of a run that may be writing it, the lines that are complete."""
+    text = path.read_text("utf-8")
+    return pd.read_csv(StringIO(text if status == FINISHED else text[: text.rfind("\n") + 1]))

@@ -167,7 +167,16 @@ def test_flower_simulation_refuses_in_one_line(flower_simulation, words, told):
 def test_doctor_says_what_will_be_done(fedalign):
     told = fedalign("doctor", "quickstart", "num_clients=100", "model.width=32").stdout
     headings = [line.split()[0] for line in told.splitlines()]
-    assert headings == ["machine", "device", "engine", "threads", "stack", "sums", "messages"]
+    assert headings == [
+        "machine",
+        "device",
+        "engine",
+        "threads",
+        "stack",
+        "mixes",
+        "sums",
+        "messages",
+    ]
     assert "CPU, float32; the same seed gives the same bits" in told
     assert "inline: all clients run in this process" in told
     assert "13 of 100 clients together: an eighth of 100 clients, so that workers" in told

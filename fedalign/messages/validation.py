@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
-from fedalign.network.arrays import view_of
-from fedalign.network.layout import like
+from fedalign.network.arrays import like, view_of
 
 WEIGHT = "num-examples"
 MAX_EXAMPLES = 10**9  # of a client; the sum over a billion clients still fits into 64 bits

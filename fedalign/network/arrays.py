@@ -45,6 +45,22 @@ def num_bytes(record: ArrayRecord) -> int:
     return sum(len(array.data) for array in record.values())
 
 
+def like(record: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
+    """Return `record` in the order and with the dtypes of `sent`, and with its integer buffers.
+
+    Flower's FedAdam returns float64 for a float32 model, and averaging turns counters into floats.
+    """
+    restored = {}
+    for name, before in sent.items():
+        if not np.issubdtype(np.dtype(before.dtype), np.floating):
+            restored[name] = before
+        elif record[name].dtype == before.dtype:
+            restored[name] = record[name]
+        else:
+            restored[name] = Array(record[name].numpy().astype(before.dtype))
+    return ArrayRecord(restored)
+
+
 @lru_cache(maxsize=4096)
 def _form(header: bytes) -> Form:
     """Return the dtype, the shape and the order of axes in a header."""

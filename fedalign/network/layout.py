@@ -205,22 +205,6 @@ class Layout:
         return [*model.parameters(), *floats]
 
 
-def like(record: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
-    """Return `record` in the order and with the dtypes of `sent`, and with its integer buffers.
-
-    Flower's FedAdam returns float64 for a float32 model, and averaging turns counters into floats.
-    """
-    restored = {}
-    for name, before in sent.items():
-        if not np.issubdtype(np.dtype(before.dtype), np.floating):
-            restored[name] = before
-        elif record[name].dtype == before.dtype:
-            restored[name] = record[name]
-        else:
-            restored[name] = Array(record[name].numpy().astype(before.dtype))
-    return ArrayRecord(restored)
-
-
 def _names_of(model: nn.Module) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Return a layout's `aliases` and `transient`."""
     first: dict[int, str] = {}

@@ -3,7 +3,6 @@
 import json
 import math
 
-import pytest
 import yaml
 from typer.testing import CliRunner
 
@@ -18,7 +17,6 @@ from fedalign.studies.study import plan, read_study
 from tests.fuzz.harness import bounded, fuzzed
 from tests.fuzz.mutation import ODD, bytes_of, pick, text_of, tree_of
 
-pytest.importorskip("fedalign.settings.yaml12")
 FILES = sorted((HOME / "configs").glob("*.yaml")) + sorted((HOME / "configs/algorithms").glob("*"))
 TOKENS = [
     *(b"&a", b"*a", b"&a [*a, *a]", b"<<: *a", b"!!int x", b"!!python/name:os.system", b"!!binary"),

@@ -4,7 +4,8 @@ import torch
 from flwr.app import Array, ArrayRecord
 from torch import nn
 
-from fedalign.network.layout import Layout, like
+from fedalign.network.arrays import like
+from fedalign.network.layout import Layout
 
 
 class Tied(nn.Module):

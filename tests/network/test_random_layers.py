@@ -238,12 +238,21 @@ def test_precision_of_gpus_does_not_matter(precision):
     """PyTorch has two kinds of flags for TF32, and refuses to read the older after the newer."""
     code = f"""
 import torch
-from fedalign.network.state import dependence
+from fedalign.data import Dataset
+from fedalign.network.network import Network
 if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
     backends = torch.backends
     for operations in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
         operations.fp32_precision = {precision!r}
-assert dependence(torch.nn.LSTM(2, 2, 2, dropout=0.5), torch.ones(2, 2, 2), True)
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.fc = torch.nn.LSTM(4, 4, 2, dropout=0.5), torch.nn.Linear(4, 2)
+    def forward(self, x):
+        return self.fc(self.lstm(x.flatten(1, 2))[0][:, -1])
+images = torch.zeros(4, 1, 4, 4, dtype=torch.uint8)
+data = Dataset(images, torch.arange(4) % 2, 2, (0.5,), (0.5,), "made up")
+assert Network(Net(), data, torch.device("cpu")).traits.depends[True]
 assert torch.backends.cudnn.enabled
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -196,7 +196,7 @@ def test_what_is_not_the_same_at_once_is_trained_one_by_one(data, caplog):
     torch.manual_seed(0)
     network = Network(Mixing(), data, torch.device("cpu"))
     assert network.stacked is None
-    assert network.stacking.reason == "stacked, the losses differ"
+    assert network.stacking.reason.startswith("stacked, the losses differ, first in layer 'fc'")
     assert "clients train one by one, since stacked, the losses differ" in caplog.text
     block = network.layout.to_vector(network.initial).repeat(2, 1)
     found = torch.zeros(2, network.layout.parameter_size)

@@ -113,7 +113,7 @@ def test_what_a_run_said_about_its_clients_is_repeated(folder):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("config.yaml", "a: [", "cannot be read as a run folder: while parsing"),
+        ("config.yaml", "a: [", "cannot be read as a run folder: line 1: "),
         ("config.yaml", "", "is not the configuration of a run"),
         ("metrics.csv", "", "cannot be read as a run folder: No columns"),
         ("landscape.csv", 'a\n"', "cannot be read as a run folder: "),

@@ -52,8 +52,11 @@ class RealNodes:
     def get_node_ids(self):
         return self.grid.get_node_ids()
 
-    def send_and_receive(self, messages, *, timeout=None):
-        return self.grid.send_and_receive(messages, timeout=timeout)
+    def push_messages(self, messages):
+        return self.grid.push_messages(messages)
+
+    def pull_messages(self, message_ids):
+        return self.grid.pull_messages(message_ids)
 
 
 class Stop(Callback):
@@ -151,18 +154,18 @@ def test_a_node_that_lost_its_state_is_left_out_and_says_so(config, tmp_path, ca
     own = config("own", **SCAFFOLD)
     nodes = None if spoil == "forget" else tmp_path / "nodes"
     grid = RealNodes(own, nodes)
-    send, told = grid.send_and_receive, []
+    push, told = grid.push_messages, []
 
-    def spoiled(messages, *, timeout=None):
+    def spoiled(messages):
         told.append(len(messages))
         if len(told) == 3:
             for file in (tmp_path / "nodes").rglob("*/0/*"):
                 file.unlink() if spoil == "remove" else file.write_bytes(b"\1" * 40)
             if spoil == "forget":
                 grid.grid.keep_states({1000: RecordDict()})
-        return send(messages, timeout=timeout)
+        return push(messages)
 
-    grid.send_and_receive = spoiled
+    grid.push_messages = spoiled
     go(own, grid)
     what = "this node lost the client's state" if spoil == "forget" else "cannot be read"
     assert what in caplog.text

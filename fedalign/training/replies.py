@@ -154,24 +154,27 @@ class _Total:
 def _flaws(sender: Sender, models: Models, max_update_norm: float | None) -> list[str | None]:
     """Return for each model why it cannot be summed; None if it can."""
     layout, block = sender.codec.layout, models.block
-    finite = block.sum(1).isfinite().tolist()  # a sum that overflows is looked at again
-    norms = [0.0] * len(block)
-    if max_update_norm is not None:
+    norms = torch.linalg.vector_norm(block, dim=1)
+    finite = norms.isfinite().tolist()  # a norm that overflows is looked at again
+    limit = inf if max_update_norm is None else max_update_norm
+    # Who cannot have moved too far, however far apart start and end point, need not be measured.
+    moved = norms + torch.linalg.vector_norm(sender.start)
+    if limit < inf and not bool((moved <= limit).all()):
         changes = (block - sender.start)[:, : layout.parameter_size]
-        norms = torch.linalg.vector_norm(changes, dim=1).tolist()
+        moved = torch.linalg.vector_norm(changes, dim=1)
+    distances = moved.tolist()
     numbers = zip(*models.metrics.values(), strict=True)
     known = [all(map(isfinite, own)) for own in numbers]
-    limit = inf if max_update_norm is None else max_update_norm
 
     def flaw(k: int) -> str | None:
-        if known[k] and finite[k] and norms[k] <= limit:
+        if known[k] and finite[k] and distances[k] <= limit:
             return None
         try:
             check_numbers(_metrics(models, k))
             if not finite[k]:
                 for entry in layout.entries:
                     check_finite(entry.name, entry.view(block[k]).cpu().numpy())
-            check_norm(norms[k], max_update_norm)
+            check_norm(distances[k], max_update_norm)
         except ValueError as error:
             return str(error)
         return None

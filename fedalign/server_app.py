@@ -41,7 +41,7 @@ log = logging.getLogger("fedalign")
 def main(grid: Grid, context: Context) -> None:
     """Run a federation from the first round to the last, on whatever engine the grid belongs to."""
     federation = federation_of(context.run_config)
-    nodes = _nodes(grid, federation)
+    nodes = nodes_of(grid, federation)
     clients = len(nodes.present())
     config = _config(federation, nodes)
     strategy = strategy_of(federation, config.num_clients)
@@ -105,7 +105,7 @@ def _say_who_took_part(seen: Participation, config: Config, folder: RunFolder) -
         log.warning("%s", line)
 
 
-def _nodes(grid: Grid, federation: Federation) -> Nodes:
+def nodes_of(grid: Grid, federation: Federation) -> Nodes:
     """Return the federation's nodes; simulated ones hold what the partition gives them."""
     config = federation.config
     if isinstance(grid, GroupGrid):

@@ -44,6 +44,17 @@ class Watch(Callback):
         self.rounds.append(outcome)
 
 
+class Stop(Callback):
+    """Stops a run as Ctrl-C does, in the round of this number."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def on_round(self, outcome):
+        if outcome.number == self.number:
+            raise KeyboardInterrupt
+
+
 def everybody(_number, partitions):
     return partitions
 

@@ -69,6 +69,7 @@ class ReplyDecoder:
     ):
         self._codec, self._max_update_norm, self._rules = codec, max_update_norm, rules
         self._sent: dict[int, _Sent] = {}  # by node
+        self._limits: dict[int, float] = {}  # by model, which `_sent` holds
         sent: dict[int, _Sent] = {}  # by content
         for message in messages:
             key = id(message.content)
@@ -120,11 +121,17 @@ class ReplyDecoder:
             record = arrays_in(content, name, others=["arrays"])
             if rules:
                 rules.check_arrays(record)
-            limit = update_limit(sent.arrays)
+            limit = self._limit_of(sent.arrays)
             decoded[name] = ArrayRecord(
                 {key: self._extra(key, array, mask, limit) for key, array in record.items()}
             )
         return decoded
+
+    def _limit_of(self, arrays: ArrayRecord) -> float:
+        """Return the largest norm of a vector beside a model; all clients were sent the same."""
+        if id(arrays) not in self._limits:
+            self._limits[id(arrays)] = update_limit(arrays)
+        return self._limits[id(arrays)]
 
     def _mask(self, sent: _Sent, partition: int) -> Tensor | None:
         """Return the weights `(P,)` that a client's update can change, or None for all of them."""

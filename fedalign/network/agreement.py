@@ -60,10 +60,8 @@ class Trial:
             self._draws.keys = keys  # of the step that asks for another way
 
     def _of_step(self, other: Runner, sizes: Sequence[int]) -> str:
-        models, examples = (
-            self._models(len(sizes)),
-            self._inputs.random(len(sizes) * max(sizes), self._generator),
-        )
+        models = self._models(len(sizes))
+        examples = self._inputs.random(len(sizes) * max(sizes), self._generator)
         self._draws.keys = self._integers(-(2**31), 2**31, len(sizes), 2).int()
         run = _training(self._layout, examples, self._labels(sizes), sizes)
         expected, rounded = run(self._plain, models), run(self._plain, self._rounded(models))
@@ -85,10 +83,8 @@ class Trial:
             vectors = models if shares is None else shares @ models
             mixtures.load(models, shares)
             alone = self._logits(vectors, examples), self._logits(self._rounded(vectors), examples)
-            run, plain = (
-                partial(_mixed, mixtures, examples),
-                partial(self._logits, vectors, examples),
-            )
+            run = partial(_mixed, mixtures, examples)
+            plain = partial(self._logits, vectors, examples)
             if found := _difference(run, *alone):
                 sizes = [batch] * len(vectors)
                 return found + first_layer(self._plain.module, plain, mixtures.twin, run, sizes)

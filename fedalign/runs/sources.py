@@ -5,20 +5,18 @@ from __future__ import annotations
 import ast
 import hashlib
 import subprocess
-import sysconfig
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from fedalign.errors import INSTALLED as PLACES
 from fedalign.settings.config import Config
 from fedalign.settings.registry import FOLDERS, HOME, Part, reference
 
 OWN = ("fedalign", *FOLDERS)
-INSTALLED = tuple(
-    Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")
-)
+INSTALLED = tuple(Path(place).resolve() for place in PLACES)
 
 
 def packages_of(config: Config) -> dict[str, str]:

@@ -14,11 +14,10 @@ from fedalign.client_app import app
 from fedalign.federation.federation import federation_of, forget
 from fedalign.network.device import torch_threads
 from fedalign.server.callbacks import Callback, CallbackRunner
-from fedalign.server.nodes import SimulatedNodes
 from fedalign.server.round import Round
 from fedalign.server.rounds import RoundLoop
 from fedalign.server.strategies import strategy_of
-from fedalign.server_app import measures, round_settings
+from fedalign.server_app import measures, nodes_of, round_settings
 from fedalign.settings.config import Config
 from fedalign.simulation.inline import InlineGrid
 from fedalign.training.stacks import choose_stack
@@ -66,11 +65,9 @@ class Recorder(Callback):
 def record(config: Config, stack: int | None = None) -> list[Seen]:
     """Return the first rounds of a run, in this process; `stack` may replace the run's own."""
     forget()
-    federation, count = federation_of(config.run_config()), config.num_clients
-    grid, recorder = InlineGrid(app, count, config.run_config()), Recorder()
-    held = [federation.held(partition, count) for partition in range(count)]
-    sizes = [len(own.trained) for own in held], [len(own.tested) for own in held]
-    nodes = SimulatedNodes(grid.partitions(), *sizes)
+    federation, recorder = federation_of(config.run_config()), Recorder()
+    grid = InlineGrid(app, config.num_clients, config.run_config())
+    nodes = nodes_of(grid, federation)
     size = choose_stack(federation, _sampled(config)).size if stack is None else stack
     settings = round_settings(federation, config.model_copy(update={"rounds": ROUNDS}), size)
     callbacks = CallbackRunner([*measures(federation, nodes), recorder])

@@ -29,14 +29,13 @@ from fedalign.runs.paths import CHECKPOINT
 from fedalign.runs.progress import Progress
 from fedalign.runs.trees import read as read_tree
 from fedalign.runs.trees import write as write_tree
-from fedalign.server.callbacks import Callback
 from fedalign.server.client_states import states_of
 from fedalign.server.round import Round
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
 from fedalign.settings.contracts import FLOWER_SAMPLING
 from fedalign.simulation.inline import InlineGrid
-from tests.doubles import run_rounds
+from tests.doubles import Stop, run_rounds
 
 BRIEF = {"rounds": 6, "checkpoint_every": 2}
 START = ArrayRecord({"w": Array(np.linspace(0, 1, 5, dtype=np.float32))})
@@ -317,15 +316,6 @@ def visited():
         )
 
     return client
-
-
-class Stop(Callback):
-    def __init__(self, number):
-        self.number = number
-
-    def on_round(self, outcome):
-        if outcome.number == self.number:
-            raise KeyboardInterrupt
 
 
 def go(out, strategy, stop=None, grid=None, **settings):

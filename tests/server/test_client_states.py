@@ -12,12 +12,11 @@ from fedalign.federation.federation import federation_of
 from fedalign.messages.records import STATE
 from fedalign.runs.checkpoint import Checkpoints, resume
 from fedalign.runs.folder import RunFolder
-from fedalign.server.callbacks import Callback
 from fedalign.server.client_states import RemoteStates, states_of, take_states
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
 from fedalign.simulation.inline import InlineGrid
-from tests.doubles import run_rounds
+from tests.doubles import Stock, Stop, run_rounds
 
 OPTIONS = {
     "rounds": 6, "num_clients": 4, "clients_per_round": 3, "model.width": 8, "partition": "iid",
@@ -31,12 +30,11 @@ STATEFUL = {
 }
 
 
-class RealNodes:
+class RealNodes(Stock):
     """A grid like a SuperLink's: nodes hold their states, in memory or in folders of their own."""
 
     def __init__(self, config, folder):
-        run_config = config.run_config()
-        self.grid = InlineGrid(client_app, config.num_clients, run_config)
+        self.grid = InlineGrid(client_app, config.num_clients, config.run_config())
         self.folder = folder
         context = self.grid.context
 
@@ -48,24 +46,6 @@ class RealNodes:
             return Context(found.run_id, node_id, node_config, found.state, found.run_config)
 
         self.grid.context = own
-
-    def get_node_ids(self):
-        return self.grid.get_node_ids()
-
-    def push_messages(self, messages):
-        return self.grid.push_messages(messages)
-
-    def pull_messages(self, message_ids):
-        return self.grid.pull_messages(message_ids)
-
-
-class Stop(Callback):
-    def __init__(self, number):
-        self.number = number
-
-    def on_round(self, outcome):
-        if outcome.number == self.number:
-            raise KeyboardInterrupt
 
 
 def go(config, grid, stop=None):

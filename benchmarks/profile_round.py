@@ -156,6 +156,7 @@ def _host(config: Config) -> tuple[float, float]:
 
     with (
         patch.object(Local, "train", timed(Local.train)),
+        patch.object(Measure, "capture", timed(Measure.capture)),
         patch.object(Measure, "on_round", timed(Measure.on_round)),
         patch.object(RoundLoop, "sample", noted),
     ):

@@ -57,7 +57,8 @@ def main(grid: Grid, context: Context) -> None:
         progress = _progress(config, folder, resumed)
         checkpoints = Checkpoints(config, strategy, states, stack.size, seen, resumed)
         callbacks = [*measured, folder, progress, checkpoints]
-        runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds)
+        on_cpu = federation.network.device.type == "cpu"
+        runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds, thread=on_cpu)
         client = federation.client
         loop = RoundLoop(
             strategy,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from math import isfinite
 from typing import Any
@@ -52,6 +52,15 @@ class Evaluator:
     def points(self, models: Models, mixes: Sequence[Mix], repaired: bool = False) -> list[Point]:
         """Return mean cross-entropy and accuracy of each mix; equal mixes are measured once.
 
+        See `start` for the arguments.
+        """
+        return self.start(models, mixes, repaired)()
+
+    def start(
+        self, models: Models, mixes: Sequence[Mix], repaired: bool = False
+    ) -> Callable[[], list[Point]]:
+        """Measure mixes; a GPU goes on until what is returned is called for the points.
+
         Args:
             models: the models to mix.
             mixes: the mixes to measure.
@@ -69,8 +78,12 @@ class Evaluator:
         else:
             finite = {name for name, total in sums.items() if isfinite(total)}
             scores = self._together(models, different, finite)
-        points = dict(zip(scores, map(tuple, read(list(scores.values()))), strict=True))
-        return [points[frozenset(mix.items())] for mix in simple]
+
+        def points() -> list[Point]:
+            found = dict(zip(scores, map(tuple, read(list(scores.values()))), strict=True))
+            return [found[frozenset(mix.items())] for mix in simple]
+
+        return points
 
     def curves(self, models: Models, paths: Sequence[Path]) -> list[Curve]:
         """Return the curve of each path."""

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
 from fedalign.errors import DeviceError
 from fedalign.server.round import Added, Round
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SOON = 1.0  # seconds; what a longer round leads to is not put off
 
 class Callback:
     """Something that happens after each round; all of it is optional."""
@@ -21,7 +27,10 @@ class Callback:
         return ()
 
     def capture(self, outcome: Round) -> None:
-        """Note what the next round will change; called before it starts, in order of rounds."""
+        """Note what the next round will change, and start what a GPU can do beside it.
+
+        Called before the next round starts, in order of rounds.
+        """
 
     def on_round(self, outcome: Round) -> Added | None:
         """Handle a finished round; what is returned is added to it for the next callbacks."""
@@ -32,8 +41,11 @@ class CallbackRunner:
 
     Args:
         callbacks: in the order in which they are called.
-        overlap: the next round may train while callbacks are called.
+        overlap: the next round may train before callbacks are called.
         rounds: the number of the last round, after which nothing trains; None: unknown.
+        thread: overlapping callbacks have a thread of their own. Without one they are called after
+            the next round has trained, unless rounds take long: for a GPU, which needs no thread to
+            work on what `capture` started, while two threads of Python only hinder each other.
     """
 
     def __init__(
@@ -41,9 +53,11 @@ class CallbackRunner:
         callbacks: Sequence[Callback] = (),
         overlap: bool = False,
         rounds: int | None = None,
+        thread: bool = True,
     ):
         self._callbacks, self._overlap, self._rounds = callbacks, overlap, rounds
-        self._behind: Future[None] | None = None
+        self._has_thread = thread
+        self._behind: Callable[[], None] | None = None
 
     def __enter__(self) -> CallbackRunner:
         # By default a new thread takes as many torch threads as there are cores.
@@ -75,11 +89,15 @@ class CallbackRunner:
         self._catch_up()
         for callback in self._callbacks:
             callback.capture(outcome)
-        if self._overlap and outcome.number != self._rounds:
-            outcome = outcome.plus(_seconds(started))
-            self._behind = self._thread.submit(self._call, outcome)
-        else:
+        late = outcome.plus(_seconds(started))
+        if not self._overlap or outcome.number == self._rounds:
             self._call(outcome, started)
+        elif self._has_thread:
+            self._behind = self._thread.submit(self._call, late).result
+        elif late.metrics["seconds"] < SOON:
+            self._behind = partial(self._call, late)
+        else:
+            self._call(late)
 
     def _call(self, outcome: Round, started: float | None = None) -> None:
         for callback in self._callbacks:
@@ -91,7 +109,7 @@ class CallbackRunner:
     def _catch_up(self) -> None:
         behind, self._behind = self._behind, None
         if behind is not None:
-            behind.result()
+            behind()
 
 
 def _seconds(started: float) -> Added:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -113,6 +113,7 @@ class Measure(Callback):
         self._evaluator = Evaluator(self.network, self.test, self.train, settings)
         self._images = images_of(self.train, self.test, self.settings)
         self._stream = side_stream(self.network.device)  # after the data, which it waits for
+        self._started: Callable[[], Added] | None = None
         self._chosen: dict[int, Chosen] = {}
         if self.train is None:
             self._do_without()
@@ -132,16 +133,31 @@ class Measure(Callback):
         if self.network.modules(*NORMS):
             log.warning("mixed models have averaged BatchNorm statistics, since %s", nobody)
 
+    def capture(self, outcome: Round) -> None:
+        """Start to measure the round, on a GPU."""
+        if self._stream is not None:
+            self._started = self._start(outcome)
+
     def on_round(self, outcome: Round) -> Added:
         """Return test loss and accuracy, mean barriers and gaps, and the curves and planes."""
+        finish, self._started = self._started or self._start(outcome), None
+        with torch.cuda.stream(self._stream):
+            return finish()
+
+    def _start(self, outcome: Round) -> Callable[[], Added]:
+        """Measure a round; a GPU goes on until what is returned is called."""
         with torch.cuda.stream(self._stream):  # None, for a CPU, changes nothing
             after = self._vector(outcome.after)
-            scores = self._scorer.scores(after)  # on a GPU it goes on meanwhile
-            found = self._measure(outcome, after) if self._is_due(outcome.number) else Added()
+            scores = self._scorer.scores(after)
+            landscape = self._measure(outcome, after) if self._is_due(outcome.number) else Added
+
+        def finish() -> Added:
+            found = landscape()
             loss, accuracy = scores[0].tolist()
-        return replace(
-            found, metrics={"test_loss": loss, "test_accuracy": accuracy, **found.metrics}
-        )
+            metrics = {"test_loss": loss, "test_accuracy": accuracy, **found.metrics}
+            return replace(found, metrics=metrics)
+
+        return finish
 
     def models_wanted(self, number: int, partitions: Sequence[int]) -> set[int]:
         """Return the partitions whose models are measured, of those that train in the round."""
@@ -162,8 +178,8 @@ class Measure(Callback):
         asked = settings.alphas, settings.plane, settings.mixes, settings.fusion_gap
         return due and any(asked)
 
-    def _measure(self, outcome: Round, after: Tensor) -> Added:
-        """Measure all points of the round at once, then make curves and metrics of them."""
+    def _measure(self, outcome: Round, after: Tensor) -> Callable[[], Added]:
+        """Measure all points of the round at once; what is returned makes curves and metrics."""
         chosen = self._chosen.pop(outcome.number, Chosen())
         models = {str(i): self._vector(model) for i, model in outcome.clients.items()}
         models |= {"before": self._vector(outcome.before), "after": after}
@@ -173,16 +189,20 @@ class Measure(Callback):
         gaps = self._gaps(outcome, models, matcher)
         plain = [path for path in paths if not path.repaired]
         lists = [part.mixes() for parts in (plain, planes, gaps) for part in parts]
-        asked = [mix for mixes in lists for mix in mixes]
-        points = iter(self._evaluator.points(models, asked))
-        curves = [curve(path, [next(points) for _ in path.alphas]) for path in plain]
-        repaired = [path for path in paths if path.repaired]
-        curves += self._evaluator.curves(models, repaired)
-        maps = [measured(plane, [next(points) for _ in plane.places]) for plane in planes]
-        metrics = _of_curves(curves) | _of_gaps(gaps, points)
-        if matcher and matcher.sweeps:
-            metrics["matching_sweeps"] = float(np.mean(matcher.sweeps))
-        return Added(metrics, curves, maps)
+        points_of = self._evaluator.start(models, [mix for mixes in lists for mix in mixes])
+
+        def finish() -> Added:
+            points = iter(points_of())
+            curves = [curve(path, [next(points) for _ in path.alphas]) for path in plain]
+            repaired = [path for path in paths if path.repaired]
+            curves += self._evaluator.curves(models, repaired)
+            maps = [measured(plane, [next(points) for _ in plane.places]) for plane in planes]
+            metrics = _of_curves(curves) | _of_gaps(gaps, points)
+            if matcher and matcher.sweeps:
+                metrics["matching_sweeps"] = float(np.mean(matcher.sweeps))
+            return Added(metrics, curves, maps)
+
+        return finish
 
     def _matcher(self, number: int) -> Matcher | None:
         if self.settings.match == "none":

@@ -1,8 +1,9 @@
 import threading
+import time
 
 import pytest
 
-from fedalign.server.callbacks import Callback, CallbackRunner
+from fedalign.server.callbacks import SOON, Callback, CallbackRunner
 from fedalign.server.round import Added, Round
 from tests.doubles import Watch
 
@@ -45,6 +46,17 @@ def test_callbacks_run_beside_the_next_round_and_before_they_are_called_again():
         runner.call(outcome(3), 0.0)  # after the last round nothing trains
         assert slow.seen == [(1, False), (2, False), (3, True)]
     assert [seen.number for seen in quick.seen] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 2.0])
+def test_without_a_thread_short_rounds_are_handled_after_the_next_one(seconds):
+    note = Note()
+    with CallbackRunner([note], overlap=True, rounds=3, thread=False) as runner:
+        for number, seen in ((1, []), (2, [1]), (3, [1, 2, 3])):
+            runner.call(outcome(number), time.perf_counter() - seconds)
+            late = seen if seconds < SOON else list(range(1, number + 1))
+            assert [own.number for own in note.seen] == late
+    assert all(own.metrics["seconds"] >= seconds for own in note.seen)
 
 
 def test_what_the_next_round_changes_is_captured_before_it_starts():

@@ -17,6 +17,7 @@ from fedalign.masks.phases import update_mask
 from fedalign.masks.plan import Freeze, Granularity, MaskPlan, Sampling
 from fedalign.messages.partial_sums import averages
 from fedalign.messages.records import write_plan
+from fedalign.network.arrays import record_of
 from fedalign.settings.registry import Part
 from strategies.wrapper import Wrapper
 
@@ -106,7 +107,7 @@ class Masked(Wrapper):
             start = {name: self._anchor(name, array) for name, array in arrays.items()}
             # At the start they have the value, whatever the plan lets move them afterwards.
             held = replace(plan, freeze="exact", fixed_lr_scale=0.0)
-            arrays = self._merged(held, arrays, ArrayRecord(start))
+            arrays = self._merged(held, arrays, record_of(start))
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -133,7 +134,7 @@ class Masked(Wrapper):
         mask = update_mask(plan, self.layout)
         if mask is None:
             return moved
-        merged = ArrayRecord(dict(moved))
+        merged = record_of(moved)
         for entry in self.layout.parameters:
             new, old = moved[entry.name].numpy(), fixed[entry.name].numpy()
             merged[entry.name] = Array(np.where(entry.view(mask).numpy(), new, old))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedalign.messages.records import EXTRA
 from fedalign.messages.validation import check_as_sent, check_names, values_of
-from fedalign.network.arrays import view_of
+from fedalign.network.arrays import LazyArray, record_of, view_of
 from fedalign.network.layout import Entry, Layout
 
 FLOATS = ("float16", "float32", "float64")
@@ -37,9 +37,9 @@ class Codec:
         if not self.half:
             return arrays
         names = {entry.name for entry in self.layout.parameters}
-        return ArrayRecord(
+        return record_of(
             {
-                name: Array(array.numpy().astype(np.float16)) if name in names else array
+                name: LazyArray(array.numpy().astype(np.float16)) if name in names else array
                 for name, array in arrays.items()
             }
         )
@@ -53,23 +53,23 @@ class Codec:
         """
         if mask is None and not self.half:
             return self.layout.to_record(vector, dict(counters))
-        vector, start = vector.detach().cpu(), start.cpu()
+        vector, start = vector.detach().to("cpu", copy=True), start.cpu()
         packed: dict[str, Array] = {}
         for entry in self.layout.parameters:
             values = entry.view(vector)
             if self.half:
                 values = (values - entry.view(start)).half()
             values = values if mask is None else values[entry.view(mask)]
-            packed[entry.name] = Array(values.contiguous().numpy())
+            packed[entry.name] = LazyArray(values.contiguous().numpy())
         for entry in self.layout.buffers:
-            packed[entry.name] = Array(entry.view(vector).numpy())
-        return ArrayRecord({**packed, **counters})
+            packed[entry.name] = LazyArray(entry.view(vector).numpy())
+        return record_of({**packed, **counters})
 
     def pack_extra(self, vector: Tensor, mask: Tensor | None) -> Array:
         """Return the trained entries of a vector `(P,)` that travels beside the model."""
         trained = self.layout.compact(vector) if mask is None else vector[mask.to(vector.device)]
         values = trained.cpu().numpy()
-        return Array(values.astype(np.float16) if self.half else values)
+        return LazyArray(values.astype(np.float16 if self.half else values.dtype))
 
     def unpack_extra(self, array: Array, mask: Tensor | None) -> Array:
         """Return what `pack_extra` packed, float32 without padding, 0 where a weight was fixed.
@@ -81,7 +81,7 @@ class Codec:
             came = values_of(EXTRA, array, FLOATS).astype(np.float32, copy=False)
         zeros = np.zeros(self.layout.num_parameters, np.float32)
         trained = None if mask is None else self.layout.compact(mask).numpy()
-        return Array(_fill_in(came, zeros, trained, EXTRA, False))
+        return LazyArray(_fill_in(came, zeros, trained, EXTRA, False))
 
     def unpack(
         self, arrays: ArrayRecord, sent: ArrayRecord, mask: Tensor | None, summed: bool = False
@@ -106,7 +106,7 @@ class Codec:
             else:
                 check_as_sent(name, arrays[name], before, summed)
                 whole[name] = arrays[name]
-        return ArrayRecord(whole)
+        return record_of(whole)
 
     def _parameter(self, entry: Entry, array: Array, sent: Array, mask: Tensor | None) -> Array:
         """Return a whole parameter from an array of a reply."""
@@ -115,7 +115,7 @@ class Codec:
         if came.shape == entry.shape and not change:
             return array
         trained = None if mask is None else entry.view(mask).numpy()
-        return Array(_fill_in(came, view_of(sent), trained, entry.name, change))
+        return LazyArray(_fill_in(came, view_of(sent), trained, entry.name, change))
 
 
 def _fill_in(

@@ -23,6 +23,7 @@ from fedalign.messages.validation import (
     metrics_in,
     values_of,
 )
+from fedalign.network.arrays import record_of
 
 
 def encode(messages: Sequence[Message], codec: Codec | None) -> list[Message]:
@@ -122,7 +123,7 @@ class ReplyDecoder:
             if rules:
                 rules.check_arrays(record)
             limit = self._limit_of(sent.arrays)
-            decoded[name] = ArrayRecord(
+            decoded[name] = record_of(
                 {key: self._extra(key, array, mask, limit) for key, array in record.items()}
             )
         return decoded

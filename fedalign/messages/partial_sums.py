@@ -22,7 +22,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.records import arrays_of
 from fedalign.messages.validation import WEIGHT
-from fedalign.network.arrays import num_bytes, view_of
+from fedalign.network.arrays import LazyArray, num_bytes, record_of, view_of
 from fedalign.settings.contracts import SaysAverages
 
 log = logging.getLogger("fedalign")
@@ -190,8 +190,8 @@ def _replace_by_means(reply: Message, pairs: Pairs) -> None:
 def _mean(models: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:
     if len(models) == 1:
         return models[0]
-    return ArrayRecord(
-        {name: Array(_weighted_mean([m[name] for m in models], weights)) for name in models[0]}
+    return record_of(
+        {name: LazyArray(_weighted_mean([m[name] for m in models], weights)) for name in models[0]}
     )
 
 

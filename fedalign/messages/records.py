@@ -17,7 +17,7 @@ from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
 from pydantic import TypeAdapter, ValidationError
 
 from fedalign.masks.plan import MaskPlan
-from fedalign.network.arrays import num_bytes
+from fedalign.network.arrays import num_bytes, record_of
 
 METRICS = "metrics"
 EXTRA = "extra"
@@ -80,7 +80,7 @@ def train_reply(
     record = MetricRecord({"num-examples": num_examples, **metrics})
     content = RecordDict({"arrays": arrays, METRICS: record})
     if extras:
-        content[EXTRA] = ArrayRecord(dict(extras))
+        content[EXTRA] = record_of(extras)
     return Message(content, reply_to=message)
 
 

@@ -15,6 +15,7 @@ from fedalign.messages.partial_sums import Mark, take_mark
 from fedalign.messages.records import EXTRA, METRICS, arrays_of, size_of
 from fedalign.messages.rules import ReplyRules
 from fedalign.messages.validation import metrics_in
+from fedalign.network.arrays import record_of
 
 MAX_NAMED = 5  # clients in a line about those that are left out
 MAX_CHARACTERS = 200  # of the names that a client gives to its records
@@ -84,7 +85,7 @@ def receive_models(
     for reply in round_replies.replies:
         node = reply.metadata.src_node_id
         if node in models_wanted and node not in sums:
-            models[partition_of[node]] = ArrayRecord(dict(arrays_of(reply)))
+            models[partition_of[node]] = record_of(arrays_of(reply))
     round_replies.models = dict(sorted(models.items()))
     return round_replies
 

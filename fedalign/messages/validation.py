@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
-from fedalign.network.arrays import like, view_of
+from fedalign.network.arrays import like, record_of, view_of
 
 WEIGHT = "num-examples"
 MAX_EXAMPLES = 10**9  # of a client; the sum over a billion clients still fits into 64 bits
@@ -114,7 +114,7 @@ def check_record(
     check_names(came, sent)
     for name, before in sent.items():
         check_as_sent(name, came[name], before, summed)
-    model = ArrayRecord({name: came[name] for name in sent})
+    model = record_of({name: came[name] for name in sent})
     check_update(model, sent, most)
     return model
 

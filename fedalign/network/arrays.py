@@ -1,14 +1,17 @@
-"""Read Flower's arrays, which are the bytes of a NumPy file, without trusting them."""
+"""Flower's arrays, which are the bytes of a NumPy file: made late, and read without trust."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
+from io import BytesIO
 from math import prod
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
+from flwr.common.constant import SType
 
 MAX_HEADER = 1024  # bytes: enough for an array of any shape
 # Exactly what NumPy writes for plain numbers, so that nothing received is evaluated or unpickled.
@@ -21,12 +24,78 @@ HEADER = re.compile(
 Form = tuple[np.dtype, tuple[int, ...], Literal["C", "F"]]
 
 
+class LazyArray(Array):
+    """A Flower array that becomes bytes once they are asked for; most never leave the process.
+
+    Args:
+        values: must not change afterwards.
+    """
+
+    __qualname__ = Array.__qualname__  # under which Flower sends it
+
+    def __init__(self, values: np.ndarray):
+        values = values.view()
+        values.flags.writeable = False
+        form = {"dtype": _dtype_name(values.dtype), "shape": values.shape, "stype": SType.NUMPY}
+        self.__dict__.update(form, values=values, bytes=None)
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of a NumPy file."""
+        if self.__dict__["bytes"] is None:
+            buffer = BytesIO()
+            np.save(buffer, self.values, allow_pickle=False)
+            self.__dict__["bytes"] = buffer.getvalue()
+        found: bytes = self.__dict__["bytes"]
+        return found
+
+    @data.setter
+    def data(self, data: bytes) -> None:
+        values = view_of(Array(self.dtype, self.shape, self.stype, data))
+        self.__dict__.update(bytes=data, values=values)
+
+    @property
+    def values(self) -> np.ndarray:
+        """The values, read-only."""
+        found: np.ndarray = self.__dict__["values"]
+        return found
+
+    @property
+    def num_bytes(self) -> int:
+        """The length of `data`."""
+        values, flags = self.values, self.values.flags
+        by_columns = flags.f_contiguous and not flags.c_contiguous
+        return _header_size(values.dtype, values.shape, by_columns) + values.nbytes
+
+    def numpy(self) -> np.ndarray:
+        """Return a copy of the values."""
+        return self.values.copy(order="K")
+
+    def __eq__(self, other: object) -> bool:
+        form = (self.dtype, self.shape, self.stype)
+        return (
+            isinstance(other, Array)
+            and form == (other.dtype, other.shape, other.stype)
+            and self.data == other.data
+        )
+
+    def __copy__(self) -> Self:
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __reduce__(self) -> tuple[type[Array], tuple[Any, ...]]:
+        return Array, (self.dtype, self.shape, self.stype, self.data)
+
+
 def view_of(array: Array) -> np.ndarray:
     """Return an array's values as a read-only view of its bytes.
 
     Nothing is allocated, whatever the header claims. `ValueError` if the bytes are not plain
     numbers, or differ from the shape and dtype that the array states.
     """
+    if isinstance(array, LazyArray):
+        return array.values
     if array.stype != "numpy.ndarray":
         raise ValueError(f"is serialised as {array.stype[:30]!r}, not as 'numpy.ndarray'")
     header = HEADER.match(array.data, 0, MAX_HEADER)
@@ -40,9 +109,20 @@ def view_of(array: Array) -> np.ndarray:
     return np.ndarray(shape, dtype, array.data, header.end(), order=order)
 
 
+def record_of(arrays: Mapping[str, Array]) -> ArrayRecord:
+    """Return a record of these arrays, where Flower's constructor makes new ones of their bytes."""
+    record = ArrayRecord()
+    for name, array in arrays.items():
+        record[name] = array
+    return record
+
+
 def num_bytes(record: ArrayRecord) -> int:
     """Return the serialised size of a record's arrays, in bytes."""
-    return sum(len(array.data) for array in record.values())
+    return sum(
+        array.num_bytes if isinstance(array, LazyArray) else len(array.data)
+        for array in record.values()
+    )
 
 
 def like(record: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
@@ -57,8 +137,22 @@ def like(record: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
         elif record[name].dtype == before.dtype:
             restored[name] = record[name]
         else:
-            restored[name] = Array(record[name].numpy().astype(before.dtype))
-    return ArrayRecord(restored)
+            restored[name] = LazyArray(record[name].numpy().astype(before.dtype))
+    return record_of(restored)
+
+
+@lru_cache
+def _dtype_name(dtype: np.dtype) -> str:
+    return str(dtype)
+
+
+@lru_cache(maxsize=4096)
+def _header_size(dtype: np.dtype, shape: tuple[int, ...], by_columns: bool) -> int:
+    """Return how many bytes a NumPy file has before the values."""
+    buffer = BytesIO()
+    form = {"descr": dtype.str, "fortran_order": by_columns, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, form)
+    return len(buffer.getvalue())
 
 
 @lru_cache(maxsize=4096)

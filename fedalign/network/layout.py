@@ -17,7 +17,7 @@ import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor, nn
 
-from fedalign.network.arrays import view_of
+from fedalign.network.arrays import LazyArray, record_of, view_of
 
 ALIGNMENT = 16
 """Numbers, 64 bytes of float32: kernels of cuDNN fail on tensors that begin elsewhere."""
@@ -145,9 +145,9 @@ class Layout:
 
     def to_record(self, vector: Tensor, counters: dict[str, Array]) -> ArrayRecord:
         """Return a vector `(F,)` as Flower's record, with `counters` as its integer buffers."""
-        vector = vector.detach().cpu()
-        named = {e.name: Array(e.view(vector).contiguous().numpy()) for e in self.entries}
-        return ArrayRecord({**named, **counters})
+        vector = vector.detach().to("cpu", copy=True)  # what the record holds must not change
+        named = {e.name: LazyArray(e.view(vector).contiguous().numpy()) for e in self.entries}
+        return record_of({**named, **counters})
 
     def to_vector(self, record: ArrayRecord) -> Tensor:
         """Return a record as a vector `(F,)`; `ValueError` names an array that does not fit."""
@@ -198,7 +198,7 @@ class Layout:
     def to_state(self, record: ArrayRecord) -> ArrayRecord:
         """Return a record as the module's state dict: with every name of a tensor used twice."""
         named = {**record, **{alias: record[name] for alias, name in self.aliases}}
-        return ArrayRecord({n: array for n, array in named.items() if n not in self.transient})
+        return record_of({n: array for n, array in named.items() if n not in self.transient})
 
     def _tensors(self, model: nn.Module) -> list[Tensor]:
         floats = [b for b in model.buffers() if b.is_floating_point()]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SOON = 1.0  # seconds; what a longer round leads to is not put off
 
+
 class Callback:
     """Something that happens after each round; all of it is optional."""
 

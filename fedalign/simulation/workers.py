@@ -24,6 +24,7 @@ from flwr.clientapp import ClientApp
 
 from fedalign.errors import DeviceError, InputError
 from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest, RunConfig
+from fedalign.network.arrays import LazyArray
 from fedalign.simulation.app import FlowerApp, load_component
 from fedalign.simulation.costs import Costs
 from fedalign.simulation.grid import LocalGrid, is_over, serve, with_content
@@ -264,7 +265,8 @@ def _check_reachable(address: str) -> None:
 
 def ship_arrays_out_of_band() -> None:
     """Let this process send Flower's Arrays through shared memory instead of inside a pickle."""
-    ray.util.register_serializer(Array, serializer=_pack, deserializer=_unpack)
+    for kind in (Array, LazyArray):
+        ray.util.register_serializer(kind, serializer=_pack, deserializer=_unpack)
 
 
 def _pack(array: Array) -> tuple[str, tuple[int, ...], str, np.ndarray]:

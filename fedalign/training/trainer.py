@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message
+from flwr.app import ArrayRecord, Context, Message
 from torch import Tensor
 
 from fedalign.algorithm import Stack
@@ -17,6 +17,7 @@ from fedalign.federation.federation import Federation, place_of
 from fedalign.masks.phases import trainable_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.records import EXTRA, STATE, TrainTask, arrays_of
+from fedalign.network.arrays import LazyArray, record_of
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 from fedalign.rng import rngs
@@ -171,5 +172,5 @@ def _store(layout: Layout, clients: Sequence[Client], client_state: Mapping[str,
     """Put what clients keep, `(K, …)` by name, into their contexts."""
     stored = {key: layout.compact(rows).cpu().numpy() for key, rows in client_state.items()}
     for k, client in enumerate(clients if stored else ()):
-        state = {key: Array(np.ascontiguousarray(rows[k])) for key, rows in stored.items()}
-        client.context.state[STATE] = ArrayRecord(state)
+        state = {key: LazyArray(rows[k].copy()) for key, rows in stored.items()}
+        client.context.state[STATE] = record_of(state)

@@ -1,35 +1,62 @@
+import copy
 import io
 import os
+import pickle
 import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
-from flwr.app import Array
+from flwr.app import Array, ArrayRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedalign.network.arrays import view_of
+from fedalign.network.arrays import LazyArray, num_bytes, record_of, view_of
+
+VALUES = [
+    np.arange(12, dtype=np.float32).reshape(3, 4),
+    np.array(5),
+    np.zeros((0, 3), np.float16),
+    np.array([True, False]),
+    np.arange(3, dtype=">i8"),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.zeros((1,) * 64),
+]
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        np.arange(12, dtype=np.float32).reshape(3, 4),
-        np.array(5),
-        np.zeros((0, 3), np.float16),
-        np.array([True, False]),
-        np.arange(3, dtype=">i8"),
-        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        np.zeros((1,) * 64),
-    ],
-)
+@pytest.mark.parametrize("values", VALUES)
 def test_the_same_values_without_a_copy(values):
     array = Array(values)
     view = view_of(array)
     assert (view.dtype, view.shape) == (values.dtype, values.shape)
     assert np.array_equal(view, values)
     assert not view.flags.writeable
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_a_lazy_array_is_flowers_array(values):
+    eager, lazy = Array(values), LazyArray(values)
+    record = record_of({"x": lazy})
+    assert (lazy.dtype, lazy.shape, lazy.stype) == (eager.dtype, eager.shape, eager.stype)
+    assert num_bytes(record) == num_bytes(ArrayRecord({"x": eager}))
+    assert lazy.__dict__["bytes"] is None  # until now nobody asked
+    assert np.array_equal(view_of(lazy), values)
+    assert np.array_equal(lazy.numpy(), eager.numpy())
+    assert lazy.numpy().flags.f_contiguous == eager.numpy().flags.f_contiguous
+    assert lazy.data == eager.data
+    assert eager == lazy == copy.copy(lazy) == pickle.loads(pickle.dumps(lazy))
+    assert type(pickle.loads(pickle.dumps(lazy))) is Array
+    assert lazy.object_id == eager.object_id  # under which Flower sends it
+    assert Array.inflate(lazy.deflate(), lazy.children) == eager
+
+
+def test_the_values_of_a_lazy_array_change_only_with_its_bytes():
+    lazy = LazyArray(np.arange(3.0))
+    with pytest.raises(ValueError, match="read-only"):
+        lazy.values[0] = 1
+    lazy.numpy()[0] = 7  # a copy, as Flower's
+    lazy.data = Array(np.arange(3.0) + 1).data
+    assert lazy.numpy().tolist() == view_of(lazy).tolist() == [1, 2, 3]
 
 
 def npy(values, **options):

@@ -11,8 +11,8 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
-from flwr.common.constant import SType
 
+STYPE = "numpy.ndarray"
 MAX_HEADER = 1024  # bytes: enough for an array of any shape
 # Exactly what NumPy writes for plain numbers, so that nothing received is evaluated or unpickled.
 HEADER = re.compile(
@@ -36,7 +36,7 @@ class LazyArray(Array):
     def __init__(self, values: np.ndarray):
         values = values.view()
         values.flags.writeable = False
-        form = {"dtype": _dtype_name(values.dtype), "shape": values.shape, "stype": SType.NUMPY}
+        form = {"dtype": _dtype_name(values.dtype), "shape": values.shape, "stype": STYPE}
         self.__dict__.update(form, values=values, bytes=None)
 
     @property
@@ -96,8 +96,8 @@ def view_of(array: Array) -> np.ndarray:
     """
     if isinstance(array, LazyArray):
         return array.values
-    if array.stype != "numpy.ndarray":
-        raise ValueError(f"is serialised as {array.stype[:30]!r}, not as 'numpy.ndarray'")
+    if array.stype != STYPE:
+        raise ValueError(f"is serialised as {array.stype[:30]!r}, not as {STYPE!r}")
     header = HEADER.match(array.data, 0, MAX_HEADER)
     if header is None:
         raise ValueError("is not the bytes of a NumPy file of numbers")

@@ -19,10 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fedalign.files import replace
+from fedalign.network.arrays import LazyArray
 
 PLAIN = (type(None), bool, int, float, str)
 TABLES = (dict, ArrayRecord, MetricRecord, ConfigRecord, RecordDict)
 ROWS = (list, tuple)
+ARRAYS = (Array, LazyArray)
 KINDS: dict[str, Callable[[Any], Any]] = {kind.__name__: kind for kind in (*TABLES, *ROWS)}
 TREE = "tree"  # the name of the JSON among the numbered arrays
 
@@ -40,7 +42,7 @@ def is_known(value: object) -> bool:
         return all(map(is_known, value))
     if isinstance(value, np.generic) or kind is np.ndarray:
         return not value.dtype.hasobject  # type: ignore[attr-defined]
-    return kind in (*PLAIN, bytes, Array)
+    return kind in (*PLAIN, bytes, *ARRAYS)
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ class Packed:
 
     Attributes:
         tree: plain JSON, with the numbers of blobs in the places of arrays and bytes.
-        blobs: the bytes of these.
+        blobs: the bytes of these, or arrays that become bytes when they are written.
     """
 
     tree: Any
-    blobs: list[bytes]
+    blobs: list[bytes | LazyArray]
 
     def plus(self, values: Mapping[str, Any]) -> Packed:
         """Return a packed dict with more keys."""
@@ -63,7 +65,7 @@ class Packed:
 
 def pack(tree: object) -> Packed:
     """Return a tree in the form in which `write` stores it; only NumPy arrays are copied."""
-    blobs: list[bytes] = []
+    blobs: list[bytes | LazyArray] = []
     return Packed(_pack(tree, blobs), blobs)
 
 
@@ -75,7 +77,9 @@ def write(path: Path, tree: object) -> None:
     """
     packed = tree if isinstance(tree, Packed) else pack(tree)
     text = json.dumps(packed.tree).encode()
-    named = {TREE: text} | {str(number): blob for number, blob in enumerate(packed.blobs)}
+    named = {TREE: text}
+    for number, blob in enumerate(packed.blobs):
+        named[str(number)] = blob.data if isinstance(blob, LazyArray) else blob
     tensors = {name: np.frombuffer(blob, np.uint8) for name, blob in named.items()}
     checksum = {"crc32": str(_crc32(named.__getitem__, len(packed.blobs)))}
     replace(path, lambda new: save_file(tensors, new, checksum))
@@ -104,7 +108,7 @@ def _crc32(blob: Callable[[str], bytes], count: int) -> int:
     return crc
 
 
-def _pack(value: Any, blobs: list[bytes]) -> Any:
+def _pack(value: Any, blobs: list[bytes | LazyArray]) -> Any:
     """Return a value as JSON: plain, or under the name of its type; append its bytes to `blobs`."""
     kind = type(value)
     if kind in PLAIN:
@@ -115,12 +119,12 @@ def _pack(value: Any, blobs: list[bytes]) -> Any:
     if kind in ROWS:
         return {kind.__name__: [_pack(inner, blobs) for inner in value]}
     if kind is np.ndarray:
-        return {"ndarray": _pack(Array(value), blobs)}
+        return {"ndarray": _pack(LazyArray(value.copy(order="K")), blobs)}
     if isinstance(value, np.generic):
-        return {"scalar": _pack(Array(np.asarray(value)), blobs)}
+        return {"scalar": _pack(LazyArray(np.asarray(value)), blobs)}
     blobs.append(value.data if kind is Array else value)
     name = str(len(blobs) - 1)
-    if kind is Array:
+    if kind in ARRAYS:
         return {"Array": [value.dtype, list(value.shape), value.stype, name]}
     return {"bytes": name}
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from fedalign.algorithm import Stack
 from fedalign.federation.client_state import ClientState
-from fedalign.federation.federation import PLACE, Federation, adopt, federation_of, place_of
+from fedalign.federation.federation import PLACE, Federation, adopt, federation_of
 from fedalign.federation.local_data import DATA_DIR, federation_at
 from fedalign.masks.plan import MaskPlan
+from fedalign.messages.contexts import place_of
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest, RunConfig
 from fedalign.messages.records import TrainTask, arrays_of, evaluate_reply, round_of

@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedalign.errors import InputError
-from fedalign.federation.federation import Federation, place_of
+from fedalign.federation.federation import Federation
 from fedalign.files import replace
+from fedalign.messages.contexts import place_of
 from fedalign.messages.records import STATE
 
 STATE_DIR = "state-dir"  # in a node's config: the folder in which states outlive the node's process

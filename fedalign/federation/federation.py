@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Context, UserConfigValue
+from flwr.app import UserConfigValue
 
 from fedalign.data import Dataset, Part, Spec
 from fedalign.errors import InputError, named
@@ -176,13 +176,3 @@ def _keep(key: tuple[tuple[str, UserConfigValue], ...], federation: Federation) 
     forget()
     _federations[key] = federation
     return federation
-
-
-def place_of(context: Context) -> tuple[int, int]:
-    """Return a client's partition and the number of partitions, 0 where nothing has been dealt.
-
-    A node that holds its own data may have no partition; its node id stands for it.
-    """
-    node = context.node_config
-    partition, count = node.get("partition-id", context.node_id), node.get("num-partitions", 0)
-    return int(partition), int(count)

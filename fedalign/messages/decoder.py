@@ -13,6 +13,7 @@ from torch import Tensor
 from fedalign.masks.phases import update_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.codec import FLOATS, Codec
+from fedalign.messages.copies import node_of
 from fedalign.messages.records import EXTRA, METRICS, TrainTask, arrays_of, with_content
 from fedalign.messages.rules import ReplyRules, update_limit
 from fedalign.messages.validation import (
@@ -77,7 +78,7 @@ class ReplyDecoder:
             if key not in sent:
                 plan = TrainTask.read(message).plan if codec else MaskPlan()
                 sent[key] = _Sent(arrays_of(message), plan)
-            self._sent[message.metadata.dst_node_id] = sent[key]
+            self._sent[node_of(message)] = sent[key]
 
     def decode(self, reply: Message, partition: int, summed: bool = False) -> RecordDict:
         """Return the content that a reply stands for: whole arrays under their usual names.

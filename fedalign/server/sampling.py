@@ -10,6 +10,7 @@ from typing import cast
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from fedalign.messages.copies import node_of
 from fedalign.rng import rng
 
 
@@ -31,7 +32,7 @@ class Sample:
     def ordered(self, messages: Iterable[Message]) -> list[Message]:
         """Return messages in the order of their clients' partitions."""
         place = {node: place for place, node in enumerate(self.nodes.values())}
-        return sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
+        return sorted(messages, key=lambda message: place[node_of(message)])
 
     def grid(self, grid: Grid) -> Grid:
         """Return the grid on which a strategy sees only these clients' nodes."""

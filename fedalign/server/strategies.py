@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from flwr.serverapp.strategy import (
     DifferentialPrivacyClientSideAdaptiveClipping,
+    FedAvg,
     QFedAvg,
     Strategy,
 )
@@ -14,6 +15,7 @@ from flwr.supercore.differential_privacy import KEY_NORM_BIT
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.masks.phases import phases, trainable_mask
+from fedalign.messages.copies import for_nodes
 from fedalign.messages.rules import ReplyRules
 from fedalign.messages.validation import BOUNDS, Bounds
 from fedalign.settings.contracts import (
@@ -55,8 +57,9 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
         "num_sampled_clients": min(config.clients_per_round or num_clients, num_clients),
     }
     built: Strategy = config.strategy.build(**arguments, **FLOWER_SAMPLING)
-    moves_neurons = traits("strategies", config.strategy.name).moves_neurons
     for strategy in chain(built):
+        if getattr(type(strategy), "_construct_messages", None) is FedAvg._construct_messages:
+            vars(strategy)["_construct_messages"] = for_nodes  # which does the same, quicker
         if isinstance(strategy, PlansMasks):
             _check_plan(federation, strategy, moves_neurons)
     return built

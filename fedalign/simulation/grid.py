@@ -1,7 +1,7 @@
 """Flower's Grid without SuperLink, HTTP or polling: it delivers messages to simulated nodes.
 
 Strategies and ClientApps see a plain `flwr.serverapp.Grid`; only the transport differs. All private
-parts of Flower on which the simulation relies are used in this file and nowhere else.
+parts of Flower on which the simulation relies are used here and in `fedalign.messages.copies`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,12 @@ import time
 import traceback
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from itertools import count
-from typing import Any
 
 from flwr.app import (
-    Array,
-    ArrayRecord,
-    ConfigRecord,
     Context,
     Error,
     Message,
-    MetricRecord,
     RecordDict,
     UserConfigValue,
 )
@@ -32,6 +26,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedalign.messages.contexts import Contexts, states_of
+from fedalign.messages.copies import node_of, private_copy
 from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import counted, sum_replies
 from fedalign.simulation.grouping import groups, members
@@ -174,6 +170,12 @@ class LocalGrid(Grid):
         state = RecordDict(dict(self._states.get(node_id, {})))
         return Context(self.run.run_id, node_id, node_config, state, dict(self._run_config))
 
+    def contexts(self, nodes: Iterable[int]) -> Contexts:
+        """Return the Contexts of nodes, each of which is made when it is asked for."""
+        own, count = self._nodes, len(self._nodes)
+        places = {node: (own.index(node), count) for node in nodes}
+        return Contexts(self.context, places, self._states)
+
     def keep_states(self, states: Mapping[int, RecordDict]) -> None:
         """Store the states of nodes for their next messages."""
         for node, state in states.items():
@@ -211,11 +213,11 @@ class LocalGrid(Grid):
         self, batch: list[Message], request: GroupRequest, group: int, deadline: float | None
     ) -> Iterator[GroupReplies]:
         """Yield the replies to a batch; an error reply for a node that does not exist."""
-        for message in batch:
-            if message.metadata.dst_node_id not in self._nodes:
-                reason = f"there is no node {message.metadata.dst_node_id}"
+        known = [message for message in batch if node_of(message) in self._nodes]
+        for message in batch if len(known) < len(batch) else ():
+            if (node := node_of(message)) not in self._nodes:
+                reason = f"there is no node {node}"
                 yield GroupReplies([error_reply(message, ErrorCode.NODE_UNAVAILABLE, reason)])
-        known = [message for message in batch if message.metadata.dst_node_id in self._nodes]
         yield from self._run_all(groups(known, group), request, deadline)
 
     def _keep(self, answers: GroupReplies) -> None:
@@ -237,7 +239,8 @@ def serve(
         failed = {reply.metadata.src_node_id for reply in replies if reply.has_error()}
         answers = sum_replies(replies, request, flaws(app, messages, contexts, replies, request))
         answers.notes += [reason] if reason else []
-    answers.states = {own.node_id: own.state for own in contexts if own.node_id not in failed}
+    states = states_of(contexts)
+    answers.states = {node: state for node, state in states.items() if node not in failed}
     return answers
 
 
@@ -264,35 +267,6 @@ def call(app: ClientApp, message: Message, context: Context) -> Message:
 def error_reply(message: Message, code: int, reason: str) -> Message:
     """Return an Error reply to a message."""
     return Message(Error(code=code, reason=reason), reply_to=message)
-
-
-def private_copy(message: Message) -> Message:
-    """Return a copy of a message whose changes do not affect the original.
-
-    Records, lists and Arrays are copied; the bytes inside an Array are immutable and shared. So a
-    model that is sent to a thousand clients is in memory once.
-    """
-    twin = copy(message)
-    twin.__dict__["_metadata"] = copy(message.metadata)
-    if message.has_content():
-        twin.content = RecordDict({name: _copy(rec) for name, rec in message.content.items()})
-    return twin
-
-
-def with_content(message: Message, content: RecordDict | None) -> Message:
-    """Return a copy of a message with other content; None makes an envelope without content."""
-    twin = copy(message)
-    twin.__dict__["_content"] = content
-    return twin
-
-
-def _copy(record: ArrayRecord | MetricRecord | ConfigRecord) -> Any:
-    """Return a copy of a record whose lists and Arrays are copies too."""
-    twin: Any = record.copy()
-    for key, value in record.items():
-        if isinstance(value, (Array, list)):
-            twin[key] = copy(value)
-    return twin
 
 
 def is_over(deadline: float | None) -> bool:

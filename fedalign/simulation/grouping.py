@@ -6,6 +6,7 @@ from itertools import groupby, pairwise
 
 from flwr.app import Message
 
+from fedalign.messages.copies import node_of
 from fedalign.messages.groups import GroupReplies
 
 
@@ -25,7 +26,7 @@ def groups(messages: list[Message], size: int) -> list[list[Message]]:
     found: list[list[Message]] = []
     for _, run in groupby(messages, lambda m: (id(m.content), m.metadata.message_type)):
         alike = list(run)
-        nodes = {message.metadata.dst_node_id for message in alike}
+        nodes = set(map(node_of, alike))
         parts = -(-len(alike) // size) if len(nodes) == len(alike) else len(alike)
         cuts = [len(alike) * part // parts for part in range(parts + 1)]
         found += [alike[start:stop] for start, stop in pairwise(cuts)]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from flwr.app import Message, UserConfigValue
 from flwr.clientapp import ClientApp
 
+from fedalign.messages.copies import node_of
 from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.grid import LocalGrid, is_over, serve
@@ -36,7 +37,7 @@ class InlineGrid(LocalGrid):
         for group in groups:
             if is_over(deadline):
                 return
-            contexts = [self.context(message.metadata.dst_node_id) for message in group]
+            contexts = self.contexts(map(node_of, group))
             yield serve(self._client_app, group, contexts, request)
 
 

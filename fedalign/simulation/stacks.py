@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedalign.errors import DeviceError, is_device_error
+from fedalign.messages.contexts import Contexts
 from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest
 from fedalign.messages.validation import flaw_of
 
@@ -33,15 +34,27 @@ def train_together(
     training = messages[0].metadata.message_type == MessageType.TRAIN
     if not isinstance(app, GroupApp) or not training or len(messages) == 1:
         return None, None
-    states = [dict(context.state) if context.state else {} for context in contexts]
+    restore = _snapshot(contexts)
     try:
         return app.train_many(messages, contexts, request), None
     except Exception as error:
         check_device(error, contexts)
-        for context, state in zip(contexts, states, strict=True):
-            context.state = RecordDict(state)  # some clients may have been trained already
+        restore()  # some clients may have been trained already
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return None, f"clients of a group were called one by one, since together: {reason}"
+
+
+def _snapshot(contexts: Sequence[Context]) -> Callable[[], None]:
+    """Return what gives contexts the states back that they have now."""
+    if isinstance(contexts, Contexts):
+        return contexts.restore
+    states = [dict(context.state) for context in contexts]
+
+    def restore() -> None:
+        for context, state in zip(contexts, states, strict=True):
+            context.state = RecordDict(state)
+
+    return restore
 
 
 def check_device(error: Exception, contexts: Sequence[Context]) -> None:

@@ -23,11 +23,12 @@ from flwr.app import Array, Context, Message, RecordDict, UserConfigValue
 from flwr.clientapp import ClientApp
 
 from fedalign.errors import DeviceError, InputError
+from fedalign.messages.copies import with_content
 from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest, RunConfig
 from fedalign.network.arrays import LazyArray
 from fedalign.simulation.app import FlowerApp, load_component
 from fedalign.simulation.costs import Costs
-from fedalign.simulation.grid import LocalGrid, is_over, serve, with_content
+from fedalign.simulation.grid import LocalGrid, is_over, serve
 from fedalign.simulation.queues import Fault, Queue
 from fedalign.simulation.ray_setup import full_backend_config, own_sigterm, surroundings
 

@@ -13,9 +13,10 @@ from flwr.app import ArrayRecord, Context, Message
 from torch import Tensor
 
 from fedalign.algorithm import Stack
-from fedalign.federation.federation import Federation, place_of
+from fedalign.federation.federation import Federation
 from fedalign.masks.phases import trainable_mask
 from fedalign.masks.plan import MaskPlan
+from fedalign.messages.contexts import places_of, state_at
 from fedalign.messages.records import EXTRA, STATE, TrainTask, arrays_of
 from fedalign.network.arrays import LazyArray, record_of
 from fedalign.network.layout import Layout
@@ -35,7 +36,7 @@ class Client:
         count: the number of all clients.
         rows: the examples that it trains on.
         plan: its mask plan.
-        context: Flower's, which holds its state.
+        contexts: Flower's, of all clients; the one at its place holds its state.
     """
 
     place: int
@@ -43,7 +44,12 @@ class Client:
     count: int
     rows: np.ndarray
     plan: MaskPlan
-    context: Context
+    contexts: Sequence[Context]
+
+    def state(self) -> ArrayRecord | None:
+        """Return what it has stored; None if nothing."""
+        state = state_at(self.contexts, self.place)
+        return cast(ArrayRecord, state[STATE]) if state and STATE in state else None
 
 
 @dataclass(frozen=True)
@@ -82,17 +88,14 @@ def train(
     """
     if stack > 1 and federation.network.stacked is None:
         stack = 1
-    clients = [_client(federation, task, *placed) for placed in enumerate(contexts)]
+    clients: list[Client] = []
+    for place, (partition, count) in enumerate(places_of(contexts)):
+        rows, plan = federation.held(partition, count).trained, task.plan.of(partition)
+        clients.append(Client(place, partition, count, rows, plan, contexts))
     clients.sort(key=lambda client: -len(client.rows))
     train_stack = partial(_train_stack, federation, task, message)
     for first in range(0, len(clients), stack):
         yield from in_memory(federation, clients[first : first + stack], train_stack)
-
-
-def _client(federation: Federation, task: TrainTask, place: int, context: Context) -> Client:
-    partition, count = place_of(context)
-    rows = federation.held(partition, count).trained
-    return Client(place, partition, count, rows, task.plan.of(partition), context)
 
 
 def _train_stack(
@@ -138,12 +141,7 @@ def _stack(
         server_round=task.server_round,
         rounds=config.rounds,
         received=_tensors(network, extras),
-        client_states=[
-            _tensors(network, cast(ArrayRecord, client.context.state[STATE]))
-            if STATE in client.context.state
-            else {}
-            for client in clients
-        ],
+        client_states=[_tensors(network, client.state()) for client in clients],
     )
 
 
@@ -173,4 +171,4 @@ def _store(layout: Layout, clients: Sequence[Client], client_state: Mapping[str,
     stored = {key: layout.compact(rows).cpu().numpy() for key, rows in client_state.items()}
     for k, client in enumerate(clients if stored else ()):
         state = {key: LazyArray(rows[k].copy()) for key, rows in stored.items()}
-        client.context.state[STATE] = record_of(state)
+        client.contexts[client.place].state[STATE] = record_of(state)

@@ -10,7 +10,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.clientapp import ClientApp
 from flwr.supercore.run import Run
 
-from fedalign.simulation.grid import FIRST_NODE_ID, private_copy
 from fedalign.simulation.inline import InlineGrid
 
 app = ClientApp()
@@ -200,14 +199,6 @@ def test_state_is_kept_for_each_node_and_out_of_the_servers_reach():
         replies[0].content["me"]["visits"] = 99
     assert grid._states.keys() == {1000, 1002}
     assert grid.context(1002).state["me"]["visits"] == 3
-
-
-def test_copy_shares_the_bytes_of_arrays():
-    message = Message(content(), FIRST_NODE_ID, "train")
-    twin = private_copy(message)
-    ours, theirs = (m.content["arrays"]["w"] for m in (message, twin))
-    assert ours is not theirs
-    assert ours.data is theirs.data
 
 
 def test_timeout_stops_between_clients():

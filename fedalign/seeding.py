@@ -19,6 +19,13 @@ from fedalign.rng import rng
 _lock = RLock()  # a process has one of each
 
 
+class _Nesting:
+    """How deep the process is inside `preserved`, and inside `seeded`."""
+
+    preserved = 0
+    seeded = 0
+
+
 class Drawn:
     """What the body of `seeded` drew from.
 
@@ -30,29 +37,52 @@ class Drawn:
 
 
 @contextmanager
+def preserved() -> Iterator[None]:
+    """Restore the global generators after the body; inside, `seeded` need not, which is slow."""
+    with _lock:
+        before = _states()
+        _Nesting.preserved += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _Nesting.preserved -= 1
+            _restore(before)
+
+
+@contextmanager
 def seeded(seed: int, *stream: int | str) -> Iterator[None]:
     """Seed the global generators from a named stream, and restore them after the body.
 
-    Meanwhile no other thread can do the same.
+    Meanwhile no other thread can do the same. Inside `preserved` only a body within a body of
+    `seeded` is followed by what was before.
     """
-    with _lock:
-        before = _states()
-        _seed(int(rng(seed, *stream).integers(1 << 32)))
-        try:
-            yield
-        finally:
-            _restore(before)
+    with _seeded(seed, *stream):
+        yield
 
 
 @contextmanager
 def watched(seed: int, *stream: int | str) -> Iterator[Drawn]:
     """Do the same as `seeded`, and note which generators the body drew from."""
     drawn = Drawn()
-    with seeded(seed, *stream):
-        fresh = _states()
+    with _seeded(seed, *stream) as word:
         yield drawn
-        after = _states()
-        drawn.names = tuple(name for name in fresh if not _alike(fresh[name], after[name]))
+        drawn.names = tuple(_drawn_from(word))
+
+
+@contextmanager
+def _seeded(seed: int, *stream: int | str) -> Iterator[int]:
+    with _lock:
+        before = None if _Nesting.preserved and not _Nesting.seeded else _states()
+        word = int(rng(seed, *stream).integers(1 << 32))
+        _seed(word)
+        _Nesting.seeded += 1
+        try:
+            yield word
+        finally:
+            _Nesting.seeded -= 1
+            if before is not None:
+                _restore(before)
 
 
 def _seed(word: int) -> None:
@@ -61,6 +91,20 @@ def _seed(word: int) -> None:
         _gpu().manual_seed(word >> 1)
     np.random.seed(word)
     random.seed(word)
+
+
+def _drawn_from(word: int) -> Iterator[str]:
+    """Yield the generators that do not go on as `_seed` left them; draws from some of them."""
+    fresh = torch.Generator().manual_seed(word >> 1)
+    if not torch.equal(torch.default_generator.get_state(), fresh.get_state()):
+        yield "PyTorch"
+    if np.random.random_sample() != np.random.RandomState(word).random_sample():
+        yield "NumPy"
+    if random.random() != random.Random(word).random():
+        yield "Python"
+    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if on_gpu and (_gpu().initial_seed(), _gpu().get_offset()) != (word >> 1, 0):
+        yield "CUDA"
 
 
 def _gpu() -> Any:
@@ -86,12 +130,3 @@ def _restore(states: dict[str, Any]) -> None:
         seed, offset = states["CUDA"]
         _gpu().manual_seed(seed)
         _gpu().set_offset(offset)
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Return whether two states of a generator are the same."""
-    if isinstance(one, dict):
-        return all(_alike(value, other[key]) for key, value in one.items())
-    if isinstance(one, torch.Tensor | np.ndarray):
-        return bool((one == other).all())
-    return bool(one == other)

@@ -77,6 +77,7 @@ PRIVATE_ATTRIBUTES = {
 GLOBAL_GENERATORS = {
     "fedalign/seeding.py": {
         *("random", "np.random.seed", "np.random.get_state", "np.random.set_state"),
+        *("np.random.RandomState", "np.random.random_sample"),
         "torch.default_generator.manual_seed",
     },
     "fedalign/testing.py": {"np.random.get_state"},  # to see whether a partitioner drew from it

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedalign.rng import rng
-from fedalign.seeding import seeded, watched
+from fedalign.seeding import preserved, seeded, watched
 
 SOURCES = {
     "PyTorch": lambda: torch.rand(1).item(),
@@ -55,6 +55,26 @@ def test_generators_go_on_as_if_nothing_had_been_drawn(fails):
         except RuntimeError:
             pass
         assert draw() == expected
+
+
+def states():
+    numpys = np.random.get_state()
+    return random.getstate(), numpys[1].tolist(), numpys[2:], torch.get_rng_state().tolist()
+
+
+def test_a_long_body_is_preserved_once():
+    before = states()
+    with preserved():
+        for stream in (1, 2):
+            with seeded(0, "client", stream):
+                first = draw()
+                with seeded(0, "evaluation"):
+                    draw()
+                rest = draw()
+            assert states() != before
+            with seeded(0, "client", stream):
+                assert draw() + draw() == first + rest
+    assert states() == before
 
 
 @pytest.mark.parametrize("name", SOURCES)

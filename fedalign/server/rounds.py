@@ -25,7 +25,7 @@ from fedalign.messages.records import total_size_of
 from fedalign.messages.round_replies import RoundReplies, receive_metrics, receive_models
 from fedalign.messages.rules import ReplyRules, update_limit
 from fedalign.messages.validation import Bounds, check_made, metrics_in
-from fedalign.seeding import seeded
+from fedalign.seeding import preserved, seeded
 from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import spread
 from fedalign.server.client_states import ClientStates, HeldStates, RemoteStates
@@ -82,7 +82,7 @@ class RoundLoop:
         Raises:
             RoundFailedError: too few clients answered with a model that can be used.
         """
-        with self.callbacks:
+        with self.callbacks, preserved():
             for number in range(first, self.settings.rounds + 1):
                 started = time.perf_counter()
                 present = self.nodes.present()

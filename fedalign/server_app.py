@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import Context
@@ -33,6 +35,7 @@ from fedalign.settings.config import Config
 from fedalign.settings.contracts import BoundsMetrics
 from fedalign.training.stacks import StackChoice, choose_stack
 
+RARELY = 50_000  # new objects, of which a message to a client has about ten
 app = ServerApp()
 log = logging.getLogger("fedalign")
 
@@ -76,12 +79,23 @@ def main(grid: Grid, context: Context) -> None:
             (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
         )
         # A second torch thread keeps spinning after each large operation; measuring has its own.
-        with folder, checkpoints, progress, torch_threads(1):
+        with folder, checkpoints, progress, torch_threads(1), _rare_garbage():
             if not nodes.hold_own_data:
                 _draw(federation, config, folder.path / "partition.png")
             folder.save(federation.network.layout.to_state(loop.run(model, first=done + 1)))
     print(f"results in {folder.path}", flush=True)
     _say_who_took_part(seen, config, folder)
+
+
+@contextmanager
+def _rare_garbage() -> Iterator[None]:
+    """Let Python look for garbage rarely, which took long in rounds of many clients."""
+    before = gc.get_threshold()
+    gc.set_threshold(RARELY, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _draw(federation: Federation, config: Config, file: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from fedalign.messages.records import EXTRA
 from fedalign.messages.validation import check_as_sent, check_names, values_of
 from fedalign.network.arrays import LazyArray, record_of, view_of
+from fedalign.network.device import fetch
 from fedalign.network.layout import Entry, Layout
 
 FLOATS = ("float16", "float32", "float64")
@@ -53,7 +54,7 @@ class Codec:
         """
         if mask is None and not self.half:
             return self.layout.to_record(vector, dict(counters))
-        vector, start = vector.detach().to("cpu", copy=True), start.cpu()
+        vector, start = fetch(vector.detach()), start.cpu()
         packed: dict[str, Array] = {}
         for entry in self.layout.parameters:
             values = entry.view(vector)

@@ -114,6 +114,13 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
+def fetch(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a tensor on the host; page-locked memory takes it from a GPU much faster."""
+    if tensor.device.type != "cuda":
+        return tensor.clone()
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor)
+
+
 def count_gpus() -> int:
     """Return how many GPUs this process sees."""
     return torch.cuda.device_count()

@@ -18,6 +18,7 @@ from flwr.app import Array, ArrayRecord
 from torch import Tensor, nn
 
 from fedalign.network.arrays import LazyArray, record_of, view_of
+from fedalign.network.device import fetch
 
 ALIGNMENT = 16
 """Numbers, 64 bytes of float32: kernels of cuDNN fail on tensors that begin elsewhere."""
@@ -145,7 +146,7 @@ class Layout:
 
     def to_record(self, vector: Tensor, counters: dict[str, Array]) -> ArrayRecord:
         """Return a vector `(F,)` as Flower's record, with `counters` as its integer buffers."""
-        vector = vector.detach().to("cpu", copy=True)  # what the record holds must not change
+        vector = fetch(vector.detach())  # what the record holds must not change
         named = {e.name: LazyArray(e.view(vector).contiguous().numpy()) for e in self.entries}
         return record_of({**named, **counters})
 

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedalign.data import Dataset
 from fedalign.network.graphs import Captured, Graphs
 from fedalign.network.network import Network
 
+FEW = 8  # models, of which each multiple is a shape of its own
 log = logging.getLogger("fedalign")
 
 
@@ -40,8 +41,17 @@ class Scorer:
         return self._run(self._scores, vector)
 
     def evaluate_mixes(self, models: Tensor, shares: Tensor | None) -> Tensor:
-        """Return the scores `(K, 2)` of mixtures, see `Network.evaluate_mixes`."""
-        return self._run(self._of_mixes, models, *(() if shares is None else (shares,)))
+        """Return the scores `(K, 2)` of mixtures, see `Network.evaluate_mixes`.
+
+        What is captured has one of a few shapes: numbers of models and mixtures are rounded up.
+        """
+        count = len(models if shares is None else shares)
+        if self.graphs is not None:
+            models = _padded(models)
+            if shares is not None:
+                shares = _padded(nn.functional.pad(shares, (0, len(models) - shares.shape[1])))
+        inputs = (models,) if shares is None else (models, shares)
+        return self._run(self._of_mixes, *inputs)[:count]
 
     def _scores(self, vector: Tensor) -> Tensor:
         return self._network.scores(vector, *self._how)
@@ -59,6 +69,12 @@ class Scorer:
             log.warning("the GPU has no room for graphs of the measurements, which run without")
             self.graphs = None
             return measure(*inputs)
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """Return rows with copies of the first one behind them, up to a multiple of `FEW`."""
+    missing = -len(rows) % FEW
+    return torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])]) if missing else rows
 
 
 class Pass:

@@ -56,7 +56,7 @@ def test_replays_give_the_scores_of_plain_passes(network, refuses):
             if network[0].mixes is not None:
                 expected = network[0].evaluate_mixes(own, shares, network[1], 20)
                 assert torch.equal(captured.evaluate_mixes(own, shares), expected)
-    shapes = 1 if network[0].mixes is None else 4
+    shapes = 1 if network[0].mixes is None else 3  # few for any number of models and mixtures
     assert captured.graphs.tapes == (0 if refuses else shapes)
     assert bool(captured.graphs.refused) == refuses
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from fedalign.errors import FedalignError
+from fedalign.report.labels import label
 from fedalign.report.reading import read_runs
-from fedalign.report.tables import COLUMNS, label
+from fedalign.report.tables import COLUMNS
 from fedalign.runs.identity import changes_since, refuse_changed
 from fedalign.runs.jobs import run_all
 from fedalign.runs.paths import folder_of, is_finished

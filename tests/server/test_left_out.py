@@ -154,6 +154,16 @@ def test_if_nobody_is_left_the_round_fails(partial_sums):
         go(grid, partial_sums=partial_sums)
 
 
+def test_a_model_that_no_client_can_train_is_named_beside_them():
+    """It is the server's, such as one step too long made it, and no client is to blame."""
+    grid, huge = InlineGrid(app_of(MODEL["nan"][0], range(4)), 4), w(1, -3e9, 2)
+    start = ArrayRecord({"w": huge, "n": START["n"]})
+    with pytest.raises(
+        RoundFailedError, match=r"the model they were sent has numbers up to 3e\+09$"
+    ):
+        run_rounds(FedAvg(**FLOWER_SAMPLING), grid, start, rounds=1)
+
+
 @pytest.mark.parametrize("partial_sums", [False, True])
 @pytest.mark.parametrize(("limit", "left"), [(1.7, 1), (1.8, 2), (3.4, 2), (3.5, 3), (None, 4)])
 def test_the_norm_by_hand(partial_sums, limit, left, caplog):

@@ -165,18 +165,19 @@ def report(
 ) -> None:
     """Print a table of runs, averaged over seeds, and draw their curves and planes.
 
-    Runs that have not finished, copies, and runs in which clients failed are named.
+    A row is named by the settings in which runs differ; of many, the common values are left out and
+    stated below. Runs that have not finished, copies, and runs in which clients failed are named.
     """
     with guarded():
         from fedalign.report.figures import over_rounds, save
         from fedalign.report.reading import distinct, read_runs
-        from fedalign.report.tables import groups, remarks, table
+        from fedalign.report.tables import common_settings, groups, remarks, table
 
         folders, repeated = distinct(runs)
         found = read_runs(folders)
         rows = groups(found)
         print(table(rows))
-        for line in (*repeated, *remarks(found, rows)):
+        for line in (*common_settings(found), *repeated, *remarks(found, rows)):
             print(line)
         if figure is not None:
             save(over_rounds(rows), figure)

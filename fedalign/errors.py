@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 WIDEST = 1600  # characters of a message
@@ -79,9 +79,14 @@ def in_one_line(error: BaseException) -> str:
     That is the innermost line outside of installed packages: one that its author can change.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(INSTALLED)] or frames
-    where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    where = f" ({code_at(frames)})" if frames else ""
     return f"{type(error).__name__}: {shortened(str(error))}{where}"
+
+
+def code_at(frames: Sequence[traceback.FrameSummary]) -> str:
+    """Return file and line of the innermost frame, if possible outside of installed packages."""
+    own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)] or frames
+    return f"{own[-1].filename}:{own[-1].lineno}"
 
 
 def shortened(text: str, most: int = MAX_TEXT) -> str:

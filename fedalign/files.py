@@ -50,7 +50,7 @@ def reporting(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FedalignError(f"{path}: cannot be written: {error.strerror}") from error
+        raise FedalignError(f"{path}: cannot be written: {error.strerror or error}") from error
     except SafetensorError as error:
         reason = str(error).rpartition("I/O error: ")[2]
         raise FedalignError(f"{path}: cannot be written: {reason}") from error

@@ -114,8 +114,7 @@ def _say_who_took_part(seen: Participation, config: Config, folder: RunFolder) -
     """
     line, share = seen.line(), config.min_participation
     if seen.is_below(share):
-        sampled = config.clients_per_round or config.num_clients
-        raise LimpingRunError(f"{folder.path}: {line}; {suggestion(share, sampled)}")
+        raise LimpingRunError(f"{folder.path}: {line}; {suggestion(share, config.sampled)}")
     if line:
         log.warning("%s", line)
 

@@ -17,7 +17,7 @@ HOME = "flwr_datasets.partitioner"
 Scalar = bool | int | float | str
 Options = Annotated[
     dict[str, Scalar] | None,
-    BeforeValidator(lambda options: options or None),
+    BeforeValidator(lambda options: None if options == {} else options),
     Field(description="its arguments, such as partition.options.alpha=0.5"),
 ]
 

@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from fedalign.cli import app
@@ -39,6 +40,26 @@ def test_a_finished_run_is_not_repeated_unless_asked(fedalign, tmp_path):
     assert fedalign(*words).exit_code == 0
     assert "is finished already; use --again to repeat it" in fedalign(*words).output
     assert "results in" in fedalign(*words, "--again").output
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ("evaluation.examples=null", "strategy.include="),
+        ("evaluation.batch_size=null", "client.lr=1e-01", "seed=010", "max_update_norm=null"),
+    ],
+)
+def test_the_folder_that_is_written_is_the_one_that_is_looked_for(fedalign, tmp_path, said):
+    words = ("run", "quickstart", *BRIEF, "rounds=1", *said, "--out", str(tmp_path))
+    assert fedalign(*words).exit_code == 0
+    (folder,) = tmp_path.iterdir()
+    assert fedalign(*words).output.startswith(f"{folder} is finished already")
+    tree = yaml.safe_load((folder / "config.yaml").read_text())
+    for key, _, text in (word.partition("=") for word in said):
+        found = tree
+        for step in key.split("."):
+            found = found[step]
+        assert found == {"null": None, "": "", "010": 10, "1e-01": 0.1}[text]
 
 
 def test_commas_make_a_sweep(fedalign, tmp_path):

@@ -96,27 +96,39 @@ def nobody_sees_a_key_of_another() -> None:
     seen = {name: files.mounts(ONE, name) for name in ONE["services"]}
     nodes = [name for name in seen if name.startswith("supernode")]
     for number, name in enumerate(nodes, start=1):
-        _one_node_sees(
-            seen[name], SETTINGS[f"FEDALIGN_NODE_{number}_DATA"], f"{keys}/node-{number}"
-        )
+        _one_node_sees(seen[name], f"FEDALIGN_NODE_{number}", f"{keys}/node-{number}")
         config = ONE["services"][name]["command"][0].split()[0]
         assert config == f"partition-id={number - 1}", f"{name}: {config}"
     alone = files.mounts(NODE, "supernode")
-    _one_node_sees(alone, SETTINGS["FEDALIGN_NODE_DATA"], f"{keys}/{SETTINGS['FEDALIGN_NODE']}")
+    _one_node_sees(alone, "FEDALIGN_NODE", f"{keys}/{SETTINGS['FEDALIGN_NODE']}")
     sources = [source for source, _ in seen["superlink"].values()]
     secret = {source for source in sources if source.startswith((certs, keys))}
     assert secret == {f"{certs}/{name}" for name in ("ca.crt", "server.crt", "server.key")}, secret
     written = {name: [to for to, (_, ro) in see.items() if not ro] for name, see in seen.items()}
     assert {name: to for name, to in written.items() if to} == {
         "superlink": ["/state", "/app/runs"],
+        **{name: ["/state"] for name in nodes},
         "certificates": ["/certs"],
         "key": ["/keys"],
     }, written
 
 
-def _one_node_sees(seen: dict[str, tuple[str, bool]], data: str, key: str) -> None:
+def states_outlive_a_node() -> None:
+    """Each SuperNode stores client states in a folder of its own, whatever its data are."""
+    for spec in STACKS.values():
+        nodes = {n: own for n, own in spec["services"].items() if n.startswith("supernode")}
+        for name, service in nodes.items():
+            command = service["command"][0]
+            assert 'state-dir="/state"' in command.split(), f"{name}: {command}"
+        folders = {files.mounts(spec, name)["/state"][0] for name in nodes}
+        assert len(folders - {SETTINGS["FEDALIGN_STATE"]}) == len(nodes), folders
+        assert all((files.DOCKER / folder).is_dir() for folder in folders), folders
+
+
+def _one_node_sees(seen: dict[str, tuple[str, bool]], prefix: str, key: str) -> None:
     wanted = {
-        "/data": (data, True),
+        "/data": (SETTINGS[f"{prefix}_DATA"], True),
+        "/state": (SETTINGS[f"{prefix}_STATES"], False),
         "/app/parts": (SETTINGS["FEDALIGN_PARTS"], True),
         "/run/secrets/ca.crt": (f"{SETTINGS['FEDALIGN_CERTS']}/ca.crt", True),
         "/run/secrets/key": (key, True),
@@ -264,6 +276,7 @@ CHECKS: dict[str, Callable[[], Any]] = {
         only_the_superlink_has_a_port,
         the_superlink_has_a_door,
         nobody_sees_a_key_of_another,
+        states_outlive_a_node,
         a_node_is_the_same_anywhere,
         each_command_is_understood,
         the_image_runs_without_root,

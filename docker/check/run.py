@@ -18,7 +18,7 @@ from fedalign.federation.federation import Federation
 from fedalign.settings.config import read
 
 CLOSED = ("/v1/runtime/acquire-task", "/v1/control/start-run", "/v1/control/register-node", "/docs")
-CONFIG = ("quickstart", "rounds=1")
+CONFIG = ("quickstart", "rounds=1", "strategy=scaffold", "client=scaffold")
 
 
 def steps() -> Iterator[str]:
@@ -62,6 +62,10 @@ def _run(stand_in: StandIn, machine: Path, settings: dict[str, str]) -> Iterator
     assert facts["status"] == "finished", facts
     assert facts["num_clients"] == len(nodes), facts
     yield f"run completed, results in {manifest.parent.relative_to(machine)}"
+    for name in nodes:
+        folder = machine / files.mounts(stand_in.spec, name)["/state"][0]
+        assert [path for path in folder.rglob("*") if path.name != ".gitkeep"], f"{folder} is empty"
+    yield "each SuperNode has stored its client's state"
     output = stand_in.run("nodes")
     assert output.count("online") == len(nodes), output
     took = max([*map(stand_in.down, nodes), stand_in.down(SUPERLINK)])

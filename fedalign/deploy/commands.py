@@ -49,6 +49,9 @@ def local(
     ] = None,
     out: Annotated[str | None, typer.Option(help="folder for the run folders")] = None,
     again: Annotated[bool, typer.Option("--again", help="repeat a finished run")] = False,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="keep a finished run whose code or data have changed")
+    ] = False,
     logs: Annotated[
         Path | None, typer.Option(help="folder for the logs of SuperLink and SuperNodes")
     ] = None,
@@ -60,7 +63,7 @@ def local(
     with guarded():
         from fedalign.deploy.local import run
 
-        run(config, overrides or [], supernodes, data or [], out, again, logs)
+        run(config, overrides or [], supernodes, data or [], out, again, reuse, logs)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

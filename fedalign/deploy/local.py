@@ -14,6 +14,7 @@ from fedalign.deploy.certs import certify, make_key
 from fedalign.deploy.processes import PATIENCE, Processes, free_port
 from fedalign.deploy.superlink import SuperLink, follow
 from fedalign.errors import FedalignError, InputError
+from fedalign.runs.identity import refuse_changed
 from fedalign.runs.paths import STATES, folder_of, forget, is_finished
 from fedalign.settings.config import Config, read
 from fedalign.settings.sources import parse_overrides
@@ -105,17 +106,25 @@ def run(
     data: Sequence[Path],
     out: str | None,
     again: bool,
+    reuse: bool,
     logs: Path | None,
 ) -> None:
     """Run a configuration on processes of this machine; see `fedalign deploy local`.
 
     The run's name gets the suffix `-deployed`, so that its folder differs from that of a simulated
     run.
+
+    Raises:
+        InputError: the run has finished, its code or data have changed since, and neither `again`
+            nor `reuse` is given.
     """
     planned = _planned(config, overrides, supernodes, data, out)
     folder = folder_of(planned)
+    if not again and not reuse:
+        refuse_changed([planned])
     if is_finished(folder) and not again:
-        print(f"{folder} is finished already; use --again to repeat it")
+        own = " (the data of its nodes were not compared)" if data else ""
+        print(f"{folder} is finished already{own}; use --again to repeat it")
         return
     if again:
         forget(planned)

@@ -12,7 +12,7 @@ import torch
 from flwr.app import UserConfigValue
 
 from fedalign.data import Dataset, Part, Spec
-from fedalign.errors import InputError, named
+from fedalign.errors import InputError, named, shortened
 from fedalign.federation.examples import DealtExamples, Examples, Held
 from fedalign.messages.codec import Codec
 from fedalign.network.device import device_of
@@ -86,8 +86,15 @@ class Federation:
     @cached_property
     def network(self) -> Network:
         """The network, initialised from the run's seed."""
-        config = self.config
-        return Network(self._module(), self.spec, device_of(config), config.precision)
+        config, place = self.config, f"model: {self.config.model.name!r}"
+        module = self._module()
+        with named(place):
+            try:
+                network = Network(module, self.spec, device_of(config), config.precision)
+                network.traits.check_logits(self.spec.classes)
+            except TypeError as error:
+                raise InputError(f"{place}: {shortened(str(error))}") from error
+        return network
 
     def own_start(self, partition: int) -> torch.Tensor:
         """Return one client's first weights `(F,)`, where each client has its own."""

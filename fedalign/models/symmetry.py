@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
-from fedalign.errors import InputError, nearest
+from fedalign.errors import InputError, named, nearest
 from fedalign.settings.contracts import HasSymmetry
 
 WEIGHTED = (nn.Linear, nn.Conv2d)
@@ -149,12 +149,13 @@ def symmetry(module: nn.Module) -> tuple[Group, ...]:
     derived. For any other module, as for a model without hidden neurons, the result is `()`.
 
     Raises:
-        InputError: The module's method returns positions that the module does not have.
+        InputError: The module's method fails, or returns positions that the module does not have.
     """
     if isinstance(module, HasSymmetry):
-        groups = tuple(module.symmetry())
-        for group in groups:
-            _check(group, module)
+        with named(f"{type(module).__name__}.symmetry()"):
+            groups = tuple(module.symmetry())
+            for group in groups:
+                _check(group, module)
         return groups
     return _chain(module) if _is_sequential(module) else ()
 

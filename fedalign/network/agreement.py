@@ -61,7 +61,8 @@ class Trial:
 
     def _of_step(self, other: Runner, sizes: Sequence[int]) -> str:
         models = self._models(len(sizes))
-        examples = self._inputs.random(len(sizes) * max(sizes), self._generator)
+        levels = _levels(sizes)
+        examples = self._inputs.random(len(levels), self._generator, levels)
         self._draws.keys = self._integers(-(2**31), 2**31, len(sizes), 2).int()
         run = _training(self._layout, examples, self._labels(sizes), sizes)
         expected, rounded = run(self._plain, models), run(self._plain, self._rounded(models))
@@ -142,6 +143,16 @@ class Trial:
             self._plain.bind(vector)
             found.append(self._plain.run(examples))
         return {"logits": torch.stack(found)}
+
+
+def _levels(sizes: Sequence[int]) -> Tensor:
+    """Return how bright examples are: from model to model less, what fills up a batch the reverse.
+
+    So it shows whether something depends on other examples, such as the sign of a batch's mean.
+    """
+    of_models = torch.linspace(1, 0.1, len(sizes))[:, None]
+    counted = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
+    return torch.where(counted, of_models, 1.1 - of_models).flatten()
 
 
 def _mixed(mixtures: Mixtures, examples: Tensor) -> Outcome:

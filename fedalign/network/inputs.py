@@ -33,9 +33,16 @@ class Inputs:
         floats = examples.to(torch.float32, memory_format=torch.channels_last)
         return floats.sub_(self._mean).div_(self._std)
 
-    def random(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return the inputs of random examples; by default always the same ones."""
+    def random(
+        self, count: int, generator: torch.Generator | None = None, levels: Tensor | None = None
+    ) -> Tensor:
+        """Return the inputs of random examples; by default always the same ones.
+
+        `levels` `(count,)`, from 0 to 1, makes an example's stored numbers smaller.
+        """
         generator = generator or torch.Generator().manual_seed(0)
         shape = count, *self.shape
         examples = torch.randint(0, self.values, shape, generator=generator).to(torch.uint8)
+        if levels is not None:
+            examples = (examples * levels.view(-1, *[1] * len(self.shape))).to(torch.uint8)
         return self(examples.to(self.device))

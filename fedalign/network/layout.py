@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fedalign.network.arrays import LazyArray, record_of, view_of
 from fedalign.network.device import fetch
@@ -75,10 +76,8 @@ class Layout:
 
     @classmethod
     def of(cls, model: nn.Module) -> Layout:
-        """Return the layout of a float32 model; `TypeError` for a parameter of another dtype."""
-        for name, parameter in model.named_parameters():
-            if parameter.dtype != torch.float32:
-                raise TypeError(f"parameter {name!r} is {parameter.dtype}; fedalign trains float32")
+        """Return the layout of a model; `TypeError` for parameters that cannot be trained."""
+        _check(model)
         parameters = _place(model.named_parameters(), 0)
         buffers = [(name, b) for name, b in model.named_buffers() if b.is_floating_point()]
         counters = [name for name, b in model.named_buffers() if not b.is_floating_point()]
@@ -216,6 +215,22 @@ def _names_of(model: nn.Module) -> tuple[tuple[tuple[str, str], ...], tuple[str,
             aliases.append((name, first[id(tensor)]))
     transient = [name for name, _ in model.named_buffers() if name not in state]
     return tuple(aliases), tuple(transient)
+
+
+def _check(model: nn.Module) -> None:
+    named = list(model.named_parameters())
+    if not named:
+        raise TypeError("it has no parameters to train")
+    for name, parameter in named:
+        if is_lazy(parameter):
+            raise TypeError(f"parameter {name!r} has no shape yet; state its layer's inputs")
+        if parameter.is_meta:
+            raise TypeError(f"parameter {name!r} is on the device 'meta' and has no values")
+        if parameter.dtype != torch.float32:
+            raise TypeError(f"parameter {name!r} is {parameter.dtype}; fedalign trains float32")
+        if not parameter.requires_grad:
+            cure = "make it a buffer (register_buffer), or fix it by a mask (strategy=fedpfn)"
+            raise TypeError(f"parameter {name!r} has requires_grad=False; {cure}")
 
 
 def _place(named: Iterable[tuple[str, Tensor]], start: int) -> tuple[Entry, ...]:

@@ -132,7 +132,7 @@ class Network:
     @cached_property
     def stacking(self) -> Stacking:
         """How many models run at once, and why not otherwise."""
-        if why := self.traits.depends[True]:
+        if why := self.traits.depends[True] or self.traits.reads[True]:
             return alone(why)
         draws = self.draws
         return stacking(self.module, self.layout, draws, self._trial, self.device, self._bf16)
@@ -145,7 +145,7 @@ class Network:
     @cached_property
     def mixing(self) -> Mixing:
         """How mixtures of models are evaluated, and why not at once."""
-        if why := self.traits.depends[False]:
+        if why := self.traits.depends[False] or self.traits.reads[False]:
             return Mixing(None, why)
         return mixing(self.module, self.layout, self._trial, self.device, self._bf16)
 

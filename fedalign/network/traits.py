@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+import traceback
 from copy import deepcopy
 from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from fedalign.errors import code_at
 from fedalign.network.device import without_cudnn
 from fedalign.network.inputs import Inputs
 from fedalign.network.state import State
 from fedalign.network.twins import place_of
 from fedalign.seeding import seeded, watched
+
+LAYERS = str(Path(nn.__file__).parent)  # where PyTorch's own are
+
+
+class Reads(TorchFunctionMode):
+    """Finds the first place at which code reads a number out of a tensor, such as by `if x > 0`."""
+
+    NAMES: ClassVar = {
+        *("item", "tolist", "numpy", "equal", "allclose", "__array__"),
+        *("__bool__", "__float__", "__int__", "__index__"),
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = ""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Return what the function does, after a look at its name."""
+        if getattr(function, "__name__", "") in self.NAMES and not self.place:
+            frames = traceback.extract_stack()[:-1]
+            if not frames[-1].filename.startswith(LAYERS):  # stacked layers know what these do
+                self.place = code_at(frames)
+        return function(*args, **(kwargs or {}))
 
 
 class Traits:
@@ -31,10 +62,29 @@ class Traits:
         return {training: self._dependence(training) for training in (True, False)}
 
     @cached_property
+    def reads(self) -> dict[bool, str]:
+        """Where the network's code decides by numbers in tensors, in training or not; "": nowhere.
+
+        Such code sees one model and one batch at a time, and must not see several at once.
+        """
+        return {training: self._read(training) for training in (True, False)}
+
+    @cached_property
     def needs_two(self) -> str:
         """The layer that cannot train on a batch of one example, by name; "" if all can."""
         one = self._flaw(1)
         return one if one and not self._flaw(2) else ""
+
+    def check_logits(self, classes: int) -> None:
+        """Raise `TypeError` unless the module makes a row of numbers for each example."""
+        probe = deepcopy(self._module).eval()
+        with seeded(0, "probe"), torch.no_grad():
+            found = probe(self._inputs.random(2))
+        if not isinstance(found, Tensor):
+            raise TypeError(f"it returns a {type(found).__name__}, not a tensor of logits")
+        if found.ndim != 2 or len(found) != 2 or found.shape[1] < classes:
+            shape = f"{tuple(found.shape)} for two examples of {classes} classes"
+            raise TypeError(f"it returns logits of shape {shape}, not (2, {classes})")
 
     def _dependence(self, training: bool) -> str:
         probe = deepcopy(self._module).train(training)
@@ -46,6 +96,16 @@ class Traits:
             return f"the network draws from the global generator of {' and '.join(drawn.names)}"
         changed = state.changed()
         return f"the network changes its {changed!r} when it runs" if changed else ""
+
+    def _read(self, training: bool) -> str:
+        probe, reads = deepcopy(self._module).train(training), Reads()
+        with seeded(0, "probe"), reads:
+            probe(self._inputs.random(2))
+        return (
+            f"the network's code reads numbers out of tensors ({reads.place})"
+            if reads.place
+            else ""
+        )
 
     def _flaw(self, count: int) -> str:
         """Return the layer that fails on so many examples, or makes numbers that are not finite."""

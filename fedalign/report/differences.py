@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedalign.report.figures import BLACK, COLOURS, STYLE, layout, looks_of
+from fedalign.report.labels import label
 from fedalign.report.statistics import Difference
-from fedalign.report.tables import Row, differences, label
+from fedalign.report.tables import Row, differences
 
 
 @mpl.rc_context(STYLE)

@@ -28,7 +28,7 @@ def doctor(config: Config) -> dict[str, str]:
     Takes seconds, since it starts workers.
     """
     federation = Federation(config)
-    clients = min(config.clients_per_round or config.num_clients, config.num_clients)
+    clients = config.sampled
     workers, engine, messages = _engine(config, clients, federation.network.layout.num_values)
     return {
         "machine": _machine(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedalign.errors import InputError
+from fedalign.files import reporting
+from fedalign.report.labels import label
 from fedalign.report.reading import Run
-from fedalign.report.tables import Row, label
+from fedalign.report.tables import Row
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -28,10 +32,13 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
+FORMATS = (".png", ".pdf", ".svg")
 BLACK = "#000000"
 # Okabe and Ito's colour-blind safe palette; further arms repeat it with the next dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D46")
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (8, 2)))
+MAX_LABEL = 48  # characters in a line of the legend
+MARGIN = 0.1  # inches
 MAX_BANDS = 5  # with more arms than this, their bands would hide one another
 
 OVER_ROUNDS = {  # title and label by column of metrics.csv
@@ -43,19 +50,19 @@ Looks = Mapping[str, dict[str, Any]]  # colour and dashes of each arm
 
 
 def save(figure: Figure, *paths: Path) -> None:
-    """Write a figure to files; their suffixes say whether as PNG or PDF.
+    """Write a figure to files; their suffixes say in which format.
 
     Raises:
-        InputError: a suffix is of no kind of figure, or the file cannot be written.
+        InputError: a suffix is of no format, or a file's folder does not exist.
+        FedalignError: a file cannot be written.
     """
     for path in paths:
-        known = figure.canvas.get_supported_filetypes()
-        if path.suffix[1:].lower() not in known:
-            raise InputError(f"{path}: a figure ends in .png or .pdf ({', '.join(known)})")
-        try:
+        if path.suffix.lower() not in FORMATS:
+            raise InputError(f"{str(path)!r}: a figure's file must end in {', '.join(FORMATS)}")
+        if not path.parent.is_dir():
+            raise InputError(f"{str(path)!r}: {str(path.parent)!r} is not a folder")
+        with reporting(path):
             figure.savefig(path, dpi=160)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 @mpl.rc_context(STYLE)
@@ -74,6 +81,8 @@ def over_rounds(rows: Sequence[Row], baseline: str | None = None) -> Figure:
     ]
     lines = any(len(_last_line(run)) for row in rows for run in row.runs)
     looks, count = looks_of(rows, baseline), len(shown) + lines
+    if not count:
+        raise InputError("nothing to draw: no round has an accuracy, barrier or gap above 0")
     figure, groups = strips(rows, [], count)
     for strip, group in groups:
         panels = strip.subplots(1, count, squeeze=False)[0]
@@ -111,9 +120,8 @@ def strips(
     for row in rows:
         title = label({key: value for key, value in row.varied.items() if key not in inside})
         groups.setdefault(title, []).append(row)
-    legend_height = 0.3 + 0.19 * len({row.arm for row in rows})
-    height = max(3.2 * lines * len(groups), legend_height)
-    figure = Figure(figsize=(1.9 + 3.4 * columns, height), layout=layout())
+    size = (0.3 + 3.4 * columns, 3.2 * lines * len(groups))
+    figure = Figure(figsize=size, layout=layout())
     subfigures = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for title, strip in zip(groups, subfigures, strict=True):
         if title:
@@ -150,9 +158,24 @@ def layout() -> ConstrainedLayoutEngine:
 
 
 def legend(figure: Figure, looks: Looks) -> None:
-    """Draw the legend of all arms at the right, outside the panels."""
+    """Draw the legend of all arms at the right, and make room for it beside the panels."""
     handles = [Line2D([], [], **look) for look in looks.values()]
-    figure.legend(handles, list(looks), loc="outside right upper")
+    names = [wrapped(arm) for arm in looks]
+    place_legend(figure, figure.legend(handles, names, loc="outside right upper"))
+
+
+def wrapped(arm: str) -> str:
+    """Return a label in lines, each of whole settings where they are not too long."""
+    unbroken = arm.replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")
+    return textwrap.fill(unbroken, MAX_LABEL)
+
+
+def place_legend(figure: Figure, drawn: Legend) -> None:
+    """Widen a figure by its legend, and make it as high as that if it is lower."""
+    box = drawn.get_window_extent()
+    width, height = figure.get_size_inches()
+    needed = box.height / figure.dpi + 2 * MARGIN
+    figure.set_size_inches(width + box.width / figure.dpi + MARGIN, max(height, needed))
 
 
 def _last_line(run: Run) -> pd.DataFrame:

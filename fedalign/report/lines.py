@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fedalign.report.figures import STYLE, strips
-from fedalign.report.tables import Row, label, short
+from fedalign.report.figures import STYLE, place_legend, strips
+from fedalign.report.labels import label, short
+from fedalign.report.tables import Row
 
 KINDS = {
     "clients": "",
@@ -48,7 +49,9 @@ def along_the_line(rows: Sequence[Row], x: str) -> Figure | None:
             row_of_panels[0].set_ylabel("test accuracy")
     handles = [Line2D([], [], color=colours[value]) for value in values]
     title = short(x, [x]).replace("_", " ")
-    figure.legend(handles, list(map(str, values)), title=title, loc="outside right upper")
+    names = list(map(str, values))
+    drawn = figure.legend(handles, names, title=title, loc="outside right upper")
+    place_legend(figure, drawn)
     return figure
 
 

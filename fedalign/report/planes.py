@@ -13,8 +13,10 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 
 from fedalign.errors import InputError
-from fedalign.report.figures import STYLE
+from fedalign.report.figures import STYLE, wrapped
+from fedalign.report.reading import read_table
 from fedalign.report.tables import Row
+from fedalign.runs.tables import PLANES
 
 COLUMNS = 3  # of panels
 STEP = 0.05  # of accuracy, from one colour to the next
@@ -41,9 +43,14 @@ def _last(folder: Path) -> pd.DataFrame:
         raise InputError(
             f"{folder} has no planes.csv; evaluation.plane=21 makes a run measure planes"
         )
-    table = pd.read_csv(file, keep_default_na=False, na_values={"loss": [""]})
+    try:
+        table = read_table(file, PLANES)
+    except ValueError as error:
+        raise InputError(f"{file} cannot be read: {error}") from None
+    if table.empty:
+        raise InputError(f"{file}: no plane has been measured yet")
     last: pd.DataFrame = table[table["round"] == table["round"].max()]
-    return last
+    return last.fillna({"corner": ""})
 
 
 @mpl.rc_context(STYLE | {"axes.grid": False})
@@ -61,7 +68,7 @@ def maps(planes: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
     best = max(float(table["accuracy"].max()) for _, table in planes)
     for panel, (title, table) in zip(panels, planes, strict=False):
         contours = _plot(panel, table, best)
-        panel.set_title(title, fontsize=9)
+        panel.set_title(wrapped(title), fontsize=9)
     for panel in panels[len(planes) :]:
         panel.set_visible(False)
     figure.colorbar(contours, ax=list(panels[: len(planes)]), label="test accuracy", shrink=0.8)

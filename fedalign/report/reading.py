@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from fedalign.errors import InputError
 from fedalign.runs.paths import FINISHED, DamagedManifestError, read_manifest
+from fedalign.runs.tables import LANDSCAPE
 from fedalign.settings.config import counted
 from fedalign.settings.layers import flatten
 from fedalign.settings.yaml12 import parse
+
+TEXTS = ("path", "plane", "corner")  # columns that hold no numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,21 +87,35 @@ def _read(folder: Path) -> Run:
     status, warning = manifest["status"], manifest.get("warning")
     try:
         tree = parse((folder / "config.yaml").read_text("utf-8"))
-        metrics = _table(folder / "metrics.csv", status)
-        landscape = _table(folder / "landscape.csv", status)
+        metrics = read_table(folder / "metrics.csv", ["round"], status)
+        landscape = read_table(folder / "landscape.csv", LANDSCAPE, status)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise InputError(f"{folder} is not a run folder: it has no {missing}") from None
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read as a run folder: {error.strerror}") from None
     except ValueError as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{folder} cannot be read as a run folder: {reason}") from None
-    if not isinstance(tree, dict) or "seed" not in tree:
+    tree = tree if isinstance(tree, dict) else {}
+    if type(tree.get("seed")) is not int or type(tree.get("name")) is not str:
         raise InputError(f"{folder / 'config.yaml'} is not the configuration of a run")
     landscape = landscape[landscape["round"].isin(metrics["round"])]
     return Run(folder, tree, metrics, landscape, status, warning)
 
 
-def _table(path: Path, status: str) -> pd.DataFrame:
-    """Return a table; of a run that may be writing it, the lines that are complete."""
+def read_table(path: Path, columns: Sequence[str], status: str = FINISHED) -> pd.DataFrame:
+    """Return a table; of a run that may be writing it, the lines that are complete.
+
+    Raises:
+        ValueError: it lacks one of these columns, or one that should hold numbers does not.
+    """
     text = path.read_text("utf-8")
-    return pd.read_csv(StringIO(text if status == FINISHED else text[: text.rfind("\n") + 1]))
+    table = pd.read_csv(StringIO(text if status == FINISHED else text[: text.rfind("\n") + 1]))
+    for column in columns:
+        if column not in table:
+            raise ValueError(f"{path.name} has no column {column!r}")
+    for column in table.columns.difference(list(TEXTS)):
+        if not table.empty and not is_numeric_dtype(table[column]):
+            raise ValueError(f"{path.name}: the column {column!r} does not hold numbers")
+    return table

@@ -20,7 +20,7 @@ def summary(config: Config) -> str:
     federation = Federation(config)
     network = federation.network
     strategy_of(federation)  # raises if it rejects its options
-    drawn = min(config.clients_per_round or config.num_clients, config.num_clients)
+    drawn = config.sampled
     return "\n".join(
         [
             f"valid: {config.rounds} rounds, {drawn} of {config.num_clients} clients in each",

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedalign.report.figures import STYLE, legend, looks_of, strips
+from fedalign.report.labels import short
 from fedalign.report.statistics import deviation
-from fedalign.report.tables import COLUMNS, Row, measured, short
+from fedalign.report.tables import COLUMNS, Row, measured
 
 TITLES = {  # title and label by column
     "accuracy": ("Global model", "test accuracy, last 5 rounds"),

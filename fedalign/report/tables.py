@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan, nan
 from typing import Any
 
 import pandas as pd
 
+from fedalign.report.labels import COMMON, Settings, beside, common, label, short, varied
 from fedalign.report.reading import Run
 from fedalign.report.statistics import UNKNOWN, Difference, mean_std, paired
 
@@ -117,24 +118,31 @@ COLUMNS = {
 
 
 def groups(runs: Sequence[Run]) -> list[Row]:
-    """Return runs that differ only in the seed as one row, labelled by the settings that vary.
+    """Return runs that differ only in the seed as one row, named by the settings that vary.
 
     A seed counts once in a row. A run that has not finished has a row of its own, which says how
     far it is.
     """
-    keys = sorted({key for run in runs for key in run.counted} - {"seed"})
-    varied = [
-        key
-        for key in keys
-        if len({str(run.counted[key]) for run in runs if key in run.counted}) > 1
-    ]
-    grouped: dict[str, dict[int, Run]] = {}
-    for run in runs:
-        values = {key: run.counted[key] for key in varied if key in run.counted}
-        arm = label(values) or str(run.settings["name"])
-        arm += f" ({run.unfinished})" if run.unfinished else ""
-        grouped.setdefault(arm, {}).setdefault(run.settings["seed"], run)
-    return [Row(arm, list(by_seed.values())) for arm, by_seed in sorted(grouped.items())]
+    settings = varied([run.counted for run in runs])
+    grouped: dict[str, tuple[Settings, dict[int, Run]]] = {}
+    for run, own in zip(runs, settings, strict=True):
+        _, by_seed = grouped.setdefault(f"{own} {run.unfinished}", (own, {}))
+        by_seed.setdefault(run.settings["seed"], run)
+    shared = common([own for own, _ in grouped.values()])
+    rows: dict[str, Row] = {}
+    for own, by_seed in grouped.values():
+        found = list(by_seed.values())
+        arm = beside(own, shared) or str(found[0].settings["name"])
+        arm += f" ({found[0].unfinished})" if found[0].unfinished else ""
+        arm += f" [{found[0].path.name}]" if arm in rows else ""
+        rows[arm] = Row(arm, found)
+    return [rows[arm] for arm in sorted(rows)]
+
+
+def common_settings(runs: Sequence[Run]) -> list[str]:
+    """Return a line on the values that the names of rows leave out, if there are any."""
+    shared = common(list({str(own): own for own in varied([r.counted for r in runs])}.values()))
+    return [f"{COMMON}, where a run names no others: {label(shared)}"] if shared else []
 
 
 def remarks(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
@@ -196,18 +204,3 @@ def table(
             beside = differences(rows, baseline)
             cells[f"minus {baseline}'s"] = [str(difference or UNKNOWN) for difference in beside]
     return pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True)
-
-
-def label(settings: Mapping[str, Any]) -> str:
-    """Return dotted settings as a short label, such as `alpha 0.1, fedpfn`."""
-    return ", ".join(
-        str(value) if key.endswith("name") else f"{short(key, settings)} {value}"
-        for key, value in settings.items()
-    )
-
-
-def short(key: str, keys: Iterable[str]) -> str:
-    """Return the last word of a dotted key, or the whole key if another one ends in that word."""
-    key, last = key.removesuffix(".name"), key.removesuffix(".name").rpartition(".")[2]
-    others = [other.removesuffix(".name") for other in keys]
-    return key if sum(other.rpartition(".")[2] == last for other in others) > 1 else last

@@ -36,6 +36,7 @@ from fedalign.server.round import Round, RoundSettings
 from fedalign.server.sampling import Sample, sample
 from fedalign.server.strategies import chain, expect, rules_of
 
+HUGE = 1e4  # no weight of a network that learns is larger
 log = logging.getLogger("fedalign")
 
 
@@ -130,7 +131,7 @@ class RoundLoop:
         replies = receive_models(came, decoder, clients.partition_of, models_of)
         used = [clients.partition_of[node] for node in replies.used]
         self.participation.add(clients.nodes, used, came.failures | replies.left_out)
-        _check_enough(replies, number, settings.min_replies)
+        _check_enough(replies, number, settings.min_replies, model)
         replies.states = {node: came.states[node] for node in replies.used & came.states.keys()}
         return replies, total_size_of(sent)
 
@@ -215,10 +216,11 @@ class RoundLoop:
                 log.warning("round %d: %s", number, note)
 
 
-def _check_enough(replies: RoundReplies, number: int, min_replies: int) -> None:
+def _check_enough(replies: RoundReplies, number: int, min_replies: int, sent: ArrayRecord) -> None:
     """Log the clients that are left out; raise if fewer than `min_replies` remain."""
     if not replies.replies:
-        raise RoundFailedError(f"round {number}: no reply is usable: {replies.summary()}")
+        reasons = f"{replies.summary()}{_size_of(sent)}"
+        raise RoundFailedError(f"round {number}: no reply is usable: {reasons}")
     usable = replies.num_clients - replies.num_left_out
     if usable < min_replies:
         reasons = f"; {replies.summary()}" if replies.left_out else ""
@@ -227,6 +229,12 @@ def _check_enough(replies: RoundReplies, number: int, min_replies: int) -> None:
         )
     if replies.left_out:
         log.warning("round %d: %s", number, replies.summary())
+
+
+def _size_of(sent: ArrayRecord) -> str:
+    """Return a remark on a model that was sent to clients, if its numbers are huge."""
+    largest = max(np.abs(array.numpy()).max(initial=0) for array in sent.values())
+    return f"; the model they were sent has numbers up to {largest:.3g}" if largest > HUGE else ""
 
 
 def _scalars(record: MetricRecord | None) -> dict[str, float]:

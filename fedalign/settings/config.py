@@ -148,11 +148,15 @@ class Config(Section):
     @model_validator(mode="after")
     def _parts_go_together(self) -> Config:
         check(self.strategy, self.client)
-        sampled = self.clients_per_round
-        if sampled is not None and sampled > self.num_clients:
-            problem = f"{sampled} is not allowed: there are {self.num_clients} clients"
+        if self.sampled > self.num_clients:
+            problem = f"{self.sampled} is not allowed: there are {self.num_clients} clients"
             raise BadValueError("clients_per_round", problem)
         return self
+
+    @property
+    def sampled(self) -> int:
+        """The number of clients in each round, if all of them are there."""
+        return self.clients_per_round or self.num_clients
 
     def run_config(self) -> dict[str, UserConfigValue]:
         """Return the configuration as Flower carries it: one text, see `from_run_config`."""

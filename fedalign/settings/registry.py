@@ -30,6 +30,7 @@ from fedalign.errors import (
     nearest,
     shortened,
 )
+from fedalign.settings.booleans import NUMBER_MEANT, read_as_number
 from fedalign.settings.builtin import BUILTIN, PLACES, SINGULAR
 from fedalign.settings.conformance import CONTRACTS, faults
 from fedalign.settings.contracts import ClientTraits, StrategyTraits
@@ -247,6 +248,8 @@ def _value(option: Option, section: Mapping[str, Any], key: str, place: str) -> 
         value = TypeAdapter(option.annotation).validate_python(section[key])
     except ValidationError as error:
         raise BadValueError(f"{place}.{key}", explain(error)) from None
+    if read_as_number(section[key], value):
+        raise BadValueError(f"{place}.{key}", f"{section[key]!r} is not allowed: {NUMBER_MEANT}")
     if not _is_finite(value):
         raise BadValueError(f"{place}.{key}", f"{section[key]!r} is not a finite number")
     return value

@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+
+from fedalign.settings.booleans import NUMBER_MEANT, read_as_number
 
 STATISTICS_BATCH = 200  # of `evaluation.batch_size: null`, on all devices
 
@@ -16,6 +25,14 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _numbers_are_no_truth_values(cls, given: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        value = read(given)
+        if read_as_number(given, value):
+            raise ValueError(NUMBER_MEANT)
+        return value
 
 
 class Evaluation(Section):

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from fedalign.errors import FedalignError
+from fedalign.federation.federation import Federation
+from fedalign.report.labels import label
 from fedalign.report.reading import read_runs
-from fedalign.report.tables import COLUMNS, label
+from fedalign.report.tables import COLUMNS
 from fedalign.runs.identity import changes_since, refuse_changed
 from fedalign.runs.jobs import run_all
 from fedalign.runs.paths import folder_of, is_finished
@@ -39,7 +41,7 @@ def reproduce(
         changed: what becomes of finished runs whose code or data have changed since.
 
     Raises:
-        InputError: there are such runs, and they are to be refused.
+        InputError: there are such runs, and they are to be refused; or data cannot be read.
         FedalignError: runs have failed; the table then holds the others.
     """
     file = find_study(name)
@@ -85,6 +87,7 @@ def _run(planned: Sequence[Planned], jobs: int, repeat: bool) -> int:
         for folder, config in configs.items()
         if not is_finished(folder) or (repeat and changes_since(config))
     ]
+    _read_data(todo)
     done, failed = len(configs) - len(todo), 0
     print(f"{len(configs)} runs, {done} of them finished; running {jobs} at a time", flush=True)
     with closing(run_all(todo, jobs)) as outcomes:
@@ -93,6 +96,13 @@ def _run(planned: Sequence[Planned], jobs: int, repeat: bool) -> int:
             outcome = f"failed: {error}" if error else _result(folder_of(config))
             print(f"[{number}/{len(configs)}] {names[folder_of(config)]}: {outcome}", flush=True)
     return failed
+
+
+def _read_data(configs: Sequence[Config]) -> None:
+    """Read the data of these runs once; `InputError` before the first run if any are missing."""
+    for config in {repr(config.data): config for config in configs}.values():
+        federation = Federation(config.model_copy(update={"device": "cpu"}))
+        federation.reference, federation.test  # noqa: B018
 
 
 def _result(folder: Path) -> str:

@@ -68,7 +68,7 @@ def record(config: Config, stack: int | None = None) -> list[Seen]:
     federation, recorder = federation_of(config.run_config()), Recorder()
     grid = InlineGrid(app, config.num_clients, config.run_config())
     nodes = nodes_of(grid, federation)
-    size = choose_stack(federation, _sampled(config)).size if stack is None else stack
+    size = choose_stack(federation, config.sampled).size if stack is None else stack
     settings = round_settings(federation, config.model_copy(update={"rounds": ROUNDS}), size)
     callbacks = CallbackRunner([*measures(federation, nodes), recorder])
     strategy = strategy_of(federation)
@@ -85,7 +85,7 @@ def twice(config: Config) -> Iterator[tuple[str, str, bool]]:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         other = pool.submit(record, config).result()
     yield "process", *_told(difference(first, other), "the same bits in another process")
-    network, clients = federation_of(config.run_config()).network, _sampled(config)
+    network, clients = federation_of(config.run_config()).network, config.sampled
     if network.stacked is None or clients == 1:
         yield "stack", network.stacking.line or "there is one client", True
         return
@@ -134,10 +134,6 @@ def _of_numbers(ours: Mapping[str, float], theirs: Mapping[str, float]) -> str:
 
 def _told(found: str, same: str) -> tuple[str, bool]:
     return (f"DIFFERS in {found}", False) if found else (same, True)
-
-
-def _sampled(config: Config) -> int:
-    return min(config.clients_per_round or config.num_clients, config.num_clients)
 
 
 def _arrays(model: ArrayRecord) -> Arrays:

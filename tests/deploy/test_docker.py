@@ -12,13 +12,17 @@ def test_rule(check):
 
 
 def test_a_rule_can_fail(monkeypatch):
-    """A key too many, root, an open port, an option that Flower has not: each is found."""
+    """A key too many, root, an open port, lost states, an unknown option: each is found."""
     spec = files.compose(files.STACKS[0], rules.SETTINGS)
+    monkeypatch.setitem(rules.STACKS, files.STACKS[0], spec)
     monkeypatch.setattr(rules, "ONE", spec)
     monkeypatch.setattr(rules, "SERVICES", [(f": {n}", s) for n, s in spec["services"].items()])
     spec["services"]["supernode-1"]["secrets"].append("node-2")
     with pytest.raises(AssertionError, match="node-2"):
         rules.nobody_sees_a_key_of_another()
+    spec["services"]["supernode-2"]["command"] = ["partition-id=1"]
+    with pytest.raises(AssertionError, match="supernode-2: partition-id=1"):
+        rules.states_outlive_a_node()
     spec["services"]["supernode-2"]["networks"].append("outside")
     with pytest.raises(AssertionError, match="supernode-2 reaches more"):
         rules.only_the_superlink_has_a_port()
@@ -43,7 +47,12 @@ def test_dockerignore_is_read_as_the_engine_does():
 @pytest.mark.skipif(not (files.HOME / ".git").exists(), reason="not a checkout")
 def test_no_key_and_no_data_can_be_committed():
     secret = ["certs/ca.key", "keys/node-1", "keys/st-marys.pub", "data/node-1/train.npz"]
-    secret += ["state/superlink.db", "runs/a/model.safetensors", "parts/mine.py"]
+    secret += [
+        "state/superlink.db",
+        "states/node-1/a/0/b",
+        "runs/a/model.safetensors",
+        "parts/mine.py",
+    ]
     asked = ["git", "check-ignore", *(f"docker/{path}" for path in secret)]
     done = subprocess.run(asked, cwd=files.HOME, capture_output=True, text=True)
     assert len(done.stdout.splitlines()) == len(secret), done.stdout

@@ -3,8 +3,10 @@
 from dataclasses import FrozenInstanceError
 
 import pytest
+from torch import nn
 
 from fedalign.data.digits import Digits
+from fedalign.errors import InputError
 from fedalign.federation.federation import Federation, adopt, federation_of
 from fedalign.settings.config import read
 
@@ -51,3 +53,31 @@ def test_a_process_that_adopts_data_deals_them_alike():
     assert other.spec == one.spec
     for ours, theirs in [(one.shards(4), other.shards(4)), (one.holdouts(4), other.holdouts(4))]:
         assert [rows.tolist() for rows in ours] == [rows.tolist() for rows in theirs]
+
+
+class Returning(nn.Module):
+    """Returns what `make` makes of the logits."""
+
+    def __init__(self, make, classes=10):
+        super().__init__()
+        self.fc, self.make = nn.Linear(64, classes), make
+
+    def forward(self, x):
+        return self.make(self.fc(x.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("module", "problem"),
+    [
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), "'1.weight' has no shape yet"),
+        (lambda: Returning(lambda out: (out, 1)), "returns a tuple, not a tensor of logits"),
+        (lambda: Returning(lambda out: out, 9), r"shape \(2, 9\) for two examples of 10 classes"),
+        (lambda: nn.Linear(8, 10), r"of shape \(2, 1, 8, 10\) for two examples"),
+        (lambda: Returning(lambda out: out[:1]), r"of shape \(1, 10\) for two examples"),
+        (lambda: Returning(lambda out: out.nothing), r"AttributeError: .*test_federation\.py:"),
+    ],
+)
+def test_a_model_that_makes_no_logits_is_one_line(monkeypatch, module, problem):
+    monkeypatch.setattr(Federation, "_module", lambda _: module())
+    with pytest.raises(InputError, match=f"^model: 'mlp': .*{problem}"):
+        Federation(read(None, SETTINGS)).network  # noqa: B018

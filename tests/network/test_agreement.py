@@ -10,6 +10,7 @@ from fedalign.models.resnet import resnet20
 from fedalign.network.network import Network
 from fedalign.network.stacked import Stacked
 from fedalign.network.vmapped import Vmapped
+from fedalign.settings.registry import load
 
 CPU = torch.device("cpu")
 
@@ -137,7 +138,7 @@ def test_it_is_the_vmapped_module_that_runs(data):
          "layer '0' (ConvTranspose2d(1, 2, kernel_size=(3, 3), stride=(1, 1))) has a parameter"),
         (lambda: nn.Sequential(nn.BatchNorm2d(1, momentum=None), nn.Flatten(), nn.Linear(36, 3)),
          "layer '0' (BatchNorm2d(1, eps=1e-05, momentum=None, affine=True"),
-        (Crossed, "stacked, the losses differ, in the model's Crossed"),
+        (Crossed, "stacked, the losses differ, first in layer 'fc' (Linear("),
     ],
 )  # fmt: skip
 def test_what_nothing_runs_at_once_is_trained_one_by_one_and_named(kind, reason, data, caplog):
@@ -233,3 +234,57 @@ def test_what_differs_from_itself_is_not_stacked(data, caplog):
     network = build(Counting, data)
     assert network.stacked is None
     assert "one by one, since the network changes its 'calls' when it runs" in caplog.text
+
+
+class Deciding(nn.Module):
+    """Does something else for a dark batch, or for small weights."""
+
+    def __init__(self, decide):
+        super().__init__()
+        self.one, self.two, self.decide = nn.Linear(36, 9), nn.Linear(9, 3), decide
+
+    def forward(self, x):
+        hidden = self.one(x.flatten(1))
+        return self.two(hidden.relu() if self.decide(self, x) else hidden.tanh())
+
+
+class Choosing(Deciding):
+    """Does so without a decision in Python."""
+
+    def forward(self, x):
+        hidden = self.one(x.flatten(1))
+        return self.two(torch.where(x.mean() > 0, hidden.relu(), hidden.tanh()))
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [
+        lambda _, x: x.mean() > 0,
+        lambda _, x: x.std().item() > 0.5,
+        lambda _, x: float(x.max()) > 3,
+        lambda own, _: torch.equal(own.one.bias, own.one.bias.abs()),
+        lambda own, x: own.training and x.flatten().tolist()[0] > 0,
+    ],
+)
+def test_code_that_decides_by_numbers_sees_one_model_at_a_time(decide, data):
+    network = build(lambda: Deciding(decide), data)
+    assert network.stacked is None
+    assert "the network's code reads numbers out of tensors" in network.stacking.reason
+    assert "test_agreement.py:" in network.stacking.reason
+    in_training_only = "training" in decide.__code__.co_names
+    assert (network.mixes is None) is not in_training_only
+
+
+def test_a_batch_that_decides_is_found_where_code_does_not(data):
+    network = build(lambda: Choosing(None), data)
+    assert network.stacked is None
+    assert network.stacking.reason.startswith("stacked, the losses differ")
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "vgg", "vit", "lenet5", "resnet20"])
+def test_no_model_that_comes_with_fedalign_decides(name):
+    images = torch.zeros((8, 3, 32, 32), dtype=torch.uint8)
+    data = Dataset(images, torch.arange(8), 8, (0.3,) * 3, (0.2,) * 3, "made up")
+    small = {"vgg": {"depth": 11, "width": 4, "norm": "batch"}, "mlp": {"depth": 1, "width": 4}}
+    module = load("models", name)(shape=(3, 32, 32), classes=8, **small.get(name, {}))
+    assert not any(Network(module, data, CPU).traits.reads.values())

@@ -126,3 +126,13 @@ def test_a_group_that_is_seen_nowhere_is_refused():
 
     with pytest.raises(InputError, match="group 'x' is seen in 'fc9'"):
         network(Unseen()).symmetry  # noqa: B018
+
+
+@pytest.mark.parametrize("made", [lambda: 1 / 0, lambda: (5,), lambda: 7])
+def test_a_table_that_cannot_be_made_is_one_line(made):
+    model = Own()
+    model.symmetry = made
+    with pytest.raises(
+        InputError, match=r"^Own\.symmetry\(\): (ZeroDivision|Attribute|Type)Error: "
+    ):
+        network(model).symmetry  # noqa: B018

@@ -81,9 +81,19 @@ def test_foreign_records_are_refused_by_name():
         layout.to_vector(ArrayRecord({"weight": Array(np.zeros((2, 1), np.float32))}))
 
 
-def test_other_dtypes_are_refused():
-    with pytest.raises(TypeError, match="float64"):
-        Layout.of(nn.Linear(2, 1).double())
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (lambda: nn.Linear(2, 1).double(), "parameter 'weight' is torch.float64"),
+        (lambda: nn.Linear(2, 1).requires_grad_(False), "'weight' has requires_grad=False; make"),
+        (lambda: nn.LazyLinear(2), "parameter 'weight' has no shape yet"),
+        (lambda: nn.Linear(2, 1, device="meta"), "parameter 'weight' is on the device 'meta'"),
+        (lambda: nn.ReLU(), "no parameters to train"),
+    ],
+)
+def test_parameters_that_cannot_be_trained_are_refused(model, problem):
+    with pytest.raises(TypeError, match=problem):
+        Layout.of(model())
 
 
 def test_like_restores_dtypes_order_and_counters():

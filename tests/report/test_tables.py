@@ -117,6 +117,11 @@ def test_what_a_run_said_about_its_clients_is_repeated(folder):
         ("config.yaml", "", "is not the configuration of a run"),
         ("metrics.csv", "", "cannot be read as a run folder: No columns"),
         ("landscape.csv", 'a\n"', "cannot be read as a run folder: "),
+        ("config.yaml", "seed: [1]\nname: x", "is not the configuration of a run"),
+        ("config.yaml", "seed: 0", "is not the configuration of a run"),
+        ("metrics.csv", "a,b\n1,2", r"metrics\.csv has no column 'round'"),
+        ("metrics.csv", "round,test_accuracy\n1,x", "'test_accuracy' does not hold numbers"),
+        ("landscape.csv", "round\n1", r"landscape\.csv has no column 'path'"),
     ],
 )
 def test_a_broken_file_is_one_line(folder, name, content, told):
@@ -129,6 +134,9 @@ def test_a_broken_file_is_one_line(folder, name, content, told):
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(InputError, match=r"is not a run folder: it has no config\.yaml"):
         read_runs([tmp_path])
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be read as a run folder: Not a directory"):
+        read_runs([tmp_path / "file"])
 
 
 @pytest.fixture

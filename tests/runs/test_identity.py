@@ -47,11 +47,11 @@ def data(folder, seed):
     np.savez(folder / "test.npz", images=images[:8], labels=np.arange(8) % 2)
 
 
-def fedalign(*more):
+def fedalign(*more, command=("run",)):
     identity._known.clear()
     federation._federations.clear()  # what one process keeps of the run before
     words = ["strategy=theirs_fl:Mine", "data=folder", "data.dir=.", "data.labels=a b", *more]
-    return CliRunner().invoke(app, ["run", "quickstart", *WORDS, *words])
+    return CliRunner().invoke(app, [*command, "quickstart", *WORDS, *words])
 
 
 CHANGES = {
@@ -91,6 +91,21 @@ def test_a_finished_run_whose_code_or_data_changed_is_not_reused_in_silence(plac
     if what != "no data":
         assert "results in" in fedalign("--again").stdout
         assert "is finished already" in fedalign().stdout
+
+
+def test_so_is_a_deployed_one(place, monkeypatch):
+    """Whose folder has another name; no process starts for any of these."""
+    assert fedalign("name=quickstart-deployed").exit_code == 0
+    monkeypatch.setattr("fedalign.deploy.local.Local", lambda *_: pytest.fail("processes start"))
+    local = ("deploy", "local")
+    assert "is finished already; use" in fedalign(command=local).stdout
+    data(place, 1)
+    refused = fedalign(command=local)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "the test data has changed" in refused.stderr
+    assert "is finished already; use" in fedalign("--reuse", command=local).stdout
+    nodes = fedalign("--reuse", "--data", ".", "--data", ".", command=local)
+    assert "finished already (the data of its nodes were not compared); use" in nodes.stdout
 
 
 def test_nothing_of_a_sweep_starts_if_one_run_has_changed(place):

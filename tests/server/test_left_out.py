@@ -43,7 +43,7 @@ def app_of(spoil, spoiled=(2,)):
     def evaluate(message, context):
         partition = int(context.node_config["partition-id"])
         told = {"loss": float(partition), "accuracy": partition / 10}
-        return answer(evaluate_reply(message, 2, told), context)
+        return answer(evaluate_reply(message, partition + 1, told), context)
 
     return app
 
@@ -109,7 +109,7 @@ NUMBERS = {
     "half": (tell(num_examples=1.5), f"'num-examples' is 1.5, {WHOLE}"),
     "many": (tell(num_examples=1 << 60), f"'num-examples' is {1 << 60}, {WHOLE}"),
     "untold": (without("num-examples", "metrics"), f"'num-examples' is None, {WHOLE}"),
-    "another": (tell(mood=1.0), "came with 'metrics' of 'mood', .*, and most with"),
+    "another": (tell(mood=1.0), "came with 'metrics' of .*'mood', .*, and most with"),
 }
 EXTRAS = {
     "extra": (also(EXTRA, ArrayRecord({"c": w(1)})), ".*"),
@@ -152,6 +152,16 @@ def test_if_nobody_is_left_the_round_fails(partial_sums):
     told = "round 1: no reply is usable: client 0 left out: 'w' holds NaN; .*; and 2 more"
     with pytest.raises(RoundFailedError, match=told):
         go(grid, partial_sums=partial_sums)
+
+
+def test_a_model_that_no_client_can_train_is_named_beside_them():
+    """It is the server's, such as one step too long made it, and no client is to blame."""
+    grid, huge = InlineGrid(app_of(MODEL["nan"][0], range(4)), 4), w(1, -3e9, 2)
+    start = ArrayRecord({"w": huge, "n": START["n"]})
+    with pytest.raises(
+        RoundFailedError, match=r"the model they were sent has numbers up to 3e\+09$"
+    ):
+        run_rounds(FedAvg(**FLOWER_SAMPLING), grid, start, rounds=1)
 
 
 @pytest.mark.parametrize("partial_sums", [False, True])
@@ -201,17 +211,39 @@ def test_arrays_in_another_order_are_put_in_order():
     assert all(list(model) == ["w", "n"] for model in outcome.clients.values())
 
 
-@pytest.mark.parametrize("kind", NUMBERS)
-def test_a_bad_evaluation_is_left_out(kind, caplog):
-    spoil, _ = NUMBERS[kind]
+MEASURED = NUMBERS | {
+    "far below": (tell(accuracy=-1e6), "'accuracy' is -1000000.0, not from 0 to 1"),
+    "far above": (tell(accuracy=1e308), r"'accuracy' is 1e\+308, not from 0 to 1"),
+    "just above": (tell(accuracy=1.001), "'accuracy' is 1.001, not from 0 to 1"),
+    "just below": (tell(accuracy=-1e-9), "'accuracy' is -1e-09, not from 0 to 1"),
+    "tuned": (tell(tuned_accuracy=7.0), "'tuned_accuracy' is 7.0, not from 0 to 1"),
+    "large loss": (tell(loss=1e308), r"'loss' is 1e\+308, not from -1e\+06 to 1e\+06"),
+    "2^40": (tell(num_examples=1 << 40), f"'num-examples' is {1 << 40}, {WHOLE}"),
+    "too many": (tell(num_examples=10**9), "'num-examples' is 1000000000, and the client has 3"),
+    "too few": (tell(num_examples=1), "'num-examples' is 1, and the client has 3"),
+}
+
+
+@pytest.mark.parametrize("grid", [Stock, InlineGrid])
+@pytest.mark.parametrize("kind", MEASURED)
+def test_a_bad_evaluation_is_left_out(kind, grid, caplog):
+    spoil, told = MEASURED[kind]
     only = lambda reply: None if "arrays" in reply.content else spoil(reply)  # noqa: E731
-    _, outcome = go(InlineGrid(app_of(only), 4), evaluate_fraction=1.0)
+    engine = grid(app_of(only), 4)
+    known = {
+        "nodes": dict(enumerate(engine.get_node_ids())),
+        "examples": {p: p + 1 for p in range(4)},
+    }
+    _, outcome = go(engine, evaluate_fraction=1.0, **known)
     assert list(outcome.evaluations) == [0, 1, 3]
-    assert outcome.metrics["client_accuracy"] == pytest.approx(0.4 / 3)
-    assert outcome.metrics["client_accuracy_mean"] == pytest.approx(0.4 / 3)
+    weighted = (2 * 0.1 + 4 * 0.3) / 7
+    wanted = {"": weighted, "_mean": 0.4 / 3, "_std": np.std([0, 0.1, 0.3]), "_worst10": 0}
+    for key, value in wanted.items():
+        assert outcome.metrics[f"client_accuracy{key}"] == pytest.approx(value)
+    assert outcome.metrics["client_loss"] == pytest.approx((2 * 1 + 4 * 3) / 7)
     assert outcome.metrics["dropped"] == 0
     (line,) = dropped(caplog)
-    assert line.startswith("round 1: of those that evaluate, client 2 left out: ")
+    assert re.search(f"round 1: of those that evaluate, client 2 left out: {told}", line), line
 
 
 def test_a_round_goes_on_without_any_evaluation(caplog):

@@ -12,8 +12,10 @@ from fedalign.deploy.superlink import write_app
 from fedalign.errors import InputError
 from fedalign.runs.folder import RunFolder
 from fedalign.runs.paths import folder_of
+from fedalign.settings.builtin import KINDS
 from fedalign.settings.config import Config, from_run_config, read
-from fedalign.settings.registry import HOME
+from fedalign.settings.registry import HOME, names, options
+from fedalign.settings.sections import Evaluation, Simulation
 from fedalign.simulation import FlowerApp, simulate
 
 POSITIVE = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
@@ -86,11 +88,32 @@ def test_any_configuration_arrives(tmp_path_factory, config):
         assert folder_of(arrived) == folder_of(config)
 
 
-def test_values_that_used_to_change_on_the_way():
-    words = {"evaluation.examples": None, "strategy": "fedpfn", "strategy.include": ""}
-    arrived = from_run_config(read("quickstart", words).run_config())
-    assert arrived.evaluation.examples is None
-    assert arrived.strategy.options["include"] == ""
+def keys_of_all_settings():
+    """Every setting, with the words that choose the part whose option it is."""
+    for prefix, section in (("", Config), ("evaluation.", Evaluation), ("simulation.", Simulation)):
+        yield from (({}, f"{prefix}{key}") for key in section.model_fields.keys() - KINDS.keys())
+    for place, kind in KINDS.items():
+        for name in names(kind):
+            yield from (({place: name}, f"{place}.{key}") for key in options(kind, name))
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_null_and_the_empty_text_stay_what_they_are(value):
+    """Where they are allowed at all; `out` is a path, of which "" is another name of "."."""
+    arrived = {}
+    for words, key in keys_of_all_settings():
+        if config := read_or_none(words | {key: value}):
+            there = from_run_config(config.run_config())
+            assert there == config
+            assert folder_of(there) == folder_of(config)
+            found = there.model_dump()
+            for step in key.split("."):
+                found = found[step]
+            arrived[key] = found
+    wanted = {None: "evaluation.examples", "": "strategy.include"}
+    assert wanted[value] in arrived
+    assert len(arrived) > 4
+    assert set(arrived.values()) == {value}
 
 
 def test_it_is_one_text_in_an_apps_manifest(tmp_path):

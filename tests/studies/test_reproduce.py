@@ -105,6 +105,17 @@ def test_a_failing_arm_is_named_and_tried_again(go, tmp_path):
     assert [line[:5] for line in results(go(arms=arms).output)] == ["[5/6]", "[6/6]"]
 
 
+@pytest.mark.parametrize("arm", [{}, {"Else": {"data": "digits"}}])
+def test_data_that_cannot_be_had_fail_once_before_the_first_run(go, tmp_path, monkeypatch, arm):
+    monkeypatch.setattr(reproduce, "run_all", lambda *_: pytest.fail("a run was started"))
+    missing = {"data": {"name": "mnist", "dir": str(tmp_path), "download": False}}
+    result = go(settings=STUDY["settings"] | missing, arms=STUDY["arms"] | arm)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "does not hold mnist" in result.stderr
+    assert not results(result.output)
+
+
 @pytest.mark.usefixtures("here")
 def test_a_run_that_is_level_over_an_axis_happens_once(go, tmp_path):
     vary = {"strategy.fixed_ratio": [0.2, 0.4]}

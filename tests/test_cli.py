@@ -155,12 +155,11 @@ def test_list_tells_all_about_a_part(fedalign):
     assert "'fedpfm' is not a part of fedalign; did you mean 'fedpfn'?" in result.output
 
 
-@pytest.mark.usefixtures("ray")
 def test_flower_simulation_runs_our_app(flower_simulation, tmp_path):
     brief = f'rounds=1 out="{tmp_path}" model.width=8 evaluation.pairs=0'
     result = flower_simulation(
         "--app", "fedalign", "--num-supernodes", "3", "--run-config", brief,
-        "--run-config", 'strategy.name="fedpnu"',
+        "--run-config", 'strategy.name="fedpnu"', "--backend", "inline",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     (manifest,) = tmp_path.glob("*/manifest.json")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,7 @@ class Digits:
         return dataset.subset(self.max_examples) if part == "train" else dataset
 
 
+@cache
 def read_digits() -> Arrays:
     """Return pixels `(1797, 8, 8)` uint8, 0..16, and labels `(1797,)` int64, in stored order."""
     stored = json.loads(STORED.read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import subprocess
 from collections.abc import Iterator
+from functools import cache, lru_cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -17,12 +18,13 @@ from fedalign.settings.registry import FOLDERS, HOME, Part, reference
 
 OWN = ("fedalign", *FOLDERS)
 INSTALLED = tuple(Path(place).resolve() for place in PLACES)
+_distributions = cache(packages_distributions)  # reads a file of each installed package
 
 
 def packages_of(config: Config) -> dict[str, str]:
     """Return name and version of the installed packages that parts of a configuration come from."""
     tops = _tops(config)
-    known = packages_distributions() if tops else {}
+    known = _distributions() if tops else {}
     names = sorted({name for top in tops for name in known.get(top, ())})
     return {name: version(name) for name in names}
 
@@ -39,9 +41,9 @@ def files_of(config: Config) -> dict[str, Path]:
     while todo:
         for name, file in _files(todo.pop()):
             found[name] = file
-            new = {top for top in _imports(file) if top not in seen and _is_users(top)}
+            new = _imports(file.read_bytes()) - seen
             seen |= new
-            todo += sorted(new)
+            todo += sorted(filter(_is_users, new))
     return dict(sorted(found.items()))
 
 
@@ -115,16 +117,17 @@ def _is_users(top: str) -> bool:
     return bool(paths) and not any(p.is_relative_to(own) for p in paths for own in INSTALLED)
 
 
-def _imports(file: Path) -> set[str]:
+@lru_cache(maxsize=1024)  # runs of a sweep have the same files
+def _imports(source: bytes) -> frozenset[str]:
     """Return the top-level modules that a file imports anywhere."""
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return set()
+        return frozenset()
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module)
-    return {name.partition(".")[0] for name in names}
+    return frozenset(name.partition(".")[0] for name in names)

@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from fedalign.settings.registry import HOME
 from fedalign.settings.yaml12 import UnusableYAMLError, parse
 
 INLINE = "the configuration given as text"
+_parse = lru_cache(maxsize=16)(parse)  # every run of a study reads the same base
 
 
 def find(path: str, folder: str = "configs") -> Path:
@@ -77,7 +80,7 @@ def read_yaml(file: Path, called: str | None = None) -> dict[str, Any]:
 
 def _parsed(text: str, called: str) -> dict[str, Any]:
     try:
-        tree = parse(text)
+        tree = deepcopy(_parse(text))
     except UnusableYAMLError as error:
         raise InputError(f"{called}: is not YAML for settings: {shortened(str(error))}") from None
     return {} if tree is None else _table(tree, called)

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from http.client import HTTPSConnection
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.supernode import fleet_http_connection
 
 from fedalign.deploy import certs
 from fedalign.deploy.certs import certify, make_key
@@ -25,6 +27,13 @@ def strange(tmp_path_factory):
     certify(folder, [])
     make_key(folder / "key")
     return folder
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """A SuperLink that knows one node, which is not there."""
+    with Local([{"partition-id": 0}], tmp_path_factory.mktemp("logs"), late=1) as local:
+        yield local
 
 
 pytestmark = pytest.mark.xdist_group("superlink")
@@ -54,42 +63,74 @@ def knock(address, authority, path, body=b""):
     return link.getresponse().status
 
 
-def test_only_known_nodes_come_in_and_only_over_tls(tmp_path, strange):
-    with Local([{"partition-id": 0}], tmp_path, late=1) as local:
-        authority = ["--root-certificates", local.superlink.authority]
-        own = ["--auth-supernode-private-key", local.key(0)]
-        cases = {
-            "unknown-key": [*authority, "--auth-supernode-private-key", strange / "key"],
-            "no-key": authority,
-            "wrong-authority": ["--root-certificates", strange / "ca.crt", *own],
-            "plain-text": ["--insecure", "--max-retries", "1"],
-        }
-        for name, options in cases.items():
-            local.start(name, "flower-supernode", *local.node_options(), *options)
-        wait_for(local, "unknown-key", r"code: 2004\] Failed to activate SuperNode")
-        wait_for(local, "superlink", r"ApiError:2004\] Attempted to register SuperNode with public")
-        wait_for(
-            local, "no-key", r"SuperNode authentication is enabled. All SuperNodes must be reg"
-        )
-        wait_for(local, "superlink", r"ApiError:2001\] Attempted to register SuperNode with public")
-        wait_for(local, "wrong-authority", r"certificate verify failed: unable to get local issuer")
-        wait_for(local, "plain-text", r"(Server disconnected without sending|Connection reset by)")
-        for name in cases:
-            wait_for(local, name, "Exit Code: 305")
-            assert local.running[name].wait(30) == 1
-        assert [node["status"] for node in local.superlink.nodes()] == ["registered"]
-        door, inside = local.door, local.superlink
-        assert [knock(door, inside.authority, path) for path in ELSEWHERE] == [404] * 12
-        assert knock(door, inside.authority, "/health") == 200
-        assert knock(inside.address, inside.authority, ELSEWHERE[0]) not in (
-            404,
-            405,
-        )  # it is there
-        outside = SuperLink(door, inside.authority, tmp_path / "home")
-        with pytest.raises(FedalignError, match="flwr run"):
-            outside.submit(read(None, {}))
-        with pytest.raises(FedalignError, match="flwr supernode"):
-            outside.register(make_key(tmp_path / "another"))
+def strangers(local, strange):
+    """Who comes, by name: the authority it believes, its key, and why it is not let in."""
+    known = local.superlink.authority
+    return {
+        "unknown-key": (known, strange / "key", r"code: 2004\] Failed to activate SuperNode"),
+        "no-key": (known, None, "SuperNode authentication is enabled. All SuperNodes must be reg"),
+        "wrong-authority": (
+            strange / "ca.crt",
+            local.key(0),
+            "certificate verify failed: unable to get local issuer",
+        ),
+        "plain-text": (None, None, "(Server disconnected without sending|Connection reset by)"),
+    }
+
+
+def test_only_known_nodes_come_in_and_only_over_tls(local, strange, monkeypatch):
+    """They connect as `flower-supernode` does, which would end this process."""
+
+    def leave(code, message):
+        raise SystemExit(f"Exit Code: {code} {message}")
+
+    monkeypatch.setattr(fleet_http_connection, "flwr_exit", leave)
+    for authority, file, why in strangers(local, strange).values():
+        key = load_ssh_private_key(file.read_bytes(), None) if file else None
+        with (
+            pytest.raises(SystemExit, match=f"Exit Code: 305 (.|\n)*{why}"),
+            fleet_http_connection.http_request_response(
+                local.door,
+                authority is None,
+                authority and authority.read_bytes(),
+                key and (key, key.public_key()),
+                max_retries=0,
+            ),
+        ):
+            pass
+    check_nobody_is_in(local)
+
+
+def check_nobody_is_in(local):
+    """That the SuperLink says whom it has refused, and has no more than its node."""
+    for code in (2001, 2004):
+        wait_for(local, "superlink", rf"ApiError:{code}\] Attempted to register SuperNode with pub")
+    assert [node["status"] for node in local.superlink.nodes()] == ["registered"]
+
+
+def test_from_outside_nothing_but_the_fleet_is_there(local, tmp_path):
+    door, inside = local.door, local.superlink
+    assert [knock(door, inside.authority, path) for path in ELSEWHERE] == [404] * 12
+    assert knock(door, inside.authority, "/health") == 200
+    assert knock(inside.address, inside.authority, ELSEWHERE[0]) not in (404, 405)  # it is there
+    outside = SuperLink(door, inside.authority, tmp_path / "home")
+    with pytest.raises(FedalignError, match="flwr run"):
+        outside.submit(read(None, {}))
+
+
+@pytest.mark.slow
+def test_a_supernode_that_is_not_let_in_says_why(local, strange):
+    cases = strangers(local, strange)
+    for name, (authority, key, _) in cases.items():
+        words = ["--root-certificates", authority] if authority else ["--insecure"]
+        words += ["--auth-supernode-private-key", key] if key else []
+        options = (*local.node_options(), "--max-retries", "1", "--isolation", "process")
+        local.start(name, "flower-supernode", *options, *words)
+    for name, (_, _, why) in cases.items():
+        wait_for(local, name, why)
+        wait_for(local, name, "Exit Code: 305")
+        assert local.running[name].wait(30) == 1
+    check_nobody_is_in(local)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def model(build, seed=0):
     [*itertools.product(BUILDS, ["identity", "layers"]), *((n, "layers") for n in NARROW)],
 )
 def test_a_permuted_copy_is_recovered_to_the_bit(name, start):
-    for seed in range(3):
+    for seed in range(2):
         layout, groups, vector = model((BUILDS | NARROW)[name], seed)
         copy = shuffled(layout, groups, np.random.default_rng(seed), vector)
         assert not torch.equal(copy, vector)

@@ -87,7 +87,7 @@ def flat(module):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 2**31))
 def test_exchanged_neurons_change_no_logit(name, seed):
     module = built(name, seed)
@@ -149,7 +149,7 @@ def test_what_moves_is_a_permutation_of_everything_hidden(name):
     index = torch.arange(len(vector))
     for group in symmetry(module):
         moved = permute(layout, group, np.roll(np.arange(group.size), 1), index)
-        assert torch.equal(moved.sort().values, index)
+        assert torch.equal(torch.full_like(index, -1).scatter_(0, moved, moved), index)
     groups = symmetry(module)
     owned = {place.tensor for group in groups for place in group.places}
     hidden = [e.name for e in layout.entries if len(groups)]

@@ -106,9 +106,13 @@ def test_an_evaluator_measures_the_same_one_by_one_or_together(network, monkeypa
 def test_batchnorm_is_re_estimated_on_each_mix_also_together(network):
     """What a GPU runs, on the CPU."""
     data = network[1]
-    network = Network(resnet20(**SHAPE, norm="batch"), data, torch.device("cpu"))
+    network = Network(
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, 2),
+                      nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10)),
+        data, torch.device("cpu"),
+    )  # fmt: skip
     start = network.layout.to_vector(network.initial)
-    models = {name: start + 0.01 * torch.randn(start.shape) for name in "abcd"}
+    models = {name: start + 0.1 * torch.randn(start.shape) for name in "abcd"}
     alone = curves(network, data, models)
     network.__dict__["mixes"] = Mixtures(network.module, network.layout)
     for one, other in zip(alone, curves(network, data, models), strict=True):

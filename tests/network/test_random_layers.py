@@ -233,7 +233,8 @@ def test_what_draws_globally_is_never_stacked(build, data):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("precision", [pytest.param("ieee", marks=pytest.mark.slow), "tf32"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
 def test_precision_of_gpus_does_not_matter(precision):
     """PyTorch has two kinds of flags for TF32, and refuses to read the older after the newer."""
     code = f"""

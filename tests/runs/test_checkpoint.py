@@ -211,30 +211,31 @@ def change(**fields):
     return change
 
 
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        (damage, "cannot be read"),
-        (change(settings="12345678"), "belongs to other settings"),
-        (change(strategy={"own": {}, "inner": {}}), "belongs to another strategy"),
-        (change(later="field"), "another version"),
-        (lambda folder: (folder / "landscape.csv").write_text(""), "landscape.csv lacks rounds"),
-        (lambda folder: (folder / "metrics.csv").unlink(), "metrics.csv lacks rounds"),
-    ],
-)
-def test_a_checkpoint_that_is_of_no_use_is_named(run, interrupt, caplog, spoil, told):
-    settings = BRIEF | {"strategy": "fedpfn"}
+OF_NO_USE = [
+    (damage, "cannot be read"),
+    (change(settings="12345678"), "belongs to other settings"),
+    (change(strategy={"own": {}, "inner": {}}), "belongs to another strategy"),
+    (change(later="field"), "another version"),
+    (lambda folder: (folder / "landscape.csv").write_text(""), "landscape.csv lacks rounds"),
+    (lambda folder: (folder / "metrics.csv").unlink(), "metrics.csv lacks rounds"),
+]
+
+
+def test_a_checkpoint_that_is_of_no_use_is_named(run, interrupt, caplog):
+    settings = BRIEF | {"strategy": "fedpfn", "rounds": 4}
     folder = run(**settings)
     whole = results(folder)
-    interrupt(3, **settings)
-    spoil(folder)
-    run(**settings)
-    assert results(folder) == whole
-    assert manifest(folder)["resumed_after"] == []
-    (warning,) = (line.getMessage() for line in caplog.records if line.name == "fedalign")
-    assert warning.startswith(f"{folder / CHECKPOINT}: ")
-    assert told in warning
-    assert warning.endswith("; the run starts from round 1")
+    for spoil, told in OF_NO_USE:
+        interrupt(3, **settings)
+        spoil(folder)
+        caplog.clear()
+        run(**settings)
+        assert results(folder) == whole, told
+        assert manifest(folder)["resumed_after"] == []
+        (warning,) = (line.getMessage() for line in caplog.records if line.name == "fedalign")
+        assert warning.startswith(f"{folder / CHECKPOINT}: ")
+        assert told in warning
+        assert warning.endswith("; the run starts from round 1")
 
 
 def test_the_same_command_goes_on_and_again_starts_from_nothing(interrupt, tmp_path):

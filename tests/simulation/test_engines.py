@@ -76,7 +76,9 @@ def on_our_workers(ray, apps, monkeypatch, tmp_path):  # noqa: ARG001
     return run
 
 
-@pytest.mark.parametrize("name", ["quickhand", "quicktorch"])  # and quickstate by the command
+@pytest.mark.parametrize(  # and quickstate by the command
+    "name", ["quickhand", pytest.param("quicktorch", marks=pytest.mark.slow)]
+)
 def test_our_workers_give_the_same_arrays(on_our_workers, inline, sha, name):
     before = os.environ.get("PYTHONPATH")
     on_our_workers(name)

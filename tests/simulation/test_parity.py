@@ -87,14 +87,8 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path, way, workers):
 
 
 @pytest.mark.usefixtures("ray")
-@pytest.mark.parametrize(
-    "name",
-    [
-        "scaffold",
-        pytest.param("feddyn", marks=pytest.mark.slow),
-        pytest.param("moon", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # test_fedalign_engines.py is quicker
+@pytest.mark.parametrize("name", OTHERS)
 def test_what_clients_keep_follows_them_to_any_worker(tmp_path, name):
     check(here("stacks", name), run(tmp_path, "stacks", 2, **OTHERS[name]))
 

@@ -33,7 +33,7 @@ ALGORITHMS = (
     "strategy=fedavgm client=moon clients_per_round=3 checkpoint_every=4",
     "strategy=fedavg model=mlp evaluation.client_fraction=0.5 checkpoint_every=auto",
 )
-RAY = "simulation.backend=ray rounds=12 simulation.stack=2"
+RAY = "simulation.backend=ray rounds=30 simulation.stack=2"
 LIMIT = 120.0  # seconds for one process
 TIMES = 6  # that a command may be repeated until the run has finished
 Act = Callable[["Process"], None]
@@ -45,10 +45,13 @@ class Process:
     Args:
         words: of the command.
         before: called in the new process first.
+        limit: seconds that the process may take.
     """
 
-    def __init__(self, words: list[str], before: Callable[[], None] | None = None):
-        self.words, self.began = words, time.monotonic()
+    def __init__(
+        self, words: list[str], before: Callable[[], None] | None = None, limit: float = LIMIT
+    ):
+        self.words, self.until = words, time.monotonic() + limit
         self.folder = Path(words[words.index("--out") + 1])
         self._log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115 - the process writes to it
         self.pid = os.fork()
@@ -77,7 +80,7 @@ class Process:
 
     def wait(self) -> int:
         """Return the exit code, negative for a signal; SIGKILL after a while."""
-        while time.monotonic() - self.began < LIMIT:
+        while time.monotonic() < self.until:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
@@ -93,7 +96,7 @@ class Process:
 
     def wait_for(self, rounds: int) -> None:
         """Wait until so many rounds are there, or the process has ended."""
-        while time.monotonic() - self.began < LIMIT and self.rounds() < rounds:
+        while time.monotonic() < self.until and self.rounds() < rounds:
             if psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE:
                 return
             time.sleep(0.01)

@@ -58,11 +58,16 @@ def dropout(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), *layers)
 
 
+def settings_of(engine: str, algorithm: str) -> list[str]:
+    """Return the settings of a run, as they are typed."""
+    return f"{BRIEF} {ALGORITHMS[algorithm]} {ENGINES[engine]}".split()
+
+
 def start(engine: str, algorithm: str, out: Path) -> Process:
     """Start a run, or go on with it."""
     how = ["deploy", "local"] if engine == "superlink" else ["run"]
-    settings = f"{BRIEF} {ALGORITHMS[algorithm]} {ENGINES[engine]}".split()
-    return Process([*how, "quickstart", *settings, "--out", str(out)], limit=LIMIT)
+    words = [*how, "quickstart", *settings_of(engine, algorithm), "--out", str(out)]
+    return Process(words, limit=LIMIT)
 
 
 def stop(process: Process) -> str:

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +33,7 @@ ALGORITHMS = (
     "strategy=fedavgm client=moon clients_per_round=3 checkpoint_every=4",
     "strategy=fedavg model=mlp evaluation.client_fraction=0.5 checkpoint_every=auto",
 )
-RAY = "simulation.backend=ray rounds=12"
+RAY = "simulation.backend=ray rounds=30 simulation.stack=2"
 LIMIT = 120.0  # seconds for one process
 TIMES = 6  # that a command may be repeated until the run has finished
 Act = Callable[["Process"], None]
@@ -46,10 +45,13 @@ class Process:
     Args:
         words: of the command.
         before: called in the new process first.
+        limit: seconds that the process may take.
     """
 
-    def __init__(self, words: list[str], before: Callable[[], None] | None = None):
-        self.words, self.began = words, time.monotonic()
+    def __init__(
+        self, words: list[str], before: Callable[[], None] | None = None, limit: float = LIMIT
+    ):
+        self.words, self.until = words, time.monotonic() + limit
         self.folder = Path(words[words.index("--out") + 1])
         self._log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115 - the process writes to it
         self.pid = os.fork()
@@ -78,7 +80,7 @@ class Process:
 
     def wait(self) -> int:
         """Return the exit code, negative for a signal; SIGKILL after a while."""
-        while time.monotonic() - self.began < LIMIT:
+        while time.monotonic() < self.until:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
@@ -94,7 +96,7 @@ class Process:
 
     def wait_for(self, rounds: int) -> None:
         """Wait until so many rounds are there, or the process has ended."""
-        while time.monotonic() - self.began < LIMIT and self.rounds() < rounds:
+        while time.monotonic() < self.until and self.rounds() < rounds:
             if psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE:
                 return
             time.sleep(0.01)
@@ -130,20 +132,21 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What became of the runs of a case."""
+    """What became of the runs of a case; `missed` stops found no process to kill."""
 
     runs: int = 0
     equal: int = 0
     stops: int = 0
+    missed: int = 0
     codes: Counter[int] = field(default_factory=Counter)
     line: str = ""
 
 
-def at_random(number: int) -> Act:
-    """Return an act that sends a signal at a random moment of the run."""
+def at_random(number: int, most: float = 4.0) -> Act:
+    """Return an act that sends a signal at a random moment of the first `most` seconds."""
 
     def act(process: Process) -> None:
-        time.sleep(random.uniform(0.2, 4.0))
+        time.sleep(random.uniform(0.2, most))
         os.kill(process.pid, number)
 
     return act
@@ -159,13 +162,16 @@ def while_writing(process: Process) -> None:
 
 
 def kin(*names: str, all_of_them: bool = False) -> Act:
-    """Return an act that kills processes that belong to the run's Ray."""
+    """Return an act that kills processes that belong to the run's Ray.
+
+    It raises `LookupError` if there is none.
+    """
 
     def act(process: Process) -> None:
         process.wait_for(random.randint(1, 6))
         found = process.kin(*names)[: None if all_of_them else 1]
         if not found:
-            print(f"nothing called {names} was there to be killed", file=sys.stderr)
+            raise LookupError(f"no process called {names} to kill")
         for other in found:
             other.kill()
 
@@ -201,17 +207,17 @@ def back() -> None:
 
 
 CASES = {
-    "SIGKILL at a random moment": Case(at_random(signal.SIGKILL), 0.4),
-    "SIGKILL while a checkpoint is written": Case(while_writing, 0.2),
-    "SIGTERM": Case(at_random(signal.SIGTERM), 0.1),
-    "Ctrl-C": Case(at_random(signal.SIGINT), 0.1),
-    "disk full": Case(nothing, 0.05, before=full),
-    "two writers": Case(second_writer, 0.05),
-    "clock set back": Case(nothing, 0.05, before=back),
-    "ray: SIGKILL at a random moment": Case(at_random(signal.SIGKILL), 0.03, RAY),
-    "ray: SIGTERM": Case(at_random(signal.SIGTERM), 0.02, RAY),
-    "ray: one worker killed": Case(kin("ray::Worker"), 0.03, RAY),
-    "ray: all workers killed": Case(kin("ray::Worker", all_of_them=True), 0.03, RAY),
+    "inline: SIGKILL at a random moment": Case(at_random(signal.SIGKILL), 0.4),
+    "inline: SIGKILL while a checkpoint is written": Case(while_writing, 0.2),
+    "inline: SIGTERM": Case(at_random(signal.SIGTERM), 0.1),
+    "inline: Ctrl-C": Case(at_random(signal.SIGINT), 0.1),
+    "inline: disk full": Case(nothing, 0.05, before=full),
+    "inline: two writers": Case(second_writer, 0.05),
+    "inline: clock set back": Case(nothing, 0.05, before=back),
+    "ray: SIGKILL at a random moment": Case(at_random(signal.SIGKILL, 12.0), 0.03, RAY),
+    "ray: SIGTERM": Case(at_random(signal.SIGTERM, 12.0), 0.1, RAY),
+    "ray: one worker killed": Case(kin("ray::Worker"), 0.2, RAY),
+    "ray: all workers killed": Case(kin("ray::Worker", all_of_them=True), 0.1, RAY),
     "ray: raylet killed": Case(kin("raylet"), 0.03, RAY),
     "ray: head killed": Case(kin("gcs_server"), 0.03, RAY),
 }
@@ -245,8 +251,13 @@ def try_once(case: Case, algorithm: str, out: Path, outcome: Outcome) -> tuple[s
         process = Process(words, case.before if stopping else None)
         if stopping:
             outcome.stops += 1
-            with suppress(ProcessLookupError, psutil.NoSuchProcess):  # it had finished
+            try:
                 case.act(process)
+            except LookupError as error:
+                print(error, file=sys.stderr)
+                outcome.missed += 1
+            except (ProcessLookupError, psutil.NoSuchProcess):  # it had finished
+                pass
         code = process.wait()
         if stopping:
             outcome.codes[code] += 1
@@ -289,7 +300,7 @@ def main() -> None:
             "|",
             flush=True,
         )
-        bad += outcome.runs - outcome.equal
+        bad += outcome.runs - outcome.equal + outcome.missed
     raise SystemExit(min(bad, 1))
 
 

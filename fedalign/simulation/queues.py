@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from fedalign.messages.groups import GroupReplies
 from fedalign.simulation.grid import error_reply
 
 MAX_FAILED = 3  # clients that fail alone, one after the other, before all others are given up
+MAX_DEATHS = 3  # of workers with the same client in a round, before it is left out
 FAILED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 Share = list[list[Message]]
 """Groups of clients that a worker serves in one call."""
@@ -39,31 +41,30 @@ class Queue:
         place: the worker's.
         shares: each is one call.
         failed: how many clients have failed alone since the last one that was served.
-        retried: nodes of clients that were alone when a worker died; they are tried once more,
-            since something else may have killed it.
+        deaths: by node, how many workers have died in this round while they had the client.
     """
 
     place: int
     shares: list[Share]
     failed: int = 0
-    retried: set[int] = field(default_factory=set)
+    deaths: Counter[int] = field(default_factory=Counter)
 
     def lose(self, unserved: Share, fault: Fault) -> GroupReplies:
         """Queue clients without replies again, and return an error reply for one that is to blame.
 
-        That is a client that was alone in its call, twice if the worker died, or that is known.
-        Others of whom it may have been any are tried again in smaller parts: first group by group,
-        then client by client.
+        That is a client that is known, or whose `MAX_DEATHS`-th worker died while it was alone.
+        If any client of the call may be to blame, they are tried again: first group by group, so
+        that the groups' sums have the same bits, and only then client by client.
         """
-        blamed, shares = _divided(unserved, fault.nodes)
+        if fault.nodes is None:
+            self.deaths.update(m.metadata.dst_node_id for group in unserved for m in group)
+        same = fault.nodes is None and self._may_stay(unserved)
+        blamed, shares = (None, [[g] for g in unserved]) if same else _divided(unserved, fault)
         self.shares[:0] = shares
-        if blamed and fault.nodes is None and blamed.metadata.dst_node_id not in self.retried:
-            self.retried.add(blamed.metadata.dst_node_id)
-            self.shares.insert(0, [[blamed]])
-            blamed = None
         if not blamed:
             line = fault.reason.partition("\n")[0]
-            note = f"clients of a lost worker are tried again, fewer at a time: {line}"
+            how = "" if same else " one by one, which may change the last bits"
+            note = f"clients of a lost worker are tried again{how}: {line}"
             return GroupReplies([], notes=[note])
         self.failed += 1
         replies = [error_reply(blamed, FAILED, fault.reason)]
@@ -74,16 +75,19 @@ class Queue:
             self.shares = []
         return GroupReplies(replies)
 
+    def _may_stay(self, unserved: Share) -> bool:
+        """Return whether clients whose worker died are tried again in the same groups."""
+        most = max(self.deaths[m.metadata.dst_node_id] for group in unserved for m in group)
+        return len(unserved) > 1 or most < MAX_DEATHS - (len(unserved[0]) > 1)
 
-def _divided(unserved: Share, nodes: Collection[int] | None) -> tuple[Message | None, list[Share]]:
+
+def _divided(unserved: Share, fault: Fault) -> tuple[Message | None, list[Share]]:
     """Return the message of the client that is to blame, if it is known, and the new shares."""
-    suspected, others = (unserved, []) if nodes is None else (unserved[:1], unserved[1:])
-    suspects = [message for group in suspected for message in group]
-    if nodes is not None:
-        suspects = [message for message in suspects if message.metadata.dst_node_id in nodes]
+    group, *others = unserved
+    nodes = fault.nodes
+    suspects = [m for m in group if nodes is None or m.metadata.dst_node_id in nodes]
     if len(suspects) == 1:
-        left = [[m for m in group if m is not suspects[0]] for group in unserved]
-        left = [group for group in left if group]
-        return suspects[0], [left] if left else []
-    parts = suspected if len(suspected) > 1 else [[message] for message in suspected[0]]
-    return None, [[part] for part in parts] + ([others] if others else [])
+        left = [message for message in group if message is not suspects[0]]
+        share = [left, *others] if left else others
+        return suspects[0], [share] if share else []
+    return None, [[[message]] for message in group] + ([others] if others else [])

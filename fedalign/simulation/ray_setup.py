@@ -76,17 +76,34 @@ def surroundings(app: FlowerApp) -> Iterator[None]:
 
 @contextmanager
 def own_sigterm() -> Iterator[None]:
-    """Undo that Ray replaces the handler of SIGTERM by one that ends the process at once."""
-    before, here = signal.getsignal(signal.SIGTERM), threading.current_thread()
+    """Undo that Ray replaces the handler of SIGTERM, and lose no signal while Ray starts.
+
+    Ray's handler raises `SystemExit`. Python drops what any handler raises in a callback, such as
+    those of a fork, so signals are also noted in a pipe. Those that had no effect are raised again.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, (reader, writer) = signal.getsignal(signal.SIGTERM), os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    noted = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    ended: SystemExit | None = None
     try:
         yield
-    except SystemExit:  # by Ray's handler, while Ray was starting
-        signal.signal(signal.SIGTERM, before)
-        signal.raise_signal(signal.SIGTERM)
-        raise
+    except SystemExit as error:
+        ended = error
     finally:
-        if here is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+        signal.set_wakeup_fd(noted)
+        signal.signal(signal.SIGTERM, before)
+        os.close(writer)
+        with open(reader, "rb") as pipe:  # noqa: PTH123 - not a path
+            came = pipe.read() or b""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if number in came:
+            signal.raise_signal(number)
+    if ended is not None:
+        raise ended
 
 
 def _is_news(record: logging.LogRecord) -> bool:

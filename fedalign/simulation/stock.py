@@ -10,9 +10,13 @@ and the caller's Ray is shut down at the end.
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+import ray
 from flwr.app import Context, Message, UserConfigValue
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -20,7 +24,9 @@ from flwr.serverapp import Grid, ServerApp
 from fedalign.errors import FedalignError
 from fedalign.simulation.app import FlowerApp, load_component
 from fedalign.simulation.grid import call
-from fedalign.simulation.ray_setup import full_backend_config, surroundings
+from fedalign.simulation.ray_setup import full_backend_config, own_sigterm, surroundings
+
+PATIENCE = 60.0  # seconds in which an app that is stopped saves what it has
 
 
 def run(
@@ -37,23 +43,32 @@ def run(
     """
     server_app = _Server(app.load()[0], run_config, run_id)
     client_app = _Client(app, run_config, run_id)
+    config = full_backend_config(backend_config)
     with surroundings(app):
         from flwr.simulation import run_simulation
 
         try:
-            run_simulation(
-                server_app,
-                client_app,
-                num_supernodes,
-                backend_config=full_backend_config(backend_config),
-            )
+            _start_ray(config["init_args"])
+            run_simulation(server_app, client_app, num_supernodes, backend_config=config)
+        except KeyboardInterrupt:
+            server_app.stop(KeyboardInterrupt())
+            raise
         except Exception as error:
             if server_app.error is None:
                 raise FedalignError(f"Flower's engine failed: {_innermost(error)}") from error
         finally:
-            server_app.stop()
+            server_app.stop(FedalignError("Flower's engine has stopped"))
+            ray.shutdown()
     if server_app.error is not None:
         raise server_app.error
+
+
+def _start_ray(init_args: Mapping[str, Any]) -> None:
+    """Start Ray as the engine would, but without its handler of SIGTERM."""
+    if not ray.is_initialized():
+        paths = {"PYTHONPATH": os.pathsep.join([*sys.path, os.environ["PYTHONPATH"]])}
+        with own_sigterm():
+            ray.init(**{"runtime_env": {"env_vars": paths}, **init_args})
 
 
 class _Server(ServerApp):
@@ -70,6 +85,7 @@ class _Server(ServerApp):
         super().__init__()
         self._app, self._run_config, self._run_id = app, run_config, run_id
         self._grid: Grid | None = None
+        self._ended = threading.Event()
         self.error: BaseException | None = None
 
     def __call__(self, grid: Grid, context: Context) -> None:
@@ -81,15 +97,23 @@ class _Server(ServerApp):
             self._app(grid=grid, context=context)
         except BaseException as error:
             self.error = error
+        finally:
+            self._ended.set()
 
-    def stop(self) -> None:
-        """Make an app that still waits for clients end with an error, now that they are gone.
+    def stop(self, reason: BaseException) -> None:
+        """Make an app that still waits for clients raise `reason`, and wait until it has ended.
 
-        Otherwise its thread would poll forever after the engine has failed, and Python never exit.
+        Otherwise its thread would poll forever after the engine has failed, and Python never exit,
+        or end in the middle of its work.
         """
+
+        def refuse(*_: object) -> NoReturn:
+            raise reason
+
         if self._grid is not None:
             for method in ("get_node_ids", "push_messages", "pull_messages"):
-                setattr(self._grid, method, _refuse)
+                setattr(self._grid, method, refuse)
+            self._ended.wait(PATIENCE)
 
 
 class _Client(ClientApp):
@@ -112,11 +136,6 @@ class _Client(ClientApp):
         # The engine rejects a context whose run config or run id has changed.
         context.run_config, context.run_id = before
         return reply
-
-
-def _refuse(*_: object) -> NoReturn:
-    """Raise `FedalignError`; replaces the methods of a Grid whose engine has stopped."""
-    raise FedalignError("Flower's engine has stopped")
 
 
 def _innermost(error: BaseException) -> str:

@@ -90,7 +90,7 @@ class RayGrid(LocalGrid):
     """A Grid whose clients run in Ray workers; Ray must have been initialised.
 
     A client that raises gives an Error reply. If a worker dies, or its GPU fails, it is replaced,
-    and its clients are tried again, fewer at a time; one that fails alone gives an Error reply, see
+    and its clients are tried again; one that fails alone gives an Error reply, see
     `Queue.lose`. When a `timeout` is over, workers that are still busy are replaced, and their
     clients give no reply.
     """

@@ -1,10 +1,48 @@
 """The settings with which Ray is started."""
 
+import os
+import signal
+import sys
+from contextlib import nullcontext, suppress
+
 import pytest
 
 from fedalign.errors import InputError
 from fedalign.simulation import ray_setup
-from fedalign.simulation.ray_setup import full_backend_config
+from fedalign.simulation.ray_setup import full_backend_config, own_sigterm
+
+
+class OursError(Exception):
+    """What our handler raises."""
+
+
+def ours(*_):
+    raise OursError
+
+
+def rays(*_):
+    sys.exit(signal.SIGTERM)
+
+
+def received(lost):
+    signal.signal(signal.SIGTERM, rays)
+    with suppress(SystemExit) if lost else nullcontext():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_sigterm_while_ray_starts_is_ours_even_if_python_drops_what_rays_handler_raises(lost):
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        with pytest.raises(OursError), own_sigterm():
+            received(lost)
+        with own_sigterm():
+            signal.signal(signal.SIGTERM, rays)
+        assert signal.getsignal(signal.SIGTERM) is ours
+        with pytest.raises(SystemExit), own_sigterm():
+            sys.exit(2)  # of no signal
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(("name", "short"), [("/tmp", True), ("/" + "d" * 100, False)])

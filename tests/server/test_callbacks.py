@@ -4,6 +4,7 @@ import time
 import pytest
 
 from fedalign.server.callbacks import SOON, Callback, CallbackRunner
+from fedalign.server.measure import Measure
 from fedalign.server.round import Added, Round
 from tests.doubles import Watch
 
@@ -117,20 +118,31 @@ def test_what_a_callback_raises_comes_out():
         runner.call(outcome(1), 0.0)
 
 
-def test_overlap_changes_no_number(run):
+@pytest.mark.parametrize("strategy", ["fedpnu", "fedavg"])
+def test_overlap_changes_no_number(run, monkeypatch, strategy):
     import pandas as pd
 
-    for strategy in ("fedpnu", "fedavg"):
-        found = []
-        for overlap in (True, False):
-            folder = run(
-                strategy=strategy, evaluation__overlap=overlap, rounds=4, checkpoint_every=3,
-                evaluation__match="weights", evaluation__fusion_gap=True, name=f"o{overlap}",
-            )  # fmt: skip
-            tables = {name: pd.read_csv(folder / name) for name in ("metrics.csv", "landscape.csv")}
-            tables["metrics.csv"].pop("seconds")
-            found.append((tables, (folder / "model.safetensors").read_bytes()))
-        assert found[0][1] == found[1][1]
+    def as_on_a_gpu():
+        def start(measure, outcome):
+            measure._started = measure._start(outcome)
+
+        monkeypatch.setattr(Measure, "capture", start)
+        runner = "fedalign.server_app.CallbackRunner"
+        monkeypatch.setattr(runner, lambda *given, **_: CallbackRunner(*given, thread=False))
+
+    found = []
+    for way, overlap in (("thread", True), ("waiting", False), ("later", True)):
+        if way == "later":
+            as_on_a_gpu()
+        folder = run(
+            strategy=strategy, evaluation__overlap=overlap, rounds=4, checkpoint_every=3,
+            evaluation__match="weights", evaluation__fusion_gap=True, name=way,
+        )  # fmt: skip
+        tables = {name: pd.read_csv(folder / name) for name in ("metrics.csv", "landscape.csv")}
+        tables["metrics.csv"].pop("seconds")
+        found.append((tables, (folder / "model.safetensors").read_bytes()))
+    for tables, model in found[1:]:
+        assert model == found[0][1]
         for name, table in found[0][0].items():
-            pd.testing.assert_frame_equal(table, found[1][0][name], check_exact=True)
+            pd.testing.assert_frame_equal(table, tables[name], check_exact=True)
             assert set(table["round"]) == {1, 2, 3, 4}

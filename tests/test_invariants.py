@@ -22,14 +22,7 @@ from fedalign.settings.registry import load
 from tests.pairs import combinations
 
 ALGORITHMS = {name: load("clients", name) for name in BUILTIN["clients"]}
-SCHEDULES = [
-    "hold",
-    "complement_half",
-    "complement_epochs",
-    "alternate_rounds",
-    "growing",
-    "frozen_then_full",
-]
+SCHEDULES = [name for name in BUILTIN["schedules"] if name != "k_way"]  # it has no fixed_ratio
 HEAVY = {"momentum": 0.9, "weight_decay": 0.05, "batch_size": 4}
 RULES = {
     "sgd": HEAVY,

@@ -15,6 +15,7 @@ from fedalign.masks.freezer import Freezer
 from fedalign.masks.phases import Phase, phases, update_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.network.layout import Entry, Layout
+from fedalign.settings.builtin import BUILTIN
 
 LAYOUT = Layout(
     (
@@ -185,17 +186,7 @@ def test_alternate_rounds_keeps_a_mask_for_two_rounds():
     assert not torch.equal(masks[0], masks[2])
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        "hold",
-        "complement_half",
-        "complement_epochs",
-        "alternate_rounds",
-        "growing",
-        "frozen_then_full",
-    ],
-)
+@pytest.mark.parametrize("schedule", sorted(set(BUILTIN["schedules"]) - {"k_way"}))
 @pytest.mark.parametrize("server_round", [1, 2, 11])
 def test_fixing_nothing_is_one_stretch_of_everything(schedule, server_round):
     """And so FedAvg, whose optimiser does not start anew within a round."""

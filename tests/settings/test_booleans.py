@@ -25,7 +25,7 @@ def is_refused(read_it):
 @pytest.mark.parametrize(
     "key",
     [
-        *Config.model_fields.keys() - KINDS.keys(),
+        *sorted(Config.model_fields.keys() - KINDS.keys()),
         *(f"evaluation.{key}" for key in Evaluation.model_fields),
         *(f"simulation.{key}" for key in Simulation.model_fields),
     ],

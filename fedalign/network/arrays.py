@@ -109,6 +109,11 @@ def view_of(array: Array) -> np.ndarray:
     return np.ndarray(shape, dtype, array.data, header.end(), order=order)
 
 
+def shared_by_copies(array: Array) -> object:
+    """Return the object with the array's values, which all copies of the array have in common."""
+    return array.values if isinstance(array, LazyArray) else array.data
+
+
 def record_of(arrays: Mapping[str, Array]) -> ArrayRecord:
     """Return a record of these arrays, where Flower's constructor makes new ones of their bytes."""
     record = ArrayRecord()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedalign.data import Dataset, Spec
 from fedalign.models.symmetry import Group
 from fedalign.network.agreement import Trial
+from fedalign.network.arrays import shared_by_copies
 from fedalign.network.batch_norm import NORMS, batch_sizes, reestimate
 from fedalign.network.device import gpu_memory, send
 from fedalign.network.evaluation import CPU_BATCH, batch_on_gpu, evaluate
@@ -70,7 +71,7 @@ class Network:
         self.draws = count_draws(module)
         self._plain = OneByOne(module.to(device), self.layout, self._bf16, self.draws)
         self._state = State(module)
-        self._received: tuple[list[bytes], Tensor] | None = None
+        self._received: tuple[list[object], Tensor] | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -79,7 +80,7 @@ class Network:
 
     def receive(self, arrays: ArrayRecord) -> Tensor:
         """Return the model `(F,)` in a message, decoded once a round; not to be changed."""
-        data = [array.data for array in arrays.values()]
+        data = list(map(shared_by_copies, arrays.values()))
         if self._received is None or any(map(is_not, data, self._received[0])):
             self._received = data, self.upload(self.layout.to_vector(arrays))
         return self._received[1]

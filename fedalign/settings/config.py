@@ -93,7 +93,9 @@ class Config(Section):
         description="nodes that must be connected before a round; null: all of the federation",
     )
     min_replies: int = Field(
-        1, gt=0, description="valid replies that a round needs; with fewer, the run stops"
+        1,
+        gt=0,
+        description="valid replies that a round needs; with fewer, the run stops",
     )
     min_participation: float = Field(
         0.5,
@@ -151,6 +153,9 @@ class Config(Section):
         if self.sampled > self.num_clients:
             problem = f"{self.sampled} is not allowed: there are {self.num_clients} clients"
             raise BadValueError("clients_per_round", problem)
+        if self.min_replies > self.sampled:
+            problem = f"{self.min_replies} is not allowed: {self.sampled} clients are in a round"
+            raise BadValueError("min_replies", problem)
         return self
 
     @property

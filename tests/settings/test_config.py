@@ -219,3 +219,8 @@ def test_no_more_clients_are_sampled_than_there_are():
     ):
         read("quickstart", {"clients_per_round": 20})
     assert read("quickstart", {"clients_per_round": 10}).clients_per_round == 10
+
+
+def test_more_replies_than_clients_in_a_round_are_refused():
+    with pytest.raises(InputError, match="min_replies: 4 is not allowed: 3 clients are in a round"):
+        read("quickstart", {"clients_per_round": 3, "min_replies": 4})

@@ -145,7 +145,12 @@ class Own(nn.Module):
     [
         (Own(), "Own has a parameter 'scale' (784,)"),
         (nn.Sequential(nn.BatchNorm2d(1, momentum=None)), "layer '0' (BatchNorm2d(1"),
-        (nn.Sequential(nn.BatchNorm1d(1, affine=False, track_running_stats=False)), "layer '0'"),
+        (
+            nn.Sequential(
+                nn.BatchNorm1d(3, affine=False, track_running_stats=False), nn.Linear(3, 3)
+            ),
+            "layer '0'",
+        ),
         (nn.utils.spectral_norm(nn.Linear(3, 3)), "the model's Linear has options"),
         (nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 3, proj_size=2)), "layer '1' (LSTM(3, 3"),
         (nn.Sequential(nn.Embedding(3, 3, sparse=True)), "layer '0' (Embedding(3, 3, sparse"),

@@ -81,7 +81,7 @@ def _stopping(running: Collection[Child]) -> Iterator[None]:
         yield
     finally:
         for child in running:
-            _signal(child, signal.SIGINT)
+            _signal(child, signal.SIGTERM)  # SIGINT is ignored by what a script starts with &
         deadline = time.monotonic() + GRACE
         for child in running:
             with suppress(subprocess.TimeoutExpired):

@@ -12,7 +12,6 @@ from fedalign.settings.config import read
 
 FAKE = """
 import os, signal, sys, time, yaml, pathlib
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell started with &
 config = yaml.safe_load(open(sys.argv[-1]))
 out = pathlib.Path(config["out"])
 (out / f"{config['seed']}.pid").write_text(str(os.getpid()))
@@ -63,7 +62,7 @@ def test_no_more_than_so_many_run_at_a_time(fake, tmp_path):
 def test_whoever_stops_leaves_no_process_behind(fake, tmp_path, deaf, monkeypatch):
     monkeypatch.setattr(jobs, "GRACE", 0.5 if deaf else 60.0)
     body = (
-        ("signal.signal(signal.SIGINT, signal.SIG_IGN)\n" if deaf else "")
+        ("signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" if deaf else "")
         + "(out / f\"{config['seed']}.ready\").touch()\n"
         "while config['seed'] or not (out / '1.ready').exists(): time.sleep(0.01)"
     )

@@ -58,11 +58,23 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
     }
     built: Strategy = config.strategy.build(**arguments, **FLOWER_SAMPLING)
     for strategy in chain(built):
+        _check_counts(strategy, arguments["num_sampled_clients"])
         if getattr(type(strategy), "_construct_messages", None) is FedAvg._construct_messages:
             vars(strategy)["_construct_messages"] = for_nodes  # which does the same, quicker
         if isinstance(strategy, PlansMasks):
             _check_plan(federation, strategy, moves_neurons)
     return built
+
+
+def _check_counts(strategy: Strategy, sampled: int) -> None:
+    """Raise `InputError` if a strategy counts on more clients than a round has."""
+    most = {"num_malicious_nodes": sampled - 1, "num_nodes_to_select": sampled}
+    for name in most.keys() & vars(strategy).keys():
+        if (count := vars(strategy)[name]) > most[name]:
+            raise InputError(
+                f"strategy.{name}: {count} is not allowed: {sampled} clients are in a round, so "
+                f"{most[name]} at most"
+            )
 
 
 def rules_of(

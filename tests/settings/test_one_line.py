@@ -76,6 +76,18 @@ def test_what_flowers_strategies_fail_of_later_is_refused_at_once(name, option, 
         read(None, {"strategy": name, f"strategy.{option}": value})
 
 
+@pytest.mark.parametrize(("name", "option", "most"), [
+    ("krum", "num_malicious_nodes", 4), ("bulyan", "num_malicious_nodes", 4),
+    ("multikrum", "num_nodes_to_select", 5), ("fedpfn", "base.num_malicious_nodes", 4),
+])  # fmt: skip
+def test_a_strategy_counts_on_no_more_clients_than_a_round_has(name, option, most):
+    base = {"strategy.base": "krum"} if "base" in option else {}
+    given = {"strategy": name, "clients_per_round": 5, f"strategy.{option}": most} | base
+    summary(read("quickstart", given))
+    with pytest.raises(InputError, match=f"{most + 1} is not allowed: 5 clients are in a round"):
+        summary(read("quickstart", given | {f"strategy.{option}": most + 1}))
+
+
 def test_what_a_constructor_refuses_is_refused_by_validate():
     with pytest.raises(InputError, match="strategy: 'fedtrimmedavg': `beta` must be in the range"):
         summary(read(None, {"strategy": "fedtrimmedavg", "strategy.beta": 1.0}))

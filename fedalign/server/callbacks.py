@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 
 from fedalign.errors import DeviceError
 from fedalign.server.round import Added, Round
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SOON = 1.0  # seconds; what a longer round leads to is not put off
 

@@ -41,11 +41,14 @@ class LazyArray(Array):
 
     @property
     def data(self) -> bytes:
-        """The bytes of a NumPy file."""
+        """The bytes of a NumPy file, of which `values` are a view from then on."""
         if self.__dict__["bytes"] is None:
-            buffer = BytesIO()
-            np.save(buffer, self.values, allow_pickle=False)
-            self.__dict__["bytes"] = buffer.getvalue()
+            buffer, before = BytesIO(), self.values
+            np.save(buffer, before, allow_pickle=False)
+            data, order = buffer.getvalue(), _order(before)
+            place = len(data) - before.nbytes
+            values = np.ndarray(before.shape, before.dtype, data, place, order=order)
+            self.__dict__.update(bytes=data, values=values)
         found: bytes = self.__dict__["bytes"]
         return found
 
@@ -63,9 +66,9 @@ class LazyArray(Array):
     @property
     def num_bytes(self) -> int:
         """The length of `data`."""
-        values, flags = self.values, self.values.flags
-        by_columns = flags.f_contiguous and not flags.c_contiguous
-        return _header_size(values.dtype, values.shape, by_columns) + values.nbytes
+        values = self.values
+        header = _header_size(values.dtype, values.shape, _order(values) == "F")
+        return header + values.nbytes
 
     def numpy(self) -> np.ndarray:
         """Return a copy of the values."""
@@ -144,6 +147,11 @@ def like(record: ArrayRecord, sent: ArrayRecord) -> ArrayRecord:
         else:
             restored[name] = LazyArray(record[name].numpy().astype(before.dtype))
     return record_of(restored)
+
+
+def _order(values: np.ndarray) -> Literal["C", "F"]:
+    """Return the order of axes in which NumPy stores an array."""
+    return "F" if values.flags.f_contiguous and not values.flags.c_contiguous else "C"
 
 
 @lru_cache

@@ -59,7 +59,7 @@ class Traits:
     @cached_property
     def depends(self) -> dict[bool, str]:
         """On what else than weights and inputs outputs depend, in training or not; "": nothing."""
-        return {training: self._dependence(training) for training in (True, False)}
+        return {training: depends for training, (depends, _) in self._probed.items()}
 
     @cached_property
     def reads(self) -> dict[bool, str]:
@@ -67,7 +67,7 @@ class Traits:
 
         Such code sees one model and one batch at a time, and must not see several at once.
         """
-        return {training: self._read(training) for training in (True, False)}
+        return {training: reads for training, (_, reads) in self._probed.items()}
 
     @cached_property
     def needs_two(self) -> str:
@@ -86,26 +86,24 @@ class Traits:
             shape = f"{tuple(found.shape)} for two examples of {classes} classes"
             raise TypeError(f"it returns logits of shape {shape}, not (2, {classes})")
 
-    def _dependence(self, training: bool) -> str:
-        probe = deepcopy(self._module).train(training)
+    @cached_property
+    def _probed(self) -> dict[bool, tuple[str, str]]:
+        return {training: self._probe(training) for training in (True, False)}
+
+    def _probe(self, training: bool) -> tuple[str, str]:
+        """Return what `depends` and `reads` have of the network in training or not."""
+        probe, reads = deepcopy(self._module).train(training), Reads()
         state = State(probe)
         # cuDNN would hide the draws of recurrent layers.
-        with watched(0, "probe") as drawn, without_cudnn():
+        with watched(0, "probe") as drawn, without_cudnn(), reads:
             probe(self._inputs.random(2))
+        changed, depends = state.changed(), ""
         if drawn.names:
-            return f"the network draws from the global generator of {' and '.join(drawn.names)}"
-        changed = state.changed()
-        return f"the network changes its {changed!r} when it runs" if changed else ""
-
-    def _read(self, training: bool) -> str:
-        probe, reads = deepcopy(self._module).train(training), Reads()
-        with seeded(0, "probe"), reads:
-            probe(self._inputs.random(2))
-        return (
-            f"the network's code reads numbers out of tensors ({reads.place})"
-            if reads.place
-            else ""
-        )
+            depends = f"the network draws from the global generator of {' and '.join(drawn.names)}"
+        elif changed:
+            depends = f"the network changes its {changed!r} when it runs"
+        place = f"the network's code reads numbers out of tensors ({reads.place})"
+        return depends, place if reads.place else ""
 
     def _flaw(self, count: int) -> str:
         """Return the layer that fails on so many examples, or makes numbers that are not finite."""

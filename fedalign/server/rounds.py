@@ -219,7 +219,7 @@ class RoundLoop:
 def _check_enough(replies: RoundReplies, number: int, min_replies: int, sent: ArrayRecord) -> None:
     """Log the clients that are left out; raise if fewer than `min_replies` remain."""
     if not replies.replies:
-        reasons = f"{replies.summary()}{_size_of(sent)}"
+        reasons = f"{replies.summary()}{_remark_on(sent)}"
         raise RoundFailedError(f"round {number}: no reply is usable: {reasons}")
     usable = replies.num_clients - replies.num_left_out
     if usable < min_replies:
@@ -231,7 +231,7 @@ def _check_enough(replies: RoundReplies, number: int, min_replies: int, sent: Ar
         log.warning("round %d: %s", number, replies.summary())
 
 
-def _size_of(sent: ArrayRecord) -> str:
+def _remark_on(sent: ArrayRecord) -> str:
     """Return a remark on a model that was sent to clients, if its numbers are huge."""
     largest = max(np.abs(array.numpy()).max(initial=0) for array in sent.values())
     return f"; the model they were sent has numbers up to {largest:.3g}" if largest > HUGE else ""

@@ -93,9 +93,7 @@ class Config(Section):
         description="nodes that must be connected before a round; null: all of the federation",
     )
     min_replies: int = Field(
-        1,
-        gt=0,
-        description="valid replies that a round needs; with fewer, the run stops",
+        1, gt=0, description="valid replies that a round needs; with fewer, the run stops"
     )
     min_participation: float = Field(
         0.5,

@@ -44,6 +44,10 @@ def test_a_lazy_array_is_flowers_array(values):
     assert np.array_equal(lazy.numpy(), eager.numpy())
     assert lazy.numpy().flags.f_contiguous == eager.numpy().flags.f_contiguous
     assert lazy.data == eager.data
+    assert np.array_equal(view_of(lazy), values)  # which are in memory once
+    assert np.shares_memory(view_of(lazy), np.frombuffer(lazy.data, np.uint8)) or not values.size
+    assert lazy.values.flags.f_contiguous == values.flags.f_contiguous
+    assert not lazy.values.flags.writeable
     assert eager == lazy == copy.copy(lazy) == pickle.loads(pickle.dumps(lazy))
     assert type(pickle.loads(pickle.dumps(lazy))) is Array
     assert lazy.object_id == eager.object_id  # under which Flower sends it

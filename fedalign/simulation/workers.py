@@ -17,20 +17,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import ray
-from flwr.app import Array, Context, Message, RecordDict, UserConfigValue
+from flwr.app import Context, Message, RecordDict, UserConfigValue
 from flwr.clientapp import ClientApp
 
 from fedalign.errors import DeviceError, InputError
 from fedalign.messages.copies import with_content
 from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest, RunConfig
-from fedalign.network.arrays import LazyArray
 from fedalign.simulation.app import FlowerApp, load_component
 from fedalign.simulation.costs import Costs
 from fedalign.simulation.grid import LocalGrid, is_over, serve
 from fedalign.simulation.queues import Fault, Queue
 from fedalign.simulation.ray_setup import full_backend_config, own_sigterm, surroundings
+from fedalign.simulation.shipping import ship_arrays_out_of_band
 
 PASSED_ON = (
     "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",
@@ -262,21 +261,6 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise InputError(f"simulation.address: no Ray cluster answers at {address!r}") from error
-
-
-def ship_arrays_out_of_band() -> None:
-    """Let this process send Flower's Arrays through shared memory instead of inside a pickle."""
-    for kind in (Array, LazyArray):
-        ray.util.register_serializer(kind, serializer=_pack, deserializer=_unpack)
-
-
-def _pack(array: Array) -> tuple[str, tuple[int, ...], str, np.ndarray]:
-    return array.dtype, tuple(array.shape), array.stype, np.frombuffer(array.data, np.uint8)
-
-
-def _unpack(packed: tuple[str, tuple[int, ...], str, np.ndarray]) -> Array:
-    dtype, shape, stype, data = packed
-    return Array(dtype, shape, stype, data.tobytes())
 
 
 def _room_for(resources: Mapping[str, float]) -> int:

@@ -14,8 +14,10 @@ from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.registry import HOME
 from fedalign.simulation.app import FlowerApp
+from fedalign.simulation.auto import needs_workers
 from fedalign.simulation.echo import client, message_seconds
 from fedalign.simulation.inline import InlineGrid
+from fedalign.simulation.ray_setup import full_backend_config
 from fedalign.training.stacks import choose_stack
 from fedalign.training.trial import Findings, trial
 
@@ -83,12 +85,16 @@ def _engine(config: Config, clients: int, size: int) -> tuple[int, str, str]:
     settings, count = config.simulation, min(clients, 100)
     if settings.backend == "flower":
         return 1, "flower: Flower's own, on Ray", "not measured; usually 10 to 20 ms per client"
-    if settings.backend == "inline":
+    engine = settings.backend_config(config.device)
+    alone = settings.backend == "auto" and not needs_workers(full_backend_config(engine))
+    if settings.backend == "inline" or alone:
         seconds = message_seconds(InlineGrid(client, count), size, count)
-        return 1, "inline: all clients run in this process", _cost(seconds, count, size)
+        line = "auto: in this process, and on Ray workers too if clients keep it busy for long"
+        line = line if alone else "inline: all clients run in this process"
+        return 1, line, _cost(seconds, count, size)
     from fedalign.simulation.workers import open_grid
 
-    with open_grid(ECHO, count, {}, settings.backend_config(config.device), None) as grid:
+    with open_grid(ECHO, count, {}, engine, None) as grid:
         grid.start(client)
         seconds, workers = message_seconds(grid, size, count), grid.num_workers
     return workers, _workers(config, workers), _cost(seconds, count, size)

@@ -149,9 +149,10 @@ class Simulation(Section):
     bit. Other values change the order of sums, and thereby the last bits of a result.
     """
 
-    backend: Literal["inline", "ray", "flower"] = Field(
-        "inline",
-        description="inline: in this process; ray: on Ray workers; flower: on Flower's engine",
+    backend: Literal["auto", "inline", "ray", "flower"] = Field(
+        "auto",
+        description="auto: in this process, and on Ray workers too as soon as that pays; inline: "
+        "in this process; ray: on Ray workers; flower: on Flower's engine",
     )
     client_cpus: float = Field(
         1, gt=0, allow_inf_nan=False, description="CPUs that Ray reserves for each worker"

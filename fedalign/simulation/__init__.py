@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 BACKENDS: dict[str, tuple[str, ...]] = {
+    "auto": ("client_resources", "init_args"),
     "inline": (),
     "ray": ("client_resources", "init_args"),
     "flower": ("actor", "client_resources", "init_args"),
@@ -39,7 +40,7 @@ def simulate(
     num_supernodes: int,
     run_config: Mapping[str, UserConfigValue],
     *,
-    backend: str = "inline",
+    backend: str = "auto",
     backend_config: Mapping[str, Any] | None = None,
     run_id: int | None = None,
 ) -> None:
@@ -50,10 +51,11 @@ def simulate(
         num_supernodes: number of clients, at least 1.
         run_config: settings for both halves of the app, which override the defaults of its
             manifest.
-        backend: `"inline"` (all clients in this process), `"ray"` (fedalign's engine on Ray
-            workers) or `"flower"` (Flower's own engine, on Ray).
-        backend_config: `client_resources` and `init_args` for `"ray"` and `"flower"`, and `actor`
-            for `"flower"`.
+        backend: `"auto"` (in this process, and on Ray workers too as soon as that pays),
+            `"inline"` (all clients in this process), `"ray"` (fedalign's engine on Ray workers) or
+            `"flower"` (Flower's own engine, on Ray).
+        backend_config: `client_resources` and `init_args` for all but `"inline"`, and `actor` for
+            `"flower"`.
         run_id: the run's id as the app sees it; by default random.
 
     Raises:
@@ -69,7 +71,11 @@ def simulate(
     settings = {**app.defaults, **run_config}
 
     # Imported here because Flower is slow to import, and Ray even slower.
-    if backend == "inline":
+    if backend == "auto":
+        from fedalign.simulation import auto
+
+        auto.run(app, num_supernodes, settings, given, run_id)
+    elif backend == "inline":
         from fedalign.simulation import inline
 
         inline.run(app, num_supernodes, settings, run_id)

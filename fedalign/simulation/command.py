@@ -31,7 +31,9 @@ def flower_simulation(
     run_config: Annotated[
         list[str] | None, typer.Option(help="'key=value key2=\"text\"' or a TOML file; repeatable")
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="ray (the default), inline or flower")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="auto (the default), inline, ray or flower")
+    ] = None,
     address: Annotated[str | None, typer.Option(help="address of a running Ray cluster")] = None,
     backend_config: Annotated[
         str, typer.Option(metavar="JSON", help='for example {"client_resources": {"num_cpus": 1}}')
@@ -62,22 +64,19 @@ def flower_simulation(
                 found,
                 num_supernodes,
                 given,
-                backend=backend or "ray",
+                backend=backend or "auto",
                 backend_config=engine,
                 run_id=run_id,
             )
 
 
 def _own_config(given: Mapping[str, Any], num_clients: int | None, backend: str | None) -> Config:
-    """Return the configuration of fedalign's own app; it runs on Ray if it names no engine."""
+    """Return the configuration of fedalign's own app."""
     from fedalign.settings.config import from_run_config
 
     options = {"num_clients": num_clients, "simulation.backend": backend}
     settings = {**given, **{key: value for key, value in options.items() if value is not None}}
-    config = from_run_config(settings)
-    if "backend" in config.simulation.model_fields_set:
-        return config
-    return from_run_config(settings | {"simulation.backend": "ray"})
+    return from_run_config(settings)
 
 
 def _json(text: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from flwr.app import UserConfigValue
 from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 
 from fedalign.messages.copies import node_of
 from fedalign.simulation.app import FlowerApp
@@ -63,7 +64,8 @@ class InlineGrid(LocalGrid):
                     self.schedule.turn.notify_all()
         return bool(tasks)
 
-    def _serve(self, task: Task) -> None:
+    def _serve(self, task: Task) -> float:
+        """Serve a group, and return the seconds that it took."""
         contexts = self.contexts(map(node_of, task.messages))
         began = time.perf_counter()
         answers = serve(self._client_app, task.messages, contexts, task.batch.request)
@@ -72,6 +74,7 @@ class InlineGrid(LocalGrid):
         with self.schedule.turn:
             self.keep(task, answers, seconds)
             self.schedule.finish(task)
+        return seconds
 
     def _work_behind(self) -> None:
         if self._behind is None:
@@ -92,7 +95,11 @@ def run(
 ) -> None:
     """Run the ServerApp of `app` to its end; its exceptions are passed on unchanged."""
     server_app, client_app = app.load()
-    grid = InlineGrid(client_app, num_supernodes, run_config, run_id)
+    serve_app(InlineGrid(client_app, num_supernodes, run_config, run_id), server_app)
+
+
+def serve_app(grid: InlineGrid, server_app: ServerApp) -> None:
+    """Run a ServerApp on a grid, and close it."""
     try:
         grid.serve(server_app)
     finally:

@@ -17,7 +17,8 @@ from fedalign.messages.groups import GroupApp
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.faults import MAX_FAILED, Fault, blame, give_up
 from fedalign.simulation.grid import LocalGrid
-from fedalign.simulation.ray_setup import full_backend_config, ray_for, room_for
+from fedalign.simulation.ray_cluster import ray_for, room_for
+from fedalign.simulation.ray_setup import full_backend_config
 from fedalign.simulation.schedule import Task
 from fedalign.simulation.shipping import ship_arrays_out_of_band
 from fedalign.simulation.worker import Job, Worker

@@ -1,0 +1,144 @@
+"""The default engine: this process at once, and Ray workers as soon as they are worth it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import UserConfigValue
+from flwr.clientapp import ClientApp
+
+from fedalign.simulation import inline
+from fedalign.simulation.app import FlowerApp
+from fedalign.simulation.inline import InlineGrid
+from fedalign.simulation.ray_setup import count_visible_gpus, full_backend_config
+from fedalign.simulation.schedule import MIN_SECONDS, Task
+
+if TYPE_CHECKING:  # importing Ray takes a second, and most short runs never need it
+    from fedalign.simulation.workers import Pool
+
+WORTH = 10.0  # seconds that others could have taken: about what it costs to start Ray
+
+log = logging.getLogger("fedalign")
+
+
+class AutoGrid(InlineGrid):
+    """A Grid whose clients run in this process, and in Ray workers beside it once that pays.
+
+    Workers are started, behind, as soon as clients have run for `WORTH` seconds in this process
+    while others waited. From then on each group of clients goes to whoever is free first. Results
+    do not depend on where a client runs.
+
+    Args:
+        app: which each worker imports.
+        client_app: the same, for this process.
+        num_nodes: of the federation.
+        run_config: of the app.
+        run_id: by default random.
+        backend_config: see `full_backend_config`.
+        most: how many workers may be started.
+    """
+
+    def __init__(
+        self,
+        app: FlowerApp,
+        client_app: ClientApp,
+        num_nodes: int,
+        run_config: Mapping[str, UserConfigValue],
+        run_id: int | None,
+        backend_config: Mapping[str, Any],
+        most: int,
+    ) -> None:
+        super().__init__(client_app, num_nodes, run_config, run_id)
+        self._app, self._config, self._most = app, backend_config, most
+        self._spent = 0.0
+        self._hiring: threading.Thread | None = None
+        self._pool: Pool | None = None
+        self._open = ExitStack()
+
+    @property
+    def num_workers(self) -> int:
+        """The number of processes that serve clients now."""
+        return 1 + (len(self._pool.workers) if self._pool else 0)
+
+    def close(self) -> None:
+        """Stop serving clients, and stop the workers."""
+        super().close()
+        if self._hiring is not None:
+            self._hiring.join()
+        if self._pool is not None:
+            self._pool.close()
+        self._open.close()
+
+    @property
+    def _shared(self) -> bool:
+        return self._pool is not None
+
+    def _serve(self, task: Task) -> float:
+        others = self.schedule.waiting()
+        seconds = super()._serve(task)
+        self._spent += seconds if others else 0.0
+        if self._most and self._hiring is None and self._spent > WORTH:
+            self._hiring = threading.Thread(target=self._hire, daemon=True)
+            self._hiring.start()
+        return seconds
+
+    def _hire(self) -> None:
+        """Start Ray and its workers; if that fails, all goes on in this process."""
+        try:
+            from fedalign.simulation.ray_cluster import ray_for
+            from fedalign.simulation.workers import Pool
+
+            self._open.enter_context(ray_for(self._app, self._config["init_args"]))
+            if not self.schedule.closed:
+                self.learn_sizes(self._client_app)
+                resources = self._config["client_resources"]
+                pool = Pool(self, self._app, resources, self._most, MIN_SECONDS)
+                pool.start(self._client_app)
+                self._pool = pool
+        except Exception as error:
+            log.warning("no Ray workers, so all clients run in this process: %s", error)
+
+
+def run(
+    app: FlowerApp,
+    num_supernodes: int,
+    run_config: dict[str, UserConfigValue],
+    backend_config: Mapping[str, Any],
+    run_id: int | None,
+) -> None:
+    """Run the ServerApp of `app` to its end; its exceptions are passed on unchanged.
+
+    On a cluster, on several GPUs, or if clients share one (`num_gpus`), they run on workers only.
+    """
+    config = full_backend_config(backend_config)
+    if needs_workers(config):
+        from fedalign.simulation import workers
+
+        workers.run(app, num_supernodes, run_config, backend_config, run_id)
+        return
+    server_app, client_app = app.load()
+    most = _most(config, num_supernodes, backend_config)
+    grid = AutoGrid(app, client_app, num_supernodes, run_config, run_id, config, most)
+    inline.serve_app(grid, server_app)
+
+
+def needs_workers(config: Mapping[str, Any]) -> bool:
+    """Return whether all clients run on Ray workers, by the `full_backend_config`."""
+    amount = config["client_resources"]["num_gpus"]
+    shared = bool(amount) and (amount < 1 or count_visible_gpus() > 1)
+    return shared or "address" in config["init_args"]
+
+
+def _most(config: Mapping[str, Any], clients: int, given: Mapping[str, Any]) -> int:
+    """Return how many workers there may be beside this process; none beside one that has a GPU."""
+    resources = config["client_resources"]
+    if count_visible_gpus() and "num_gpus" not in given.get("client_resources", {}):
+        return 0  # its clients may use the GPU
+    if resources["num_gpus"] or not resources["num_cpus"]:
+        return 0
+    room = int(config["init_args"]["num_cpus"] / resources["num_cpus"])
+    return max(0, min(room, clients) - 1)

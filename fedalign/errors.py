@@ -40,7 +40,7 @@ class DeviceError(FedalignError):
         nodes: of the clients, one of which caused it.
     """
 
-    def __init__(self, error: Exception, clients: Mapping[int, object]):
+    def __init__(self, error: BaseException, clients: Mapping[int, object]):
         """Take the error, and by node the partitions of the clients that were served."""
         self.reason = device_reason(error)
         self.nodes = list(clients)

@@ -56,14 +56,14 @@ PRIVATE_IMPORTS = {
     "fedalign/server/strategies.py": {"flwr.supercore.differential_privacy.KEY_NORM_BIT"},
     "fedalign/simulation/app.py": {"flwr.common.config.flatten_dict"},
     "fedalign/simulation/grid.py": {
-        "flwr.common.constant.ErrorCode",
         "flwr.common.constant.NUM_PARTITIONS_KEY",
         "flwr.common.constant.PARTITION_ID_KEY",
         "flwr.common.constant.SUPERLINK_NODE_ID",
+        "flwr.server.superlink.linkstate.utils.create_message_error_unavailable_ins_message",
         "flwr.supercore.run.Run",
         "flwr.supercore.task_identity.TaskIdentity",
     },
-    "fedalign/simulation/queues.py": {"flwr.common.constant.ErrorCode"},
+    "fedalign/simulation/serving.py": {"flwr.common.constant.ErrorCode"},
 }
 METADATA = {"_message_id", "_run_id", "_src_node_id"}
 PRIVATE_ATTRIBUTES = {

@@ -18,8 +18,13 @@ def private_copy(message: Message) -> Message:
     twin = copy(message)
     twin.__dict__["_metadata"] = copy(message.metadata)
     if message.has_content():
-        twin.content = RecordDict({name: _copy(rec) for name, rec in message.content.items()})
+        twin.content = copy_of(message.content)
     return twin
+
+
+def copy_of(content: RecordDict) -> RecordDict:
+    """Return a copy of records whose changes do not affect the original."""
+    return RecordDict({name: _copy(record) for name, record in content.items()})
 
 
 def with_content(message: Message, content: RecordDict | None) -> Message:

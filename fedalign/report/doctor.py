@@ -89,6 +89,7 @@ def _engine(config: Config, clients: int, size: int) -> tuple[int, str, str]:
     from fedalign.simulation.workers import open_grid
 
     with open_grid(ECHO, count, {}, settings.backend_config(config.device), None) as grid:
+        grid.start(client)
         seconds, workers = message_seconds(grid, size, count), grid.num_workers
     return workers, _workers(config, workers), _cost(seconds, count, size)
 

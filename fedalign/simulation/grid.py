@@ -6,43 +6,41 @@ parts of Flower on which the simulation relies are used here and in `fedalign.me
 
 from __future__ import annotations
 
+import logging
 import secrets
-import time
-import traceback
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 
-from flwr.app import (
-    Context,
-    Error,
-    Message,
-    RecordDict,
-    UserConfigValue,
-)
+from flwr.app import Context, Message, RecordDict, UserConfigValue
 from flwr.clientapp import ClientApp
-from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedalign.messages.contexts import Contexts, states_of
-from fedalign.messages.copies import node_of, private_copy
-from fedalign.messages.groups import GroupReplies, GroupRequest
-from fedalign.messages.partial_sums import counted, sum_replies
+from fedalign.messages.contexts import Contexts
+from fedalign.messages.copies import copy_of, node_of, with_content
+from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest
+from fedalign.messages.partial_sums import counted
+from fedalign.simulation.client_errors import ClientErrors
+from fedalign.simulation.costs import Costs
 from fedalign.simulation.grouping import groups, members
-from fedalign.simulation.stacks import check_device, flaws, train_together
+from fedalign.simulation.schedule import Batch, Schedule, Task
 
 SERVER_NODE_ID = SUPERLINK_NODE_ID
 FIRST_NODE_ID = 1000  # partition p is node 1000 + p in every run, so that runs are comparable
+
+log = logging.getLogger("flwr")
 
 
 class LocalGrid(Grid):
     """A Grid over `num_nodes` simulated clients; a subclass says where they run.
 
-    Messages are delivered when they are pushed: `push_messages` returns after the last reply, and
-    `pull_messages` returns each reply once, in the order of the ids and not in that in which the
-    clients finished. A message's time to live is not enforced.
+    Any number of threads may use it. `push_messages` returns at once, and the clients run behind;
+    `pull_messages` returns each reply once. A node answers its messages one after the other, and
+    its state goes from one to the next, unless it raised. A client is late if it takes longer than
+    a `timeout` by itself, so it makes no other late, however many run at a time. A message's time
+    to live is not enforced.
 
     Nodes without messages, and clients without state, cost neither time nor memory.
     """
@@ -54,20 +52,41 @@ class LocalGrid(Grid):
         run_id: int | None = None,
     ) -> None:
         self._nodes = range(FIRST_NODE_ID, FIRST_NODE_ID + num_nodes)
-        self._run_config = dict(run_config or {})
+        self.run_config = dict(run_config or {})
         self._message_ids = map(str, count(1))
         self._replies: dict[str, Message] = {}
+        self._expected: set[str] = set()  # ids of messages whose replies have not been pulled
         self._states: dict[int, RecordDict] = {}
+        self._errors = ClientErrors()
+        self._error: BaseException | None = None
+        self.costs = Costs()
+        self.schedule = Schedule(self.costs)
         self.set_run(Run.create_empty(secrets.randbits(63) if run_id is None else run_id))
 
     def serve(self, server_app: ServerApp) -> None:
         """Run a ServerApp to its end; its exceptions are passed on unchanged."""
-        run_config = dict(self._run_config)
+        run_config = dict(self.run_config)
         context = Context(self.run.run_id, SERVER_NODE_ID, {}, RecordDict(), run_config)
-        server_app(grid=self, context=context)
+        try:
+            server_app(grid=self, context=context)
+        finally:
+            self._errors.report()
+
+    def learn_sizes(self, client_app: ClientApp) -> None:
+        """Ask a `GroupApp` for the sizes of clients, which tell what an unknown client may cost."""
+        if isinstance(client_app, GroupApp):
+            sizes = client_app.sizes(self.run_config, len(self._nodes))
+            # A client of size 0 still costs a call.
+            self.costs.size = lambda node: sizes[self._nodes.index(node)] or 1.0
+
+    def close(self) -> None:
+        """Stop serving clients; what has been pushed and not begun is forgotten."""
+        self.schedule.close()
 
     def set_run(self, run: Run) -> None:
-        """Set the run to which all further messages belong."""
+        """Set the run to which all further messages belong; `TypeError` if it is none."""
+        if not isinstance(run, Run):
+            raise TypeError(f"`run` must be an instance of Run, got {type(run).__name__}")
         self._run = run
         # Flower marks every new instruction with the identity of this process's only task.
         TaskIdentity.run_id, TaskIdentity.node_id = run.run_id, SERVER_NODE_ID
@@ -103,16 +122,35 @@ class LocalGrid(Grid):
         return dict(enumerate(self._nodes))
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Deliver messages and return their ids once all have been answered."""
+        """Have messages delivered behind, and return the ids of those to nodes that exist.
+
+        Raises:
+            ValueError: one of them is a reply, or has no time to live; none is delivered.
+        """
         batch = self._stamp(messages)
-        for answers in self._answer(batch, GroupRequest(), 1, None):
-            self._keep(answers)
-            self.keep_states(answers.states)
+        own = {id(content): copy_of(content) for content in (m.content for m in batch)}
+        sent = [with_content(message, own[id(message.content)]) for message in batch]
+        self._submit(sent, Batch(GroupRequest(), timeout=None, kept=True, left_alone=True), 1)
+        self._work_behind()
         return [message.metadata.message_id for message in batch]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies to these messages that have arrived, in this order."""
-        return [self._replies.pop(key) for key in message_ids if key in self._replies]
+        """Return the replies to these messages that have come, in this order.
+
+        There is an Error reply, as from Flower's SuperLink, to an id that is not known, or whose
+        reply has been pulled already.
+        """
+        with self.schedule.turn:
+            if self._error is not None:
+                raise self._error
+            keys = list(dict.fromkeys(message_ids))
+            unknown = {
+                key: _unknown(key, self.run.run_id) for key in keys if key not in self._expected
+            }
+            found = {key: self._replies.pop(key) for key in keys if key in self._replies}
+            self._expected -= found.keys()
+        there = unknown | found
+        return [there[key] for key in keys if key in there]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -121,13 +159,14 @@ class LocalGrid(Grid):
 
         Args:
             messages: a node may have several.
-            timeout: seconds after which no further client is started; a running client is
-                interrupted only if the engine can do so. As in Flower, a late reply is not
-                returned but can be pulled by its message's id; without a start there is none.
+            timeout: seconds that each client may take by itself. As in Flower, a late reply is not
+                returned but can be pulled by its message's id, and with 0 all are late.
         """
-        batch = list(messages)
-        came = self._exchange(batch, GroupRequest(), 1, timeout, store=True)
-        return counted(batch, came.replies)
+        if timeout is not None and timeout <= 0:
+            self.push_messages(messages)
+            return []
+        batch = self._stamp(messages)
+        return counted(batch, self._receive(batch, Batch(GroupRequest(), timeout, kept=True), 1))
 
     def exchange(
         self, messages: Sequence[Message], request: GroupRequest, group: int, timeout: float | None
@@ -136,30 +175,11 @@ class LocalGrid(Grid):
 
         Consecutive messages with the same content form groups of at most `group`. Sums are made
         within a group, so they do not depend on the number of workers. Nothing is stored of the
-        clients' states that come with the replies.
+        clients' states that come with the replies, nor of late replies.
         """
-        return self._exchange(messages, request, group, timeout, store=False)
-
-    def _exchange(
-        self, messages: Sequence[Message], request: GroupRequest, group: int,
-        timeout: float | None, store: bool,
-    ) -> GroupReplies:  # fmt: skip
-        deadline = None if timeout is None else time.monotonic() + timeout
-        batch, in_time = self._stamp(messages), set()
-        came = GroupReplies()
-        for answers in self._answer(batch, request, group, deadline):
-            self._keep(answers)
-            if store:
-                self.keep_states(answers.states)
-            came.notes += answers.notes
-            if not is_over(deadline):
-                in_time |= {reply.metadata.reply_to_message_id for reply in answers.replies}
-                came.models |= answers.models
-                came.members |= members(answers)
-                came.states |= answers.states
-        ids = (message.metadata.message_id for message in batch)
-        came.replies = self.pull_messages(key for key in ids if key in in_time)
-        return came
+        batch = Batch(request, timeout, kept=False)
+        batch.came.replies = self._receive(self._stamp(messages), batch, group)
+        return batch.came
 
     def context(self, node_id: int) -> Context:
         """Return the Context of a node, with its latest state."""
@@ -167,8 +187,8 @@ class LocalGrid(Grid):
             PARTITION_ID_KEY: self._nodes.index(node_id),
             NUM_PARTITIONS_KEY: len(self._nodes),
         }
-        state = RecordDict(dict(self._states.get(node_id, {})))
-        return Context(self.run.run_id, node_id, node_config, state, dict(self._run_config))
+        state = copy_of(self._states.get(node_id, RecordDict()))
+        return Context(self.run.run_id, node_id, node_config, state, dict(self.run_config))
 
     def contexts(self, nodes: Iterable[int]) -> Contexts:
         """Return the Contexts of nodes, each of which is made when it is asked for."""
@@ -188,87 +208,91 @@ class LocalGrid(Grid):
         """Return the stored states of clients by node id; later rounds do not change it."""
         return dict(self._states)
 
-    @abstractmethod
-    def _run_all(
-        self, groups: list[list[Message]], request: GroupRequest, deadline: float | None
-    ) -> Iterator[GroupReplies]:
-        """Yield the replies of each group, in any order of the groups.
-
-        All messages are for nodes of this Grid. No group is started once `is_over(deadline)`.
-        Implementations call `serve`, here or in a worker.
-        """
-
     def _stamp(self, messages: Iterable[Message]) -> list[Message]:
-        """Return the messages marked as sent by this Grid, each with a new id."""
+        """Return the messages to existing nodes, marked as sent by this Grid, with new ids."""
         batch = list(messages)
         for message in batch:
-            message.metadata.__dict__.update(
-                _message_id=next(self._message_ids),
-                _run_id=self.run.run_id,
-                _src_node_id=SERVER_NODE_ID,
-            )
-        return batch
+            metadata = message.metadata
+            metadata.__dict__["_message_id"] = next(self._message_ids)
+            if metadata.reply_to_message_id or metadata.ttl <= 0:
+                raise ValueError(f"Invalid message: {message}")
+            metadata.__dict__.update(_run_id=self.run.run_id, _src_node_id=SERVER_NODE_ID)
+        for node in {node_of(message) for message in batch if node_of(message) not in self._nodes}:
+            log.error("a message to node %d is dropped: there is no such node", node)
+        return [message for message in batch if node_of(message) in self._nodes]
 
-    def _answer(
-        self, batch: list[Message], request: GroupRequest, group: int, deadline: float | None
-    ) -> Iterator[GroupReplies]:
-        """Yield the replies to a batch; an error reply for a node that does not exist."""
-        known = [message for message in batch if node_of(message) in self._nodes]
-        for message in batch if len(known) < len(batch) else ():
-            if (node := node_of(message)) not in self._nodes:
-                reason = f"there is no node {node}"
-                yield GroupReplies([error_reply(message, ErrorCode.NODE_UNAVAILABLE, reason)])
-        yield from self._run_all(groups(known, group), request, deadline)
+    def _submit(self, messages: list[Message], batch: Batch, group: int) -> None:
+        if batch.kept:
+            with self.schedule.turn:
+                self._expected.update(message.metadata.message_id for message in messages)
+        self.schedule.add(batch, groups(messages, group), self._shared)
 
-    def _keep(self, answers: GroupReplies) -> None:
-        """Store replies until they are pulled."""
-        for reply in answers.replies:
-            reply.metadata.__dict__["_message_id"] = next(self._message_ids)
-            self._replies[reply.metadata.reply_to_message_id] = reply
+    def _receive(self, messages: list[Message], batch: Batch, group: int) -> list[Message]:
+        """Deliver messages and return the replies that are in time, in the order of messages."""
+        self._submit(messages, batch, group)
+        turn = self.schedule.turn
+        try:
+            while batch.waits():
+                if not self._work():
+                    with turn:
+                        turn.wait_for(lambda: self._can_work() or not batch.waits(), batch.left())
+        finally:
+            with turn:
+                batch.left_alone = True
+                self.schedule.withdraw(batch)
+                self._expected.difference_update(batch.replies)
+        if batch.error is not None:
+            raise batch.error
+        ids = (message.metadata.message_id for message in messages)
+        return [batch.replies[key] for key in ids if key in batch.replies]
+
+    @property
+    def _shared(self) -> bool:
+        """Whether several processes share the work, so that the longest should go first."""
+        return False
+
+    def _can_work(self) -> bool:
+        """Return whether `_work` would serve anybody. It is called under the schedule's `turn`."""
+        return False
+
+    def _work(self) -> bool:
+        """Serve the next group in this thread, if that is allowed; return whether it was."""
+        return False
+
+    def _work_behind(self) -> None:
+        """Have the groups that wait served by other threads."""
+
+    def keep(self, task: Task, answers: GroupReplies, seconds: float = 0.0) -> None:
+        """Take the replies of a group, or some of them, which took so many seconds."""
+        batch, late = task.batch, seconds > task.limit
+        with self.schedule.turn:
+            if batch.kept:
+                self.keep_states(answers.states)
+                for reply in answers.replies:
+                    self._errors.note(self._nodes.index(reply.metadata.src_node_id), reply)
+            found = {reply.metadata.reply_to_message_id: reply for reply in answers.replies}
+            for reply in answers.replies:
+                reply.metadata.__dict__["_message_id"] = next(self._message_ids)
+            if late or batch.left_alone:
+                self._replies |= found if batch.kept else {}
+                return
+            batch.replies |= found
+            batch.came.notes += answers.notes
+            batch.came.models |= answers.models
+            batch.came.members |= members(answers)
+            batch.came.states |= answers.states
+
+    def fail(self, task: Task, error: BaseException) -> None:
+        """End a batch with an error, which its sender gets, or who next pulls replies."""
+        with self.schedule.turn:
+            task.batch.error = error
+            self._error = error if task.batch.left_alone else self._error
+            self.schedule.withdraw(task.batch)
+            self.schedule.finish(task)
 
 
-def serve(
-    app: ClientApp, messages: Sequence[Message], contexts: Sequence[Context], request: GroupRequest
-) -> GroupReplies:
-    """Return the replies of a group, from one call of the app if it can, else client by client."""
-    answers, reason = train_together(app, messages, contexts, request)
-    failed: set[int] = set()
-    if answers is None:
-        pairs = zip(messages, contexts, strict=True)
-        replies = [call(app, private_copy(message), context) for message, context in pairs]
-        failed = {reply.metadata.src_node_id for reply in replies if reply.has_error()}
-        answers = sum_replies(replies, request, flaws(app, messages, contexts, replies, request))
-        answers.notes += [reason] if reason else []
-    states = states_of(contexts)
-    answers.states = {node: state for node, state in states.items() if node not in failed}
-    return answers
+def _unknown(message_id: str, run_id: int) -> Message:
+    """Return Flower's Error reply to a message that it does not know."""
+    from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_ins_message
 
-
-def call(app: ClientApp, message: Message, context: Context) -> Message:
-    """Return the client's reply to a message; an exception becomes an Error reply, as in Flower.
-
-    The error's reason has `ExceptionType: message` on its first line, then the traceback.
-    `KeyboardInterrupt` and `SystemExit` are passed on; `DeviceError` if the GPU failed.
-    """
-    try:
-        reply = app(message=message, context=context)
-        if not isinstance(reply, Message):
-            raise TypeError(f"the ClientApp returned a {type(reply).__name__}, not a Message")
-        if reply.metadata.reply_to_message_id != message.metadata.message_id:
-            raise ValueError("the ClientApp's Message has no reply_to=, or that of another message")
-    except Exception as error:
-        check_device(error, [context])
-        headline = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        reason = f"{headline}\n{''.join(traceback.format_exception(error))}"
-        return error_reply(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
-    return private_copy(reply)  # the client may have stored its records in its state
-
-
-def error_reply(message: Message, code: int, reason: str) -> Message:
-    """Return an Error reply to a message."""
-    return Message(Error(code=code, reason=reason), reply_to=message)
-
-
-def is_over(deadline: float | None) -> bool:
-    """Return whether a deadline, in seconds of the monotonic clock, has passed; None never does."""
-    return deadline is not None and time.monotonic() >= deadline
+    return create_message_error_unavailable_ins_message(message_id, run_id)

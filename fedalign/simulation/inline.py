@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Mapping
 
-from flwr.app import Message, UserConfigValue
+from flwr.app import UserConfigValue
 from flwr.clientapp import ClientApp
 
 from fedalign.messages.copies import node_of
-from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.simulation.app import FlowerApp
-from fedalign.simulation.grid import LocalGrid, is_over, serve
+from fedalign.simulation.grid import LocalGrid
+from fedalign.simulation.schedule import Task
+from fedalign.simulation.serving import serve
 
 
 class InlineGrid(LocalGrid):
-    """A Grid whose clients run in the calling thread, in the order of the messages.
+    """A Grid whose clients run in this process, one at a time, in the order of the messages.
 
     It starts no process, pickles nothing, needs one CUDA context, and a debugger can stop inside a
-    client. A running client cannot be interrupted, so a `timeout` takes effect between two clients.
-    Clients share the process, so they see one another's changes to the globals of a module.
+    client. Clients run in the thread that waits for their replies; those that are pushed, in a
+    thread of their own. A running client cannot be interrupted. Clients share the process, so they
+    see one another's changes to the globals of a module.
     """
 
     def __init__(
@@ -30,15 +34,57 @@ class InlineGrid(LocalGrid):
     ) -> None:
         super().__init__(num_nodes, run_config, run_id)
         self._client_app = client_app
+        self._serving = False
+        self._behind: threading.Thread | None = None
 
-    def _run_all(
-        self, groups: list[list[Message]], request: GroupRequest, deadline: float | None
-    ) -> Iterator[GroupReplies]:
-        for group in groups:
-            if is_over(deadline):
-                return
-            contexts = self.contexts(map(node_of, group))
-            yield serve(self._client_app, group, contexts, request)
+    def close(self) -> None:
+        """Stop serving clients; the one that runs is waited for."""
+        super().close()
+        if self._behind is not None:
+            self._behind.join()
+
+    def _can_work(self) -> bool:
+        return not self._serving and self.schedule.waiting()
+
+    def _work(self) -> bool:
+        with self.schedule.turn:
+            tasks = self.schedule.take() if self._can_work() else []
+            self._serving = self._serving or bool(tasks)
+        for task in tasks:
+            try:
+                self._serve(task)
+            except BaseException as error:
+                self.fail(task, error)
+                if not isinstance(error, Exception):
+                    raise
+            finally:
+                with self.schedule.turn:
+                    self._serving = False
+                    self.schedule.turn.notify_all()
+        return bool(tasks)
+
+    def _serve(self, task: Task) -> None:
+        contexts = self.contexts(map(node_of, task.messages))
+        began = time.perf_counter()
+        answers = serve(self._client_app, task.messages, contexts, task.batch.request)
+        seconds = time.perf_counter() - began
+        self.costs.learn(self, [task.messages], [seconds])
+        with self.schedule.turn:
+            self.keep(task, answers, seconds)
+            self.schedule.finish(task)
+
+    def _work_behind(self) -> None:
+        if self._behind is None:
+            self._behind = threading.Thread(target=self._work_on, daemon=True)
+            self._behind.start()
+
+    def _work_on(self) -> None:
+        """Serve what waits, until the grid is closed."""
+        turn = self.schedule.turn
+        while not self.schedule.closed:
+            if not self._work():
+                with turn:
+                    turn.wait_for(lambda: self.schedule.closed or self._can_work())
 
 
 def run(
@@ -46,4 +92,8 @@ def run(
 ) -> None:
     """Run the ServerApp of `app` to its end; its exceptions are passed on unchanged."""
     server_app, client_app = app.load()
-    InlineGrid(client_app, num_supernodes, run_config, run_id).serve(server_app)
+    grid = InlineGrid(client_app, num_supernodes, run_config, run_id)
+    try:
+        grid.serve(server_app)
+    finally:
+        grid.close()

@@ -5,15 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import ray
+
 from fedalign.errors import InputError
 from fedalign.simulation.app import FlowerApp
 
+PASSED_ON = (
+    "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",
+    "CUBLAS_WORKSPACE_CONFIG",
+)  # fmt: skip
 MAX_FOLDER = 35  # characters; Ray appends up to 72
 SHORT = "/tmp"
 _BANNER = "`run_simulation` function is deprecated"
@@ -75,6 +82,20 @@ def surroundings(app: FlowerApp) -> Iterator[None]:
 
 
 @contextmanager
+def ray_for(app: FlowerApp, init_args: dict[str, Any]) -> Iterator[None]:
+    """Use the initialised Ray, or one that is started and stopped here."""
+    with surroundings(app):
+        own = not ray.is_initialized()
+        if own:
+            _connect(init_args)
+        try:
+            yield
+        finally:
+            if own:
+                ray.shutdown()
+
+
+@contextmanager
 def own_sigterm() -> Iterator[None]:
     """Undo that Ray replaces the handler of SIGTERM, and lose no signal while Ray starts.
 
@@ -104,6 +125,42 @@ def own_sigterm() -> Iterator[None]:
             signal.raise_signal(number)
     if ended is not None:
         raise ended
+
+
+def room_for(resources: Mapping[str, float]) -> int:
+    """Return the number of workers that fit into the cluster; `InputError` if none does."""
+    names = {"num_cpus": "CPU", "num_gpus": "GPU"}
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    counts = [
+        int(there.get(names.get(key, key), 0) / amount)
+        for key, amount in resources.items()
+        if amount
+    ]
+    if not counts or min(counts) < 1:
+        have = ", ".join(f"{key}: {there.get(name, 0):g}" for key, name in names.items())
+        raise InputError(f"client_resources: {dict(resources)} does not fit; Ray has {have}")
+    return min(counts)
+
+
+def _connect(init_args: dict[str, Any]) -> None:
+    """Start Ray here, or join a cluster and send it our environment, which it does not inherit."""
+    if "address" in init_args:
+        _check_reachable(init_args["address"])
+        passed = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+        init_args = {"runtime_env": {"env_vars": passed}, **init_args}
+    with own_sigterm():
+        ray.init(**init_args)
+
+
+def _check_reachable(address: str) -> None:
+    """Raise `InputError` if nothing listens at `host:port`; Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "://" in address:
+        return  # for example `auto`, which Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise InputError(f"simulation.address: no Ray cluster answers at {address!r}") from error
 
 
 def _is_news(record: logging.LogRecord) -> bool:

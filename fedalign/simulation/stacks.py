@@ -57,7 +57,7 @@ def _snapshot(contexts: Sequence[Context]) -> Callable[[], None]:
     return restore
 
 
-def check_device(error: Exception, contexts: Sequence[Context]) -> None:
+def check_device(error: BaseException, contexts: Sequence[Context]) -> None:
     """Raise `DeviceError`, which names these clients, if an error ends the use of the GPU."""
     if is_device_error(error):
         nodes = {context.node_id: context.node_config["partition-id"] for context in contexts}

@@ -23,8 +23,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedalign.errors import FedalignError
 from fedalign.simulation.app import FlowerApp, load_component
-from fedalign.simulation.grid import call
 from fedalign.simulation.ray_setup import full_backend_config, own_sigterm, surroundings
+from fedalign.simulation.serving import call
 
 PATIENCE = 60.0  # seconds in which an app that is stopped saves what it has
 

@@ -1,99 +1,195 @@
-"""The engine on Ray workers: one call per worker and round, and one copy of the model per worker.
-
-A worker is a process that imports the ClientApp once and then serves any client. Clients are
-distributed by their measured cost, longest first. A client's state travels with its message, so any
-worker can serve it next.
-"""
+"""The engine on Ray workers: few calls a round, and one copy of the model per worker."""
 
 from __future__ import annotations
 
-import heapq
-import os
-import socket
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import ray
-from flwr.app import Array, Context, Message, RecordDict, UserConfigValue
+from flwr.app import UserConfigValue
 from flwr.clientapp import ClientApp
 
-from fedalign.errors import DeviceError, InputError
-from fedalign.messages.copies import with_content
-from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest, RunConfig
-from fedalign.network.arrays import LazyArray
-from fedalign.simulation.app import FlowerApp, load_component
-from fedalign.simulation.costs import Costs
-from fedalign.simulation.grid import LocalGrid, is_over, serve
-from fedalign.simulation.queues import Fault, Queue
-from fedalign.simulation.ray_setup import full_backend_config, own_sigterm, surroundings
-
-PASSED_ON = (
-    "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",
-    "CUBLAS_WORKSPACE_CONFIG",
-)  # fmt: skip
+from fedalign.messages.copies import node_of, with_content
+from fedalign.messages.groups import GroupApp
+from fedalign.simulation.app import FlowerApp
+from fedalign.simulation.faults import MAX_FAILED, Fault, blame, give_up
+from fedalign.simulation.grid import LocalGrid
+from fedalign.simulation.ray_setup import full_backend_config, ray_for, room_for
+from fedalign.simulation.schedule import Task
+from fedalign.simulation.shipping import ship_arrays_out_of_band
+from fedalign.simulation.worker import Job, Worker
 
 
-@dataclass(frozen=True)
-class Job:
-    """The task of a group of clients.
+class Pool:
+    """Workers that serve what waits in a grid, each fed by a thread.
 
-    Attributes:
-        envelopes: their messages, without content.
-        broadcast: the index of the content that all of them have.
-        contexts: their contexts.
+    A client that raises gives an Error reply. If a worker dies, or its GPU fails, it is replaced,
+    and its clients are tried again; one that fails alone gives an Error reply, see `blame`. A
+    client that takes longer than its timeout costs its worker: at once if its reply is of no use
+    any more, else after as much time again. It takes no time to wait for a worker that starts.
+
+    Args:
+        grid: whose clients are served.
+        app: which each worker imports.
+        resources: of each worker, as Ray names them.
+        workers: their number.
+        least: seconds of work; if less waits, it is left to others.
     """
 
-    envelopes: Sequence[Message]
-    broadcast: int
-    contexts: Sequence[Context]
-
-
-class Worker:
-    """The actor that runs in a worker process."""
-
-    def __init__(self, app: FlowerApp):
+    def __init__(
+        self,
+        grid: LocalGrid,
+        app: FlowerApp,
+        resources: Mapping[str, float],
+        workers: int,
+        least: float = 0.0,
+    ) -> None:
         ship_arrays_out_of_band()
-        app.put_on_path()
-        self._client_app = load_component(app.client, app.root)
+        actor: Any = ray.remote(Worker)
+        threads = max(1, int(resources.get("num_cpus", 1)))
+        self._new = partial(actor.options(**resources).remote, app, threads)
+        self._grid, self._least = grid, least
+        self._executors = workers + bool(least)
+        self._shared: Any = None
+        self._putting = threading.Lock()
+        self.workers = [self._new() for _ in range(workers)]
+        feed = partial(threading.Thread, target=self._feed, daemon=True)
+        self._feeders = [feed(args=[place]) for place in range(workers)]
 
-    def adopt(self, run_config: RunConfig, num_partitions: int, shared: Any) -> None:
-        """Take what all workers share; if that fails, the first client makes it, or fails too."""
-        with suppress(Exception):
-            self._client_app.adopt(run_config, num_partitions, shared)
+    def start(self, client_app: ClientApp) -> None:
+        """Send all workers what the clients of a `GroupApp` share, and let them begin."""
+        if isinstance(client_app, GroupApp):
+            self._shared = ray.put(client_app.share(self._grid.run_config))
+        for worker in self.workers:
+            self._introduce(worker)
+        for feeder in self._feeders:
+            feeder.start()
 
-    def run(
-        self, jobs: Sequence[Job], request: GroupRequest, *broadcasts: RecordDict
-    ) -> tuple[list[tuple[GroupReplies, float]], Fault | None]:
-        """Return for each job its replies and the seconds it took.
+    def close(self) -> None:
+        """Stop the workers; the schedule must have been closed."""
+        for worker in self.workers:
+            ray.kill(worker)
+        for feeder in self._feeders:
+            if feeder.ident is not None:
+                feeder.join()
 
-        If the GPU fails, the jobs before are returned, and why. The worker must then end.
-        """
-        done: list[tuple[GroupReplies, float]] = []
-        for job in jobs:
-            started = time.perf_counter()
-            content = broadcasts[job.broadcast]
-            messages = [with_content(envelope, content) for envelope in job.envelopes]
+    def _feed(self, place: int) -> None:
+        """Let a worker serve what waits, until the schedule is closed."""
+        self._wait_for(place)
+        while tasks := self._next():
             try:
-                answers = serve(self._client_app, messages, job.contexts, request)
-            except DeviceError as error:
-                return done, Fault(error.reason, error.nodes)
-            done.append((answers, time.perf_counter() - started))
-        return done, None
+                self._serve(place, tasks)
+            except BaseException as error:
+                for task in tasks:
+                    if task in task.batch.running:
+                        self._grid.fail(task, error)
+
+    def _next(self) -> list[Task]:
+        """Wait for groups to serve; none if the schedule is closed."""
+        schedule = self._grid.schedule
+        with schedule.turn:
+            while not schedule.closed:
+                if tasks := schedule.take(self._executors, self._least):
+                    return tasks
+                schedule.turn.wait()
+        return []
+
+    def _serve(self, place: int, tasks: list[Task]) -> None:
+        """Have a worker serve groups of one batch; replace it if it is lost."""
+        batch, worker = tasks[0].batch, self.workers[place]
+        call = self._call(worker, tasks)
+        if not self._is_in_time(call, tasks):
+            self._give_time(tasks)
+            self._replace(place)
+            return
+        try:
+            done, fault = ray.get(call)
+        except ray.exceptions.RayError as error:
+            done, fault = [], Fault(f"the worker died: {str(error).strip().splitlines()[0]}")
+        if self._grid.schedule.closed:
+            return
+        served, lost = tasks[: len(done)], tasks[len(done) :]
+        if served:
+            batch.failed = 0
+        if fault is None:
+            taken = [seconds for _, seconds in done]
+            self._grid.costs.learn(worker, [task.messages for task in served], taken)
+        for task, (answers, seconds) in zip(served, done, strict=True):
+            self._grid.keep(task, answers, seconds)
+            with self._grid.schedule.turn:
+                self._grid.schedule.finish(task)
+        if fault is not None:
+            self._try_again(lost, fault)
+            self._replace(place)
+
+    def _call(self, worker: Any, tasks: list[Task]) -> Any:
+        """Start to serve groups of one batch; return the reference to the results."""
+        batch = tasks[0].batch
+        contents = {id(content): content for content in (t.messages[0].content for t in tasks)}
+        with self._putting:
+            for key in contents.keys() - batch.sent.keys():
+                batch.sent[key] = ray.put(contents[key])
+        order = list(contents)
+        jobs = [
+            Job(
+                [with_content(message, None) for message in task.messages],
+                order.index(id(task.messages[0].content)),
+                [self._grid.context(node_of(message)) for message in task.messages],
+            )
+            for task in tasks
+        ]
+        return worker.run.remote(jobs, batch.request, *(batch.sent[key] for key in order))
+
+    def _is_in_time(self, call: Any, tasks: list[Task]) -> bool:
+        """Wait for a call; return whether it has ended before its worker is given up."""
+        batch, limit = tasks[0].batch, tasks[0].limit
+        if batch.timeout is None:
+            return True  # `ray.get` will wait
+        # Of a call with several groups, all together should take far less than one of them may.
+        twice = batch.kept and len(tasks) == 1
+        ready, _ = ray.wait([call], timeout=2 * limit if twice else limit)
+        return bool(ready)
+
+    def _give_time(self, tasks: list[Task]) -> None:
+        """Drop a client that is late, or serve groups one by one if one of them may be late."""
+        schedule = self._grid.schedule
+        with schedule.turn:
+            for task in reversed(tasks):
+                schedule.put_back(task, [task.messages] if len(tasks) > 1 else [])
+
+    def _try_again(self, lost: list[Task], fault: Fault) -> None:
+        """Serve groups again whose worker is lost, but for a client that is to blame."""
+        schedule, batch = self._grid.schedule, lost[0].batch
+        with schedule.turn:
+            pieces, said = blame(lost, fault)
+            self._grid.keep(lost[0], said)
+            for task, own in reversed(list(zip(lost, pieces, strict=True))):
+                schedule.put_back(task, own)
+            if batch.failed >= MAX_FAILED * len(self.workers):
+                self._grid.keep(lost[0], give_up(schedule.withdraw(batch), fault))
+
+    def _replace(self, place: int) -> None:
+        ray.kill(self.workers[place])
+        if not self._grid.schedule.closed:
+            self.workers[place] = self._new()
+            self._introduce(self.workers[place])
+            self._wait_for(place)
+
+    def _wait_for(self, place: int) -> None:
+        """Wait until a worker has started; if it cannot, its first call will say why."""
+        with suppress(ray.exceptions.RayError):
+            ray.get(self.workers[place].ready.remote())
+
+    def _introduce(self, worker: Any) -> None:
+        if self._shared is not None:
+            worker.adopt.remote(self._grid.run_config, len(self._grid.get_node_ids()), self._shared)
 
 
 class RayGrid(LocalGrid):
-    """A Grid whose clients run in Ray workers; Ray must have been initialised.
-
-    A client that raises gives an Error reply. If a worker dies, or its GPU fails, it is replaced,
-    and its clients are tried again; one that fails alone gives an Error reply, see
-    `Queue.lose`. When a `timeout` is over, workers that are still busy are replaced, and their
-    clients give no reply.
-    """
+    """A Grid whose clients run in Ray workers; Ray must have been initialised."""
 
     def __init__(
         self,
@@ -104,104 +200,27 @@ class RayGrid(LocalGrid):
         resources: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(num_nodes, run_config, run_id)
-        resources = dict(resources or {"num_cpus": 1})
-        ship_arrays_out_of_band()
-        actor: Any = ray.remote(Worker)
-        self._new = partial(actor.options(**resources).remote, app)
-        self._workers: list[Any] = [self._new() for _ in range(_room_for(resources))]
-        self._shared: Any = None
-        self._costs = Costs()
+        given = dict(resources or {"num_cpus": 1})
+        self._pool = Pool(self, app, given, room_for(given))
 
-    def prepare(self, client_app: ClientApp) -> None:
-        """Ask a `GroupApp` for the clients' sizes, and send all workers what they share."""
-        if isinstance(client_app, GroupApp):
-            sizes = client_app.sizes(self._run_config, len(self._nodes))
-            # A client of size 0 still costs a call.
-            self._costs.size = lambda node: sizes[self._nodes.index(node)] or 1.0
-            self._shared = ray.put(client_app.share(self._run_config))
-            for worker in self._workers:
-                self._introduce(worker)
+    def start(self, client_app: ClientApp) -> None:
+        """Let the workers begin, after sending them what they share."""
+        self.learn_sizes(client_app)
+        self._pool.start(client_app)
 
     @property
     def num_workers(self) -> int:
         """The number of workers."""
-        return len(self._workers)
+        return len(self._pool.workers)
 
     def close(self) -> None:
         """Stop the workers."""
-        for worker in self._workers:
-            ray.kill(worker)
+        super().close()
+        self._pool.close()
 
-    def _run_all(
-        self, groups: list[list[Message]], request: GroupRequest, deadline: float | None
-    ) -> Iterator[GroupReplies]:
-        contents = {id(group[0].content): group[0].content for group in groups}
-        sent = {key: ray.put(content) for key, content in contents.items()}
-        dealt = enumerate(self._deal(groups))
-        queues = [Queue(place, [share]) for place, share in dealt if share]
-        busy = {self._start(queue, request, sent): queue for queue in queues}
-        while busy:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready, _ = ray.wait(list(busy), timeout=left)
-            if not ready:
-                for queue in busy.values():
-                    self._replace(queue.place)
-                return
-            queue = busy.pop(ready[0])
-            yield from self._finish(ready[0], queue)
-            if queue.shares and not is_over(deadline):
-                busy[self._start(queue, request, sent)] = queue
-
-    def _start(self, queue: Queue, request: GroupRequest, sent: Mapping[int, Any]) -> Any:
-        """Start the first share in a worker's queue; return the reference to its results."""
-        share = queue.shares[0]
-        order = list({id(group[0].content): None for group in share})
-        jobs = [
-            Job(
-                [with_content(message, None) for message in group],
-                order.index(id(group[0].content)),
-                [self.context(message.metadata.dst_node_id) for message in group],
-            )
-            for group in share
-        ]
-        return self._workers[queue.place].run.remote(jobs, request, *(sent[key] for key in order))
-
-    def _finish(self, ready: Any, queue: Queue) -> Iterator[GroupReplies]:
-        """Yield the replies of one call; replace the worker if it is lost."""
-        share = queue.shares.pop(0)
-        try:
-            done, fault = ray.get(ready)
-        except ray.exceptions.RayError as error:
-            done, fault = [], Fault(f"the worker died: {str(error).strip().splitlines()[0]}")
-        if fault is None:
-            taken = [seconds for _, seconds in done]
-            self._costs.learn(self._workers[queue.place], share, taken)
-        queue.failed = 0 if done else queue.failed
-        for answers, _ in done:
-            yield answers
-        if fault is not None:
-            self._replace(queue.place)
-            yield queue.lose(share[len(done) :], fault)
-
-    def _replace(self, place: int) -> None:
-        ray.kill(self._workers[place])
-        self._workers[place] = self._new()
-        self._introduce(self._workers[place])
-
-    def _introduce(self, worker: Any) -> None:
-        if self._shared is not None:
-            worker.adopt.remote(self._run_config, len(self._nodes), self._shared)
-
-    def _deal(self, groups: list[list[Message]]) -> list[list[list[Message]]]:
-        """Return each worker's groups: longest first, each to the worker with the least load."""
-        costs = [self._costs.of(group) for group in groups]
-        shares: list[list[list[Message]]] = [[] for _ in self._workers]
-        loads = [(0.0, place) for place in range(len(shares))]
-        for index in sorted(range(len(groups)), key=lambda i: -costs[i]):
-            load, place = heapq.heappop(loads)
-            shares[place].append(groups[index])
-            heapq.heappush(loads, (load + costs[index], place))
-        return shares
+    @property
+    def _shared(self) -> bool:
+        return True
 
 
 def run(
@@ -214,7 +233,7 @@ def run(
     """Run the ServerApp of `app` to its end; its exceptions are passed on unchanged."""
     with open_grid(app, num_supernodes, run_config, backend_config, run_id) as grid:
         server_app, client_app = app.load()  # while the workers load theirs
-        grid.prepare(client_app)
+        grid.start(client_app)
         grid.serve(server_app)
 
 
@@ -228,67 +247,9 @@ def open_grid(
 ) -> Iterator[RayGrid]:
     """Yield a grid on the initialised Ray, or on one that is started and stopped here."""
     config = full_backend_config(backend_config)
-    with surroundings(app):
-        own = not ray.is_initialized()
-        if own:
-            _connect(config["init_args"])
-        grid = None
+    with ray_for(app, config["init_args"]):
+        grid = RayGrid(app, num_nodes, run_config, run_id, config["client_resources"])
         try:
-            grid = RayGrid(app, num_nodes, run_config, run_id, config["client_resources"])
             yield grid
         finally:
-            if own:
-                ray.shutdown()
-            elif grid is not None:
-                grid.close()
-
-
-def _connect(init_args: dict[str, Any]) -> None:
-    """Start Ray here, or join a cluster and send it our environment, which it does not inherit."""
-    if "address" in init_args:
-        _check_reachable(init_args["address"])
-        passed = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-        init_args = {"runtime_env": {"env_vars": passed}, **init_args}
-    with own_sigterm():
-        ray.init(**init_args)
-
-
-def _check_reachable(address: str) -> None:
-    """Raise `InputError` if nothing listens at `host:port`; Ray itself would wait for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "://" in address:
-        return  # for example `auto`, which Ray resolves
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise InputError(f"simulation.address: no Ray cluster answers at {address!r}") from error
-
-
-def ship_arrays_out_of_band() -> None:
-    """Let this process send Flower's Arrays through shared memory instead of inside a pickle."""
-    for kind in (Array, LazyArray):
-        ray.util.register_serializer(kind, serializer=_pack, deserializer=_unpack)
-
-
-def _pack(array: Array) -> tuple[str, tuple[int, ...], str, np.ndarray]:
-    return array.dtype, tuple(array.shape), array.stype, np.frombuffer(array.data, np.uint8)
-
-
-def _unpack(packed: tuple[str, tuple[int, ...], str, np.ndarray]) -> Array:
-    dtype, shape, stype, data = packed
-    return Array(dtype, shape, stype, data.tobytes())
-
-
-def _room_for(resources: Mapping[str, float]) -> int:
-    """Return the number of workers that fit into the cluster; `InputError` if none does."""
-    names = {"num_cpus": "CPU", "num_gpus": "GPU"}
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    counts = [
-        int(there.get(names.get(key, key), 0) / amount)
-        for key, amount in resources.items()
-        if amount
-    ]
-    if not counts or min(counts) < 1:
-        have = ", ".join(f"{key}: {there.get(name, 0):g}" for key, name in names.items())
-        raise InputError(f"client_resources: {dict(resources)} does not fit; Ray has {have}")
-    return min(counts)
+            grid.close()

@@ -59,7 +59,7 @@ class Spoilt(Stock):
 
     def __init__(self, made, spoil):
         super().__init__(own_app, made.config.num_clients)
-        self.grid._run_config = made.config.run_config()
+        self.grid.run_config = made.config.run_config()
         self.spoil = spoil
 
     def pull_messages(self, message_ids):

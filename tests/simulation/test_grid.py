@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 
+from fedalign.errors import DeviceError
+from fedalign.messages.groups import GroupRequest
 from fedalign.simulation.inline import InlineGrid
 
+SLOW = 0.3  # seconds
 app = ClientApp()
 
 
@@ -71,10 +79,24 @@ def count(message, context):
     return Message(RecordDict({"me": kept}), reply_to=message)
 
 
+@app.train("trip")
+def trip(_message, context):
+    context.state["me"]["visits"] = 50
+    context.state["more"] = MetricRecord({"a": 1})
+    raise ValueError("too late")
+
+
+@app.train("leave")
+def leave(message, context):
+    if context.node_config["partition-id"] == 0:
+        sys.exit(3)
+    return Message(RecordDict(), reply_to=message)
+
+
 @app.train("slow")
 def slow(message, _context):
-    time.sleep(0.2)
-    return Message(RecordDict(), reply_to=message)
+    time.sleep(SLOW)
+    return Message(message.content, reply_to=message)
 
 
 @app.query()
@@ -132,16 +154,92 @@ def test_messages_carry_run_sender_and_an_id_of_their_own():
     assert {reply.metadata.dst_node_id for reply in replies} == {1}
 
 
+def pulled(grid, ids):
+    """All replies to these messages, in this order, once they are there."""
+    found = {}
+    while len(found) < len(ids):
+        time.sleep(0.005)
+        replies = grid.pull_messages([key for key in ids if key not in found])
+        found |= {reply.metadata.reply_to_message_id: reply for reply in replies}
+    return [found[key] for key in ids]
+
+
 def test_push_and_pull_hand_out_each_reply_once_in_the_order_asked_for():
     grid = InlineGrid(app, 3)
     messages = [grid.create_message(content(), "query", node, "1") for node in grid.get_node_ids()]
     ids = grid.push_messages(messages)
-    last, first = grid.pull_messages([ids[2], "no such id", ids[0]])
+    last, first = pulled(grid, [ids[2], ids[0]])
     assert last.content["me"] == {"partition-id": 2, "num-partitions": 3}
     assert first.content["me"]["partition-id"] == 0
     assert first.metadata.reply_to_message_id == ids[0]
     assert first.metadata.group_id == "1"
-    assert [reply.metadata.src_node_id for reply in grid.pull_messages(ids)] == [1001]
+    again, left, unknown = pulled(grid, [ids[0], ids[1], "no such id"])
+    assert left.metadata.src_node_id == 1001
+    assert [again.error.code, unknown.error.code] == [ErrorCode.MESSAGE_UNAVAILABLE] * 2
+    grid.close()
+
+
+def test_push_returns_before_clients_have_run():
+    grid, began = InlineGrid(app, 2), time.monotonic()
+    record = content()
+    ids = grid.push_messages(Message(record, node, "train.slow") for node in (1000, 1001))
+    assert grid.pull_messages(ids) == []
+    assert time.monotonic() - began < SLOW
+    record["config"]["lr"] = 99.0  # too late
+    assert [reply.content["config"]["lr"] for reply in pulled(grid, ids)] == [0.1, 0.1]
+    grid.close()
+
+
+def test_one_client_at_a_time_however_many_threads_send():
+    grid, at_once, most = InlineGrid(ClientApp(), 6), [], []
+
+    def busy(message, context):
+        at_once.append(context.node_id)
+        most.append(len(at_once))
+        time.sleep(0.01)
+        at_once.remove(context.node_id)
+        return Message(RecordDict(), reply_to=message)
+
+    grid._client_app.train()(busy)
+    with ThreadPoolExecutor(6) as threads:
+        replies = threads.map(lambda node: broadcast(grid, nodes=[node]), grid.get_node_ids())
+        assert [reply.metadata.src_node_id for (reply,) in replies] == grid.get_node_ids()
+    assert max(most) == 1
+
+
+def test_messages_to_one_node_are_answered_in_order():
+    grid = InlineGrid(app, 2)
+    ids = grid.push_messages([Message(RecordDict(), 1000, "train.count") for _ in range(3)])
+    replies = broadcast(grid, "train.count", nodes=[1000, 1001, 1000])
+    assert [reply.content["me"]["visits"] for reply in replies] == [4, 1, 5]
+    assert [reply.content["me"]["visits"] for reply in pulled(grid, ids)] == [1, 2, 3]
+    grid.close()
+
+
+def test_a_client_that_raises_leaves_no_trace_in_its_state():
+    grid = InlineGrid(app, 1)
+    (reply,) = broadcast(grid, "train.count")
+    for kind in ("train.trip", "train.leave"):
+        assert broadcast(grid, kind)[0].has_error()
+        (reply,) = broadcast(grid, "train.count")
+    assert reply.content["me"]["visits"] == 3
+
+
+def test_only_a_client_that_leaves_is_lost(caplog):
+    replies = broadcast(InlineGrid(app, 3), "train.leave")
+    assert [reply.has_error() for reply in replies] == [True, False, False]
+    assert replies[0].error.reason.startswith("SystemExit: 3\nTraceback")
+    assert "client 0: SystemExit: 3" in caplog.text
+
+
+def test_a_reply_or_a_dead_message_is_no_message():
+    grid = InlineGrid(app, 1)
+    (reply,) = broadcast(grid)
+    dead = Message(content(), 1000, "train")
+    dead.metadata.__dict__["_ttl"] = 0
+    for message in (reply, dead):
+        with pytest.raises(ValueError, match="Invalid message"):
+            grid.push_messages([message])
 
 
 def test_exception_is_an_error_reply():
@@ -173,10 +271,14 @@ def test_reply_that_is_none_is_an_error(kind, reason):
     assert reply.error.reason.startswith(reason)
 
 
-def test_unknown_node_is_an_error_reply():
-    replies = broadcast(InlineGrid(app, 2), nodes=[1001, 7, 1000])
-    assert [reply.has_error() for reply in replies] == [False, True, False]
-    assert (replies[1].error.code, replies[1].error.reason) == (5, "there is no node 7")
+def test_a_message_to_no_node_is_dropped_and_named(caplog):
+    grid = InlineGrid(app, 2)
+    replies = broadcast(grid, nodes=[1001, 7, 1000])
+    assert [reply.metadata.src_node_id for reply in replies] == [1001, 1000]
+    assert "a message to node 7 is dropped" in caplog.text
+    messages = [Message(content(), node, "train") for node in (7, 1000)]
+    assert grid.push_messages(messages) == [messages[1].metadata.message_id]
+    grid.close()
 
 
 def test_a_client_changes_neither_the_next_ones_message_nor_the_servers():
@@ -201,31 +303,51 @@ def test_state_is_kept_for_each_node_and_out_of_the_servers_reach():
     assert grid.context(1002).state["me"]["visits"] == 3
 
 
-def test_timeout_stops_between_clients():
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_only_who_is_late_is_late(late):
     grid = InlineGrid(app, 3)
-    messages = [Message(content(), node, "train.slow") for node in grid.get_node_ids()]
-    assert grid.send_and_receive(messages, timeout=0.1) == []
-    ids = [message.metadata.message_id for message in messages]
-    late = grid.pull_messages(ids)  # the first was under way, the others never started
-    assert [reply.metadata.reply_to_message_id for reply in late] == ids[:1]
-
-
-def test_timeout_returns_what_came_in_time():
-    grid = InlineGrid(app, 3)
-    kinds = ("train", "train.slow", "train")
+    kinds = ["train"] * 3
+    kinds[late] = "train.slow"
     messages = [
         Message(content(), node, kind)
         for node, kind in zip(grid.get_node_ids(), kinds, strict=True)
     ]
-    replies = grid.send_and_receive(messages, timeout=0.15)
-    assert [reply.metadata.src_node_id for reply in replies] == [1000]
-    assert len(broadcast(grid, timeout=60)) == 3
+    replies = grid.send_and_receive(messages, timeout=SLOW / 2)
+    assert [r.metadata.src_node_id for r in replies] == [
+        n for n in range(1000, 1003) if n - 1000 != late
+    ]
+    (reply,) = grid.pull_messages([messages[late].metadata.message_id])
+    assert reply.has_content()
 
 
-def test_timeout_of_nothing_starts_nobody():
+def test_a_late_reply_to_an_exchange_is_dropped():
     grid = InlineGrid(app, 2)
-    assert broadcast(grid, timeout=0) == []
-    assert grid._states == {}
+    messages = [
+        Message(content(), node, kind)
+        for node, kind in [(1000, "train.slow"), (1001, "train.count")]
+    ]
+    came = grid.exchange(messages, GroupRequest(), 1, SLOW / 2)
+    assert [reply.metadata.src_node_id for reply in came.replies] == [1001]
+    assert (came.states.keys(), grid._replies) == ({1001}, {})
+
+
+def test_with_a_timeout_of_nothing_all_are_late():
+    grid = InlineGrid(app, 2)
+    messages = [Message(content(), node, "train") for node in (1000, 1001)]
+    assert grid.send_and_receive(messages, timeout=0) == []
+    assert len(pulled(grid, [message.metadata.message_id for message in messages])) == 2
+    grid.close()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DeviceError(RuntimeError(), {1: 1})])
+def test_what_ends_a_push_is_raised_when_replies_are_pulled(error, monkeypatch):
+    grid = InlineGrid(app, 2)
+    monkeypatch.setattr(grid, "_serve", Mock(side_effect=error))
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    ids = grid.push_messages([Message(content(), node, "train") for node in (1000, 1001)])
+    with pytest.raises(type(error)):
+        pulled(grid, ids)
+    grid.close()
 
 
 def test_set_run():
@@ -233,6 +355,8 @@ def test_set_run():
     assert grid.run.run_id == grid.context(1000).run_id == 5
     grid.set_run(Run.create_empty(6))
     assert grid.run.run_id == 6
+    with pytest.raises(TypeError, match="must be an instance of Run, got int"):
+        grid.set_run(7)
     assert broadcast(grid)[0].metadata.run_id == 6
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
 
 from clients.local import Local
 from fedalign.console import guarded
@@ -10,8 +11,9 @@ from fedalign.errors import DeviceError, is_device_error
 from fedalign.messages.groups import GroupRequest
 from fedalign.messages.partial_sums import clients_in
 from fedalign.simulation.app import load_component
+from fedalign.simulation.faults import MAX_FAILED, Fault, blame
 from fedalign.simulation.inline import InlineGrid
-from fedalign.simulation.queues import MAX_FAILED, Fault, Queue
+from fedalign.simulation.schedule import Batch, Task
 from tests.doubles import one_file_app
 
 # As a GPU: what has failed once fails in this process for good.
@@ -70,6 +72,7 @@ def grid(ray, app):  # noqa: ARG001
     from fedalign.simulation.workers import RayGrid
 
     grid = RayGrid(app, 9, run_id=7)
+    grid.start(ClientApp())
     yield grid
     grid.close()
 
@@ -127,8 +130,10 @@ def test_sums_go_on_without_the_client(grid):
 
 @pytest.mark.slow
 def test_if_all_fail_workers_are_not_replaced_for_ever(grid, monkeypatch):
-    replaced, replace = [], type(grid)._replace
-    monkeypatch.setattr(type(grid), "_replace", lambda *own: replaced.append(1) or replace(*own))
+    replaced, replace = [], type(grid._pool)._replace
+    monkeypatch.setattr(
+        type(grid._pool), "_replace", lambda *own: replaced.append(1) or replace(*own)
+    )
     came = send(grid, range(9))
     assert failed(came) == list(range(9))
     assert len(replaced) <= grid.num_workers * (MAX_FAILED + 1)
@@ -146,39 +151,36 @@ def messages(*nodes):
     return made
 
 
-def nodes(shares):
-    return [[[m.metadata.dst_node_id for m in group] for group in share] for share in shares]
+DIED = Fault("it died")
+
+
+def lose(batch, *groups, fault=DIED):
+    """Who is to blame, and who is tried again in which groups."""
+    pieces, said = blame([Task(list(group), batch) for group in groups], fault)
+    again = [[m.metadata.dst_node_id for m in piece] for own in pieces for piece in own]
+    return [reply.metadata.src_node_id for reply in said.replies], again
 
 
 def test_clients_of_a_dead_worker_keep_their_groups_before_one_is_to_blame():
-    queue = Queue(0, [])
-
-    def lose(unserved):
-        came = queue.lose(unserved, Fault("it died"))
-        return [reply.metadata.src_node_id for reply in came.replies], nodes(queue.shares)
-
     a, b, c, d = messages(1, 2, 3, 4)
-    assert lose([[a, b], [c, d]]) == ([], [[[1, 2]], [[3, 4]]])
-    assert lose(queue.shares.pop(0)) == ([], [[[1]], [[2]], [[3, 4]]])
-    assert lose(queue.shares.pop(0)) == ([1], [[[2]], [[3, 4]]])
-    queue = Queue(0, [])
-    assert lose([[a, b]]) == ([], [[[1, 2]]])  # the whole group once more
-    assert lose(queue.shares.pop(0)) == ([], [[[1]], [[2]]])
-    queue = Queue(0, [])
-    assert lose([[a]]) == ([], [[[1]]])
-    assert lose(queue.shares.pop(0)) == ([], [[[1]]])
-    assert lose(queue.shares.pop(0)) == ([1], [])
+    batch = Batch(GroupRequest(), None, kept=True)
+    assert lose(batch, [a, b], [c, d]) == ([], [[1, 2], [3, 4]])
+    assert lose(batch, [a, b]) == ([], [[1], [2]])
+    assert lose(batch, [a]) == ([1], [])
+    batch = Batch(GroupRequest(), None, kept=True)
+    assert lose(batch, [a, b]) == ([], [[1, 2]])  # the whole group once more
+    assert lose(batch, [a, b]) == ([], [[1], [2]])
+    batch = Batch(GroupRequest(), None, kept=True)
+    assert lose(batch, [a]) == ([], [[1]])
+    assert lose(batch, [a]) == ([], [[1]])
+    assert lose(batch, [a]) == ([1], [])
 
 
 def test_of_a_known_group_or_client_the_others_are_not_suspected():
     a, b, c, d = messages(1, 2, 3, 4)
-    queue = Queue(0, [])
-    queue.lose([[a, b], [c], [d]], Fault("GPU", [1, 2]))
-    assert nodes(queue.shares) == [[[1]], [[2]], [[3], [4]]]
-    queue = Queue(0, [])
-    (reply,) = queue.lose([[a, b], [c], [d]], Fault("GPU", [2])).replies
-    assert reply.metadata.src_node_id == 2
-    assert nodes(queue.shares) == [[[1], [3], [4]]]
+    batch = Batch(GroupRequest(), None, kept=True)
+    assert lose(batch, [a, b], [c, d], fault=Fault("GPU", [1, 2])) == ([], [[1], [2], [3, 4]])
+    assert lose(batch, [a, b], [c], [d], fault=Fault("GPU", [2])) == ([2], [[1], [3], [4]])
 
 
 @pytest.mark.parametrize(

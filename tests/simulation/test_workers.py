@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
 
 from fedalign.simulation.app import load_component
 from fedalign.simulation.inline import InlineGrid
@@ -35,6 +37,11 @@ def train(message, context):
     content = {"arrays": message.content["arrays"], "me": MetricRecord(ids)}
     return Message(RecordDict(content), reply_to=message)
 
+@app.train("pause")
+def pause(message, context):
+    time.sleep(0.1)
+    return train(message, context)
+
 @app.train("boom")
 def boom(message, context):
     raise ValueError("a bug in the client")
@@ -50,6 +57,23 @@ def hang(message, context):
     if context.node_config["partition-id"] == 3:
         time.sleep(600)
     return train(message, context)
+
+@app.train("late")
+def late(message, context):
+    if context.node_config["partition-id"] == 0:
+        time.sleep(1.5)
+    return train(message, context)
+
+@app.train("leave")
+def leave(message, context):
+    if context.node_config["partition-id"] == 3:
+        sys.exit("enough")
+    return train(message, context)
+
+@app.train("trip")
+def trip(message, context):
+    context.state["me"]["visits"] += 50
+    raise ValueError("too late")
 """
 
 
@@ -63,6 +87,7 @@ def grid(ray, app):  # noqa: ARG001
     from fedalign.simulation.workers import RayGrid
 
     grid = RayGrid(app, 6, {"key": 1}, run_id=7)
+    grid.start(ClientApp())
     yield grid
     grid.close()
 
@@ -100,10 +125,17 @@ def test_state_follows_the_client_to_any_worker(grid, app):
         assert {node: visits - before[node] for node, visits in there.items()} == here
 
 
-def test_one_call_a_worker_and_both_work(grid):
-    _, replies = send(grid)
-    assert len({reply.content["me"]["pid"] for reply in replies}) == 2
-    assert not any(reply.content["me"]["torch"] for reply in replies)  # unless the app wants it
+def both_at_work(grid, ask=send):
+    """What clients say of their workers, once both of them have started."""
+    until, told = time.monotonic() + 60, []
+    while len({me["pid"] for me in told}) < 2 and time.monotonic() < until:
+        told = [reply.content["me"] for reply in ask(grid, "train.pause")[1]]
+    assert len({me["pid"] for me in told}) == 2
+    return told
+
+
+def test_both_workers_work(grid):
+    assert not any(me["torch"] for me in both_at_work(grid))  # unless the app wants it
 
 
 def test_exception_is_an_error_reply_with_its_reason_first(grid):
@@ -125,18 +157,57 @@ def test_a_client_that_hangs_costs_no_more_than_the_timeout(grid):
     started = time.monotonic()
     _, replies = send(grid, "train.hang", timeout=2)
     assert time.monotonic() - started < 60
-    assert 1003 not in {reply.metadata.src_node_id for reply in replies}
-    assert not any(reply.has_error() for reply in send(grid)[1])
+    assert {reply.metadata.src_node_id for reply in replies} == set(grid.get_node_ids()) - {1003}
+    assert not any(reply.has_error() for reply in send(grid)[1])  # in time, by the other worker
 
 
-def test_the_longest_go_first_and_to_whoever_has_least_to_do(grid):
-    groups = [[Message(RecordDict(), node, "train")] for node in grid.get_node_ids()]
-    costs = grid._costs._seconds = dict(zip(grid.get_node_ids(), [1, 5, 1, 4, 1, 2], strict=True))
-    shares = [[group[0].metadata.dst_node_id for group in share] for share in grid._deal(groups)]
-    assert shares == [[1001, 1000, 1002], [1003, 1005, 1004]]
-    pairs = [groups[0] + groups[1], groups[2] + groups[3], groups[4] + groups[5]]  # 6, 5, 3
-    assert grid._deal(pairs) == [[pairs[0]], [pairs[1], pairs[2]]]
-    costs.clear()
+def test_only_who_is_late_is_late_and_can_be_pulled(grid):
+    content = RecordDict({"config": ConfigRecord(), "arrays": ArrayRecord()})
+    messages = [Message(content, node, "train.late") for node in grid.get_node_ids()]
+    replies = grid.send_and_receive(messages, timeout=1)
+    assert [reply.metadata.src_node_id for reply in replies] == [*range(1001, 1006)]
+    late, until = [], time.monotonic() + 30
+    while not late and time.monotonic() < until:
+        late = grid.pull_messages([messages[0].metadata.message_id])
+    assert late[0].has_content()
+
+
+def test_only_a_client_that_leaves_is_lost_and_named(grid):
+    _, replies = send(grid, "train.leave")
+    (error,) = (reply for reply in replies if reply.has_error())
+    assert error.metadata.src_node_id == 1003
+    assert error.error.reason.startswith("SystemExit: enough\n")
+
+
+def test_a_client_that_raises_leaves_no_trace_in_its_state(grid):
+    (before,) = send(grid, nodes=[1000])[1]
+    assert send(grid, "train.trip", nodes=[1000])[1][0].has_error()
+    (after,) = send(grid, nodes=[1000])[1]
+    assert after.content["me"]["visits"] == before.content["me"]["visits"] + 1
+
+
+def test_messages_to_one_node_are_answered_in_order(grid):
+    (before,) = send(grid, nodes=[1002])[1]
+    _, replies = send(grid, nodes=[1002, 1002, 1001, 1002])
+    visits = [r.content["me"]["visits"] for r in replies if r.metadata.src_node_id == 1002]
+    assert [visit - before.content["me"]["visits"] for visit in visits] == [1, 2, 3]
+
+
+def test_push_returns_at_once_and_threads_share_the_workers(grid):
+    def one_by_one(grid, kind):
+        return None, [reply for (reply,) in threads.map(one(grid, kind), grid.get_node_ids())]
+
+    def one(grid, kind):
+        return lambda node: send(grid, kind, nodes=[node])[1]
+
+    messages = [Message(RecordDict(), node, "train.boom") for node in grid.get_node_ids()]
+    ids = grid.push_messages(messages)
+    with ThreadPoolExecutor(6) as threads:
+        both_at_work(grid, one_by_one)
+    errors = []
+    while len(errors) < 6:
+        errors += grid.pull_messages({*ids} - {e.metadata.reply_to_message_id for e in errors})
+    assert all(error.has_error() for error in errors)
 
 
 def test_costs_are_learnt_but_not_from_a_cold_worker(grid):
@@ -161,9 +232,9 @@ def test_workers_share_a_gpu(app):
     from fedalign.simulation.workers import RayGrid
 
     grid = RayGrid(app, 4, resources={"num_cpus": 0, "num_gpus": 0.5})
-    told = [reply.content["me"] for reply in send(grid)[1]]
+    grid.start(ClientApp())
+    told = both_at_work(grid)
     grid.close()
-    assert len({me["pid"] for me in told}) == 2
     assert {me["gpu"] for me in told} == {0}
 
 

@@ -29,9 +29,9 @@ from fedalign.messages.records import TrainTask, train_reply
 from fedalign.server.sampling import sample
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import read
-from fedalign.simulation.grid import serve
 from fedalign.simulation.grouping import groups
 from fedalign.simulation.inline import InlineGrid
+from fedalign.simulation.serving import serve
 from fedalign.training import trainer
 
 

@@ -143,7 +143,10 @@ class SuperLink:
             text=True,
         ) as process:
             assert process.stdout is not None
-            yield from process.stdout
+            try:
+                yield from process.stdout
+            finally:
+                process.terminate()  # else a signal to this process waits for the run's next line
 
     def _ask(self, *words: str) -> dict[str, Any]:
         """Return the JSON that Flower's command prints; `FedalignError` if it reports an error."""

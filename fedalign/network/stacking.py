@@ -13,6 +13,7 @@ from fedalign.network.layout import Layout
 from fedalign.network.mixtures import Mixtures
 from fedalign.network.random_layers import Draws
 from fedalign.network.stacked import Stacked
+from fedalign.network.twins import place_of
 
 CONVOLUTIONS = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
@@ -53,11 +54,11 @@ def stacking(
     times as fast as stacked ones, and convolutions one by one are faster than by `vmap`. Nothing is
     timed, so that results do not depend on it.
     """
-    if device.type == "cpu" and _has(module, nn.LSTM):
-        return alone("on a CPU LSTM layers are faster so", logging.INFO)
+    if device.type == "cpu" and (place := _first(module, nn.LSTM)):
+        return alone(f"on a CPU LSTM layers are faster so ({place})", logging.INFO)
     reason = ""
     for vmapped in (False, True):
-        if vmapped and device.type == "cpu" and _has(module, *CONVOLUTIONS):
+        if vmapped and device.type == "cpu" and _first(module, *CONVOLUTIONS):
             break
         try:
             runner = Stacked(module, layout, draws=draws, vmapped=vmapped)
@@ -88,7 +89,7 @@ class Mixing(NamedTuple):
 
     Attributes:
         runner: None where mixtures are evaluated one by one.
-        reason: why they are, where that is unusual.
+        reason: why they are; "" if they are evaluated at once.
     """
 
     runner: Mixtures | None
@@ -102,8 +103,8 @@ def mixing(
 
     On a CPU convolutions run one after the other anyway.
     """
-    if device.type == "cpu" and _has(module, *CONVOLUTIONS):
-        return Mixing(None)
+    if device.type == "cpu" and (place := _first(module, *CONVOLUTIONS)):
+        return Mixing(None, f"on a CPU nothing is gained with convolutions ({place})")
     try:
         found = Mixtures(module, layout)
         differs = trial.of_mixtures(found)
@@ -117,5 +118,7 @@ def mixing(
     return Mixing(found)
 
 
-def _has(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    return any(isinstance(layer, kinds) for layer in module.modules())
+def _first(module: nn.Module, *kinds: type[nn.Module]) -> str:
+    """Return the first layer of these kinds by name; "" if there is none."""
+    found = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, kinds))
+    return next((place_of(*layer) for layer in found), "")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedalign.cli import app
-from fedalign.deploy.superlink import show
+from fedalign.deploy.superlink import SuperLink, show
 from fedalign.federation.federation import Federation
 from fedalign.settings.config import read
 
@@ -45,6 +46,19 @@ def test_a_runs_log_is_shown_without_chatter_and_tracebacks_of_ours(capsys):
     assert capsys.readouterr().out == "round 1\n"
     show([*raised, "KeyError: 1\n"])
     assert capsys.readouterr().out == "".join(raised) + "KeyError: 1\n"
+
+
+def test_whoever_stops_following_a_run_does_not_wait_for_its_next_line(tmp_path, monkeypatch):
+    """Such as by a signal: Flower's command is silent until a node answers, or for good."""
+    flwr = tmp_path / "flwr"
+    flwr.write_text("#!/bin/sh\necho round 1\nexec sleep 60\n")
+    flwr.chmod(0o755)
+    monkeypatch.setattr("fedalign.deploy.superlink.program", lambda _: str(flwr))
+    began = time.monotonic()
+    lines = SuperLink("localhost:1", tmp_path / "ca.crt", tmp_path)._lines("1")
+    assert next(lines) == "round 1\n"
+    lines.close()
+    assert time.monotonic() - began < 20
 
 
 def processes(mark):

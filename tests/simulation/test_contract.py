@@ -1,0 +1,112 @@
+"""Our grids keep what a ServerApp may rely on of Flower's own, statement by statement."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from flwr.serverapp import ServerApp
+
+from fedalign.simulation.app import FlowerApp, load_component
+from fedalign.simulation.inline import InlineGrid
+from tests.simulation.contract import contents, delivery
+
+APP = FlowerApp(
+    Path(__file__).parent / "contract", "contract_client:server", "contract_client:app", {}
+)
+STATEMENTS = contents.STATEMENTS | delivery.STATEMENTS
+PACE = {"flower": 0.5, "inline": 0.05, "ray": 0.15}
+BOTH = (
+    "push_returns_at_once", "replies_come_one_by_one", "pushes_overlap",
+    "pull_gives_each_reply_once", "pull_of_an_unknown_id", "timeout_leaves_out_the_late",
+    "timeout_of_nothing", "an_unknown_node_is_left_out",
+    "a_reply_cannot_be_pushed", "a_message_is_sent_once", "time_to_live_ends",
+    "set_run_takes_a_known_run", "the_run_config_is_the_runs",
+)  # fmt: skip
+DIFFERENCES = {
+    "inline": (
+        *BOTH, "a_process_runs_one_client", "state_of_a_failed_client",
+        "one_that_exits_is_alone",
+    ),
+    "ray": (
+        *BOTH, "late_replies_can_be_pulled", "a_late_client_is_there_again",
+        "messages_to_one_node_are_in_order", "threads_get_their_own_replies",
+    ),
+}  # fmt: skip
+"""By engine, the statements that it does not keep yet."""
+
+
+@pytest.fixture(scope="module")
+def client_app():
+    """Return the ClientApp, from a module that can be found by its name."""
+    before = list(sys.path)
+    APP.put_on_path()
+    yield load_component(APP.client, APP.root)
+    sys.path[:] = before
+
+
+@pytest.fixture
+def inline(client_app):
+    """Return the Grid without workers."""
+    return InlineGrid(client_app, 4)
+
+
+@pytest.fixture(scope="module")
+def on_ray(ray):  # noqa: ARG001
+    """Return the Grid over two workers."""
+    from fedalign.simulation.workers import RayGrid
+
+    grid = RayGrid(APP, 4)
+    yield grid
+    grid.close()
+
+
+@pytest.fixture(scope="module")
+def flower(ray, client_app):
+    """Return the Grid that Flower's own engine gives to a ServerApp."""
+    from flwr.simulation import run_simulation
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules["contract_client"])
+    grids, done, server = queue.Queue(), threading.Event(), ServerApp()
+
+    @server.main()
+    def main(grid, _context):
+        while len(list(grid.get_node_ids())) < 4:
+            threading.Event().wait(0.1)
+        grids.put(grid)
+        done.wait()
+
+    one = {"client_resources": {"num_cpus": 1}}
+    engine = threading.Thread(
+        target=run_simulation, args=(server, client_app, 4), kwargs={"backend_config": one}
+    )
+    engine.start()
+    yield grids.get(timeout=120)
+    done.set()
+    engine.join(60)
+
+
+def cases(engine):
+    """Return each statement, marked if the engine does not keep it."""
+    for name, statement in STATEMENTS.items():
+        differs = name in DIFFERENCES.get(engine, ())
+        yield pytest.param(statement, id=name, marks=[pytest.mark.xfail(strict=True)] * differs)
+
+
+@pytest.mark.parametrize("statement", list(cases("inline")))
+def test_inline(inline, statement):
+    statement(inline, PACE["inline"])
+
+
+@pytest.mark.parametrize("statement", list(cases("ray")))
+def test_ray(on_ray, statement):
+    statement(on_ray, PACE["ray"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statement", list(cases("flower")))
+def test_flowers_own(last_ray, flower, statement):  # noqa: ARG001
+    statement(flower, PACE["flower"])

@@ -59,13 +59,15 @@ PRIVATE_IMPORTS = {
         "flwr.common.constant.NUM_PARTITIONS_KEY",
         "flwr.common.constant.PARTITION_ID_KEY",
         "flwr.common.constant.SUPERLINK_NODE_ID",
-        "flwr.server.superlink.linkstate.utils.create_message_error_unavailable_ins_message",
         "flwr.supercore.run.Run",
         "flwr.supercore.task_identity.TaskIdentity",
     },
-    "fedalign/simulation/serving.py": {"flwr.common.constant.ErrorCode"},
+    "fedalign/simulation/serving.py": {
+        "flwr.common.constant.ErrorCode",
+        "flwr.server.superlink.linkstate.utils.create_message_error_unavailable_ins_message",
+    },
 }
-METADATA = {"_message_id", "_run_id", "_src_node_id"}
+METADATA = {"_delivered_at", "_message_id", "_run_id", "_src_node_id"}
 PRIVATE_ATTRIBUTES = {
     "fedalign/models/symmetry.py": {"_modules"},  # torch's, the children of a Sequential in order
     "fedalign/messages/copies.py": {"_content", "_dst_node_id", "_metadata"},

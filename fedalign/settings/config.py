@@ -85,7 +85,10 @@ class Config(Section):
         "starts from its own random weights, except where a mask fixes them",
     )
     timeout: float = Field(
-        3600.0, gt=0, le=1e9, description="seconds that a simulated client may take by itself, or to wait for real nodes"
+        3600.0,
+        gt=0,
+        le=1e9,
+        description="seconds that a simulated client may take by itself, or to wait for real nodes",
     )
     min_available_nodes: int | None = Field(
         None,

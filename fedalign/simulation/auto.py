@@ -73,13 +73,10 @@ class AutoGrid(InlineGrid):
             self._pool.close()
         self._open.close()
 
-    @property
-    def _shared(self) -> bool:
-        return self._pool is not None
-
-    def _serve(self, task: Task) -> float:
+    def serve_group(self, task: Task) -> float:
+        """Serve a group, return the seconds that it took, and start workers if that pays."""
         others = self.schedule.waiting()
-        seconds = super()._serve(task)
+        seconds = super().serve_group(task)
         self._spent += seconds if others else 0.0
         if self._most and self._hiring is None and self._spent > WORTH:
             self._hiring = threading.Thread(target=self._hire, daemon=True)
@@ -94,7 +91,6 @@ class AutoGrid(InlineGrid):
 
             self._open.enter_context(ray_for(self._app, self._config["init_args"]))
             if not self.schedule.closed:
-                self.learn_sizes(self._client_app)
                 resources = self._config["client_resources"]
                 pool = Pool(self, self._app, resources, self._most, MIN_SECONDS)
                 pool.start(self._client_app)

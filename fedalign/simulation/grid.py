@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import count
 
 from flwr.app import Context, Message, RecordDict, UserConfigValue
-from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
@@ -20,12 +20,13 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedalign.messages.contexts import Contexts
 from fedalign.messages.copies import copy_of, node_of, with_content
-from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest
+from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import counted
 from fedalign.simulation.client_errors import ClientErrors
 from fedalign.simulation.costs import Costs
 from fedalign.simulation.grouping import groups, members
 from fedalign.simulation.schedule import Batch, Schedule, Task
+from fedalign.simulation.serving import unknown_reply
 
 SERVER_NODE_ID = SUPERLINK_NODE_ID
 FIRST_NODE_ID = 1000  # partition p is node 1000 + p in every run, so that runs are comparable
@@ -39,8 +40,8 @@ class LocalGrid(Grid):
     Any number of threads may use it. `push_messages` returns at once, and the clients run behind;
     `pull_messages` returns each reply once. A node answers its messages one after the other, and
     its state goes from one to the next, unless it raised. A client is late if it takes longer than
-    a `timeout` by itself, so it makes no other late, however many run at a time. A message's time
-    to live is not enforced.
+    a `timeout` by itself, so it makes no other late, however many run at a time. It has no longer
+    than its message's time to live, either.
 
     Nodes without messages, and clients without state, cost neither time nor memory.
     """
@@ -61,7 +62,8 @@ class LocalGrid(Grid):
         self._error: BaseException | None = None
         self.costs = Costs()
         self.schedule = Schedule(self.costs)
-        self.set_run(Run.create_empty(secrets.randbits(63) if run_id is None else run_id))
+        self._run = Run.create_empty(secrets.randbits(63) if run_id is None else run_id)
+        self.set_run(self._run)
 
     def serve(self, server_app: ServerApp) -> None:
         """Run a ServerApp to its end; its exceptions are passed on unchanged."""
@@ -72,22 +74,21 @@ class LocalGrid(Grid):
         finally:
             self._errors.report()
 
-    def learn_sizes(self, client_app: ClientApp) -> None:
-        """Ask a `GroupApp` for the sizes of clients, which tell what an unknown client may cost."""
-        if isinstance(client_app, GroupApp):
-            sizes = client_app.sizes(self.run_config, len(self._nodes))
-            # A client of size 0 still costs a call.
-            self.costs.size = lambda node: sizes[self._nodes.index(node)] or 1.0
-
     def close(self) -> None:
         """Stop serving clients; what has been pushed and not begun is forgotten."""
         self.schedule.close()
 
     def set_run(self, run: Run) -> None:
-        """Set the run to which all further messages belong; `TypeError` if it is none."""
+        """Do nothing but check that this is the run to which all messages belong.
+
+        Raises:
+            TypeError: it is no run.
+            RuntimeError: it is another one.
+        """
         if not isinstance(run, Run):
             raise TypeError(f"`run` must be an instance of Run, got {type(run).__name__}")
-        self._run = run
+        if run.run_id != self._run.run_id:
+            raise RuntimeError(f"Cannot find the run with ID: {run.run_id}")
         # Flower marks every new instruction with the identity of this process's only task.
         TaskIdentity.run_id, TaskIdentity.node_id = run.run_id, SERVER_NODE_ID
         TaskIdentity.task_id = 1
@@ -99,7 +100,7 @@ class LocalGrid(Grid):
 
     @property
     def num_workers(self) -> int:
-        """The number of workers that train at the same time."""
+        """The number of processes that serve clients at the same time."""
         return 1
 
     def create_message(
@@ -125,7 +126,8 @@ class LocalGrid(Grid):
         """Have messages delivered behind, and return the ids of those to nodes that exist.
 
         Raises:
-            ValueError: one of them is a reply, or has no time to live; none is delivered.
+            ValueError: one of them is a reply, has been delivered, or has no time to live; none of
+                them is delivered.
         """
         batch = self._stamp(messages)
         own = {id(content): copy_of(content) for content in (m.content for m in batch)}
@@ -145,7 +147,9 @@ class LocalGrid(Grid):
                 raise self._error
             keys = list(dict.fromkeys(message_ids))
             unknown = {
-                key: _unknown(key, self.run.run_id) for key in keys if key not in self._expected
+                key: unknown_reply(key, self.run.run_id)
+                for key in keys
+                if key not in self._expected
             }
             found = {key: self._replies.pop(key) for key in keys if key in self._replies}
             self._expected -= found.keys()
@@ -210,13 +214,18 @@ class LocalGrid(Grid):
 
     def _stamp(self, messages: Iterable[Message]) -> list[Message]:
         """Return the messages to existing nodes, marked as sent by this Grid, with new ids."""
-        batch = list(messages)
+        batch, run_id, at = list(messages), self.run.run_id, datetime.now(UTC).isoformat()
         for message in batch:
             metadata = message.metadata
-            metadata.__dict__["_message_id"] = next(self._message_ids)
-            if metadata.reply_to_message_id or metadata.ttl <= 0:
+            if metadata.reply_to_message_id or metadata.delivered_at or metadata.ttl <= 0:
                 raise ValueError(f"Invalid message: {message}")
-            metadata.__dict__.update(_run_id=self.run.run_id, _src_node_id=SERVER_NODE_ID)
+        for message in batch:
+            message.metadata.__dict__.update(
+                _message_id=next(self._message_ids),
+                _run_id=run_id,
+                _src_node_id=SERVER_NODE_ID,
+                _delivered_at=at,
+            )
         for node in {node_of(message) for message in batch if node_of(message) not in self._nodes}:
             log.error("a message to node %d is dropped: there is no such node", node)
         return [message for message in batch if node_of(message) in self._nodes]
@@ -225,7 +234,7 @@ class LocalGrid(Grid):
         if batch.kept:
             with self.schedule.turn:
                 self._expected.update(message.metadata.message_id for message in messages)
-        self.schedule.add(batch, groups(messages, group), self._shared)
+        self.schedule.add(batch, groups(messages, group), self.num_workers > 1)
 
     def _receive(self, messages: list[Message], batch: Batch, group: int) -> list[Message]:
         """Deliver messages and return the replies that are in time, in the order of messages."""
@@ -235,7 +244,8 @@ class LocalGrid(Grid):
             while batch.waits():
                 if not self._work():
                     with turn:
-                        turn.wait_for(lambda: self._can_work() or not batch.waits(), batch.left())
+                        if batch.waits() and not self._can_work():
+                            turn.wait(batch.left())
         finally:
             with turn:
                 batch.left_alone = True
@@ -245,11 +255,6 @@ class LocalGrid(Grid):
             raise batch.error
         ids = (message.metadata.message_id for message in messages)
         return [batch.replies[key] for key in ids if key in batch.replies]
-
-    @property
-    def _shared(self) -> bool:
-        """Whether several processes share the work, so that the longest should go first."""
-        return False
 
     def _can_work(self) -> bool:
         """Return whether `_work` would serve anybody. It is called under the schedule's `turn`."""
@@ -270,6 +275,9 @@ class LocalGrid(Grid):
                 self.keep_states(answers.states)
                 for reply in answers.replies:
                     self._errors.note(self._nodes.index(reply.metadata.src_node_id), reply)
+            if batch.kept and seconds > min(message.metadata.ttl for message in task.messages):
+                keys = [message.metadata.message_id for message in task.messages]
+                answers = GroupReplies([unknown_reply(key, self.run.run_id) for key in keys])
             found = {reply.metadata.reply_to_message_id: reply for reply in answers.replies}
             for reply in answers.replies:
                 reply.metadata.__dict__["_message_id"] = next(self._message_ids)
@@ -289,10 +297,3 @@ class LocalGrid(Grid):
             self._error = error if task.batch.left_alone else self._error
             self.schedule.withdraw(task.batch)
             self.schedule.finish(task)
-
-
-def _unknown(message_id: str, run_id: int) -> Message:
-    """Return Flower's Error reply to a message that it does not know."""
-    from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_ins_message
-
-    return create_message_error_unavailable_ins_message(message_id, run_id)

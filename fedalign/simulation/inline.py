@@ -53,7 +53,7 @@ class InlineGrid(LocalGrid):
             self._serving = self._serving or bool(tasks)
         for task in tasks:
             try:
-                self._serve(task)
+                self.serve_group(task)
             except BaseException as error:
                 self.fail(task, error)
                 if not isinstance(error, Exception):
@@ -64,7 +64,7 @@ class InlineGrid(LocalGrid):
                     self.schedule.turn.notify_all()
         return bool(tasks)
 
-    def _serve(self, task: Task) -> float:
+    def serve_group(self, task: Task) -> float:
         """Serve a group, and return the seconds that it took."""
         contexts = self.contexts(map(node_of, task.messages))
         began = time.perf_counter()

@@ -18,7 +18,7 @@ from fedalign.simulation.costs import Costs
 
 CALL_SECONDS = 0.2  # of work in one call of a worker: few calls a round, and equal ends
 MIN_SECONDS = 0.005  # of work; with less, a call of a worker costs more than it saves
-CAUTION = 8  # clients that share a call should take so many times less than their timeout
+SHORT = 60.0  # seconds; with a shorter timeout no groups share a call, as one could be late there
 
 
 @dataclass(eq=False)
@@ -131,8 +131,8 @@ class Schedule:
         if not self._ready or (least and not self._is_worth(least)):
             return []
         taken = [self._ready.popleft()]
-        batch, most = taken[0].batch, self._most(taken[0], executors) if executors > 1 else 0.0
-        while self._ready and not taken[0].alone and self._ready[0].batch is batch:
+        batch, most = taken[0].batch, self._most(taken[0], executors)
+        while most > 0 and self._ready and self._ready[0].batch is batch:
             most -= self._cost(self._ready[0])
             if most < 0 or self._ready[0].alone:
                 break
@@ -195,10 +195,12 @@ class Schedule:
 
     def _most(self, first: Task, executors: int) -> float:
         """Return the seconds of work in a call that begins with this group, without it."""
-        own, timeout = self._cost(first), first.batch.timeout
+        timeout = first.batch.timeout
+        if executors == 1 or first.alone or (timeout is not None and timeout < SHORT):
+            return 0.0
+        own = self._cost(first)
         share = (own + sum(map(self._cost, self._ready))) / executors
-        bounds = min(max(share, MIN_SECONDS), CALL_SECONDS)
-        return (bounds if timeout is None else min(bounds, timeout / CAUTION)) - own
+        return min(max(share, MIN_SECONDS), CALL_SECONDS) - own
 
     def _cost(self, task: Task) -> float:
         return self._costs.of(task.messages)

@@ -62,6 +62,7 @@ def call(app: ClientApp, message: Message, context: Context, threads: int = 1) -
         DeviceError: the GPU failed.
         KeyboardInterrupt: passed on, as is the end of a worker that Ray stops.
     """
+    run_config = dict(context.run_config)
     try:
         with _torch_threads(app, threads):
             reply = app(message=message, context=context)
@@ -69,6 +70,8 @@ def call(app: ClientApp, message: Message, context: Context, threads: int = 1) -
             raise TypeError(f"the ClientApp returned a {type(reply).__name__}, not a Message")
         if reply.metadata.reply_to_message_id != message.metadata.message_id:
             raise ValueError("the ClientApp's Message has no reply_to=, or that of another message")
+        if context.run_config != run_config:
+            raise ValueError("the ClientApp has changed context.run_config, which is the run's")
     except (Exception, SystemExit) as error:
         if hasattr(error, "ray_terminate_msg"):
             raise
@@ -82,6 +85,13 @@ def call(app: ClientApp, message: Message, context: Context, threads: int = 1) -
 def error_reply(message: Message, code: int, reason: str) -> Message:
     """Return an Error reply to a message."""
     return Message(Error(code=code, reason=reason), reply_to=message)
+
+
+def unknown_reply(message_id: str, run_id: int) -> Message:
+    """Return Flower's Error reply to a message that it does not know."""
+    from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_ins_message
+
+    return create_message_error_unavailable_ins_message(message_id, run_id)
 
 
 @contextmanager

@@ -13,15 +13,18 @@ from flwr.app import UserConfigValue
 from flwr.clientapp import ClientApp
 
 from fedalign.messages.copies import node_of, with_content
-from fedalign.messages.groups import GroupApp
+from fedalign.messages.groups import GroupApp, GroupReplies
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.faults import MAX_FAILED, Fault, blame, give_up
 from fedalign.simulation.grid import LocalGrid
 from fedalign.simulation.ray_cluster import ray_for, room_for
 from fedalign.simulation.ray_setup import full_backend_config
 from fedalign.simulation.schedule import Task
+from fedalign.simulation.serving import FAILED, error_reply
 from fedalign.simulation.shipping import ship_arrays_out_of_band
 from fedalign.simulation.worker import Job, Worker
+
+BREATH = 0.1  # seconds between two looks at a client that is late
 
 
 class Pool:
@@ -30,7 +33,8 @@ class Pool:
     A client that raises gives an Error reply. If a worker dies, or its GPU fails, it is replaced,
     and its clients are tried again; one that fails alone gives an Error reply, see `blame`. A
     client that takes longer than its timeout costs its worker: at once if its reply is of no use
-    any more, else after as much time again. It takes no time to wait for a worker that starts.
+    any more, else if all workers are held by such clients while others wait. The time in which a
+    worker starts is nobody's.
 
     Args:
         grid: whose clients are served.
@@ -55,6 +59,7 @@ class Pool:
         self._grid, self._least = grid, least
         self._executors = workers + bool(least)
         self._shared: Any = None
+        self._late: set[int] = set()  # places of workers whose clients are late
         self._putting = threading.Lock()
         self.workers = [self._new() for _ in range(workers)]
         feed = partial(threading.Thread, target=self._feed, daemon=True)
@@ -63,7 +68,11 @@ class Pool:
     def start(self, client_app: ClientApp) -> None:
         """Send all workers what the clients of a `GroupApp` share, and let them begin."""
         if isinstance(client_app, GroupApp):
-            self._shared = ray.put(client_app.share(self._grid.run_config))
+            config, nodes = self._grid.run_config, self._grid.get_node_ids()
+            sizes = dict(zip(nodes, client_app.sizes(config, len(nodes)), strict=True))
+            # A client of size 0 still costs a call.
+            self._grid.costs.size = lambda node: sizes[node] or 1.0
+            self._shared = ray.put(client_app.share(config))
         for worker in self.workers:
             self._introduce(worker)
         for feeder in self._feeders:
@@ -102,8 +111,8 @@ class Pool:
         """Have a worker serve groups of one batch; replace it if it is lost."""
         batch, worker = tasks[0].batch, self.workers[place]
         call = self._call(worker, tasks)
-        if not self._is_in_time(call, tasks):
-            self._give_time(tasks)
+        if not self._is_in_time(place, call, tasks):
+            self._give_up(tasks)
             self._replace(place)
             return
         try:
@@ -144,22 +153,35 @@ class Pool:
         ]
         return worker.run.remote(jobs, batch.request, *(batch.sent[key] for key in order))
 
-    def _is_in_time(self, call: Any, tasks: list[Task]) -> bool:
+    def _is_in_time(self, place: int, call: Any, tasks: list[Task]) -> bool:
         """Wait for a call; return whether it has ended before its worker is given up."""
         batch, limit = tasks[0].batch, tasks[0].limit
         if batch.timeout is None:
             return True  # `ray.get` will wait
+        ready, _ = ray.wait([call], timeout=limit)
         # Of a call with several groups, all together should take far less than one of them may.
-        twice = batch.kept and len(tasks) == 1
-        ready, _ = ray.wait([call], timeout=2 * limit if twice else limit)
+        wanted = batch.kept and len(tasks) == 1
+        if wanted and not ready:
+            self._late.add(place)
+            while not ready and not self._is_needed():
+                ready, _ = ray.wait([call], timeout=BREATH)
+            self._late.discard(place)
         return bool(ready)
 
-    def _give_time(self, tasks: list[Task]) -> None:
-        """Drop a client that is late, or serve groups one by one if one of them may be late."""
-        schedule = self._grid.schedule
+    def _is_needed(self) -> bool:
+        """Return whether somebody waits while all workers are held by clients that are late."""
+        return len(self._late) == len(self.workers) and self._grid.schedule.waiting()
+
+    def _give_up(self, tasks: list[Task]) -> None:
+        """Give up a client that is late, or serve groups one by one if one of them may be late."""
+        schedule, several = self._grid.schedule, len(tasks) > 1
         with schedule.turn:
             for task in reversed(tasks):
-                schedule.put_back(task, [task.messages] if len(tasks) > 1 else [])
+                if not several and task.batch.kept:
+                    why = "late, and its worker was needed for others"
+                    replies = [error_reply(message, FAILED, why) for message in task.messages]
+                    self._grid.keep(task, GroupReplies(replies), task.limit)
+                schedule.put_back(task, [task.messages] if several else [])
 
     def _try_again(self, lost: list[Task], fault: Fault) -> None:
         """Serve groups again whose worker is lost, but for a client that is to blame."""
@@ -206,7 +228,6 @@ class RayGrid(LocalGrid):
 
     def start(self, client_app: ClientApp) -> None:
         """Let the workers begin, after sending them what they share."""
-        self.learn_sizes(client_app)
         self._pool.start(client_app)
 
     @property
@@ -218,10 +239,6 @@ class RayGrid(LocalGrid):
         """Stop the workers."""
         super().close()
         self._pool.close()
-
-    @property
-    def _shared(self) -> bool:
-        return True
 
 
 def run(

@@ -13,7 +13,6 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
-from flwr.supercore.run import Run
 
 from fedalign.errors import DeviceError
 from fedalign.messages.groups import GroupRequest
@@ -51,7 +50,7 @@ def foreign(message, _context):
 
 
 @app.train("spoil")
-def spoil(message, context):
+def spoil(message, _context):
     content = message.content
     seen = MetricRecord(
         {
@@ -67,7 +66,6 @@ def spoil(message, context):
     content["arrays"]["extra"] = Array(np.zeros(1))
     content["mine"] = MetricRecord({"a": 1})
     message.metadata.group_id = "spoiled"
-    context.run_config["lr"] = 99.0
     return Message(RecordDict({"seen": seen}), reply_to=message)
 
 
@@ -290,7 +288,6 @@ def test_a_client_changes_neither_the_next_ones_message_nor_the_servers():
     assert record == content()
     assert {message.metadata.group_id for message in messages} == {""}
     broadcast(grid, nodes=[1000])
-    assert [grid.context(node).run_config["lr"] for node in (1000, 1001)] == [0.1, 0.1]
 
 
 def test_state_is_kept_for_each_node_and_out_of_the_servers_reach():
@@ -342,22 +339,12 @@ def test_with_a_timeout_of_nothing_all_are_late():
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), DeviceError(RuntimeError(), {1: 1})])
 def test_what_ends_a_push_is_raised_when_replies_are_pulled(error, monkeypatch):
     grid = InlineGrid(app, 2)
-    monkeypatch.setattr(grid, "_serve", Mock(side_effect=error))
+    monkeypatch.setattr(grid, "serve_group", Mock(side_effect=error))
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     ids = grid.push_messages([Message(content(), node, "train") for node in (1000, 1001)])
     with pytest.raises(type(error)):
         pulled(grid, ids)
     grid.close()
-
-
-def test_set_run():
-    grid = InlineGrid(app, 1, run_id=5)
-    assert grid.run.run_id == grid.context(1000).run_id == 5
-    grid.set_run(Run.create_empty(6))
-    assert grid.run.run_id == 6
-    with pytest.raises(TypeError, match="must be an instance of Run, got int"):
-        grid.set_run(7)
-    assert broadcast(grid)[0].metadata.run_id == 6
 
 
 def test_a_hundred_thousand_nodes_cost_what_is_used_of_them():

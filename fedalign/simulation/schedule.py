@@ -122,6 +122,10 @@ class Schedule:
         """Return whether there is anything to `take`."""
         return bool(self._ready)
 
+    def has_followers(self, task: Task) -> bool:
+        """Return whether later messages wait for one of the clients of a group."""
+        return any(len(self._lines[node_of(message)]) > 1 for message in task.messages)
+
     def take(self, executors: int = 1, least: float = 0.0) -> list[Task]:
         """Return the groups that one of `executors` is to serve now. To be called under `turn`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -24,6 +25,7 @@ from fedalign.simulation.serving import FAILED, error_reply
 from fedalign.simulation.shipping import ship_arrays_out_of_band
 from fedalign.simulation.worker import Job, Worker
 
+PATIENCE = 3  # times its timeout, after which a client that is late gives way to its next message
 BREATH = 0.1  # seconds between two looks at a client that is late
 
 
@@ -33,8 +35,8 @@ class Pool:
     A client that raises gives an Error reply. If a worker dies, or its GPU fails, it is replaced,
     and its clients are tried again; one that fails alone gives an Error reply, see `blame`. A
     client that takes longer than its timeout costs its worker: at once if its reply is of no use
-    any more, else if all workers are held by such clients while others wait. The time in which a
-    worker starts is nobody's.
+    any more, else if all workers are held by such clients while others wait, or after some time if
+    a message to the same client waits. The time in which a worker starts is nobody's.
 
     Args:
         grid: whose clients are served.
@@ -163,14 +165,18 @@ class Pool:
         wanted = batch.kept and len(tasks) == 1
         if wanted and not ready:
             self._late.add(place)
-            while not ready and not self._is_needed():
+            end = time.monotonic() + (PATIENCE - 1) * limit
+            while not ready and not self._is_needed(tasks[0], end):
                 ready, _ = ray.wait([call], timeout=BREATH)
             self._late.discard(place)
         return bool(ready)
 
-    def _is_needed(self) -> bool:
-        """Return whether somebody waits while all workers are held by clients that are late."""
-        return len(self._late) == len(self.workers) and self._grid.schedule.waiting()
+    def _is_needed(self, late: Task, end: float) -> bool:
+        """Return whether others wait for a late client: for any worker, or for that client."""
+        schedule = self._grid.schedule
+        with schedule.turn:
+            held = len(self._late) == len(self.workers) and schedule.waiting()
+            return held or (schedule.has_followers(late) and time.monotonic() > end)
 
     def _give_up(self, tasks: list[Task]) -> None:
         """Give up a client that is late, or serve groups one by one if one of them may be late."""

@@ -225,7 +225,5 @@ def test_doctor_names_the_layer_that_cannot_be_stacked(fedalign, tmp_path, monke
     (tmp_path / "cannot.py").write_text(UNKNOWN)
     told = fedalign("doctor", "quickstart", "num_clients=100", "model=cannot:wide").stdout
     assert "clients train one by one, since layer '0' (ConvTranspose2d(1, 2, kernel_size=" in told
-    mixes = (
-        "evaluated one by one, since on a CPU nothing is gained with convolutions (layer '0' (Co"
-    )
+    mixes = "one by one, since on a CPU nothing is gained with convolutions (layer '0' (ConvTr"
     assert mixes in told

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +26,10 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedalign.errors import InputError
+from fedalign.files import reporting
 
+HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+SECRET, PUBLIC = 0o600, 0o666  # permissions of files
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _CA, _SERVER = "fedalign authority", "fedalign SuperLink"
 
@@ -44,13 +48,15 @@ def certify(folder: Path, hosts: Sequence[str], days: int = 365) -> list[Path]:
         days: how long new certificates are valid.
 
     Raises:
-        InputError: only one of the authority's certificate and key exists.
+        InputError: only one of the authority's certificate and key exists, they cannot be read, or
+            a host is none.
+        FedalignError: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    ca, ca_key = _authority(folder, days)
-    key = ec.generate_private_key(ec.SECP384R1())
     known = _hosts(folder / "server.crt")
     names = [_name(host) for host in dict.fromkeys([*LOOPBACK, *known, *hosts])]
+    _make_folder(folder)
+    ca, ca_key = _authority(folder, days)
+    key = ec.generate_private_key(ec.SECP384R1())
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
     made = (
         _builder(_SERVER, key.public_key(), ca.subject, days)
@@ -63,7 +69,7 @@ def certify(folder: Path, hosts: Sequence[str], days: int = 365) -> list[Path]:
         .sign(ca_key, hashes.SHA384())
     )
     _write(folder / "server.key", _pem(key))
-    (folder / "server.crt").write_bytes(made.public_bytes(Encoding.PEM))
+    _write(folder / "server.crt", made.public_bytes(Encoding.PEM), PUBLIC)
     return [folder / name for name in ("ca.crt", "ca.key", "server.crt", "server.key")]
 
 
@@ -75,16 +81,17 @@ def make_key(path: Path) -> Path:
 
     Raises:
         InputError: one of the two files exists.
+        FedalignError: a file cannot be written.
     """
     public = path.with_name(f"{path.name}.pub")
     for file in (path, public):
         if file.exists():
             raise InputError(f"{file} exists already, and a key in use must not be overwritten")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     key = ec.generate_private_key(ec.SECP384R1())
     _write(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    public.write_bytes(line + f" {path.name}\n".encode())
+    _write(public, line + f" {path.name}\n".encode(), PUBLIC)
     return public
 
 
@@ -94,9 +101,12 @@ def _authority(folder: Path, days: int) -> tuple[x509.Certificate, ec.EllipticCu
         present, missing = (file, key_file) if file.exists() else (key_file, file)
         raise InputError(f"{present} exists without {missing.name}: restore it, or remove both")
     if file.exists():
-        known = load_pem_private_key(key_file.read_bytes(), None)
-        assert isinstance(known, ec.EllipticCurvePrivateKey)
-        return x509.load_pem_x509_certificate(file.read_bytes()), known
+        try:
+            known = load_pem_private_key(key_file.read_bytes(), None)
+            assert isinstance(known, ec.EllipticCurvePrivateKey)
+            return _certificate(file), known
+        except (OSError, ValueError, TypeError, AssertionError):
+            raise InputError(f"{key_file} is not a key that fedalign has made") from None
     key = ec.generate_private_key(ec.SECP384R1())
     usage = dict.fromkeys(
         (
@@ -117,7 +127,7 @@ def _authority(folder: Path, days: int) -> tuple[x509.Certificate, ec.EllipticCu
         .sign(key, hashes.SHA384())
     )
     _write(key_file, _pem(key))
-    file.write_bytes(made.public_bytes(Encoding.PEM))
+    _write(file, made.public_bytes(Encoding.PEM), PUBLIC)
     return made, key
 
 
@@ -142,15 +152,25 @@ def _hosts(file: Path) -> list[str]:
     """Return the hosts that a certificate names; none if the file does not exist."""
     if not file.exists():
         return []
-    certificate = x509.load_pem_x509_certificate(file.read_bytes())
-    named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    extensions = _certificate(file).extensions
+    named = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return [str(name.value) for name in named]
+
+
+def _certificate(file: Path) -> x509.Certificate:
+    """Return the certificate in a file; `InputError` if there is none."""
+    try:
+        return x509.load_pem_x509_certificate(file.read_bytes())
+    except (OSError, ValueError):
+        raise InputError(f"{file} is not a certificate") from None
 
 
 def _name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
+        if not HOST.fullmatch(host):
+            raise InputError(f"--host: {host!r} is not the name or address of a host") from None
         return x509.DNSName(host)
 
 
@@ -158,8 +178,14 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _write(file: Path, secret: bytes) -> None:
-    """Write a file that only its owner can read, from its creation on."""
-    file.unlink(missing_ok=True)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
-        opened.write(secret)
+def _make_folder(folder: Path) -> None:
+    with reporting(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write(file: Path, content: bytes, mode: int = SECRET) -> None:
+    """Write a file that has these permissions from its creation on."""
+    with reporting(file):
+        file.unlink(missing_ok=True)
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as opened:
+            opened.write(content)

@@ -96,7 +96,7 @@ def certificates(
         list[str] | None,
         typer.Option(help="name or address of the SuperLink as nodes see it; repeatable"),
     ] = None,
-    days: Annotated[int, typer.Option(min=1, help="days until they expire")] = 365,
+    days: Annotated[int, typer.Option(min=1, max=36500, help="days until they expire")] = 365,
 ) -> None:
     """Make an authority and the SuperLink's certificate, or renew the certificate."""
     with guarded():

@@ -79,7 +79,7 @@ def pairs(partitions: Sequence[int], count: int, seed: int, number: int) -> list
     stream = rng(seed, "pairs", number)
     chosen: set[tuple[int, int]] = set()
     while len(chosen) < min(count, comb(len(partitions), 2)):
-        first, second = sorted(int(i) for i in stream.choice(partitions, 2, replace=False))
+        first, second = sorted(_draw(partitions, 2, stream))
         chosen.add((first, second))
     return sorted(chosen)
 
@@ -97,8 +97,12 @@ def some(
         number: of the round.
     """
     count = min(count, len(partitions))
-    drawn = rng(seed, stream, number).choice(partitions, count, replace=False)
-    return tuple(sorted(int(i) for i in drawn))
+    return tuple(sorted(_draw(partitions, count, rng(seed, stream, number))))
+
+
+def _draw(partitions: Sequence[int], count: int, stream: np.random.Generator) -> list[int]:
+    """Return `count` clients; no array of them is made, since it would round 64-bit node ids."""
+    return [partitions[i] for i in stream.choice(len(partitions), count, replace=False)]
 
 
 def simplex(models: int, count: int, seed: int, number: int) -> np.ndarray:

@@ -39,7 +39,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise DamagedManifestError(f"{path} is damaged: {error}") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("status"), str):
         raise DamagedManifestError(f"{path} is damaged: it has no status")
+    if not _is_identity(manifest.get("identity", {})):
+        raise DamagedManifestError(f"{path} is damaged: its identity is not what fedalign writes")
     return manifest
+
+
+def _is_identity(found: Any) -> bool:
+    """Return whether this may be what `identity` has written."""
+    tables = ("files", "packages", "data")
+    return isinstance(found, dict) and all(isinstance(found.get(key, {}), dict) for key in tables)
 
 
 def is_finished(folder: Path) -> bool:

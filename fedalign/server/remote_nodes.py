@@ -20,6 +20,7 @@ log = logging.getLogger("fedalign")
 
 MAX_PAUSE = 1.0  # seconds between two looks at which nodes are there
 PATIENCE = 10.0  # seconds of waiting before the log says so
+MANY = 3  # clients, of which none should have more than half of all examples
 
 
 class RemoteNodes:
@@ -59,6 +60,7 @@ class RemoteNodes:
         self._partition_of: dict[int, int] = {}
         self._refused: dict[int, str] = {}
         self._asked: dict[str, int] = {}  # by message id, the nodes that have not answered yet
+        self._heavy: set[tuple[str, int]] = set()  # kind of examples and partition, as logged
         self._complete = False
 
     def present(self) -> Mapping[int, int]:
@@ -73,6 +75,7 @@ class RemoteNodes:
             least = self._min_available or self.population
             if len(self._partition_of) >= least:
                 self._complete = True
+                self._warn_of_heavy()
                 found = ((partition, node) for node, partition in self._partition_of.items())
                 return dict(sorted(found))
             here = f"{len(self._partition_of)} of {self.population} nodes"
@@ -114,9 +117,14 @@ class RemoteNodes:
 
     def _admit(self, node: int, reply: Message) -> None:
         """Admit a node with what it says about itself, or note why it cannot take part."""
-        record = None if reply.has_error() else reply.content.metric_records.get("whoami")
+        record = reply.content.metric_records.get("whoami") if reply.has_content() else None
         answer = {key: value for key, value in (record or {}).items() if isinstance(value, int)}
-        reason = reason_of(reply) if reply.has_error() else self._objection(answer)
+        if reply.has_error():
+            reason: str | None = reason_of(reply)
+        elif record is None:
+            reason = "its reply does not say who it is"
+        else:
+            reason = self._objection(answer)
         if reason:
             self._refuse(node, reason)
             return
@@ -131,6 +139,18 @@ class RemoteNodes:
     def _refuse(self, node: int, reason: str) -> None:
         self._refused[node] = f"node {node} cannot take part: {reason}"
         log.warning(self._refused[node])
+
+    def _warn_of_heavy(self) -> None:
+        """Log each client that outweighs all others by numbers of its own, which nobody checks."""
+        if not self.hold_own_data or len(self._partition_of) < MANY:
+            return
+        for kind, stated in (("training", self.train_examples), ("test", self.test_examples)):
+            counts = {partition: stated[partition] for partition in self._partition_of.values()}
+            heaviest, whole = max(counts, key=counts.__getitem__), sum(counts.values())
+            if 2 * counts[heaviest] > whole and (kind, heaviest) not in self._heavy:
+                self._heavy.add((kind, heaviest))
+                line = "client %d states %d of all %d %s examples: it outweighs all others"
+                log.warning(line, heaviest, counts[heaviest], whole, kind)
 
     def _objection(self, answer: Mapping[str, int]) -> str | None:
         """Return why a node that says this about itself cannot be admitted; None: it can."""

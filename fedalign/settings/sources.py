@@ -34,6 +34,8 @@ def find(path: str, folder: str = "configs") -> Path:
             with suppress(OSError):  # such as of a name that is too long
                 if candidate.is_file():
                     return candidate
+    if path in {file.stem for place in own for file in place.glob("algorithms/*.yaml")}:
+        raise InputError(f"{path}: no such file; did you mean 'algorithms/{path}'?")
     names = sorted(file.stem for place in own for file in place.glob("*.yaml"))
     raise InputError(f"{path}: no such file, nor one in {folder}{nearest(path, names)}")
 

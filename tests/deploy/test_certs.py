@@ -61,6 +61,23 @@ def test_half_an_authority_is_refused(tmp_path):
         certify(tmp_path, [])
 
 
+def test_what_cannot_be_done_is_said_in_one_line(tmp_path):
+    file, known = tmp_path / "file", tmp_path / "known"
+    file.write_text("no certificate")
+    certify(known, [])
+    (known / "ca.key").write_text("no key")
+    for command, said in {
+        ("certificates", file): f"error: {file}: cannot be written: File exists\n",
+        ("key", file / "key"): f"error: {file}: cannot be written: File exists\n",
+        ("certificates", known): f"error: {known}/ca.key is not a key that fedalign has made\n",
+        ("certificates", tmp_path / "c", "--host", "a b"): "error: --host: 'a b' is not the name "
+        "or address of a host\n",
+    }.items():
+        done = CliRunner().invoke(app, ["deploy", *map(str, command)])
+        assert done.stderr == said
+    assert not (tmp_path / "c").exists()
+
+
 def test_nobody_else_may_read_keys(tmp_path):
     certify(tmp_path, [])
     make_key(tmp_path / "node")

@@ -33,6 +33,13 @@ def test_some_are_drawn_from_those_who_take_part():
     assert drawn != some(range(30), 3, 0, "x", 2)
 
 
+def test_clients_that_go_by_the_ids_of_their_nodes_are_drawn_as_they_are():
+    """Of numbers above and below 2^63 NumPy makes floats."""
+    ids = [3, 13237178743894837249]
+    assert pairs(ids, 1, 0, 1) == [tuple(ids)]
+    assert some(ids, 2, 0, "x", 1) == tuple(ids)
+
+
 def test_mixes_lie_on_the_simplex():
     weights = simplex(4, 2000, 0, 1)
     assert np.allclose(weights.sum(1), 1)

@@ -42,7 +42,12 @@ def test_a_run_that_goes_on_is_not_forgotten_nor_started_again(run, tmp_path):
     assert not (folder / "checkpoint.safetensors").exists()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"status": 3}', "\0" * 400, '"\ud800'])
+IDENTITIES = [f'{{"status": "finished", "identity": {own}}}' for own in ("5", '{"files": [1]}')]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"status": 3}', "\0" * 400, '"\ud800', *IDENTITIES]
+)
 def test_a_damaged_manifest_is_named_and_the_run_starts_anew(run, caplog, content):
     folder = run(rounds=1)
     (folder / "manifest.json").write_bytes(content.encode("utf-8", "surrogatepass"))

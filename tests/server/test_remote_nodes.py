@@ -207,6 +207,36 @@ def test_an_answer_counts_for_the_node_that_was_asked(forge, caplog):
     assert "node 1 cannot take part: its reply says that" in caplog.text
 
 
+def test_a_client_that_outweighs_all_others_is_named_once(caplog):
+    own = {"own": 1, "tests": 6}
+    hall = Hall(n1=node(0, examples=9, **own), n2=node(1, examples=5, **own))
+    nodes = guests(hall, 3, least=2)
+    nodes.present()
+    assert not caplog.messages  # of two, one has half nearly always
+    hall.answers[3] = node(2, examples=14, own=1, tests=10**9)
+    hall.there.add(3)
+    nodes.present()
+    nodes.present()
+    assert caplog.messages[1:] == [
+        "client 2 states 1000000000 of all 1000000012 test examples: it outweighs all others"
+    ]
+
+
+def test_a_node_that_does_not_say_who_it_is_is_refused(caplog):
+    hall = Hall(n1=node(1), n2=node(0))
+    pull = hall.pull_messages
+
+    def silent(ids):
+        replies = pull(ids)
+        for reply in replies if ids == ["to 1, 1"] else ():
+            del reply.content["whoami"]
+        return replies
+
+    hall.pull_messages = silent
+    assert guests(hall, 2, least=1).present() == {0: 2}
+    assert "node 1 cannot take part: its reply does not say who it is" in caplog.text
+
+
 def test_errors_of_clients_are_told_in_their_own_words():
     def told(reason):
         message = Message(RecordDict(), 1, "train")

@@ -189,6 +189,7 @@ def test_every_config_shipped_is_valid():
 
 def test_a_missing_file_is_named():
     assert "nowhere.yaml: no such file, nor one in configs" in refused("nowhere.yaml")
+    assert "scaffold: no such file; did you mean 'algorithms/scaffold'?" in refused("scaffold")
     assert "did you mean 'quickstart'?" in refused("quikstart")
 
 

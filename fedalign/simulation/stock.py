@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 import ray
 from flwr.app import Context, Message, UserConfigValue
 from flwr.clientapp import ClientApp
-from flwr.common.constant import PARTITION_ID_KEY
 from flwr.serverapp import Grid, ServerApp
 
 from fedalign.errors import FedalignError
@@ -139,7 +138,7 @@ class _Client(ClientApp):
         reply = call(app, message, context)
         if reply.has_error():  # the engine would take it for a success
             context.state = state
-            log.error("client %s: %s", context.node_config[PARTITION_ID_KEY], reply.error.reason)
+            log.error("client %s: %s", context.node_config["partition-id"], reply.error.reason)
         # The engine rejects a context whose run config or run id has changed.
         context.run_config, context.run_id = before
         return reply

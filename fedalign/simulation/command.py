@@ -78,9 +78,9 @@ def flower_simulation(
             for key in given.keys() - found.defaults.keys():
                 hint = nearest(key, found.defaults)
                 raise InputError(f"--run-config: {app} has no {key!r}{hint}")
-            if num_supernodes is None:
-                num_supernodes = found.num_supernodes
-            engine = _engine_of(found, backend or "ray") | engine
+            num_supernodes = found.num_supernodes if num_supernodes is None else num_supernodes
+            backend = backend or "ray"
+            engine = _engine_of(found, backend) | engine
         if num_supernodes is None:
             raise InputError(f"--num-supernodes: {app} does not say how many it needs; give it")
         with (
@@ -91,7 +91,7 @@ def flower_simulation(
                 found,
                 num_supernodes,
                 given,
-                backend=backend or "ray",
+                backend=backend,
                 backend_config=engine,
                 run_id=run_id,
             )

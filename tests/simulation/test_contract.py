@@ -93,6 +93,15 @@ def cases(engine):
         yield pytest.param(statement, id=name, marks=[pytest.mark.xfail(strict=True)] * differs)
 
 
+def test_the_table_in_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "flower-apps.md").read_text()
+    rows = []
+    for name, statement in STATEMENTS.items():
+        kept = ["no" if name in those else "yes" for those in DIFFERENCES.values()]
+        rows.append(f"| {statement.__doc__} | {' | '.join(kept)} |")
+    assert [row for row in rows if row not in text] == []
+
+
 @pytest.mark.parametrize("statement", list(cases("inline")))
 def test_inline(inline, statement):
     statement(inline, PACE["inline"])

@@ -40,7 +40,7 @@ from fedalign.simulation import find_app, parse_run_config
 
 ENGINES = ("inline", "ray", "auto", "stock")
 VOLATILE = re.compile(
-    r"\x1b\[\d+m"  # colours
+    r"\x1b\[\d+m|^(\x1b\[\d+m)*\((Worker|ClientAppActor) [^)]*\)"  # colours; Ray's prefix
     r"|\d{4}-\d\d-\d\d[ T_]\d\d.\d\d.\d\d\S*|\d\d:\d\d:\d\d\S*"  # times
     r"|\b\d+(\.\d+)?(e-\d+)? ?(s|seconds)\b"
     r"|\b\d{13,}\b|0x[0-9a-f]+|pid=\d+|(/[\w.-]+){2,}"  # ids, addresses, paths
@@ -98,8 +98,8 @@ def run(words: list[str], limit: float) -> Run:
             VOLATILE.sub("", path.name): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in paths
         }
-    lines = [line for line in logged.splitlines() if "INFO" in line and "Worker" not in line]
-    lines = [VOLATILE.sub("", line).strip() for line in said.splitlines() + lines]
+    lines = [line for line in logged.splitlines() if "INFO" in line]
+    lines = [" ".join(VOLATILE.sub("", line).split()) for line in said.splitlines() + lines]
     end = (logged.strip() or said).splitlines()[-3:]
     return Run(seconds, done.returncode, files, list(filter(None, lines)), "\n".join(end))
 

@@ -83,8 +83,8 @@ def run(words: list[str], limit: float) -> Run:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         began = time.perf_counter()
         done = subprocess.Popen(
-            words, cwd=folder, env=environment() | {"RAY_DEDUP_LOGS": "0"}, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            words, cwd=folder, env=environment() | {"RAY_DEDUP_LOGS": "0"}, text=True,
+            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         try:
             said, logged = done.communicate(timeout=limit)

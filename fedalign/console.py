@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -30,12 +31,18 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="show Flower's own log"
 
 
 @contextmanager
-def guarded(verbose: bool = False) -> Iterator[None]:
-    """Turn expected errors into one line and an exit code; make the current folder importable."""
+def guarded(verbose: bool = False, *, quiet: bool = True) -> Iterator[None]:
+    """Turn expected errors into one line and an exit code; make the current folder importable.
+
+    Flower's log shows errors only, if `quiet`, else what it shows by itself.
+    """
     # flwr reads these when it is imported, here and in every worker.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    os.environ.setdefault("FLWR_LOG_LEVEL", "DEBUG" if verbose else "ERROR")
+    if verbose:
+        os.environ.setdefault("FLWR_LOG_LEVEL", "DEBUG")
+    elif quiet:
+        quiet_flower()
     sys.path.append(str(Path.cwd()))
     received = [signal.SIGINT]
     try:
@@ -52,6 +59,14 @@ def guarded(verbose: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(128 + received[-1]) from None
+
+
+def quiet_flower() -> None:
+    """Let Flower log errors only, here and in workers, unless `FLWR_LOG_LEVEL` is set."""
+    if "FLWR_LOG_LEVEL" not in os.environ:
+        os.environ["FLWR_LOG_LEVEL"] = "ERROR"
+        for handler in logging.getLogger("flwr").handlers:  # none before Flower is imported
+            handler.setLevel(logging.ERROR)
 
 
 @contextmanager

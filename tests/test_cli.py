@@ -1,8 +1,11 @@
 """The two commands as a person types them."""
 
 import json
+import os
 import re
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +178,7 @@ def test_flower_simulation_runs_our_app(flower_simulation, tmp_path):
         (["--app", "fedalign", "--backend", "rya"], "simulation.backend: 'rya' is not allowed"),
         (["--app", "fedalign", "--backend-config", "{"], "--backend-config: '{' is not JSON"),
         (["--app", "fedalign", "--backend-config", "[]"], "is not a JSON object"),
+        (["--app", "fedalign", "--client-app", "a:b"], "give the app's folder by --app"),
     ],
 )
 def test_flower_simulation_refuses_in_one_line(flower_simulation, words, told):
@@ -182,6 +186,85 @@ def test_flower_simulation_refuses_in_one_line(flower_simulation, words, told):
     assert result.exit_code == 2, result.output
     assert told in result.stderr
     assert "Traceback" not in result.output
+
+
+ONE_FILE = """
+import json, sys
+from logging import INFO
+from flwr.app import Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.logger import log
+from flwr.serverapp import ServerApp
+
+client, server = ClientApp(), ServerApp()
+
+@client.query()
+def query(message, context):
+    raise ValueError("a bug in the client")
+
+@server.main()
+def main(grid, context):
+    nodes = list(grid.get_node_ids())
+    log(INFO, "there are %d nodes", len(nodes))
+    grid.send_and_receive([Message(RecordDict(), node, "query") for node in nodes])
+    with open("found.txt", "w") as file:
+        file.write(str(context.run_config["answer"]))
+    if context.run_config["answer"] == 43:
+        raise ValueError("43 is wrong")
+"""
+MANIFEST = """
+[tool.flwr.app.components]
+serverapp = "one_file:server"
+clientapp = "one_file:client"
+[tool.flwr.app.config]
+answer = 42
+[tool.flwr.federations]
+default = "here"
+here.options.num-supernodes = 3
+here.options.backend.client-resources.num-cpus = 1
+elsewhere.address = "127.0.0.1:9093"
+"""
+
+
+@pytest.fixture
+def one_file(tmp_path, monkeypatch):
+    """Return a Flower app of somebody else, beside the current folder."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "pyproject.toml").write_text(MANIFEST)
+    (tmp_path / "app" / "one_file.py").write_text(ONE_FILE)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "one_file", raising=False)
+    monkeypatch.delenv("FLWR_LOG_LEVEL", raising=False)
+    monkeypatch.setenv("FLWR_HOME", "")
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "")
+    return str(tmp_path / "app")
+
+
+def test_any_app_says_how_many_nodes_it_needs_and_what_it_logs(flower_simulation, one_file, caplog):
+    former = ("--enable-tf-gpu-growth", "--flwr-dir", "home", "--delay-start", "3")
+    result = flower_simulation("--app", one_file, "--backend", "inline", *former)
+    assert result.exit_code == 0, result.output
+    assert "there are 3 nodes" in caplog.text
+    assert "ValueError: a bug in the client\nTraceback" in caplog.text
+    assert "3 replies of clients were errors: 3 times ValueError" in caplog.text
+    assert result.stderr.splitlines()[-1] == "wrote found.txt"
+    assert Path("found.txt").read_text() == "42"
+    assert "FLWR_LOG_LEVEL" not in os.environ  # Flower's own default, also in workers
+    assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+    assert os.environ["FLWR_HOME"] == str(Path("home").resolve())
+
+
+def test_what_any_app_raises_is_named_after_its_traceback(flower_simulation, one_file):
+    words = ("--num-supernodes", "1", "--backend", "inline", "--run-config", "answer=43")
+    result = flower_simulation("--app", one_file, *words)
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "in main" in result.stderr
+    place = f"({one_file}/one_file.py:23)"
+    line = f"error: --app: {one_file} failed: ValueError: 43 is wrong {place}"
+    assert result.stderr.splitlines()[-1] == line
 
 
 def test_doctor_says_what_will_be_done(fedalign):

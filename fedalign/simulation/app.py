@@ -6,7 +6,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,12 +35,17 @@ class FlowerApp:
         server: the ServerApp, as `"module:attribute"`.
         client: the ClientApp, as `"module:attribute"`.
         defaults: `[tool.flwr.app.config]`, nested tables flattened to dotted keys.
+        num_supernodes: `options.num-supernodes` of the default federation in
+            `[tool.flwr.federations]`; None if it has none.
+        engine: `options.backend` of that federation, such as `client-resources`.
     """
 
     root: Path
     server: str
     client: str
     defaults: dict[str, UserConfigValue]
+    num_supernodes: int | None = None
+    engine: dict[str, Any] = field(default_factory=dict)
 
     def put_on_path(self) -> None:
         """Make `root` the first place where Python looks for modules."""
@@ -161,8 +166,8 @@ def _app_in(folder: Path) -> FlowerApp | None:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return None
-    table = _read_toml(manifest).get("tool", {}).get("flwr", {}).get("app")
-    if table is None:
+    flower = _read_toml(manifest).get("tool", {}).get("flwr", {})
+    if (table := flower.get("app")) is None:
         return None
     parts = table.get("components", {})
     refs = [parts.get(part) for part in ("serverapp", "clientapp")]
@@ -179,7 +184,21 @@ def _app_in(folder: Path) -> FlowerApp | None:
         server=server,
         client=client,
         defaults=_flatten(table.get("config"), f"{manifest}: [tool.flwr.app.config]"),
+        **_federation_in(flower.get("federations", {}), f"{manifest}: [tool.flwr.federations]"),
     )
+
+
+def _federation_in(table: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return what the default federation says of the number of nodes and of the engine."""
+    named = {name: value for name, value in table.items() if isinstance(value, dict)}
+    name = table.get("default", "") if len(named) != 1 else next(iter(named))
+    options = named.get(name, {}).get("options", {})
+    count, engine = options.get("num-supernodes"), options.get("backend", {})
+    if count is not None and type(count) is not int:
+        raise InputError(f"{place}: {name}: num-supernodes: {count!r} is not a whole number")
+    if not isinstance(engine, dict):
+        raise InputError(f"{place}: {name}: backend: {engine!r} is not a table of settings")
+    return {"num_supernodes": count, "engine": engine}
 
 
 def _packages(*refs: str) -> set[str]:

@@ -10,6 +10,7 @@ and the caller's Ray is shut down at the end.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -22,10 +23,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedalign.errors import FedalignError
+from fedalign.messages.copies import copy_of
 from fedalign.simulation.app import FlowerApp, load_component
 from fedalign.simulation.ray_setup import full_backend_config, own_sigterm, surroundings
 from fedalign.simulation.serving import call
 
+log = logging.getLogger("flwr")
 PATIENCE = 60.0  # seconds in which an app that is stopped saves what it has
 
 
@@ -129,10 +132,13 @@ class _Client(ClientApp):
         """Return the reply of the app's ClientApp; errors are worded as on fedalign's engines."""
         self._app.put_on_path()
         app: ClientApp = load_component(self._app.client, self._app.root)
-        before = context.run_config, context.run_id
+        before, state = (context.run_config, context.run_id), copy_of(context.state)
         context.run_config = dict(self._run_config)
         context.run_id = context.run_id if self._run_id is None else self._run_id
         reply = call(app, message, context)
+        if reply.has_error():  # the engine would take it for a success
+            context.state = state
+            log.error("client %s: %s", context.node_config["partition-id"], reply.error.reason)
         # The engine rejects a context whose run config or run id has changed.
         context.run_config, context.run_id = before
         return reply

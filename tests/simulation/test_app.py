@@ -77,9 +77,32 @@ def test_manifest_of_another_package_does_not_count(write_app, tmp_path, path):
         find_app("neighbour")
 
 
+COMPONENTS = "[tool.flwr.app.components]\nserverapp = 'a:b'\nclientapp = 'a:c'\n"
+
+
+@pytest.mark.parametrize(
+    ("federations", "count", "engine"),
+    [
+        ("", None, {}),
+        ("default = 'a'", None, {}),
+        ("a.options.num-supernodes = 5", 5, {}),
+        ("default = 'b'\na.options.num-supernodes = 5\nb.address = 'x'", None, {}),
+        ("default = 'b'\na.address = 'x'\nb.options.num-supernodes = 7", 7, {}),
+        ("a.options.backend.client-resources.num-cpus = 2", None, {"num-cpus": 2}),
+    ],
+)
+def test_the_default_federation(federations, count, engine, tmp_path):
+    text = f"{COMPONENTS}[tool.flwr.federations]\n{federations}\n"
+    (tmp_path / "pyproject.toml").write_text(text)
+    app = find_app(str(tmp_path))
+    assert app.num_supernodes == count
+    assert app.engine.get("client-resources", {}) == engine
+
+
 @pytest.mark.parametrize(
     ("manifest", "words"),
     [
+        (f"{COMPONENTS}[tool.flwr.federations.a]\noptions.num-supernodes = '5'", "'5' is not a"),
         ("[tool.flwr.app", "pyproject.toml: "),
         ("[tool.flwr.app]", "needs serverapp and clientapp"),
         ("[tool.flwr.app.components]\nserverapp = 'a:b'", "needs serverapp and clientapp"),

@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from fedalign.simulation.app import FlowerApp, load_component
@@ -44,12 +43,12 @@ def inline(client_app):
 
 
 @pytest.fixture(scope="module")
-def on_ray(ray):
+def on_ray(ray, client_app):
     """Return the Grid over two workers."""
     from fedalign.simulation.workers import RayGrid
 
     grid = RayGrid(APP, 4)
-    grid.start(ClientApp())
+    grid.start(client_app)
     ray.get([worker.ready.remote() for worker in grid._pool.workers])
     yield grid
     grid.close()
@@ -85,6 +84,15 @@ def cases(engine):
     for name, statement in STATEMENTS.items():
         differs = name in DIFFERENCES.get(engine, ())
         yield pytest.param(statement, id=name, marks=[pytest.mark.xfail(strict=True)] * differs)
+
+
+def test_the_table_in_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "flower-apps.md").read_text()
+    rows = []
+    for name, statement in STATEMENTS.items():
+        kept = ["no" if name in those else "yes" for those in DIFFERENCES.values()]
+        rows.append(f"| {statement.__doc__} | {' | '.join(kept)} |")
+    assert [row for row in rows if row not in text] == []
 
 
 @pytest.mark.parametrize("statement", list(cases("inline")))

@@ -104,14 +104,13 @@ def nothing(message, context):  # noqa: ARG001
 
 
 @app.train("spoil")
-def spoil(message, context):
+def spoil(message, context):  # noqa: ARG001
     """Change what came; the next client must not see it."""
     seen = message.content["arrays"]["w"].numpy().tolist(), len(message.content)
     message.content["config"]["key"] = "spoilt"
     message.content["arrays"]["w"].data = b"rubbish"
     message.content["arrays"]["more"] = Array(np.zeros(1))
     message.content["mine"] = MetricRecord({"a": 1})
-    context.node_config["partition-id"] = 99
     return Reply(RecordDict({"seen": MetricRecord({"w": seen[0], "n": seen[1]})}), reply_to=message)
 
 

@@ -281,7 +281,7 @@ def test_doctor_says_what_will_be_done(fedalign):
         "messages",
     ]
     assert "CPU, float32; the same seed gives the same bits" in told
-    assert "inline: all clients run in this process" in told
+    assert "auto: in this process, and on Ray workers too if clients keep it busy" in told
     assert "13 of 100 clients together: an eighth of 100 clients, so that workers" in told
     assert "the models of 100 clients reach the server as at most 32 partial sums" in told
     assert "ms per client, measured with 100 clients and 3,466 numbers a message" in told

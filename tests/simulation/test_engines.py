@@ -143,9 +143,15 @@ APP = FlowerApp(root=None, server="a:b", client="a:c", defaults={})  # never loa
     ("options", "words"),
     [
         ({"num_supernodes": 0}, ["--num-supernodes", "0", "at least 1"]),
-        ({"backend": "inlin"}, ["'inlin'", "did you mean 'inline'?", "(inline, ray, flower)"]),
+        (
+            {"backend": "inlin"},
+            ["'inlin'", "did you mean 'inline'?", "(auto, inline, ray, flower)"],
+        ),
         ({"backend": "ray", "backend_config": {"actor": {}}}, ["'ray'", "'actor'", "init_args"]),
-        ({"backend_config": {"init_args": {}}}, ["'inline'", "'init_args'", "(none is)"]),
+        (
+            {"backend": "inline", "backend_config": {"init_args": {}}},
+            ["'inline'", "'init_args'", "(none is)"],
+        ),
         (
             {"backend": "flower", "backend_config": {"client-resource": {}}},
             ["'client-resource'", "did you mean 'client_resources'?"],

@@ -79,7 +79,7 @@ class LocalGrid(Grid):
         self.schedule.close()
 
     def set_run(self, run: Run) -> None:
-        """Do nothing but check that this is the run to which all messages belong.
+        """Let this process's new messages belong to this run, which must be the grid's own.
 
         Raises:
             TypeError: it is no run.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
@@ -94,16 +93,10 @@ def unknown_reply(message_id: str, run_id: int) -> Message:
     return create_message_error_unavailable_ins_message(message_id, run_id)
 
 
-@contextmanager
-def _torch_threads(app: ClientApp, count: int) -> Iterator[None]:
-    """Run the body with `count` threads of PyTorch, if an app uses it that does not choose them."""
-    torch: Any = sys.modules.get("torch")
-    if torch is None or isinstance(app, GroupApp):
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _torch_threads(app: ClientApp, count: int) -> AbstractContextManager[None]:
+    """Return the context of `count` torch threads, if an app uses PyTorch and does not choose."""
+    if "torch" not in sys.modules or isinstance(app, GroupApp):
+        return nullcontext()
+    from fedalign.network.device import torch_threads  # imports torch, which an app may not need
+
+    return torch_threads(count)

@@ -29,7 +29,7 @@ from fedalign.simulation.costs import Costs
 from fedalign.simulation.grid import LocalGrid, is_over, serve
 from fedalign.simulation.queues import Fault, Queue
 from fedalign.simulation.ray_setup import full_backend_config, own_sigterm, surroundings
-from fedalign.simulation.shipping import ship_arrays_out_of_band
+from fedalign.simulation.shipping import leave_shared_memory, ship_arrays_out_of_band
 
 PASSED_ON = (
     "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",
@@ -236,6 +236,7 @@ def open_grid(
             grid = RayGrid(app, num_nodes, run_config, run_id, config["client_resources"])
             yield grid
         finally:
+            leave_shared_memory()
             if own:
                 ray.shutdown()
             elif grid is not None:

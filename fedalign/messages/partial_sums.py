@@ -201,13 +201,18 @@ def _weighted_mean(arrays: Sequence[Array], weights: Sequence[float]) -> np.ndar
     """Return the weighted mean in the dtype of the arrays; in float64 if they are integers."""
     views = [view_of(array) for array in arrays]
     dtype = views[0].dtype if np.issubdtype(views[0].dtype, np.floating) else np.dtype(np.float64)
-    mean, flat, total = np.empty(views[0].size, dtype), [v.ravel() for v in views], sum(weights)
+    mean, flat = np.empty(views[0].size, dtype), [view.ravel() for view in views]
+    factors, total = [float(weight) for weight in weights], float(sum(weights))
     summed, term = np.empty(BLOCK), np.empty(BLOCK)
     for start in range(0, mean.size, BLOCK):
-        count = min(BLOCK, mean.size - start)
-        part, a, b = slice(start, start + count), summed[:count], term[:count]
-        np.multiply(flat[0][part], weights[0], out=a, dtype=np.float64)
-        for vector, weight in zip(flat[1:], weights[1:], strict=True):
-            a += np.multiply(vector[part], weight, out=b, dtype=np.float64)
-        np.divide(a, total, out=mean[part], casting="same_kind")
+        part = slice(start, min(start + BLOCK, mean.size))
+        a, b = summed[: part.stop - start], term[: part.stop - start]
+        np.copyto(a, flat[0][part], casting="same_kind")
+        a *= factors[0]
+        for vector, factor in zip(flat[1:], factors[1:], strict=True):
+            np.copyto(b, vector[part], casting="same_kind")
+            b *= factor
+            a += b
+        a /= total
+        np.copyto(mean[part], a, casting="same_kind")
     return mean.reshape(views[0].shape)

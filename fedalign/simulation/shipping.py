@@ -21,6 +21,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, Metadata
 from fedalign.messages.copies import KINDS, items_of, made, records_in, unchecked
 from fedalign.messages.groups import GroupReplies
 from fedalign.network.arrays import File, LazyArray, Storage, values_in, view_of
+from fedalign.simulation.allocator import keep_freed_memory
 
 INLINE = 1 << 10  # bytes; smaller arrays travel within the pickle
 SMALL = 1 << 16  # bytes; smaller arrays are copied out of shared memory
@@ -68,6 +69,7 @@ class MappedStorage(Storage):
 
 def ship_arrays_out_of_band() -> None:
     """Let this process send Flower's Arrays through shared memory instead of inside a pickle."""
+    keep_freed_memory()
     for records in KINDS:
         _register(records, items_of, partial(unchecked, records))
     for kind in (Message, Metadata, Context):

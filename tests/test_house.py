@@ -70,7 +70,7 @@ PRIVATE_IMPORTS = {
 METADATA = {"_delivered_at", "_message_id", "_run_id", "_src_node_id"}
 PRIVATE_ATTRIBUTES = {
     "fedalign/models/symmetry.py": {"_modules"},  # torch's, the children of a Sequential in order
-    "fedalign/messages/copies.py": {"_content", "_dst_node_id", "_metadata"},
+    "fedalign/messages/copies.py": {"_content", "_data", "_dst_node_id", "_metadata"},
     "fedalign/server/strategies.py": {"_construct_messages"},
     "fedalign/simulation/grid.py": METADATA,
 }
@@ -225,6 +225,7 @@ def test_flowers_messages_and_tasks_have_the_attributes_that_we_set():
     InlineGrid(ClientApp(), 1)  # sets them, which a message needs
     message = Message(RecordDict(), 1, "train")
     assert vars(message).keys() >= {"_content", "_metadata"}
+    assert "_data" in vars(message.content)
     assert vars(message.metadata).keys() >= {"_dst_node_id", *METADATA}
 
 

@@ -7,13 +7,13 @@ from reprlib import repr as short
 from typing import NamedTuple
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
 from fedalign.masks.phases import update_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.codec import FLOATS, Codec
-from fedalign.messages.copies import node_of
+from fedalign.messages.copies import node_of, records_in
 from fedalign.messages.records import EXTRA, METRICS, TrainTask, arrays_of, with_content
 from fedalign.messages.rules import ReplyRules, update_limit
 from fedalign.messages.validation import (
@@ -117,7 +117,7 @@ class ReplyDecoder:
         arrays = arrays_in(content, "arrays", others=extras)
         mask = self._mask(sent, partition)
         model = self._model(arrays, sent, mask, summed)
-        decoded = RecordDict(dict(content.config_records))
+        decoded = RecordDict(records_in(content, ConfigRecord))
         decoded["arrays"], decoded[METRICS] = model, metrics
         for name in [name for name in extras if name in content or (rules and rules.arrays)]:
             record = arrays_in(content, name, others=["arrays"])

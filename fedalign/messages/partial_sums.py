@@ -19,8 +19,9 @@ from flwr.serverapp.strategy import (
 )
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
+from fedalign.messages.copies import records_in
 from fedalign.messages.groups import GroupReplies, GroupRequest
-from fedalign.messages.records import arrays_of
+from fedalign.messages.records import arrays_of, size_of
 from fedalign.messages.validation import WEIGHT
 from fedalign.network.arrays import LazyArray, num_bytes, record_of, view_of
 from fedalign.settings.contracts import SaysAverages
@@ -127,8 +128,8 @@ def sum_replies(
     pairs = [_pair(reply) for reply in usable] if request.partial_sums else []
     if not (request.partial_sums and answered) or not _alike(pairs):  # the strategy will say so
         return GroupReplies(list(replies))
-    size = sum(num_bytes(own) for r in answered for own in r.content.array_records.values())
-    mark, failed = Mark(len(answered), size, flaws), [r for r in replies if r.has_error()]
+    mark = Mark(len(answered), sum(map(size_of, answered)), flaws)
+    failed = [r for r in replies if r.has_error()]
     if not usable:
         return GroupReplies([empty_sum(answered[0], mark), *failed])
     wanted = {
@@ -149,10 +150,11 @@ def counted(messages: Sequence[Message], replies: list[Message]) -> list[Message
         messages: of a round.
         replies: to them, with the `num-examples` that any Flower app has.
     """
-    records = [r.content.metric_records.values() for r in replies if r.has_content()]
+    contents = [reply.content for reply in replies if reply.has_content()]
+    records = [records_in(content, MetricRecord).values() for content in contents]
     counts = [record[WEIGHT] for own in records for record in own if WEIGHT in record]
     if counts and not any(counts):
-        config: Any = messages[0].content.config_records.get("config", {})
+        config: Any = messages[0].content.get("config", {})
         line = "round %s: all of %d clients reply with %r 0, so none of them counts in an average"
         log.warning(line, config.get("server-round", "?"), len(counts), WEIGHT)
     return replies
@@ -160,8 +162,8 @@ def counted(messages: Sequence[Message], replies: list[Message]) -> list[Message
 
 def _pair(reply: Message) -> tuple[ArrayRecord, MetricRecord] | None:
     """Return the model and the metrics of a reply that has one of each."""
-    models = list(reply.content.array_records.values())
-    metrics = list(reply.content.metric_records.values())
+    models = list(records_in(reply.content, ArrayRecord).values())
+    metrics = list(records_in(reply.content, MetricRecord).values())
     return (models[0], metrics[0]) if len(models) == len(metrics) == 1 else None
 
 
@@ -199,13 +201,18 @@ def _weighted_mean(arrays: Sequence[Array], weights: Sequence[float]) -> np.ndar
     """Return the weighted mean in the dtype of the arrays; in float64 if they are integers."""
     views = [view_of(array) for array in arrays]
     dtype = views[0].dtype if np.issubdtype(views[0].dtype, np.floating) else np.dtype(np.float64)
-    mean, flat, total = np.empty(views[0].size, dtype), [v.ravel() for v in views], sum(weights)
+    mean, flat = np.empty(views[0].size, dtype), [view.ravel() for view in views]
+    factors, total = [float(weight) for weight in weights], float(sum(weights))
     summed, term = np.empty(BLOCK), np.empty(BLOCK)
     for start in range(0, mean.size, BLOCK):
-        count = min(BLOCK, mean.size - start)
-        part, a, b = slice(start, start + count), summed[:count], term[:count]
-        np.multiply(flat[0][part], weights[0], out=a, dtype=np.float64)
-        for vector, weight in zip(flat[1:], weights[1:], strict=True):
-            a += np.multiply(vector[part], weight, out=b, dtype=np.float64)
-        np.divide(a, total, out=mean[part], casting="same_kind")
+        part = slice(start, min(start + BLOCK, mean.size))
+        a, b = summed[: part.stop - start], term[: part.stop - start]
+        np.copyto(a, flat[0][part], casting="same_kind")
+        a *= factors[0]
+        for vector, factor in zip(flat[1:], factors[1:], strict=True):
+            np.copyto(b, vector[part], casting="same_kind")
+            b *= factor
+            a += b
+        a /= total
+        np.copyto(mean[part], a, casting="same_kind")
     return mean.reshape(views[0].shape)

@@ -17,6 +17,7 @@ from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
 from pydantic import TypeAdapter, ValidationError
 
 from fedalign.masks.plan import MaskPlan
+from fedalign.messages.copies import records_in
 from fedalign.network.arrays import num_bytes, record_of
 
 METRICS = "metrics"
@@ -105,7 +106,7 @@ def with_content(message: Message, content: RecordDict) -> Message:
 
 def size_of(message: Message) -> int:
     """Return the size of all arrays in a message, in bytes."""
-    return sum(num_bytes(record) for record in message.content.array_records.values())
+    return sum(num_bytes(record) for record in records_in(message.content, ArrayRecord).values())
 
 
 def total_size_of(messages: Sequence[Message]) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
+from fedalign.messages.copies import records_in
 from fedalign.network.arrays import like, record_of, view_of
 
 WEIGHT = "num-examples"
@@ -28,7 +29,7 @@ MAX_GROWTH = 1e6  # of a buffer in a round, such as of BatchNorm's statistics
 
 def metrics_in(content: RecordDict) -> MetricRecord:
     """Return the only record of metrics in a reply: finite numbers, one of them `num-examples`."""
-    records = list(content.metric_records.values())
+    records = list(records_in(content, MetricRecord).values())
     if len(records) != 1:
         raise ValueError(f"{len(records)} records of metrics came, not one")
     check_numbers(records[0])
@@ -63,7 +64,7 @@ def arrays_in(content: RecordDict, name: str, others: Collection[str] = ()) -> A
     if not isinstance(record, ArrayRecord):
         found = "is missing" if record is None else f"is a {type(record).__name__}"
         raise ValueError(f"{name!r} {found}, not a record of arrays")
-    for key in content.array_records:
+    for key in records_in(content, ArrayRecord):
         if key != name and key not in others:
             raise ValueError(f"arrays came under {short(key)}, where nobody looks for any")
     return record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from copy import copy
 from functools import lru_cache
 from io import BytesIO
 from math import prod
@@ -13,6 +14,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 
 STYPE = "numpy.ndarray"
+File = bytes | memoryview
+"""The bytes of a NumPy file."""
+_FIELDS = ("dtype", "shape", "stype", "data")
 MAX_HEADER = 1024  # bytes: enough for an array of any shape
 # Exactly what NumPy writes for plain numbers, so that nothing received is evaluated or unpickled.
 HEADER = re.compile(
@@ -24,6 +28,45 @@ HEADER = re.compile(
 Form = tuple[np.dtype, tuple[int, ...], Literal["C", "F"]]
 
 
+class Storage:
+    """The memory that all copies of a `LazyArray` share.
+
+    Args:
+        values: must not change afterwards.
+        data: the bytes of a NumPy file of which `values` are a view, in memory of any kind.
+    """
+
+    __slots__ = ("__weakref__", "data", "values")
+
+    def __init__(self, values: np.ndarray, data: File | None = None):
+        self.values, self.data = values.view(), data
+        self.values.flags.writeable = False
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes of the NumPy file, of which `values` are a view from then on."""
+        if isinstance(self.data, bytes):
+            return self.data
+        before = self.values
+        if self.data is None:
+            buffer = BytesIO()
+            np.save(buffer, before, allow_pickle=False)
+            data = buffer.getvalue()
+        else:
+            data = bytes(self.data)
+        place, order = len(data) - before.nbytes, _order(before)
+        self.values = np.ndarray(before.shape, before.dtype, data, place, order=order)
+        self.data = data
+        return data
+
+    @property
+    def num_bytes(self) -> int:
+        """The length of `to_bytes`."""
+        if self.data is not None:
+            return len(self.data)
+        values = self.values
+        return _header_size(values.dtype, values.shape, _order(values) == "F") + values.nbytes
+
+
 class LazyArray(Array):
     """A Flower array that becomes bytes once they are asked for; most never leave the process.
 
@@ -33,42 +76,27 @@ class LazyArray(Array):
 
     __qualname__ = Array.__qualname__  # under which Flower sends it
 
-    def __init__(self, values: np.ndarray):
-        values = values.view()
-        values.flags.writeable = False
+    def __init__(self, values: np.ndarray | Storage):
+        storage = values if isinstance(values, Storage) else Storage(values)
+        values = storage.values
         form = {"dtype": _dtype_name(values.dtype), "shape": values.shape, "stype": STYPE}
-        self.__dict__.update(form, values=values, bytes=None)
+        self.__dict__.update(form, storage=storage)
 
     @property
-    def data(self) -> bytes:
-        """The bytes of a NumPy file, of which `values` are a view from then on."""
-        if self.__dict__["bytes"] is None:
-            buffer, before = BytesIO(), self.values
-            np.save(buffer, before, allow_pickle=False)
-            data, order = buffer.getvalue(), _order(before)
-            place = len(data) - before.nbytes
-            values = np.ndarray(before.shape, before.dtype, data, place, order=order)
-            self.__dict__.update(bytes=data, values=values)
-        found: bytes = self.__dict__["bytes"]
-        return found
+    def data(self) -> bytes:  # type: ignore[override]
+        """The bytes of a NumPy file."""
+        return self.storage.to_bytes()
 
-    @data.setter
-    def data(self, data: bytes) -> None:
-        values = view_of(Array(self.dtype, self.shape, self.stype, data))
-        self.__dict__.update(bytes=data, values=values)
+    @property
+    def storage(self) -> Storage:
+        """The memory with the values, which copies share."""
+        found: Storage = self.__dict__["storage"]
+        return found
 
     @property
     def values(self) -> np.ndarray:
         """The values, read-only."""
-        found: np.ndarray = self.__dict__["values"]
-        return found
-
-    @property
-    def num_bytes(self) -> int:
-        """The length of `data`."""
-        values = self.values
-        header = _header_size(values.dtype, values.shape, _order(values) == "F")
-        return header + values.nbytes
+        return self.storage.values
 
     def numpy(self) -> np.ndarray:
         """Return a copy of the values."""
@@ -82,39 +110,52 @@ class LazyArray(Array):
             and self.data == other.data
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; what is changed becomes a plain `Array`, which may hold any bytes."""
+        if name in _FIELDS:
+            self.__dict__["data"] = self.__dict__.pop("storage").to_bytes()
+            self.__class__ = Array  # type: ignore[assignment]
+        Array.__setattr__(self, name, value)
+
     def __copy__(self) -> Self:
         twin = type(self).__new__(type(self))
         twin.__dict__.update(self.__dict__)
         return twin
+
+    def __deepcopy__(self, _: object) -> Self:
+        return copy(self)
 
     def __reduce__(self) -> tuple[type[Array], tuple[Any, ...]]:
         return Array, (self.dtype, self.shape, self.stype, self.data)
 
 
 def view_of(array: Array) -> np.ndarray:
-    """Return an array's values as a read-only view of its bytes.
-
-    Nothing is allocated, whatever the header claims. `ValueError` if the bytes are not plain
-    numbers, or differ from the shape and dtype that the array states.
-    """
+    """Return an array's values as a read-only view of its bytes; `ValueError`: see `values_in`."""
     if isinstance(array, LazyArray):
         return array.values
-    if array.stype != STYPE:
-        raise ValueError(f"is serialised as {array.stype[:30]!r}, not as {STYPE!r}")
-    header = HEADER.match(array.data, 0, MAX_HEADER)
-    if header is None:
-        raise ValueError("is not the bytes of a NumPy file of numbers")
-    dtype, shape, order = _form(header.group())
-    if (str(dtype), shape) != (array.dtype, tuple(array.shape)):
+    return values_in(array.dtype, tuple(array.shape), array.stype, array.data)
+
+
+def values_in(dtype: str, shape: tuple[int, ...], stype: str, data: File) -> np.ndarray:
+    """Return the values in the bytes of a NumPy file, as a view of them.
+
+    Nothing is allocated, whatever the header claims. `ValueError` if the bytes are not plain
+    numbers, or differ from the shape and dtype that are stated.
+    """
+    if stype != STYPE:
+        raise ValueError(f"is serialised as {stype[:30]!r}, not as {STYPE!r}")
+    start = 10 + int.from_bytes(data[8:10], "little")
+    known, own_shape, order = _form(bytes(data[: min(start, MAX_HEADER)]))
+    if (_dtype_name(known), own_shape) != (dtype, shape):
         raise ValueError("is of another shape or dtype than it states")
-    if len(array.data) - header.end() != prod(shape) * dtype.itemsize:
+    if len(data) - start != prod(shape) * known.itemsize:
         raise ValueError("has too few or too many bytes for its shape")
-    return np.ndarray(shape, dtype, array.data, header.end(), order=order)
+    return np.ndarray(shape, known, data, start, order=order)
 
 
 def shared_by_copies(array: Array) -> object:
     """Return the object with the array's values, which all copies of the array have in common."""
-    return array.values if isinstance(array, LazyArray) else array.data
+    return array.storage if isinstance(array, LazyArray) else array.data
 
 
 def record_of(arrays: Mapping[str, Array]) -> ArrayRecord:
@@ -128,7 +169,7 @@ def record_of(arrays: Mapping[str, Array]) -> ArrayRecord:
 def num_bytes(record: ArrayRecord) -> int:
     """Return the serialised size of a record's arrays, in bytes."""
     return sum(
-        array.num_bytes if isinstance(array, LazyArray) else len(array.data)
+        array.storage.num_bytes if isinstance(array, LazyArray) else len(array.data)
         for array in record.values()
     )
 
@@ -172,10 +213,9 @@ def _header_size(dtype: np.dtype, shape: tuple[int, ...], by_columns: bool) -> i
 def _form(header: bytes) -> Form:
     """Return the dtype, the shape and the order of axes in a header."""
     match = HEADER.fullmatch(header)
-    assert match is not None
-    length, descr, fortran, shape = match.groups()
-    if int.from_bytes(length, "little") != len(header) - 10:
+    if match is None or len(header) != 10 + int.from_bytes(match[1], "little"):
         raise ValueError("is not the bytes of a NumPy file of numbers")
+    _, descr, fortran, shape = match.groups()
     try:
         dtype = np.dtype(descr.decode())
     except TypeError:

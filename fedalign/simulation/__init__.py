@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from fedalign.errors import InputError
+from fedalign.simulation.allocator import keep_freed_memory
 from fedalign.simulation.app import (
     FlowerApp,
     find_app,
@@ -69,6 +70,7 @@ def simulate(
     given = dict(backend_config or {})
     _check_backend_config(backend, given)
     settings = {**app.defaults, **run_config}
+    keep_freed_memory()
 
     # Imported here because Flower is slow to import, and Ray even slower.
     if backend == "auto":

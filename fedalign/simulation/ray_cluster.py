@@ -13,6 +13,7 @@ import ray
 from fedalign.errors import InputError
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.ray_setup import own_sigterm, surroundings
+from fedalign.simulation.shipping import leave_shared_memory
 
 PASSED_ON = (
     "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",
@@ -30,6 +31,7 @@ def ray_for(app: FlowerApp, init_args: dict[str, Any]) -> Iterator[None]:
         try:
             yield
         finally:
+            leave_shared_memory()
             if own:
                 ray.shutdown()
 

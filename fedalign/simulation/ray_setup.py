@@ -32,6 +32,8 @@ def full_backend_config(given: Mapping[str, Any]) -> dict[str, Any]:
     if "address" not in config.get("init_args", {}):
         init_args |= {"num_cpus": os.cpu_count() or 1, "_node_ip_address": "127.0.0.1"}
         init_args |= _short_folder()
+        # Memory that is free is used again at once: new pages would take far longer than copying.
+        init_args |= {"_system_config": {"free_objects_batch_size": 1}}
     defaults = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": init_args}
     full = {**config, **{key: table | config.get(key, {}) for key, table in defaults.items()}}
     if full["client_resources"]["num_gpus"] == "auto":

@@ -1,5 +1,8 @@
+import pickle
+
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
@@ -18,6 +21,27 @@ def test_copy_shares_the_bytes_of_arrays():
     ours, theirs = (m.content["arrays"]["w"] for m in (message, twin))
     assert ours is not theirs
     assert ours.data is theirs.data
+
+
+def test_changes_to_a_copy_do_not_affect_the_original():
+    InlineGrid(ClientApp(), 1)
+    sent = content()
+    sent["config"], sent["m"] = ConfigRecord({"lr": 0.1, "list": [1]}), MetricRecord({"n": [2.0]})
+    message, flowers = Message(sent, 7, "train"), pickle.dumps(sent)
+    twin = private_copy(message)
+    assert twin.content == sent
+    assert vars(twin.metadata) == vars(message.metadata)
+    twin.metadata.dst_node_id = 8
+    twin.content["arrays"]["w"].data = b""
+    twin.content["arrays"]["v"] = Array(np.ones(2))
+    twin.content["config"]["list"].append(2)
+    twin.content["m"]["n"][0] = 3.0
+    del twin.content["config"]["lr"]
+    twin.content["new"] = MetricRecord()
+    with pytest.raises(TypeError):  # it is checked like any record of Flower's
+        twin.content["m"]["text"] = "no number"
+    assert message.metadata.dst_node_id == 7
+    assert pickle.dumps(sent) == flowers
 
 
 def test_messages_for_nodes_are_those_that_flower_makes():

@@ -182,7 +182,10 @@ def test_backend_config_is_merged_at_depth():
         "logging_level": "ERROR",
         "num_cpus": 2,
         "_node_ip_address": "127.0.0.1",
+        "_system_config": {"free_objects_batch_size": 1},
     }
+    joined = full_backend_config({"init_args": {"address": "auto"}})["init_args"]
+    assert "_system_config" not in joined  # Ray refuses it for a cluster that runs already
 
 
 @pytest.mark.parametrize(

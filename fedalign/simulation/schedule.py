@@ -17,6 +17,7 @@ from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.simulation.costs import Costs
 
 CALL_SECONDS = 0.2  # of work in one call of a worker: few calls a round, and equal ends
+ROUNDING = 1e-9  # seconds
 MIN_SECONDS = 0.005  # of work; with less, a call of a worker costs more than it saves
 SHORT = 60.0  # seconds; with a shorter timeout no groups share a call, as one could be late there
 
@@ -31,6 +32,7 @@ class Batch:
         kept: states are stored as they come, and late replies until they are pulled.
         left_alone: nobody waits for the replies (any more).
         open: how many groups have not been served.
+        calls: of workers, in which the groups that wait are to be served; 0: not known yet.
         running: the groups that are being served.
         replies: those in time, by the id of the message.
         came: what has come beside them.
@@ -45,6 +47,7 @@ class Batch:
     kept: bool
     left_alone: bool = False
     open: int = 0
+    calls: int = 0
     running: list[Task] = field(default_factory=list)
     replies: dict[str, Message] = field(default_factory=dict)
     came: GroupReplies = field(default_factory=GroupReplies)
@@ -135,10 +138,10 @@ class Schedule:
         if not self._ready or (least and not self._is_worth(least)):
             return []
         taken = [self._ready.popleft()]
-        batch, most = taken[0].batch, self._most(taken[0], executors)
+        batch, most = taken[0].batch, self._most(taken[0], executors, bool(least))
         while most > 0 and self._ready and self._ready[0].batch is batch:
             most -= self._cost(self._ready[0])
-            if most < 0 or self._ready[0].alone:
+            if most < -ROUNDING or self._ready[0].alone:
                 break
             taken.append(self._ready.popleft())
         if len(taken) == 1:
@@ -197,14 +200,24 @@ class Schedule:
             task.queued = True
             self._ready.append(task)
 
-    def _most(self, first: Task, executors: int) -> float:
-        """Return the seconds of work in a call that begins with this group, without it."""
-        timeout = first.batch.timeout
-        if executors == 1 or first.alone or (timeout is not None and timeout < SHORT):
+    def _most(self, first: Task, executors: int, helped: bool) -> float:
+        """Return the seconds of work in a call that begins with this group, without it.
+
+        While much waits, each call is of `CALL_SECONDS`. The rest is divided evenly among as many
+        calls as there are executors; if one of them is none of ours (`helped`), it is left a share.
+        """
+        batch, own = first.batch, self._cost(first)
+        if executors == 1 or first.alone or (batch.timeout is not None and batch.timeout < SHORT):
             return 0.0
-        own = self._cost(first)
-        share = (own + sum(map(self._cost, self._ready))) / executors
-        return min(max(share, MIN_SECONDS), CALL_SECONDS) - own
+        total, much = own, executors * CALL_SECONDS
+        for task in self._ready:
+            total += self._cost(task) if task.batch is batch else 0.0
+            if total > much:
+                batch.calls = 0
+                return CALL_SECONDS - own
+        calls = batch.calls or executors
+        batch.calls = max(calls - 1, 1 + helped)
+        return min(max(total / calls, MIN_SECONDS), CALL_SECONDS) - own
 
     def _cost(self, task: Task) -> float:
         return self._costs.of(task.messages)

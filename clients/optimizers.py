@@ -34,8 +34,8 @@ class Optimizer(Protocol):
         """
         ...
 
-    def reset(self, rows: Tensor) -> None:
-        """Clear the state of some models."""
+    def reset(self, rows: Tensor | None) -> None:
+        """Clear the state of some models; None: of all."""
 
     def step(self, weights: Tensor, rate: Tensor | float, root: Tensor) -> None:
         """Update the first k models `(k, P)` in place."""
@@ -70,10 +70,9 @@ class SGD:
         """Return minus the learning rate, and no root."""
         return np.full((*ages.shape, 1), -self.lr), np.empty((*ages.shape, 0))
 
-    def reset(self, rows: Tensor) -> None:
-        """Clear the momentum of some models."""
-        moving = self.gradient if self.velocity is None else self.velocity
-        moving.index_fill_(0, rows, 0)
+    def reset(self, rows: Tensor | None) -> None:
+        """Clear the momentum of some models; None: of all."""
+        _clear(self.gradient if self.velocity is None else self.velocity, rows)
 
     def step(self, weights: Tensor, rate: Tensor | float, root: Tensor) -> None:  # noqa: ARG002
         """Update the first k models `(k, P)` in place."""
@@ -105,10 +104,10 @@ class Adam:
         (beta1, beta2), steps = self.betas, ages[..., None]
         return -self.lr / (1 - beta1**steps), (1 - beta2**steps) ** 0.5
 
-    def reset(self, rows: Tensor) -> None:
-        """Clear the moments of some models."""
-        self.mean.index_fill_(0, rows, 0)
-        self.square.index_fill_(0, rows, 0)
+    def reset(self, rows: Tensor | None) -> None:
+        """Clear the moments of some models; None: of all."""
+        _clear(self.mean, rows)
+        _clear(self.square, rows)
 
     def step(self, weights: Tensor, rate: Tensor | float, root: Tensor) -> None:
         """Update the first k models `(k, P)` in place."""
@@ -119,3 +118,10 @@ class Adam:
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         weights.addcdiv_(mean * rate, square.sqrt().div_(root).add_(1e-8))
+
+
+def _clear(state: Tensor, rows: Tensor | None) -> None:
+    if rows is None:
+        state.zero_()
+    else:
+        state.index_fill_(0, rows, 0)

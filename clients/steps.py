@@ -171,6 +171,10 @@ class Plan:
             _send(batches.keys, device),
         )
 
+    def tensors(self) -> list[Tensor]:
+        """Return what changes from step to step, `(T, K, …)`."""
+        return self._all.tensors()
+
     def at(self, step: int) -> Step:
         """Return a step, as views of the plan."""
         width, length, every = self.widths[step], self._lengths[step], self._all

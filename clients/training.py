@@ -76,7 +76,8 @@ class Training:
         `make` makes a step of the first k clients and returns their losses `(k,)`.
         """
         if self._replayed is not None:
-            self._settle(self._replayed)
+            whole = self._replayed.begin(self.plan, self.freezer.timetable)
+            self._settle(self._replayed, whole)
             return self._replayed.run(self.plan, self.enter, make)
         losses = torch.zeros(self.plan.sizes.shape, device=self.plan.device)
         for number, width in enumerate(self.plan.widths):
@@ -95,7 +96,7 @@ class Training:
         """Begin a step: some clients enter another phase."""
         fresh = self.freezer.enter(number, self.weights)
         if fresh is not None:
-            self.optimizer.reset(fresh)
+            self.optimizer.reset(fresh.rows)
 
     def gradients(
         self, step: Step, out: Tensor, keep: float = 0.0, loss: Loss | None = None
@@ -131,12 +132,13 @@ class Training:
         images = self.stack.data.images
         return id(algorithm), self.block.shape, images.data_ptr(), images.shape, self.freezer.kind
 
-    def _settle(self, replayed: Replayed) -> None:
-        """Move all that steps read or write to where captured steps find it."""
+    def _settle(self, replayed: Replayed, whole: bool) -> None:
+        """Move all that steps read or write to where captured steps find it, or a `whole` round."""
         replayed.settle("training", vars(self), ("block", "start"))
         self.weights = self.block[:, : self.weights.shape[1]]
         replayed.settle("optimizer", vars(self.optimizer), self.optimizer.state)
-        replayed.settle("freezer", vars(self.freezer), self.freezer.state)
+        names = self.freezer.state + (self.freezer.choices if whole else ())
+        replayed.settle("freezer", vars(self.freezer), names)
         replayed.settle("own", self.own, tuple(self.own))
 
     def _normalized_steps(self, steps: int) -> float:

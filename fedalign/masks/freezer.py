@@ -15,10 +15,22 @@ from fedalign.network.device import send
 
 
 class Entering(NamedTuple):
-    """Which models enter a phase at a step, `(n,)` rows, and which of the masks hold then."""
+    """Which models enter a phase at a step, and which of the masks hold then.
 
-    rows: Tensor
-    masks: Tensor
+    Attributes:
+        rows: of the models, `(n,)`; None: all of them, which take the mask of number `masks`.
+        masks: the number of each one's mask, `(n,)`.
+    """
+
+    rows: Tensor | None
+    masks: Tensor | int
+
+
+class Entries(NamedTuple):
+    """The same, as places in a tensor; `count` is 0 where all models take mask number `first`."""
+
+    first: int
+    count: int
 
 
 class Freezer:
@@ -37,6 +49,8 @@ class Freezer:
     Attributes:
         filters: the gradients of fixed weights must be zeroed, instead of or before `put_back`.
         state: the names of its attributes that are tensors which steps read or write.
+        choices: the names of its attributes that are tensors which `enter` reads.
+        timetable: all that makes `enter` do something else.
         kind: all that makes `put_back` do something else.
         mask: which weights train now, `(K, P)`, or `(1, P)` if one mask holds for all throughout.
         anchor: where fixed weights are held, `(K, P)`.
@@ -54,30 +68,40 @@ class Freezer:
         outlives = (clipped or not plan.reset) and not plan.fixed_lr_scale
         self.filters = masked and (plan.freeze == "grad_only" or outlives)
         self._plan = plan
-        self._starts, masks = _starts(planned, weights, masked)
+        self._starts, self.columns, masks = _starts(planned, weights, masked)
+        self.timetable = tuple(self._starts.items())
         self.mask = self.anchor = weights[:0]
         self.state = ("mask", "anchor") if masked else ()
         if masked:
             self.anchor = weights.clone()
             self.mask = masks if len(masks) == 1 else masks.new_empty(weights.shape)
         self.kind = masked, self.filters, plan.freeze, plan.fixed_lr_scale, len(self.mask)
-        self._masks = masks if len(masks) > 1 else None  # to choose from
+        self.masks = masks if len(masks) > 1 else masks[:0]  # to choose from
+        self.choices = ("masks", "columns")
 
-    def enter(self, step: int, weights: Tensor) -> Tensor | None:
+    def enter(self, step: int, weights: Tensor) -> Entering | None:
         """Take the masks of the models that enter a phase at this step, and hold their weights.
 
-        Return the rows of those whose optimiser must start fresh; None if there are none.
+        Return those whose optimiser must start fresh; None if there are none.
         """
-        entering = self._starts.get(step)
-        if entering is None:
+        entries = self._starts.get(step)
+        if entries is None:
             return None
-        if self._masks is not None:
-            self.mask.index_copy_(0, entering.rows, self._masks[entering.masks])
+        entering = self._entering(entries)
+        rows, masks = entering
+        if len(self.masks):
+            _put(self.mask, rows, self.masks[masks])
         if not step:
             return None  # all is as it was when the anchor was made
         if self.state:
-            self.anchor.index_copy_(0, entering.rows, weights[entering.rows])
-        return entering.rows if self._plan.reset else None
+            _put(self.anchor, rows, weights if rows is None else weights[rows])
+        return entering if self._plan.reset else None
+
+    def _entering(self, entries: Entries) -> Entering:
+        if not entries.count:
+            return Entering(None, entries.first)
+        rows, masks = self.columns[:, entries.first : entries.first + entries.count]
+        return Entering(rows, masks)
 
     def trains(self, count: int) -> Tensor | None:
         """Return which weights of the first k models train now, `(k, P)`; None: all of them."""
@@ -97,10 +121,12 @@ class Freezer:
 
 def _starts(
     planned: Sequence[Sequence[Phase]], weights: Tensor, masked: bool
-) -> tuple[dict[int, Entering], Tensor]:
-    """Return, by step, which models enter a phase there; and all masks, `(M, P)`, if there are any.
+) -> tuple[dict[int, Entries], Tensor, Tensor]:
+    """Return, by step, which models enter a phase there: places among the columns.
 
-    Where one mask holds throughout, nobody needs to know who enters at step 0.
+    Those are the numbers of models and of their masks, `(2, n)`, and come next; then all masks,
+    `(M, P)`, if there are any. Where one mask holds throughout, nobody needs to know who enters at
+    step 0.
     """
     whole = torch.ones(weights.shape[1], dtype=torch.bool)
     starts, places = defaultdict[int, list[tuple[int, int]]](list), dict[int, int]()
@@ -116,9 +142,24 @@ def _starts(
             step += phase.steps
     if len(masks) == 1:
         starts.pop(0)
-    entering = {step: Entering(*_columns(pairs, weights)) for step, pairs in starts.items()}
+    entries, listed = dict[int, Entries](), list[tuple[int, int]]()
+    for step, pairs in starts.items():
+        numbers = {mask for _, mask in pairs}
+        together = len(pairs) == len(planned) and len(numbers) == 1
+        entries[step] = Entries(numbers.pop(), 0) if together else Entries(len(listed), len(pairs))
+        listed += [] if together else pairs
     every = masks[0][None] if len(masks) == 1 else torch.stack(masks)
-    return entering, send(every, weights.device) if masked else weights[:0]
+    columns = torch.tensor(listed, dtype=torch.int64).reshape(-1, 2).T.contiguous()
+    to = weights.device
+    return entries, send(columns, to), send(every, to) if masked else weights[:0]
+
+
+def _put(to: Tensor, rows: Tensor | None, values: Tensor) -> None:
+    """Set some rows, or all of them."""
+    if rows is None:
+        to.copy_(values)
+    else:
+        to.index_copy_(0, rows, values)
 
 
 def alike(planned: Sequence[Sequence[Phase]]) -> list[tuple[Sequence[Phase], list[int]]]:
@@ -127,9 +168,3 @@ def alike(planned: Sequence[Sequence[Phase]]) -> list[tuple[Sequence[Phase], lis
     for row, own in enumerate(planned):
         rows[id(own)].append(row)
     return [(planned[same[0]], same) for same in rows.values()]
-
-
-def _columns(pairs: list[tuple[int, int]], weights: Tensor) -> Tensor:
-    """Return both columns, on the device of the weights."""
-    columns = torch.tensor(pairs, dtype=torch.int64).T.contiguous()
-    return send(columns, weights.device)

@@ -171,6 +171,11 @@ class Captured:
         self._since: int | None = None  # the round of the capture
         self._is_checked = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the work could not be captured."""
+        return self._since is not None and self._graph is None
+
     def do(self, work: Work, state: Sequence[Tensor], number: int) -> None:
         """Do the work in the round of this number; see `Graphs.capture` for the rest."""
         if self._since is None:

@@ -168,6 +168,20 @@ def test_replayed_steps_are_plain_steps(kind, options, mask):
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=far)
 
 
+@pytest.mark.parametrize(
+    "mask", ["all train", "complement_half", "per client", "no reset", "slowed"]
+)
+def test_rounds_of_one_form_are_replayed_whole(mask):
+    client, tapes, count = client_of(Local), Tapes(), 6
+    replayed = rounds(tapes, client, MASKS[mask], count)
+    assert not tapes.refused
+    whole = [form for own in tapes._kept.values() for form in own._captured if type(form) is tuple]
+    assert len(whole) == 1
+    plain = rounds(Tapes(refuses=True), client, MASKS[mask], count)
+    for ours, theirs in zip(replayed, plain, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize(("kind", "options", "mask"), CASES)
 def test_a_step_takes_nothing_from_the_host(kind, options, mask):
     client = client_of(kind, **options)

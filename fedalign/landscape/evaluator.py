@@ -15,13 +15,13 @@ from fedalign.data import Dataset
 from fedalign.landscape.barriers import Curve, Point
 from fedalign.landscape.paths import Mix, Path
 from fedalign.landscape.repair import Repair
+from fedalign.network.flat import MANY
 from fedalign.network.network import Network
 from fedalign.network.scorer import Scorer
 from fedalign.settings.sections import Evaluation
 
 MAX_MIXES = 32  # mixes measured at once; more do not run faster
 MAX_NUMBERS = 1 << 26  # parameters of all mixes measured at once; more may not fit in memory
-MAX_UPLOAD = 1 << 30  # parameters of all models that may be on the device at once
 
 Key = frozenset[tuple[str, float]]
 Models = Mapping[str, Tensor]
@@ -98,7 +98,7 @@ class Evaluator:
 
     def _on_device(self, models: Models) -> Models:
         """Return the models on the device, unless they are so many that they may not fit."""
-        if len(models) * self._network.layout.size > MAX_UPLOAD:
+        if len(models) * self._network.layout.size > MANY:
             return models
         return {name: self._network.upload(model) for name, model in models.items()}
 

@@ -27,10 +27,10 @@ class Entering(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """The same, as places in a tensor; `count` is 0 where all models take mask number `first`."""
+    """The same, as places in a tensor; `size` is 0 where all models take mask number `first`."""
 
     first: int
-    count: int
+    size: int
 
 
 class Freezer:
@@ -98,9 +98,9 @@ class Freezer:
         return entering if self._plan.reset else None
 
     def _entering(self, entries: Entries) -> Entering:
-        if not entries.count:
+        if not entries.size:
             return Entering(None, entries.first)
-        rows, masks = self.columns[:, entries.first : entries.first + entries.count]
+        rows, masks = self.columns[:, entries.first : entries.first + entries.size]
         return Entering(rows, masks)
 
     def trains(self, count: int) -> Tensor | None:

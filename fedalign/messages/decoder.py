@@ -25,6 +25,7 @@ from fedalign.messages.validation import (
     values_of,
 )
 from fedalign.network.arrays import record_of
+from fedalign.network.flat import HOST, flat_of
 
 
 def encode(messages: Sequence[Message], codec: Codec | None) -> list[Message]:
@@ -103,7 +104,13 @@ class ReplyDecoder:
         return None
 
     def model(self, arrays: ArrayRecord, node: int, partition: int) -> ArrayRecord:
-        """Return the model that a client's arrays stand for; `ValueError` if there is none."""
+        """Return the model that a client's arrays stand for; `ValueError` if there is none.
+
+        One that is on a GPU of this process was checked there.
+        """
+        flat = flat_of(arrays, self._codec.layout) if self._codec else None
+        if flat is not None and flat.device != HOST:
+            return arrays
         sent = self._sent[node]
         return self._model(arrays, sent, self._mask(sent, partition), summed=False)
 

@@ -42,6 +42,11 @@ class Storage:
         self.values, self.data = values.view(), data
         self.values.flags.writeable = False
 
+    @property
+    def form(self) -> Form:
+        """The dtype, the shape and the order of axes of the values."""
+        return self.values.dtype, self.values.shape, _order(self.values)
+
     def to_bytes(self) -> bytes:
         """Return the bytes of the NumPy file, of which `values` are a view from then on."""
         if isinstance(self.data, bytes):
@@ -63,8 +68,8 @@ class Storage:
         """The length of `to_bytes`."""
         if self.data is not None:
             return len(self.data)
-        values = self.values
-        return _header_size(values.dtype, values.shape, _order(values) == "F") + values.nbytes
+        dtype, shape, order = self.form
+        return _header_size(dtype, shape, order == "F") + prod(shape) * dtype.itemsize
 
 
 class LazyArray(Array):
@@ -78,8 +83,8 @@ class LazyArray(Array):
 
     def __init__(self, values: np.ndarray | Storage):
         storage = values if isinstance(values, Storage) else Storage(values)
-        values = storage.values
-        form = {"dtype": _dtype_name(values.dtype), "shape": values.shape, "stype": STYPE}
+        dtype, shape, _ = storage.form
+        form = {"dtype": _dtype_name(dtype), "shape": shape, "stype": STYPE}
         self.__dict__.update(form, storage=storage)
 
     @property

@@ -110,7 +110,8 @@ def autocast(device: torch.device, bf16: bool) -> AbstractContextManager[None]:
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return a tensor on a device; a GPU copies it while the host goes on."""
-    tensor = tensor.pin_memory() if device.type == "cuda" else tensor
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 

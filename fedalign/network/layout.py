@@ -18,8 +18,8 @@ from flwr.app import Array, ArrayRecord
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fedalign.network.arrays import LazyArray, record_of, view_of
-from fedalign.network.device import fetch
+from fedalign.network.arrays import record_of, view_of
+from fedalign.network.flat import Flat
 
 ALIGNMENT = 16
 """Numbers, 64 bytes of float32: kernels of cuDNN fail on tensors that begin elsewhere."""
@@ -145,13 +145,14 @@ class Layout:
 
     def to_record(self, vector: Tensor, counters: dict[str, Array]) -> ArrayRecord:
         """Return a vector `(F,)` as Flower's record, with `counters` as its integer buffers."""
-        vector = fetch(vector.detach())  # what the record holds must not change
-        named = {e.name: LazyArray(e.view(vector).contiguous().numpy()) for e in self.entries}
-        return record_of({**named, **counters})
+        return Flat(self, vector.detach().clone()).record(counters)  # what it holds must not change
 
     def to_vector(self, record: ArrayRecord) -> Tensor:
         """Return a record as a vector `(F,)`; `ValueError` names an array that does not fit."""
-        vector = torch.zeros(self.size)
+        return self.fill(torch.zeros(self.size), record)
+
+    def fill(self, vector: Tensor, record: ArrayRecord) -> Tensor:
+        """Write a record into a vector `(F,)` whose padding is 0; `ValueError`: see `to_vector`."""
         for entry in self.entries:
             if entry.name not in record:
                 raise ValueError(f"the message has no array {entry.name!r}; is it another model's?")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy, deepcopy
 from functools import cached_property, partial
-from operator import is_not
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from fedalign.data import Dataset, Spec
 from fedalign.models.symmetry import Group
 from fedalign.network.agreement import Trial
-from fedalign.network.arrays import shared_by_copies
 from fedalign.network.batch_norm import NORMS, batch_sizes, reestimate
 from fedalign.network.device import gpu_memory, send
 from fedalign.network.evaluation import CPU_BATCH, batch_on_gpu, evaluate
@@ -29,6 +27,7 @@ from fedalign.network.losses import Loss
 from fedalign.network.mixtures import Mixtures
 from fedalign.network.one_by_one import OneByOne
 from fedalign.network.random_layers import Draws, count_draws
+from fedalign.network.receiver import Receiver
 from fedalign.network.runner import Runner
 from fedalign.network.stacked import Stacked
 from fedalign.network.stacking import Mixing, Stacking, alone, mixing, stacking
@@ -71,7 +70,7 @@ class Network:
         self.draws = count_draws(module)
         self._plain = OneByOne(module.to(device), self.layout, self._bf16, self.draws)
         self._state = State(module)
-        self._received: tuple[list[object], Tensor] | None = None
+        self._receiver = Receiver(self.layout, device)
 
     @property
     def module(self) -> nn.Module:
@@ -79,11 +78,12 @@ class Network:
         return self._plain.module
 
     def receive(self, arrays: ArrayRecord) -> Tensor:
-        """Return the model `(F,)` in a message, decoded once a round; not to be changed."""
-        data = list(map(shared_by_copies, arrays.values()))
-        if self._received is None or any(map(is_not, data, self._received[0])):
-            self._received = data, self.upload(self.layout.to_vector(arrays))
-        return self._received[1]
+        """Return the model `(F,)` in a message, decoded once for two rounds; not to be changed."""
+        return self._receiver.receive(arrays)
+
+    def vector_of(self, arrays: ArrayRecord) -> Tensor:
+        """Return the model `(F,)` of a record, on the device; not to be changed."""
+        return self._receiver.vector_of(arrays)
 
     def twin(self) -> Network:
         """Return a copy of the network for another thread."""
@@ -96,6 +96,7 @@ class Network:
         module = deepcopy(self.module, {id(self.draws): other.draws})
         other._plain = OneByOne(module, self.layout, self._bf16, other.draws)
         other._state = State(module)
+        other._receiver = Receiver(self.layout, self.device)
         return other
 
     def restart(self) -> None:

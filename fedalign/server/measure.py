@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord
 from torch import Tensor
 
 from fedalign.data import Dataset
@@ -20,6 +19,7 @@ from fedalign.landscape.paths import Mix, Path, grid, hybrids, pairs, repaired, 
 from fedalign.landscape.planes import Plane, measured, plane
 from fedalign.network.batch_norm import NORMS
 from fedalign.network.device import side_stream
+from fedalign.network.flat import MANY
 from fedalign.network.network import Network
 from fedalign.network.scorer import Scorer
 from fedalign.rng import rng
@@ -146,10 +146,14 @@ class Measure(Callback):
 
     def _start(self, outcome: Round) -> Callable[[], Added]:
         """Measure a round; a GPU goes on until what is returned is called."""
+        after, due = self.network.receive(outcome.after), self._is_due(outcome.number)
+        models = self._vectors(outcome) if due else {}
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self.network.device))
         with torch.cuda.stream(self._stream):  # None, for a CPU, changes nothing
-            after = self._vector(outcome.after)
+            # First what reads numbers from the device, which would wait for what is queued.
+            landscape = self._measure(outcome, models) if due else Added
             scores = self._scorer.scores(after)
-            landscape = self._measure(outcome, after) if self._is_due(outcome.number) else Added
 
         def finish() -> Added:
             found = landscape()
@@ -178,11 +182,19 @@ class Measure(Callback):
         asked = settings.alphas, settings.plane, settings.mixes, settings.fusion_gap
         return due and any(asked)
 
-    def _measure(self, outcome: Round, after: Tensor) -> Callable[[], Added]:
+    def _vectors(self, outcome: Round) -> dict[str, Tensor]:
+        """Return the round's models: on the device if they fit, on the host to match neurons."""
+        network, layout = self.network, self.network.layout
+        records = {str(partition): model for partition, model in outcome.clients.items()}
+        ends = {"before": outcome.before, "after": outcome.after}
+        if self.settings.match != "none" or len(records) * layout.size > MANY:
+            return {name: layout.to_vector(own) for name, own in (records | ends).items()}
+        found = {name: network.vector_of(own) for name, own in records.items()}
+        return found | {name: network.receive(own) for name, own in ends.items()}
+
+    def _measure(self, outcome: Round, models: dict[str, Tensor]) -> Callable[[], Added]:
         """Measure all points of the round at once; what is returned makes curves and metrics."""
         chosen = self._chosen.pop(outcome.number, Chosen())
-        models = {str(i): self._vector(model) for i, model in outcome.clients.items()}
-        models |= {"before": self._vector(outcome.before), "after": after}
         matcher = self._matcher(outcome.number)
         paths = self._paths(chosen, models, matcher) if self.settings.alphas else []
         planes = self._planes(chosen, models)
@@ -262,9 +274,6 @@ class Measure(Callback):
         for own in drawn.tolist():
             gaps.append(Gap("mix_gap", dict(zip(parts, own, strict=True)), parts, own))
         return gaps
-
-    def _vector(self, model: ArrayRecord) -> Tensor:
-        return self.network.layout.to_vector(model)
 
 
 def _of_curves(curves: Sequence[Curve]) -> dict[str, float]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from math import inf, isfinite
+from functools import reduce
+from math import inf
+from operator import add, mul
 
+import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from torch import Tensor
@@ -19,6 +22,7 @@ from fedalign.messages.partial_sums import Mark, empty_sum, put_mark
 from fedalign.messages.records import TrainTask, arrays_of, train_reply
 from fedalign.messages.validation import check_finite, check_norm, check_numbers
 from fedalign.network.arrays import num_bytes
+from fedalign.network.flat import HOST, MANY
 from fedalign.training.trainer import Models
 
 PART = 64  # models that are summed at once on a GPU
@@ -56,6 +60,16 @@ class Sender:
         if self.clipped:
             return self.codec.layout.to_record(vector, self.counters)
         return self.codec.pack(vector, self.start, mask, self.counters)
+
+    def pack_beside(self, vector: Tensor, mask: Tensor | None, models: int) -> ArrayRecord:
+        """Return the record of one of some models that are wanted beside their mean.
+
+        One that has been checked here, and may never leave the device.
+        """
+        layout = self.codec.layout
+        if self.codec.half or vector.device == HOST or models * layout.size > MANY:
+            return self.pack(vector, mask)
+        return layout.to_record(vector, self.counters)
 
 
 def each(sender: Sender, messages: Sequence[Message], stacks: Iterable[Models]) -> GroupReplies:
@@ -97,6 +111,8 @@ def mean(
     for models in stacks:
         flaws = _flaws(sender, models, request.max_update_norm)
         total.add(models, [k for k, flaw in enumerate(flaws) if flaw is None])
+        if not request.models_of and not any(flaws):
+            continue
         for k, (client, flaw) in enumerate(zip(models.clients, flaws, strict=True)):
             if flaw is None and not request.models_of:
                 continue
@@ -104,7 +120,7 @@ def mean(
             if flaw is not None:
                 left_out[node] = flaw
             elif node in request.models_of:
-                beside[node] = sender.pack(models.block[k], mask)
+                beside[node] = sender.pack_beside(models.block[k], mask, len(request.models_of))
     count = total.examples
     packed = sender.pack((total.vector / count).float() if count else sender.start, mask)
     marked = Mark(len(messages), len(messages) * num_bytes(packed), left_out)
@@ -145,10 +161,8 @@ class _Total:
                 self.vector += own @ torch.where(own[:, None] > 0, block, 0).double()
         self.examples += sum(counts)
         for key, values in models.metrics.items():
-            total = self.metrics.get(key, 0.0)
-            for k, examples in zip(rows, counts, strict=True):
-                total += values[k] * examples
-            self.metrics[key] = total
+            own = map(mul, (values[k] for k in rows), counts)
+            self.metrics[key] = reduce(add, own, self.metrics.get(key, 0.0))
 
 
 def _flaws(sender: Sender, models: Models, max_update_norm: float | None) -> list[str | None]:
@@ -163,8 +177,9 @@ def _flaws(sender: Sender, models: Models, max_update_norm: float | None) -> lis
         changes = (block - sender.start)[:, : layout.parameter_size]
         moved = torch.linalg.vector_norm(changes, dim=1)
     distances = moved.tolist()
-    numbers = zip(*models.metrics.values(), strict=True)
-    known = [all(map(isfinite, own)) for own in numbers]
+    known = np.logical_and.reduce(np.isfinite([*models.metrics.values()])).tolist()
+    if all(known) and all(finite) and max(distances) <= limit:
+        return [None] * len(block)
 
     def flaw(k: int) -> str | None:
         if known[k] and finite[k] and distances[k] <= limit:

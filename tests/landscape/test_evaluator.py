@@ -63,6 +63,6 @@ def test_models_that_may_not_fit_stay_where_they_are(look, monkeypatch):
     monkeypatch.setattr(network, "upload", lambda vector: sent.append(1) or upload(vector))
     evaluate.points(models, [{"a": 0.5, "b": 0.5}])
     assert len(sent) == 2
-    monkeypatch.setattr(evaluator, "MAX_UPLOAD", 2 * network.layout.size - 1)
+    monkeypatch.setattr(evaluator, "MANY", 2 * network.layout.size - 1)
     evaluate.points(models, [{"a": 0.5, "b": 0.5}])
     assert len(sent) == 2

@@ -95,8 +95,13 @@ class Batches:
         key_shape = len(rows), epochs * per_epoch[0], 2 if with_keys else 0
         keys: np.ndarray = np.zeros(key_shape, np.int32)
         for own, stream, count, to in zip(rows, streams, counts, index, strict=True):
+            at = places[count]
             for epoch in to:
-                epoch[places[count]] = stream.permutation(own)
+                if not count or at[-1] == count - 1:  # all batches but the last are full
+                    epoch[:count] = own
+                    stream.shuffle(epoch[:count])  # as `permutation` shuffles a copy
+                else:
+                    epoch[at] = stream.permutation(own)
         for stream, to in zip(streams, keys, strict=True) if with_keys else ():
             to[:] = stream.integers(-(2**31), 2**31, to.shape, np.int32)
         if epochs > 1:  # a client's epochs follow one another, without the steps of longer ones

@@ -17,7 +17,7 @@ from fedalign.masks.phases import update_mask
 from fedalign.masks.plan import Freeze, Granularity, MaskPlan, Sampling
 from fedalign.messages.partial_sums import averages
 from fedalign.messages.records import write_plan
-from fedalign.network.arrays import record_of
+from fedalign.network.arrays import LazyArray, record_of, view_of
 from fedalign.settings.registry import Part
 from strategies.wrapper import Wrapper
 
@@ -136,6 +136,6 @@ class Masked(Wrapper):
             return moved
         merged = record_of(moved)
         for entry in self.layout.parameters:
-            new, old = moved[entry.name].numpy(), fixed[entry.name].numpy()
-            merged[entry.name] = Array(np.where(entry.view(mask).numpy(), new, old))
+            new, old = view_of(moved[entry.name]), view_of(fixed[entry.name])
+            merged[entry.name] = LazyArray(np.where(entry.view(mask).numpy(), new, old))
         return merged

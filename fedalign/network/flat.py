@@ -16,7 +16,7 @@ from fedalign.network.device import fetch, send
 if TYPE_CHECKING:
     from fedalign.network.layout import Entry, Layout
 
-HOST, FLOAT32 = torch.device("cpu"), np.dtype(np.float32)
+HOST = torch.device("cpu")
 MANY = 1 << 30  # numbers of models that may be on a device beside what trains
 
 
@@ -29,10 +29,12 @@ class Flat:
 
     Attributes:
         device: the one it was made on.
+        dtype: of the numbers.
     """
 
     def __init__(self, layout: Layout, vector: Tensor):
         self.layout, self.device = layout, vector.device
+        self.dtype: np.dtype = vector.new_empty(0, device=HOST).numpy().dtype
         self._vectors = {vector.device: vector}
 
     def on(self, device: torch.device) -> Tensor:
@@ -60,7 +62,7 @@ class Part(Storage):
     @property
     def form(self) -> Form:
         """The dtype, the shape and the order of axes of the values."""
-        return FLOAT32, self.entry.shape, "C"
+        return self.flat.dtype, self.entry.shape, "C"
 
     @property
     def values(self) -> np.ndarray:
@@ -77,7 +79,7 @@ class Part(Storage):
 
 
 def flat_of(record: ArrayRecord, layout: Layout) -> Flat | None:
-    """Return the model that a record was made of in this process; None if it was another way."""
+    """Return the float32 model that a record was made of in this process; None if there is none."""
     found: Flat | None = None
     for entry in layout.entries:
         array = record.get(entry.name)
@@ -85,4 +87,6 @@ def flat_of(record: ArrayRecord, layout: Layout) -> Flat | None:
         if not isinstance(part, Part) or part.entry != entry or (found and part.flat is not found):
             return None
         found = part.flat
-    return found if found is not None and found.layout == layout else None
+    if found is None or found.layout != layout or found.dtype != np.float32:
+        return None
+    return found

@@ -20,6 +20,7 @@ from fedalign.errors import named
 from fedalign.messages.codec import Codec
 from fedalign.messages.decoder import ReplyDecoder, encode
 from fedalign.messages.groups import GroupGrid, GroupReplies, GroupRequest
+from fedalign.messages.late_bytes import late_bytes
 from fedalign.messages.partial_sums import averages
 from fedalign.messages.records import total_size_of
 from fedalign.messages.round_replies import RoundReplies, receive_metrics, receive_models
@@ -161,7 +162,8 @@ class RoundLoop:
         name = " around ".join(type(own).__name__ for own in chain(self.strategy))
         count = len(replies.replies)
         failed = named(f"round {number}: strategy {name} failed", RoundFailedError)
-        with failed, np.errstate(all="ignore"):  # what is not finite is named below
+        # What is not finite is named below.
+        with failed, late_bytes(), np.errstate(all="ignore"):
             result, metrics = self.strategy.aggregate_train(number, replies.replies)
         if result is None and replies.left_out:  # nobody ends a run by being left out
             line = "round %d: strategy %s makes no model of %d replies; the model stays as it was"

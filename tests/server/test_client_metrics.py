@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -211,7 +211,8 @@ def test_clients_do_not_see_one_anothers_fine_tuning(monkeypatch):
     settings = {"model": "resnet20", "data.max_examples": 80, "partition": "iid"} | dotted
     config = read(None, settings)
     grid = InlineGrid(client_app.app, 4, config.run_config())
-    arrays = federation_of(config.run_config()).network.initial
+    initial = federation_of(config.run_config()).network.initial
+    arrays = ArrayRecord({name: Array(array.numpy()) for name, array in initial.items()})
     decoded, to_vector = [], Layout.to_vector
     monkeypatch.setattr(Layout, "to_vector", lambda *a: decoded.append(1) or to_vector(*a))
     forward, backward = ask(grid, arrays, [0, 1, 2, 3]), ask(grid, arrays, [3, 2, 1, 0])

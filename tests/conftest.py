@@ -88,6 +88,7 @@ def ray():
         logging_level="ERROR",
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
+        _system_config={"free_objects_batch_size": 1},  # as in our engine
     )
     yield ray
     ray.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from math import frexp
 from typing import Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
@@ -33,7 +34,7 @@ log = logging.getLogger("fedalign")
 MAX_SUMS = 32
 MAX_BYTES = 1 << 28
 MIN_SUMS = 8
-BLOCK = 1 << 13  # numbers that are summed at a time: they stay in the cache
+BLOCK = 1 << 15  # numbers that are summed at a time: they stay in the cache
 Pairs = Sequence[tuple[ArrayRecord, MetricRecord]]
 _MARK = "partial-sum"
 _AVERAGING = (FedAvg, FedAvgM, FedProx, FedAdagrad, FedAdam, FedYogi)
@@ -202,17 +203,28 @@ def _weighted_mean(arrays: Sequence[Array], weights: Sequence[float]) -> np.ndar
     views = [view_of(array) for array in arrays]
     dtype = views[0].dtype if np.issubdtype(views[0].dtype, np.floating) else np.dtype(np.float64)
     mean, flat = np.empty(views[0].size, dtype), [view.ravel() for view in views]
-    factors, total = [float(weight) for weight in weights], float(sum(weights))
-    summed, term = np.empty(BLOCK), np.empty(BLOCK)
+    factors = [float(weight) for weight in weights]
+    if dtype.itemsize < 8 and len(set(factors)) == 1 and factors[0] and factors[0].is_integer():
+        factors = [1.0] * len(factors)  # the same bits, since float64 holds the products exactly
+    total, size = sum(factors), min(BLOCK, mean.size)
+    summed, term = np.empty(size), np.empty(size)
     for start in range(0, mean.size, BLOCK):
         part = slice(start, min(start + BLOCK, mean.size))
         a, b = summed[: part.stop - start], term[: part.stop - start]
-        np.copyto(a, flat[0][part], casting="same_kind")
-        a *= factors[0]
+        _copy_scaled(a, flat[0][part], factors[0])
         for vector, factor in zip(flat[1:], factors[1:], strict=True):
-            np.copyto(b, vector[part], casting="same_kind")
-            b *= factor
+            _copy_scaled(b, vector[part], factor)
             a += b
-        a /= total
+        if frexp(total)[0] == 0.5:  # a power of two: the product is the quotient, and quicker
+            a *= 1 / total
+        else:
+            a /= total
         np.copyto(mean[part], a, casting="same_kind")
     return mean.reshape(views[0].shape)
+
+
+def _copy_scaled(target: np.ndarray, source: np.ndarray, factor: float) -> None:
+    """Write `factor` times the source, in float64 and without a temporary."""
+    np.copyto(target, source, casting="same_kind")
+    if factor != 1.0:
+        target *= factor

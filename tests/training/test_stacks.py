@@ -24,7 +24,14 @@ from fedalign.federation.federation import Federation, adopt, federation_of
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupApp, GroupRequest
-from fedalign.messages.partial_sums import Mark, averages, clients_in, sum_replies, take_mark
+from fedalign.messages.partial_sums import (
+    BLOCK,
+    Mark,
+    averages,
+    clients_in,
+    sum_replies,
+    take_mark,
+)
 from fedalign.messages.records import TrainTask, train_reply
 from fedalign.server.sampling import sample
 from fedalign.server.strategies import strategy_of
@@ -56,6 +63,22 @@ def test_mean_by_hand():
     assert take_mark(one) == Mark(3, size, {})
     assert set(one.content) == {"arrays", "metrics"}
     assert take_mark(one) is None
+
+
+@pytest.mark.parametrize("weights", [[7, 7], [5, 5, 5], [1, 3], [2, 9, 4], [0.3, 0.3]])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_short_cuts_change_no_bit_of_a_mean(weights, dtype):
+    rng = np.random.default_rng(7)
+    models = [(9 * rng.normal(size=BLOCK + 9)).astype(dtype) for _ in weights]
+    total, *others = [np.float64(w) * m for w, m in zip(weights, models, strict=True)]
+    for other in others:
+        total += other
+    expected = (total / sum(weights)).astype(np.float64 if dtype is np.int64 else dtype)
+    replies = [reply(k, m, w) for k, (m, w) in enumerate(zip(models, weights, strict=True))]
+    for one, model in zip(replies, models, strict=True):
+        one.content["arrays"]["w"] = Array(model)
+    (mean,) = sum_replies(replies, GroupRequest(partial_sums=True), {}).replies
+    assert np.array_equal(mean.content["arrays"]["w"].numpy(), expected)
 
 
 def test_one_model_keeps_its_bits():

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from fedalign.errors import InputError
+from fedalign.errors import FedalignError, InputError, named
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.ray_setup import own_sigterm, surroundings
 
@@ -26,7 +26,7 @@ def ray_for(app: FlowerApp, init_args: dict[str, Any]) -> Iterator[None]:
     with surroundings(app):
         own = not ray.is_initialized()
         if own:
-            _connect(init_args)
+            start_ray(init_args)
         try:
             yield
         finally:
@@ -49,13 +49,25 @@ def room_for(resources: Mapping[str, float]) -> int:
     return min(counts)
 
 
-def _connect(init_args: dict[str, Any]) -> None:
-    """Start Ray here, or join a cluster and send it our environment, which it does not inherit."""
-    if "address" in init_args:
-        _check_reachable(init_args["address"])
+def start_ray(init_args: Mapping[str, Any]) -> None:
+    """Start Ray here, or join a cluster and send it our environment, which it does not inherit.
+
+    Raises:
+        InputError: no cluster answers at the address, or only `RAY_ADDRESS` names one.
+        FedalignError: Ray did not start, such as on a machine that is too busy.
+    """
+    address = init_args.get("address")
+    if address is not None:
+        _check_reachable(address)
         passed = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         init_args = {"runtime_env": {"env_vars": passed}, **init_args}
-    with own_sigterm():
+    elif there := os.environ.get("RAY_ADDRESS"):
+        raise InputError(
+            f"RAY_ADDRESS: {there!r} names a Ray cluster, but simulation.address does not: give "
+            "simulation.address to use it, or unset RAY_ADDRESS to start Ray on this machine"
+        )
+    place = f"simulation.address: {address!r}" if address else "Ray did not start"
+    with named(place, InputError if address else FedalignError), own_sigterm():
         ray.init(**init_args)
 
 

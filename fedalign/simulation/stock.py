@@ -25,7 +25,8 @@ from flwr.serverapp import Grid, ServerApp
 from fedalign.errors import FedalignError
 from fedalign.messages.copies import copy_of
 from fedalign.simulation.app import FlowerApp, load_component
-from fedalign.simulation.ray_setup import full_backend_config, own_sigterm, surroundings
+from fedalign.simulation.ray_cluster import start_ray
+from fedalign.simulation.ray_setup import full_backend_config, surroundings
 from fedalign.simulation.serving import call
 
 log = logging.getLogger("flwr")
@@ -56,6 +57,8 @@ def run(
         except KeyboardInterrupt:
             server_app.stop(KeyboardInterrupt())
             raise
+        except FedalignError:  # Ray did not start
+            raise
         except Exception as error:
             if server_app.error is None:
                 raise FedalignError(f"Flower's engine failed: {_innermost(error)}") from error
@@ -67,11 +70,10 @@ def run(
 
 
 def _start_ray(init_args: Mapping[str, Any]) -> None:
-    """Start Ray as the engine would, but without its handler of SIGTERM."""
+    """Start Ray as the engine would, but as fedalign's own engines do."""
     if not ray.is_initialized():
         paths = {"PYTHONPATH": os.pathsep.join([*sys.path, os.environ["PYTHONPATH"]])}
-        with own_sigterm():
-            ray.init(**{"runtime_env": {"env_vars": paths}, **init_args})
+        start_ray({"runtime_env": {"env_vars": paths}, **init_args})
 
 
 class _Server(ServerApp):

@@ -3,7 +3,7 @@
 import pytest
 from safetensors.numpy import load_file
 
-from fedalign.errors import InputError
+from fedalign.errors import FedalignError, InputError
 from fedalign.settings.registry import HOME
 from fedalign.simulation import FlowerApp, simulate
 
@@ -65,9 +65,34 @@ def test_two_nodes_give_the_same_bits(python, tmp_path):
     assert all((there[name] == here[name]).all() for name in here)
 
 
-def test_a_cluster_that_is_not_there_is_named(monkeypatch):
+APP = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
+
+
+def start(monkeypatch, backend, error=None, **init_args):
+    def init(**_):
+        raise error
+
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # even if other tests share one
-    app = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
-    config = {"init_args": {"address": "127.0.0.1:9"}}
+    monkeypatch.setattr("ray.init", init)
+    simulate(APP, 2, {}, backend=backend, backend_config={"init_args": init_args})
+
+
+@pytest.mark.parametrize("backend", ["auto", "ray", "flower"])
+def test_a_cluster_that_cannot_be_joined_is_named(monkeypatch, backend):
     with pytest.raises(InputError, match=r"no Ray cluster answers at '127\.0\.0\.1:9'"):
-        simulate(app, 2, {}, backend="ray", backend_config=config)
+        start(monkeypatch, backend, address="127.0.0.1:9")
+    with pytest.raises(InputError, match=r"simulation\.address: 'auto': ConnectionError: Could"):
+        start(monkeypatch, backend, ConnectionError("Could not find any"), address="auto")
+
+
+@pytest.mark.parametrize("backend", ["ray", "flower"])
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch, backend):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(FedalignError, match=r"^Ray did not start: Exception: The current node"):
+        start(monkeypatch, backend, Exception("The current node timed out during startup."))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(InputError, match=r"^RAY_ADDRESS: '127\.0\.0\.1:9' names a Ray cluster"):
+        start(monkeypatch, backend)
+    monkeypatch.setattr("fedalign.simulation.ray_setup.find_spec", lambda _: None)
+    with pytest.raises(InputError, match="Ray is not installed: pip install"):
+        start(monkeypatch, backend)

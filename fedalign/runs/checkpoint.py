@@ -67,8 +67,8 @@ class Checkpoints(Callback):
     Ctrl-C or a signal writes the state after the last round that is in the tables, and prints how
     to go on.
 
-    It writes none while nodes would lose their clients' states with their processes, as on Flower's
-    engine, or without a `state-dir`; a warning says so.
+    It writes none while nodes would lose their clients' states with their processes, as without a
+    `state-dir`; a warning says so.
 
     Args:
         config: gives the folder and `checkpoint_every`.
@@ -209,7 +209,7 @@ def resume(config: Config, strategy: Strategy, states: ClientStates) -> Checkpoi
         return None
     if any(not isinstance(state, states.kind) for state in checkpoint.clients.values()):
         raise InputError(
-            f"{path}: clients' states after round {checkpoint.number} were saved by another kind of "
+            f"{path}: the states after round {checkpoint.number} were saved by another kind of "
             "engine: go on with the engine that the run began on, or give --again"
         )
     for owner, name, value in attributes:

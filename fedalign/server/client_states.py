@@ -51,7 +51,7 @@ def states_of(config: Config, grid: Grid) -> ClientStates:
 class HeldStates:
     """The states of simulated clients, which the grid holds."""
 
-    kind = RecordDict
+    kind: ClassVar[type] = RecordDict
 
     def __init__(self, grid: GroupGrid):
         self._grid = grid
@@ -83,7 +83,7 @@ class RemoteStates:
         stateful: clients store something from round to round.
     """
 
-    kind = str
+    kind: ClassVar[type] = str
 
     def __init__(self, stateful: bool):
         self._stateful = stateful

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import psutil
 import ray
 
 from fedalign.errors import FedalignError, InputError, named
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.ray_setup import own_sigterm, surroundings
+from fedalign.simulation.schedule import Schedule
 
 PASSED_ON = (
     "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",
     "CUBLAS_WORKSPACE_CONFIG",
 )  # fmt: skip
+
+HEAD = ("gcs_server", "raylet")  # processes of Ray that it cannot do without
+PAUSE = 1.0  # seconds between two looks at them
 
 
 @contextmanager
@@ -34,6 +40,20 @@ def ray_for(app: FlowerApp, init_args: dict[str, Any]) -> Iterator[None]:
                 ray.shutdown()
 
 
+def watch_head(schedule: Schedule) -> None:
+    """Close a schedule with an error when a process of a Ray that was started here dies.
+
+    Ray itself would end this process after a minute, without giving it time to save anything.
+    """
+    head = {p: name for p in psutil.Process().children() if (name := _name(p)) in HEAD}
+    while not schedule.closed:
+        dead = [name for process, name in head.items() if not _name(process)]
+        if dead and not schedule.closed:
+            why = f"Ray's {dead[0]} has died, and no client can run without it"
+            schedule.close(FedalignError(why))
+        time.sleep(PAUSE)
+
+
 def room_for(resources: Mapping[str, float]) -> int:
     """Return the number of workers that fit into the cluster; `InputError` if none does."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU"}
@@ -47,6 +67,14 @@ def room_for(resources: Mapping[str, float]) -> int:
         have = ", ".join(f"{key}: {there.get(name, 0):g}" for key, name in names.items())
         raise InputError(f"client_resources: {dict(resources)} does not fit; Ray has {have}")
     return min(counts)
+
+
+def _name(process: psutil.Process) -> str:
+    """Return the name of a process; "" if it has died."""
+    with suppress(psutil.NoSuchProcess):
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return str(process.name())
+    return ""
 
 
 def start_ray(init_args: Mapping[str, Any]) -> None:

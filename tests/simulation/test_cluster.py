@@ -1,11 +1,17 @@
 """A Ray cluster of two nodes, both on this machine: the same bits as in one process."""
 
+import shutil
+import subprocess
+import threading
+
 import pytest
+from flwr.app import Message, RecordDict
 from safetensors.numpy import load_file
 
 from fedalign.errors import FedalignError, InputError
 from fedalign.settings.registry import HOME
-from fedalign.simulation import FlowerApp, simulate
+from fedalign.simulation import FlowerApp, ray_cluster, simulate
+from fedalign.simulation.grid import LocalGrid
 
 SCRIPT = """
 import sys
@@ -96,3 +102,19 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch, backend):
     monkeypatch.setattr("fedalign.simulation.ray_setup.find_spec", lambda _: None)
     with pytest.raises(InputError, match="Ray is not installed: pip install"):
         start(monkeypatch, backend)
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_a_head_that_dies_ends_what_waits_for_clients(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "PAUSE", 0.01)
+    program = shutil.copy(shutil.which("sleep"), tmp_path / name)
+    grid = LocalGrid(2)  # serves nobody
+    with subprocess.Popen([program, "60"]) as process:
+        threading.Thread(target=ray_cluster.watch_head, args=[grid.schedule]).start()
+        threading.Timer(0.2, process.kill).start()
+        for _ in range(2):  # also what is sent afterwards
+            message = Message(RecordDict(), 1000, "train")
+            with pytest.raises(FedalignError, match=f"^Ray's {name} has died"):
+                grid.send_and_receive([message])
+        with pytest.raises(FedalignError, match=f"^Ray's {name} has died"):
+            grid.pull_messages(["1"])

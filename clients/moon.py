@@ -27,6 +27,7 @@ class MOON(Local):
     """
 
     stateful = True
+    uses_features = True
 
     mu: Annotated[float, Field(ge=0, description="weight of the contrastive term")] = 1.0
     temperature: Annotated[float, Field(gt=0, description="T, of the contrastive term")] = 0.5

@@ -14,8 +14,9 @@ from fedalign.deploy.certs import certify, make_key
 from fedalign.deploy.processes import PATIENCE, Processes, free_port
 from fedalign.deploy.superlink import SuperLink, follow
 from fedalign.errors import FedalignError, InputError
+from fedalign.federation.client_state import STATES
 from fedalign.runs.identity import refuse_changed
-from fedalign.runs.paths import STATES, folder_of, forget, is_finished
+from fedalign.runs.paths import folder_of, forget, is_finished
 from fedalign.settings.config import Config, read
 from fedalign.settings.sources import parse_overrides
 

@@ -22,6 +22,7 @@ from fedalign.messages.contexts import place_of
 from fedalign.messages.records import STATE
 
 STATE_DIR = "state-dir"  # in a node's config: the folder in which states outlive the node's process
+STATES = "states"  # in a run's folder: that folder, where server and nodes share a machine
 
 
 class ClientState:

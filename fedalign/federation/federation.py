@@ -20,6 +20,7 @@ from fedalign.network.network import Network
 from fedalign.seeding import seeded
 from fedalign.settings.config import Config, from_run_config
 from fedalign.settings.contracts import ClientAlgorithm, HasParts, HasSpec, Source
+from fedalign.settings.registry import traits
 
 PLACE = {"partition-id", "num-partitions"}  # of a client, in its node's config
 
@@ -90,7 +91,9 @@ class Federation:
         module = self._module()
         with named(place):
             try:
-                network = Network(module, self.spec, device_of(config), config.precision)
+                where = device_of(config), config.precision
+                features = traits("clients", config.client.name).uses_features
+                network = Network(module, self.spec, *where, features)
                 network.traits.check_logits(self.spec.classes)
             except TypeError as error:
                 raise InputError(f"{place}: {shortened(str(error))}") from error

@@ -25,6 +25,7 @@ Bounds = tuple[float, float]
 BOUNDS: dict[str, Bounds] = {"accuracy": (0.0, 1.0), "loss": (-1e6, 1e6), "": (-1e15, 1e15)}
 MAX_COUNT = float(1 << 53)  # of an integer buffer: a float64 holds it
 MAX_GROWTH = 1e6  # of a buffer in a round, such as of BatchNorm's statistics
+VARIANCE = "running_var"  # the end of the names of buffers that are never negative
 
 
 def metrics_in(content: RecordDict) -> MetricRecord:
@@ -180,7 +181,7 @@ def check_buffer(name: str, values: np.ndarray, sent: np.ndarray) -> None:
     elif values.dtype.kind == "f":
         check_finite(name, values)
         high = MAX_GROWTH * max(1.0, float(np.abs(sent).max(initial=0)))
-        low = 0.0 if name.endswith("running_var") else -high
+        low = 0.0 if name.endswith(VARIANCE) else -high
     else:
         return
     if values.size and not (values.min() >= low and values.max() <= high):

@@ -12,6 +12,7 @@ from fedalign.errors import is_device_error
 from fedalign.network.inputs import Inputs
 from fedalign.network.layer_trace import first_layer
 from fedalign.network.layout import Layout
+from fedalign.network.losses import Loss, losses_of
 from fedalign.network.mixtures import Mixtures
 from fedalign.network.one_by_one import OneByOne
 from fedalign.network.random_layers import Draws
@@ -38,11 +39,19 @@ class Trial:
         start: the initial model `(F,)`.
         inputs: makes inputs of random examples.
         draws: what the random layers draw by, in both ways.
+        features: training is compared with a loss of the features too.
     """
 
     def __init__(
-        self, plain: OneByOne, layout: Layout, start: Tensor, inputs: Inputs, draws: Draws
+        self,
+        plain: OneByOne,
+        layout: Layout,
+        start: Tensor,
+        inputs: Inputs,
+        draws: Draws,
+        features: bool = False,
     ):
+        self._loss = _loss_of_features if features else None
         self._plain, self._layout, self._start = plain, layout, start
         self._inputs, self._draws, self._device = inputs, draws, inputs.device
         self._generator = torch.Generator().manual_seed(0)
@@ -64,7 +73,7 @@ class Trial:
         levels = _levels(sizes)
         examples = self._inputs.random(len(levels), self._generator, levels)
         self._draws.keys = self._integers(-(2**31), 2**31, len(sizes), 2).int()
-        run = _training(self._layout, examples, self._labels(sizes), sizes)
+        run = _training(self._layout, examples, self._labels(sizes), sizes, self._loss)
         expected, rounded = run(self._plain, models), run(self._plain, self._rounded(models))
         if changed := _difference(lambda: run(self._plain, models), expected, expected):
             return f"two plain runs on the same input are not the same: {changed}"
@@ -159,14 +168,26 @@ def _mixed(mixtures: Mixtures, examples: Tensor) -> Outcome:
     return {"logits": mixtures.logits(examples)}
 
 
+def _loss_of_features(logits: Tensor, labels: Tensor, features: Tensor, _: slice) -> Tensor:
+    """Return losses on which features have a large effect; a network may have none."""
+    losses = losses_of(logits, labels)
+    if not features.numel():
+        return losses
+    return losses + torch.where(labels >= 0, features.flatten(2).square().mean(2), 0)
+
+
 def _training(
-    layout: Layout, examples: Tensor, labels: Tensor, sizes: Sequence[int]
+    layout: Layout,
+    examples: Tensor,
+    labels: Tensor,
+    sizes: Sequence[int],
+    loss: Loss | None = None,
 ) -> Callable[[Runner, Tensor], Outcome]:
     """Return a function that trains models `(K, F)` in some way for one step."""
 
     def run(runner: Runner, models: Tensor) -> Outcome:
         block, out = models.clone(), torch.full_like(models, torch.nan)  # all must be overwritten
-        outcome = {"losses": runner.gradients(block, examples, labels, sizes, out)}
+        outcome = {"losses": runner.gradients(block, examples, labels, sizes, out, 0.0, loss)}
         outcome |= {f"gradient of {e.name!r}": e.view(out) for e in layout.parameters}
         return outcome | {f"buffer {e.name!r}": e.view(block) for e in layout.buffers}
 

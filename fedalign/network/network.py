@@ -47,6 +47,7 @@ class Network:
         spec: says how images are normalised, and whether examples are text; a data set does too.
         device: where forward and backward run.
         precision: `bf16` runs them under autocast; weights and updates stay float32.
+        uses_features: losses depend on them too, see `fedalign.network.losses.Loss`.
 
     Attributes:
         layout: which tensor of a model lies where in its vector `(F,)`.
@@ -61,12 +62,12 @@ class Network:
         spec: Spec | Dataset,
         device: torch.device,
         precision: str = "float32",
+        uses_features: bool = False,
     ):
         self.layout = Layout.of(module)
         self.initial = self.layout.initial_record(module)
-        self.device, self._bf16 = device, precision == "bf16"
-        self._memory = gpu_memory(device)
-        self._inputs = Inputs(spec, device)
+        self.device, self._bf16, self._features = device, precision == "bf16", uses_features
+        self._memory, self._inputs = gpu_memory(device), Inputs(spec, device)
         self.draws = count_draws(module)
         self._plain = OneByOne(module.to(device), self.layout, self._bf16, self.draws)
         self._state = State(module)
@@ -136,8 +137,7 @@ class Network:
         """How many models run at once, and why not otherwise."""
         if why := self.traits.depends[True] or self.traits.reads[True]:
             return alone(why)
-        draws = self.draws
-        return stacking(self.module, self.layout, draws, self._trial, self.device, self._bf16)
+        return stacking(self.module, self.layout, self.draws, self._trial, self.device, self._bf16)
 
     @property
     def stacked(self) -> Stacked | None:
@@ -161,7 +161,7 @@ class Network:
         """What compares other ways of running the network with the plain one."""
         plain = OneByOne(deepcopy(self.module), self.layout, draws=self.draws)
         start = self.layout.to_vector(self.initial)
-        return Trial(plain, self.layout, start, self._inputs, self.draws)
+        return Trial(plain, self.layout, start, self._inputs, self.draws, self._features)
 
     @cached_property
     def footprint(self) -> Footprint:

@@ -18,7 +18,7 @@ from typing import Any
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
-from fedalign.errors import FedalignError
+from fedalign.errors import FedalignError, InputError
 from fedalign.files import sync
 from fedalign.runs.paths import CHECKPOINT, FINISHED, DamagedManifestError, folder_of, read_manifest
 from fedalign.runs.trees import DamagedError, Packed, is_known, pack, read, write
@@ -67,8 +67,8 @@ class Checkpoints(Callback):
     Ctrl-C or a signal writes the state after the last round that is in the tables, and prints how
     to go on.
 
-    It writes none while nodes would lose their clients' states with their processes, as on Flower's
-    engine, or without a `state-dir`; a warning says so.
+    It writes none while nodes would lose their clients' states with their processes, as without a
+    `state-dir`; a warning says so.
 
     Args:
         config: gives the folder and `checkpoint_every`.
@@ -187,6 +187,9 @@ def resume(config: Config, strategy: Strategy, states: ClientStates) -> Checkpoi
         config: the run's configuration.
         strategy: as newly built; its attributes are set to those of the checkpoint.
         states: of the clients, which become those of the checkpoint.
+
+    Raises:
+        InputError: the checkpoint has clients' states that this engine cannot read.
     """
     folder = folder_of(config)
     path = folder / CHECKPOINT
@@ -204,6 +207,11 @@ def resume(config: Config, strategy: Strategy, states: ClientStates) -> Checkpoi
     except DamagedError as error:
         log.warning("%s: %s; the run starts from round 1", path, error)
         return None
+    if any(not isinstance(state, states.kind) for state in checkpoint.clients.values()):
+        raise InputError(
+            f"{path}: the states after round {checkpoint.number} were saved by another kind of "
+            "engine: go on with the engine that the run began on, or give --again"
+        )
     for owner, name, value in attributes:
         setattr(owner, name, value)
     states.restore(checkpoint.clients)

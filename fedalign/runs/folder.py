@@ -15,12 +15,13 @@ from flwr.app import ArrayRecord
 from safetensors.numpy import save_file
 
 from fedalign.errors import FedalignError, InputError
+from fedalign.federation.client_state import STATES
 from fedalign.files import replace, replace_text, reporting, sync
 from fedalign.landscape.planes import rows_of
 from fedalign.runs.checkpoint import Checkpoint
 from fedalign.runs.identity import changes
 from fedalign.runs.lock import LOCK
-from fedalign.runs.paths import CHECKPOINT, FINISHED, MANIFEST, STATES, folder_of, read_manifest
+from fedalign.runs.paths import CHECKPOINT, FINISHED, MANIFEST, folder_of, read_manifest
 from fedalign.runs.tables import barriers_row, columns, landscape_rows
 from fedalign.server.callbacks import Callback
 from fedalign.server.participation import Participation

@@ -10,7 +10,6 @@ from fedalign.runs.lock import locked
 from fedalign.settings.config import Config
 
 CHECKPOINT = "checkpoint.safetensors"
-STATES = "states"  # of the nodes of `fedalign deploy local`
 MANIFEST = "manifest.json"
 FINISHED = "finished"  # the status of a run that has all its results
 
@@ -21,7 +20,7 @@ class DamagedManifestError(ValueError):
 
 def folder_of(config: Config) -> Path:
     """Return the path of the run folder: `<out>/<name>-<digest of the settings>`."""
-    return Path(config.out).expanduser() / f"{config.name}-{config.digest()}"
+    return config.folder
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

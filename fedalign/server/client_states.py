@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -17,7 +17,13 @@ from fedalign.settings.registry import traits
 
 
 class ClientStates(Protocol):
-    """The states of a run's clients."""
+    """The states of a run's clients.
+
+    Attributes:
+        kind: of what a snapshot has of a client.
+    """
+
+    kind: ClassVar[type]
 
     def address(self, messages: Sequence[Message], clients: Sample) -> Sequence[Message]:
         """Return train messages that say from which states their clients begin."""
@@ -44,6 +50,8 @@ def states_of(config: Config, grid: Grid) -> ClientStates:
 
 class HeldStates:
     """The states of simulated clients, which the grid holds."""
+
+    kind: ClassVar[type] = RecordDict
 
     def __init__(self, grid: GroupGrid):
         self._grid = grid
@@ -74,6 +82,8 @@ class RemoteStates:
     Args:
         stateful: clients store something from round to round.
     """
+
+    kind: ClassVar[type] = str
 
     def __init__(self, stateful: bool):
         self._stateful = stateful

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flwr.app import UserConfigValue
@@ -167,6 +168,11 @@ class Config(Section):
     def run_config(self) -> dict[str, UserConfigValue]:
         """Return the configuration as Flower carries it: one text, see `from_run_config`."""
         return {"config": json.dumps(self.model_dump())}
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: `<out>/<name>-<digest of the settings>`."""
+        return Path(self.out).expanduser() / f"{self.name}-{self.digest()}"
 
     def digest(self) -> str:
         """Return 8 hex digits that name these settings; where and how it is run do not count."""

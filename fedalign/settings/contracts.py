@@ -137,10 +137,13 @@ class ClientTraits:
     Attributes:
         other_half: the name of the strategy that it makes no sense without.
         stateful: clients have a state that lasts from round to round.
+        uses_features: the loss depends on the input of the network's last linear layer, see
+            `fedalign.network.losses.Loss`.
     """
 
     other_half: str | None = None
     stateful: bool = False
+    uses_features: bool = False
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from fedalign.simulation.app import (
     load_component,
     parse_run_config,
 )
+from fedalign.simulation.ray_setup import require_ray
 
 if TYPE_CHECKING:
     from flwr.app import UserConfigValue
@@ -82,10 +83,12 @@ def simulate(
 
         inline.run(app, num_supernodes, settings, run_id)
     elif backend == "ray":
+        require_ray()
         from fedalign.simulation import workers
 
         workers.run(app, num_supernodes, settings, given, run_id)
     else:
+        require_ray()
         from fedalign.simulation import stock
 
         stock.run(app, num_supernodes, settings, given, run_id)

@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from fedalign.simulation import inline
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.inline import InlineGrid
-from fedalign.simulation.ray_setup import count_visible_gpus, full_backend_config
+from fedalign.simulation.ray_setup import count_visible_gpus, full_backend_config, require_ray
 from fedalign.simulation.schedule import MIN_SECONDS, Task
 
 if TYPE_CHECKING:  # importing Ray takes a second, and most short runs never need it
@@ -112,6 +112,7 @@ def run(
     """
     config = full_backend_config(backend_config)
     if needs_workers(config):
+        require_ray()
         from fedalign.simulation import workers
 
         workers.run(app, num_supernodes, run_config, backend_config, run_id)

@@ -143,8 +143,8 @@ class LocalGrid(Grid):
         reply has been pulled already.
         """
         with self.schedule.turn:
-            if self._error is not None:
-                raise self._error
+            if error := self._error or self.schedule.error:
+                raise error
             keys = list(dict.fromkeys(message_ids))
             unknown = {
                 key: unknown_reply(key, self.run.run_id)

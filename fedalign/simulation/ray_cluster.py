@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import psutil
 import ray
 
-from fedalign.errors import InputError
+from fedalign.errors import FedalignError, InputError, named
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.ray_setup import own_sigterm, surroundings
+<<<<<<< HEAD
 from fedalign.simulation.shipping import leave_shared_memory
+=======
+from fedalign.simulation.schedule import Schedule
+>>>>>>> h-cases
 
 PASSED_ON = (
     "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",
     "CUBLAS_WORKSPACE_CONFIG",
 )  # fmt: skip
+
+HEAD = ("gcs_server", "raylet")  # processes of Ray that it cannot do without
+PAUSE = 1.0  # seconds between two looks at them
 
 
 @contextmanager
@@ -27,13 +36,27 @@ def ray_for(app: FlowerApp, init_args: dict[str, Any]) -> Iterator[None]:
     with surroundings(app):
         own = not ray.is_initialized()
         if own:
-            _connect(init_args)
+            start_ray(init_args)
         try:
             yield
         finally:
             leave_shared_memory()
             if own:
                 ray.shutdown()
+
+
+def watch_head(schedule: Schedule) -> None:
+    """Close a schedule with an error when a process of a Ray that was started here dies.
+
+    Ray itself would end this process after a minute, without giving it time to save anything.
+    """
+    head = {p: name for p in psutil.Process().children() if (name := _name(p)) in HEAD}
+    while not schedule.closed:
+        dead = [name for process, name in head.items() if not _name(process)]
+        if dead and not schedule.closed:
+            why = f"Ray's {dead[0]} has died, and no client can run without it"
+            schedule.close(FedalignError(why))
+        time.sleep(PAUSE)
 
 
 def room_for(resources: Mapping[str, float]) -> int:
@@ -51,13 +74,33 @@ def room_for(resources: Mapping[str, float]) -> int:
     return min(counts)
 
 
-def _connect(init_args: dict[str, Any]) -> None:
-    """Start Ray here, or join a cluster and send it our environment, which it does not inherit."""
-    if "address" in init_args:
-        _check_reachable(init_args["address"])
+def _name(process: psutil.Process) -> str:
+    """Return the name of a process; "" if it has died."""
+    with suppress(psutil.NoSuchProcess):
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return str(process.name())
+    return ""
+
+
+def start_ray(init_args: Mapping[str, Any]) -> None:
+    """Start Ray here, or join a cluster and send it our environment, which it does not inherit.
+
+    Raises:
+        InputError: no cluster answers at the address, or only `RAY_ADDRESS` names one.
+        FedalignError: Ray did not start, such as on a machine that is too busy.
+    """
+    address = init_args.get("address")
+    if address is not None:
+        _check_reachable(address)
         passed = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         init_args = {"runtime_env": {"env_vars": passed}, **init_args}
-    with own_sigterm():
+    elif there := os.environ.get("RAY_ADDRESS"):
+        raise InputError(
+            f"RAY_ADDRESS: {there!r} names a Ray cluster, but simulation.address does not: give "
+            "simulation.address to use it, or unset RAY_ADDRESS to start Ray on this machine"
+        )
+    place = f"simulation.address: {address!r}" if address else "Ray did not start"
+    with named(place, InputError if address else FedalignError), own_sigterm():
         ray.init(**init_args)
 
 

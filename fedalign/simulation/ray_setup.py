@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,13 @@ def full_backend_config(given: Mapping[str, Any]) -> dict[str, Any]:
 
         full["client_resources"]["num_gpus"] = min(1, count_gpus())
     return full
+
+
+def require_ray() -> None:
+    """Raise `InputError` if Ray is not installed."""
+    if find_spec("ray") is None:
+        cure = "pip install 'flwr[simulation]', or give simulation.backend=inline"
+        raise InputError(f"simulation.backend: Ray is not installed: {cure}")
 
 
 def count_visible_gpus() -> int:

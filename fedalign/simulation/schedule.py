@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter, deque
@@ -98,11 +99,17 @@ class Schedule:
     """The groups of all batches, served in order; those of a node one after the other.
 
     Several threads use it. `turn` guards it, and is notified of every change.
+
+    Attributes:
+        turn: as said.
+        closed: no further group is served.
+        error: why, if that was not meant.
     """
 
     def __init__(self, costs: Costs) -> None:
         self.turn = threading.Condition()
         self.closed = False
+        self.error: BaseException | None = None
         self._costs = costs
         self._ready: deque[Task] = deque()
         self._lines: dict[int, list[Task]] = {}  # of each node's groups, in order
@@ -113,7 +120,7 @@ class Schedule:
         if longest_first:
             tasks.sort(key=lambda task: -self._costs.of(task.messages))
         with self.turn:
-            batch.open += len(tasks)
+            batch.open, batch.error = batch.open + len(tasks), self.error
             for task in tasks:
                 for message in task.messages:
                     self._lines.setdefault(node_of(message), []).append(task)
@@ -176,10 +183,12 @@ class Schedule:
             self._remove(task)
         return [message for task in gone for message in task.messages]
 
-    def close(self) -> None:
-        """Let no further group be served."""
+    def close(self, error: BaseException | None = None) -> None:
+        """Let no further group be served; with an error, all batches end with it."""
         with self.turn:
-            self.closed = True
+            self.closed, self.error = True, error or self.error
+            for task in itertools.chain(*self._lines.values()):
+                task.batch.error = task.batch.error or error
             self._ready.clear()
             self.turn.notify_all()
 

@@ -25,7 +25,8 @@ from flwr.serverapp import Grid, ServerApp
 from fedalign.errors import FedalignError
 from fedalign.messages.copies import copy_of
 from fedalign.simulation.app import FlowerApp, load_component
-from fedalign.simulation.ray_setup import full_backend_config, own_sigterm, surroundings
+from fedalign.simulation.ray_cluster import start_ray
+from fedalign.simulation.ray_setup import full_backend_config, surroundings
 from fedalign.simulation.serving import call
 
 log = logging.getLogger("flwr")
@@ -45,8 +46,9 @@ def run(
         FedalignError: the engine itself failed; gives the innermost reason.
     """
     server_app = _Server(app.load()[0], run_config, run_id)
-    client_app = _Client(app, run_config, run_id)
     config = full_backend_config(backend_config)
+    node_config = {} if "address" in config["init_args"] else _node_config(app, run_config)
+    client_app = _Client(app, run_config, run_id, node_config)
     with surroundings(app):
         from flwr.simulation import run_simulation
 
@@ -55,6 +57,8 @@ def run(
             run_simulation(server_app, client_app, num_supernodes, backend_config=config)
         except KeyboardInterrupt:
             server_app.stop(KeyboardInterrupt())
+            raise
+        except FedalignError:  # Ray did not start
             raise
         except Exception as error:
             if server_app.error is None:
@@ -66,12 +70,22 @@ def run(
         raise server_app.error
 
 
+def _node_config(app: FlowerApp, run_config: Mapping[str, UserConfigValue]) -> dict[str, str]:
+    """Return where clients of fedalign's own app store their states: in the run's folder."""
+    if app.client != "fedalign.client_app:app":
+        return {}
+    # Imported here because they import torch, which another app may not need.
+    from fedalign.federation.client_state import STATE_DIR, STATES
+    from fedalign.settings.config import from_run_config
+
+    return {STATE_DIR: str((from_run_config(run_config).folder / STATES).resolve())}
+
+
 def _start_ray(init_args: Mapping[str, Any]) -> None:
-    """Start Ray as the engine would, but without its handler of SIGTERM."""
+    """Start Ray as the engine would, but as fedalign's own engines do."""
     if not ray.is_initialized():
         paths = {"PYTHONPATH": os.pathsep.join([*sys.path, os.environ["PYTHONPATH"]])}
-        with own_sigterm():
-            ray.init(**{"runtime_env": {"env_vars": paths}, **init_args})
+        start_ray({"runtime_env": {"env_vars": paths}, **init_args})
 
 
 class _Server(ServerApp):
@@ -123,24 +137,31 @@ class _Client(ClientApp):
     """The app's ClientApp with a run config, by name, since each worker imports it itself."""
 
     def __init__(
-        self, app: FlowerApp, run_config: dict[str, UserConfigValue], run_id: int | None
+        self,
+        app: FlowerApp,
+        run_config: dict[str, UserConfigValue],
+        run_id: int | None,
+        node_config: Mapping[str, UserConfigValue],
     ) -> None:
         super().__init__()
         self._app, self._run_config, self._run_id = app, run_config, run_id
+        self._node_config = node_config
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Return the reply of the app's ClientApp; errors are worded as on fedalign's engines."""
         self._app.put_on_path()
         app: ClientApp = load_component(self._app.client, self._app.root)
-        before, state = (context.run_config, context.run_id), copy_of(context.state)
+        before = context.run_config, context.run_id, context.node_config
+        state = copy_of(context.state)
         context.run_config = dict(self._run_config)
+        context.node_config = {**context.node_config, **self._node_config}
         context.run_id = context.run_id if self._run_id is None else self._run_id
         reply = call(app, message, context)
         if reply.has_error():  # the engine would take it for a success
             context.state = state
             log.error("client %s: %s", context.node_config["partition-id"], reply.error.reason)
         # The engine rejects a context whose run config or run id has changed.
-        context.run_config, context.run_id = before
+        context.run_config, context.run_id, context.node_config = before
         return reply
 
 

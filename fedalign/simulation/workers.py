@@ -18,7 +18,7 @@ from fedalign.messages.groups import GroupApp, GroupReplies
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.faults import MAX_FAILED, Fault, blame, give_up
 from fedalign.simulation.grid import LocalGrid
-from fedalign.simulation.ray_cluster import ray_for, room_for
+from fedalign.simulation.ray_cluster import ray_for, room_for, watch_head
 from fedalign.simulation.ray_setup import full_backend_config
 from fedalign.simulation.schedule import Task
 from fedalign.simulation.serving import FAILED, error_reply
@@ -77,6 +77,7 @@ class Pool:
             self._shared = ray.put(client_app.share(config))
         for worker in self.workers:
             self._introduce(worker)
+        threading.Thread(target=watch_head, args=[self._grid.schedule], daemon=True).start()
         for feeder in self._feeders:
             feeder.start()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
-from math import inf
+from functools import lru_cache, reduce
+from math import inf, isfinite
 from operator import add, mul
 
 import numpy as np
@@ -20,9 +20,17 @@ from fedalign.messages.codec import Codec
 from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import Mark, empty_sum, put_mark
 from fedalign.messages.records import TrainTask, arrays_of, train_reply
-from fedalign.messages.validation import check_finite, check_norm, check_numbers
+from fedalign.messages.validation import (
+    MAX_GROWTH,
+    VARIANCE,
+    check_buffer,
+    check_finite,
+    check_norm,
+    check_numbers,
+)
 from fedalign.network.arrays import num_bytes
 from fedalign.network.flat import HOST, MANY
+from fedalign.network.layout import Layout
 from fedalign.training.trainer import Models
 
 PART = 64  # models that are summed at once on a GPU
@@ -166,32 +174,61 @@ class _Total:
 
 
 def _flaws(sender: Sender, models: Models, max_update_norm: float | None) -> list[str | None]:
-    """Return for each model why it cannot be summed; None if it can."""
-    layout, block = sender.codec.layout, models.block
-    norms = torch.linalg.vector_norm(block, dim=1)
-    finite = norms.isfinite().tolist()  # a norm that overflows is looked at again
-    limit = inf if max_update_norm is None else max_update_norm
+    """Return for each model why it cannot be summed; None if it can.
+
+    The device is asked once, for bounds that are easy to compute; a model outside of them is looked
+    at in detail.
+    """
+    layout, block, start = sender.codec.layout, models.block, sender.start
     # Who cannot have moved too far, however far apart start and end point, need not be measured.
-    moved = norms + torch.linalg.vector_norm(sender.start)
-    if limit < inf and not bool((moved <= limit).all()):
-        changes = (block - sender.start)[:, : layout.parameter_size]
-        moved = torch.linalg.vector_norm(changes, dim=1)
-    distances = moved.tolist()
+    moved = torch.linalg.vector_norm(block, dim=1) + torch.linalg.vector_norm(start)
+    rows = [moved, _out_of_bounds(layout, block)] if layout.buffers else [moved]
+    distances, *strange = torch.stack(rows).tolist()
+    pairs = zip(distances, *strange, strict=True)
+    plain = [isfinite(farthest) and not any(found) for farthest, *found in pairs]
+    limit = inf if max_update_norm is None else max_update_norm
+    if not all(own <= limit for own in distances):
+        changes = (block - start)[:, : layout.parameter_size]
+        distances = torch.linalg.vector_norm(changes, dim=1).tolist()
     known = np.logical_and.reduce(np.isfinite([*models.metrics.values()])).tolist()
-    if all(known) and all(finite) and max(distances) <= limit:
+    if all(known) and all(plain) and max(distances) <= limit:
         return [None] * len(block)
 
     def flaw(k: int) -> str | None:
-        if known[k] and finite[k] and distances[k] <= limit:
+        if known[k] and plain[k] and distances[k] <= limit:
             return None
         try:
             check_numbers(_metrics(models, k))
-            if not finite[k]:
-                for entry in layout.entries:
-                    check_finite(entry.name, entry.view(block[k]).cpu().numpy())
+            if not plain[k]:
+                _check_model(layout, block[k].cpu(), start.cpu())
             check_norm(distances[k], max_update_norm)
         except ValueError as error:
             return str(error)
         return None
 
     return list(map(flaw, range(len(block))))
+
+
+def _out_of_bounds(layout: Layout, block: Tensor) -> Tensor:
+    """Return how many buffers of each model `(K, F)` may be out of bounds, `(K,)`."""
+    buffers = block[:, layout.parameter_size :]
+    least = _least(layout, block.device)
+    return ((buffers < least) | (buffers > MAX_GROWTH)).sum(1)
+
+
+@lru_cache(maxsize=4)
+def _least(layout: Layout, device: torch.device) -> Tensor:
+    """Return the least value that each buffer may have, whatever the clients were sent."""
+    least = torch.full([layout.size], -MAX_GROWTH)
+    for entry in layout.buffers:
+        if entry.name.endswith(VARIANCE):
+            entry.view(least).zero_()
+    return least[layout.parameter_size :].to(device)
+
+
+def _check_model(layout: Layout, model: Tensor, sent: Tensor) -> None:
+    """Raise `ValueError` for a tensor of a model `(F,)` that is not finite or out of bounds."""
+    for entry in layout.parameters:
+        check_finite(entry.name, entry.view(model).numpy())
+    for entry in layout.buffers:
+        check_buffer(entry.name, entry.view(model).numpy(), entry.view(sent).numpy())

@@ -148,6 +148,27 @@ def test_what_nothing_runs_at_once_is_trained_one_by_one_and_named(kind, reason,
     assert f"clients train one by one, since {reason}" in caplog.text
 
 
+class Averaging(nn.Module):
+    """Its last linear layer sees a mean over the batch, which no logit depends on."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.last = nn.Linear(36, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        logits = self.fc(x.flatten(1))
+        return logits + 0 * self.last(logits.mean(0, keepdim=True).expand_as(logits))
+
+
+def test_features_are_compared_where_a_loss_uses_them(data):
+    assert build(Averaging, data).stacked is not None
+    network = Network(Averaging(), data, CPU, uses_features=True)
+    assert network.stacked is None
+    assert network.stacking.reason.startswith("stacked, the losses differ")
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    assert Network(plain, data, CPU, uses_features=True).stacking.reason == ""
+
+
 class Wrong(Stacked):
     """Spoils one gradient of one model, or one loss."""
 

@@ -7,6 +7,7 @@ from flwr.app import ConfigRecord, Context, RecordDict
 from safetensors.numpy import load_file
 
 from fedalign.client_app import app as client_app
+from fedalign.errors import InputError
 from fedalign.federation.client_state import STATE_DIR
 from fedalign.federation.federation import federation_of
 from fedalign.messages.records import STATE
@@ -100,6 +101,18 @@ def test_real_nodes_give_the_bits_of_simulated_ones_and_go_on_where_they_stood(
         files = {file.name for file in place.iterdir()}
         assert digest in files
         assert len(files) <= 3
+
+
+def test_another_kind_of_engine_is_refused_what_it_cannot_read(config, tmp_path):
+    own = config("own", **SCAFFOLD)
+    kinds = [InlineGrid(client_app, 4, own.run_config()), RealNodes(own, tmp_path / "nodes")]
+    for first, other in (kinds, kinds[::-1]):
+        with pytest.raises(KeyboardInterrupt):
+            go(own, first, stop=3)
+        with pytest.raises(InputError, match=r"after round 2 were saved by another kind of engine"):
+            go(own, other)
+        (checkpoint,) = tmp_path.glob("own/*/checkpoint*")
+        checkpoint.unlink()
 
 
 def test_without_a_folder_there_is_no_checkpoint_and_that_is_said(config, caplog, tmp_path):

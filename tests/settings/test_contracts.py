@@ -200,7 +200,9 @@ def test_an_option_keeps_a_name_that_another_part_gave_up():
 
 
 def test_traits_are_declared_or_have_defaults():
-    assert traits("clients", "moon") == contracts.ClientTraits(None, stateful=True)
+    assert traits("clients", "moon") == contracts.ClientTraits(
+        None, stateful=True, uses_features=True
+    )
     assert traits("clients", "mine:Trains") == contracts.ClientTraits()
     assert traits("strategies", "matched").moves_neurons
     assert traits("strategies", "scaffold").other_half == "scaffold"

@@ -1,11 +1,17 @@
 """A Ray cluster of two nodes, both on this machine: the same bits as in one process."""
 
+import shutil
+import subprocess
+import threading
+
 import pytest
+from flwr.app import Message, RecordDict
 from safetensors.numpy import load_file
 
-from fedalign.errors import InputError
+from fedalign.errors import FedalignError, InputError
 from fedalign.settings.registry import HOME
-from fedalign.simulation import FlowerApp, simulate
+from fedalign.simulation import FlowerApp, ray_cluster, simulate
+from fedalign.simulation.grid import LocalGrid
 
 SCRIPT = """
 import sys
@@ -65,9 +71,50 @@ def test_two_nodes_give_the_same_bits(python, tmp_path):
     assert all((there[name] == here[name]).all() for name in here)
 
 
-def test_a_cluster_that_is_not_there_is_named(monkeypatch):
+APP = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
+
+
+def start(monkeypatch, backend, error=None, **init_args):
+    def init(**_):
+        raise error
+
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # even if other tests share one
-    app = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
-    config = {"init_args": {"address": "127.0.0.1:9"}}
+    monkeypatch.setattr("ray.init", init)
+    simulate(APP, 2, {}, backend=backend, backend_config={"init_args": init_args})
+
+
+@pytest.mark.parametrize("backend", ["auto", "ray", "flower"])
+def test_a_cluster_that_cannot_be_joined_is_named(monkeypatch, backend):
     with pytest.raises(InputError, match=r"no Ray cluster answers at '127\.0\.0\.1:9'"):
-        simulate(app, 2, {}, backend="ray", backend_config=config)
+        start(monkeypatch, backend, address="127.0.0.1:9")
+    with pytest.raises(InputError, match=r"simulation\.address: 'auto': ConnectionError: Could"):
+        start(monkeypatch, backend, ConnectionError("Could not find any"), address="auto")
+
+
+@pytest.mark.parametrize("backend", ["ray", "flower"])
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch, backend):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(FedalignError, match=r"^Ray did not start: Exception: The current node"):
+        start(monkeypatch, backend, Exception("The current node timed out during startup."))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(InputError, match=r"^RAY_ADDRESS: '127\.0\.0\.1:9' names a Ray cluster"):
+        start(monkeypatch, backend)
+    monkeypatch.setattr("fedalign.simulation.ray_setup.find_spec", lambda _: None)
+    with pytest.raises(InputError, match="Ray is not installed: pip install"):
+        start(monkeypatch, backend)
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_a_head_that_dies_ends_what_waits_for_clients(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "PAUSE", 0.01)
+    program = shutil.copy(shutil.which("sleep"), tmp_path / name)
+    grid = LocalGrid(2)  # serves nobody
+    with subprocess.Popen([program, "60"]) as process:
+        threading.Thread(target=ray_cluster.watch_head, args=[grid.schedule]).start()
+        threading.Timer(0.2, process.kill).start()
+        for _ in range(2):  # also what is sent afterwards
+            message = Message(RecordDict(), 1000, "train")
+            with pytest.raises(FedalignError, match=f"^Ray's {name} has died"):
+                grid.send_and_receive([message])
+        with pytest.raises(FedalignError, match=f"^Ray's {name} has died"):
+            grid.pull_messages(["1"])

@@ -1,11 +1,17 @@
 """The same run on every engine gives the same bits."""
 
+import shutil
+
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from fedalign.cli import app
+from fedalign.federation.client_state import STATES
+from fedalign.runs.folder import RunFolder
+from fedalign.runs.paths import CHECKPOINT
+from fedalign.runs.trees import read
 
 WORDS = ["run", "quickstart", "rounds=3", "num_clients=5", "clients_per_round=4", "model.width=16"]
 WORDS += ["evaluation.pairs=1", "evaluation.client_fraction=0.5", "evaluation.holdout=0.3"]
@@ -43,5 +49,20 @@ def test_our_workers_give_the_same_bits(inline, tmp_path):
 
 
 @pytest.mark.usefixtures("last_ray")
-def test_flowers_engine_gives_the_same_bits(inline, tmp_path):
-    check(inline, run_here(tmp_path / "flower", "simulation.backend=flower"))
+def test_flowers_engine_gives_the_same_bits_and_checkpoints_have_the_clients_states(
+    inline, tmp_path, monkeypatch
+):
+    save = RunFolder.save
+
+    def copy_and_save(folder, model):
+        shutil.copytree(folder.path, tmp_path / "running")
+        save(folder, model)
+
+    monkeypatch.setattr(RunFolder, "save", copy_and_save)
+    folder = run_here(tmp_path / "flower", "simulation.backend=flower", "checkpoint_every=1")
+    check(inline, folder)
+    digests = read(tmp_path / "running" / CHECKPOINT)["clients"]
+    assert len(digests) >= 4
+    for partition, digest in digests.items():
+        assert list((tmp_path / "running" / STATES).glob(f"*/{partition}/{digest}"))
+    assert not (folder / STATES).exists()

@@ -15,11 +15,8 @@ import ray
 from fedalign.errors import FedalignError, InputError, named
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.ray_setup import own_sigterm, surroundings
-<<<<<<< HEAD
-from fedalign.simulation.shipping import leave_shared_memory
-=======
 from fedalign.simulation.schedule import Schedule
->>>>>>> h-cases
+from fedalign.simulation.shipping import leave_shared_memory
 
 PASSED_ON = (
     "PYTHONPATH", "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_LOG_LEVEL",

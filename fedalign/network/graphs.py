@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from threading import Lock
 from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -48,6 +49,7 @@ class Graphs:
         self.off = False
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._pool: Any = None
+        self._alive: WeakSet[Any] = WeakSet()  # graphs whose memory is in the pool
         self._stream: torch.cuda.Stream | None = None
         self._broken: list[Any] = []
         self._made = 0
@@ -139,15 +141,15 @@ class Graphs:
 
         `torch.cuda.graph` has one stream for all threads, and stays on it if a capture fails.
         """
-        if self._pool is None:
+        if self._pool is None or not self._alive:  # a pool ends with the last of its graphs
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         gc.collect()  # so that nothing of the GPU is let go of meanwhile
         with capturing:
             torch.cuda.synchronize()
             with torch.cuda.stream(self._stream):
-                graph.capture_begin(self._pool, capture_error_mode="thread_local")
                 try:
+                    graph.capture_begin(self._pool, capture_error_mode="thread_local")
                     work()
                     graph.capture_end()
                 except BaseException:
@@ -156,6 +158,7 @@ class Graphs:
                     self._broken.append(graph)  # the allocator may still ask it
                     self._pool = None
                     raise
+        self._alive.add(graph)
         return graph
 
 

@@ -96,8 +96,7 @@ class Network:
         other.draws = Draws()
         module = deepcopy(self.module, {id(self.draws): other.draws})
         other._plain = OneByOne(module, self.layout, self._bf16, other.draws)
-        other._state = State(module)
-        other._receiver = Receiver(self.layout, self.device)
+        other._state, other._receiver = State(module), Receiver(self.layout, self.device)
         return other
 
     def restart(self) -> None:

@@ -30,17 +30,19 @@ class Receiver:
         self._staged: tuple[Tensor, Any] | None = None
 
     def receive(self, arrays: ArrayRecord) -> Tensor:
-        """Return a model `(F,)`; the last ones are remembered. Not to be changed."""
+        """Return a model `(F,)`, and remember it. Not to be changed."""
+        vector = self.vector_of(arrays)
+        data = list(map(shared_by_copies, arrays.values()))
+        others = [known for known in self._known if known[1] is not vector]
+        self._known = [(data, vector), *others[: KEPT - 1]]
+        return vector
+
+    def vector_of(self, arrays: ArrayRecord) -> Tensor:
+        """Return a model `(F,)`, decoded unless it is remembered. Not to be changed."""
         data = list(map(shared_by_copies, arrays.values()))
         for known, vector in self._known:
             if not any(map(is_not, data, known)):
                 return vector
-        vector = self.vector_of(arrays)
-        self._known = [(data, vector), *self._known[: KEPT - 1]]
-        return vector
-
-    def vector_of(self, arrays: ArrayRecord) -> Tensor:
-        """Return a model `(F,)`, which is not to be changed."""
         flat = flat_of(arrays, self._layout)
         if flat is not None:
             return flat.on(self._device)

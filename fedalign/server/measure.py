@@ -184,13 +184,11 @@ class Measure(Callback):
 
     def _vectors(self, outcome: Round) -> dict[str, Tensor]:
         """Return the round's models: on the device if they fit, on the host to match neurons."""
-        network, layout = self.network, self.network.layout
-        records = {str(partition): model for partition, model in outcome.clients.items()}
-        ends = {"before": outcome.before, "after": outcome.after}
-        if self.settings.match != "none" or len(records) * layout.size > MANY:
-            return {name: layout.to_vector(own) for name, own in (records | ends).items()}
-        found = {name: network.vector_of(own) for name, own in records.items()}
-        return found | {name: network.receive(own) for name, own in ends.items()}
+        layout, records = self.network.layout, {str(i): own for i, own in outcome.clients.items()}
+        records |= {"before": outcome.before, "after": outcome.after}
+        on_host = self.settings.match != "none" or len(records) * layout.size > MANY
+        decode = layout.to_vector if on_host else self.network.vector_of
+        return {name: decode(model) for name, model in records.items()}
 
     def _measure(self, outcome: Round, models: dict[str, Tensor]) -> Callable[[], Added]:
         """Measure all points of the round at once; what is returned makes curves and metrics."""

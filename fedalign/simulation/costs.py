@@ -7,6 +7,8 @@ from typing import Any
 
 from flwr.app import Message
 
+from fedalign.messages.copies import node_of
+
 
 class Costs:
     """How long clients take, in seconds: a running average in which old measurements fade.
@@ -24,7 +26,7 @@ class Costs:
 
     def of(self, group: Sequence[Message]) -> float:
         """Return the seconds that a group should take."""
-        nodes = [message.metadata.dst_node_id for message in group]
+        nodes = list(map(node_of, group))
         known = self._seconds
         return sum(known[n] if n in known else self._usual * self.size(n) for n in nodes)
 
@@ -33,10 +35,10 @@ class Costs:
         if worker not in self._warm:
             self._warm.add(worker)
             return
-        units = (self.size(m.metadata.dst_node_id) for group in share for m in group)
+        units = (self.size(node_of(message)) for group in share for message in group)
         self._usual = sum(taken) / sum(units)
         for group, seconds in zip(share, taken, strict=True):
-            nodes = [message.metadata.dst_node_id for message in group]
+            nodes = list(map(node_of, group))
             a_unit = seconds / sum(map(self.size, nodes))
             for node in nodes:
                 own = a_unit * self.size(node)

@@ -215,18 +215,18 @@ class LocalGrid(Grid):
     def _stamp(self, messages: Iterable[Message]) -> list[Message]:
         """Return the messages to existing nodes, marked as sent by this Grid, with new ids."""
         batch, run_id, at = list(messages), self.run.run_id, datetime.now(UTC).isoformat()
-        for message in batch:
-            metadata = message.metadata
+        headers = [message.metadata for message in batch]
+        for message, metadata in zip(batch, headers, strict=True):
             if metadata.reply_to_message_id or metadata.delivered_at or metadata.ttl <= 0:
                 raise ValueError(f"Invalid message: {message}")
-        for message in batch:
-            message.metadata.__dict__.update(
+        for metadata in headers:
+            metadata.__dict__.update(
                 _message_id=next(self._message_ids),
                 _run_id=run_id,
                 _src_node_id=SERVER_NODE_ID,
                 _delivered_at=at,
             )
-        for node in {node_of(message) for message in batch if node_of(message) not in self._nodes}:
+        for node in {node for node in map(node_of, batch) if node not in self._nodes}:
             log.error("a message to node %d is dropped: there is no such node", node)
         return [message for message in batch if node_of(message) in self._nodes]
 

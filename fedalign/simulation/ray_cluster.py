@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import ray
 
-from fedalign.errors import FedalignError, InputError, named
+from fedalign.errors import FedalignError, InputError, in_one_line
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.ray_setup import own_sigterm, surroundings
 from fedalign.simulation.schedule import Schedule
@@ -96,9 +96,13 @@ def start_ray(init_args: Mapping[str, Any]) -> None:
             f"RAY_ADDRESS: {there!r} names a Ray cluster, but simulation.address does not: give "
             "simulation.address to use it, or unset RAY_ADDRESS to start Ray on this machine"
         )
-    place = f"simulation.address: {address!r}" if address else "Ray did not start"
-    with named(place, InputError if address else FedalignError), own_sigterm():
-        ray.init(**init_args)
+    try:
+        with own_sigterm():
+            ray.init(**init_args)
+    except Exception as error:  # without a cause, whose traceback `flower-simulation` would show
+        if address is None:
+            raise FedalignError(f"Ray did not start: {in_one_line(error)}") from None
+        raise InputError(f"simulation.address: {address!r}: {in_one_line(error)}") from None
 
 
 def _check_reachable(address: str) -> None:

@@ -66,6 +66,7 @@ class Pool:
         self.workers = [self._new() for _ in range(workers)]
         feed = partial(threading.Thread, target=self._feed, daemon=True)
         self._feeders = [feed(args=[place]) for place in range(workers)]
+        threading.Thread(target=watch_head, args=[grid.schedule], daemon=True).start()
 
     def start(self, client_app: ClientApp) -> None:
         """Send all workers what the clients of a `GroupApp` share, and let them begin."""
@@ -77,7 +78,6 @@ class Pool:
             self._shared = ray.put(client_app.share(config))
         for worker in self.workers:
             self._introduce(worker)
-        threading.Thread(target=watch_head, args=[self._grid.schedule], daemon=True).start()
         for feeder in self._feeders:
             feeder.start()
 

@@ -213,7 +213,7 @@ def _out_of_bounds(layout: Layout, block: Tensor) -> Tensor:
     """Return how many buffers of each model `(K, F)` may be out of bounds, `(K,)`."""
     buffers = block[:, layout.parameter_size :]
     least = _least(layout, block.device)
-    return ((buffers < least) | (buffers > MAX_GROWTH)).sum(1)
+    return ((buffers < least) | (buffers > MAX_GROWTH)).sum(1, dtype=block.dtype)
 
 
 @lru_cache(maxsize=4)

@@ -94,8 +94,10 @@ def test_a_cluster_that_cannot_be_joined_is_named(monkeypatch, backend):
 @pytest.mark.parametrize("backend", ["ray", "flower"])
 def test_a_ray_that_does_not_start_is_one_line(monkeypatch, backend):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(FedalignError, match=r"^Ray did not start: Exception: The current node"):
+    line = r"^Ray did not start: Exception: The current node"
+    with pytest.raises(FedalignError, match=line) as found:
         start(monkeypatch, backend, Exception("The current node timed out during startup."))
+    assert found.value.__cause__ is None
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     with pytest.raises(InputError, match=r"^RAY_ADDRESS: '127\.0\.0\.1:9' names a Ray cluster"):
         start(monkeypatch, backend)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from fedalign.errors import InputError
 from fedalign.simulation.app import FlowerApp
+from fedalign.simulation.ray_lean import start_ray
+from fedalign.simulation.ray_output import workers_heard
 from fedalign.simulation.ray_setup import own_sigterm, surroundings
 
 PASSED_ON = (
@@ -25,10 +28,10 @@ def ray_for(app: FlowerApp, init_args: dict[str, Any]) -> Iterator[None]:
     """Use the initialised Ray, or one that is started and stopped here."""
     with surroundings(app):
         own = not ray.is_initialized()
-        if own:
-            _connect(init_args)
+        logs = _connect(init_args) if own else None
         try:
-            yield
+            with workers_heard(logs) if logs else nullcontext():
+                yield
         finally:
             if own:
                 ray.shutdown()
@@ -49,14 +52,19 @@ def room_for(resources: Mapping[str, float]) -> int:
     return min(counts)
 
 
-def _connect(init_args: dict[str, Any]) -> None:
-    """Start Ray here, or join a cluster and send it our environment, which it does not inherit."""
+def _connect(init_args: dict[str, Any]) -> Path | None:
+    """Start Ray here, or join a cluster and send it our environment, which it does not inherit.
+
+    Returns:
+        The folder of logs that are to be printed; None if Ray prints them, or nobody shall.
+    """
     if "address" in init_args:
         _check_reachable(init_args["address"])
         passed = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         init_args = {"runtime_env": {"env_vars": passed}, **init_args}
     with own_sigterm():
-        ray.init(**init_args)
+        logs = start_ray(init_args)
+    return logs if init_args.get("log_to_driver", True) else None
 
 
 def _check_reachable(address: str) -> None:

@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from fedalign.simulation import inline
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.inline import InlineGrid
-from fedalign.simulation.ray_setup import count_visible_gpus, full_backend_config
+from fedalign.simulation.ray_setup import count_visible_gpus, full_backend_config, threads_of
 from fedalign.simulation.schedule import MIN_SECONDS, Task
 
 if TYPE_CHECKING:  # importing Ray takes a second, and most short runs never need it
@@ -52,7 +52,8 @@ class AutoGrid(InlineGrid):
         backend_config: Mapping[str, Any],
         most: int,
     ) -> None:
-        super().__init__(client_app, num_nodes, run_config, run_id)
+        threads = threads_of(backend_config["client_resources"])
+        super().__init__(client_app, num_nodes, run_config, run_id, threads)
         self._app, self._config, self._most = app, backend_config, most
         self._spent = 0.0
         self._hiring: threading.Thread | None = None

@@ -25,7 +25,12 @@ from flwr.serverapp import Grid, ServerApp
 from fedalign.errors import FedalignError
 from fedalign.messages.copies import copy_of
 from fedalign.simulation.app import FlowerApp, load_component
-from fedalign.simulation.ray_setup import full_backend_config, own_sigterm, surroundings
+from fedalign.simulation.ray_setup import (
+    full_backend_config,
+    own_sigterm,
+    surroundings,
+    threads_of,
+)
 from fedalign.simulation.serving import call
 
 log = logging.getLogger("flwr")
@@ -45,8 +50,8 @@ def run(
         FedalignError: the engine itself failed; gives the innermost reason.
     """
     server_app = _Server(app.load()[0], run_config, run_id)
-    client_app = _Client(app, run_config, run_id)
     config = full_backend_config(backend_config)
+    client_app = _Client(app, run_config, run_id, threads_of(config["client_resources"]))
     with surroundings(app):
         from flwr.simulation import run_simulation
 
@@ -123,10 +128,15 @@ class _Client(ClientApp):
     """The app's ClientApp with a run config, by name, since each worker imports it itself."""
 
     def __init__(
-        self, app: FlowerApp, run_config: dict[str, UserConfigValue], run_id: int | None
+        self,
+        app: FlowerApp,
+        run_config: dict[str, UserConfigValue],
+        run_id: int | None,
+        threads: int,
     ) -> None:
         super().__init__()
         self._app, self._run_config, self._run_id = app, run_config, run_id
+        self._threads = threads
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Return the reply of the app's ClientApp; errors are worded as on fedalign's engines."""
@@ -135,7 +145,7 @@ class _Client(ClientApp):
         before, state = (context.run_config, context.run_id), copy_of(context.state)
         context.run_config = dict(self._run_config)
         context.run_id = context.run_id if self._run_id is None else self._run_id
-        reply = call(app, message, context)
+        reply = call(app, message, context, self._threads)
         if reply.has_error():  # the engine would take it for a success
             context.state = state
             log.error("client %s: %s", context.node_config["partition-id"], reply.error.reason)

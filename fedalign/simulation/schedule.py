@@ -12,12 +12,14 @@ from typing import Any
 
 from flwr.app import Message
 
+from fedalign.errors import FedalignError
 from fedalign.messages.copies import node_of
 from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.simulation.costs import Costs
 
 CALL_SECONDS = 0.2  # of work in one call of a worker: few calls a round, and equal ends
 MIN_SECONDS = 0.005  # of work; with less, a call of a worker costs more than it saves
+CLOSED = "the grid has been closed, so it serves no more clients"
 SHORT = 60.0  # seconds; with a shorter timeout no groups share a call, as one could be late there
 
 
@@ -94,22 +96,25 @@ class Task:
 class Schedule:
     """The groups of all batches, served in order; those of a node one after the other.
 
-    Several threads use it. `turn` guards it, and is notified of every change.
+    Several threads use it. `turn` guards it, and is notified of every change. `refusal` says why no
+    groups are served, if so.
     """
 
     def __init__(self, costs: Costs) -> None:
         self.turn = threading.Condition()
         self.closed = False
+        self.refusal = ""
         self._costs = costs
         self._ready: deque[Task] = deque()
         self._lines: dict[int, list[Task]] = {}  # of each node's groups, in order
 
     def add(self, batch: Batch, groups: Sequence[list[Message]], longest_first: bool) -> None:
-        """Append the groups of a new batch."""
+        """Append the groups of a new batch; `FedalignError` if nobody serves them."""
         tasks = [Task(group, batch) for group in groups]
         if longest_first:
             tasks.sort(key=lambda task: -self._costs.of(task.messages))
         with self.turn:
+            self.check_open()
             batch.open += len(tasks)
             for task in tasks:
                 for message in task.messages:
@@ -174,11 +179,18 @@ class Schedule:
         return [message for task in gone for message in task.messages]
 
     def close(self) -> None:
-        """Let no further group be served."""
+        """Let no further group be served, and nobody wait for one."""
         with self.turn:
-            self.closed = True
+            self.closed, self.refusal = True, CLOSED
             self._ready.clear()
+            for task in (task for line in self._lines.values() for task in line):
+                task.batch.error = task.batch.error or FedalignError(CLOSED)
             self.turn.notify_all()
+
+    def check_open(self) -> None:
+        """Raise `FedalignError` if no groups are served."""
+        if self.refusal:
+            raise FedalignError(self.refusal)
 
     def _remove(self, task: Task) -> None:
         task.batch.open -= 1

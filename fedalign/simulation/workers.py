@@ -230,10 +230,12 @@ class RayGrid(LocalGrid):
         super().__init__(num_nodes, run_config, run_id)
         given = dict(resources or {"num_cpus": 1})
         self._pool = Pool(self, app, given, room_for(given))
+        self.schedule.refusal = "nobody serves the clients of a RayGrid before its `start`"
 
     def start(self, client_app: ClientApp) -> None:
         """Let the workers begin, after sending them what they share."""
         self._pool.start(client_app)
+        self.schedule.refusal = ""
 
     @property
     def num_workers(self) -> int:

@@ -20,7 +20,9 @@ from fedalign.simulation.schedule import MIN_SECONDS, Task
 if TYPE_CHECKING:  # importing Ray takes a second, and most short runs never need it
     from fedalign.simulation.workers import Pool
 
-WORTH = 10.0  # seconds that others could have taken: about what it costs to start Ray
+# Seconds that others could have taken. Ray and a worker cost 1.5 CPU seconds for an app with NumPy
+# and 3.5 with PyTorch (docs/engine.md), and one more worker would have saved half of these.
+WORTH = 5.0
 
 log = logging.getLogger("fedalign")
 

@@ -41,6 +41,7 @@ from fedalign.simulation import find_app, parse_run_config
 ENGINES = ("inline", "ray", "auto", "stock")
 VOLATILE = re.compile(
     r"^(\x1b\[\d+m)*\((Worker|ClientAppActor) [^)]*\)|\x1b\[\d+m"  # Ray's prefix; colours
+    r"|(?<=\}, )\d[\d.e-]*(?=\)$)"  # seconds in Flower's `fit progress`
     r"|\d{4}-\d\d-\d\d[ T_]\d\d.\d\d.\d\d\S*|\d\d:\d\d:\d\d\S*"  # times
     r"|\b\d+(\.\d+)?(e-\d+)? ?(s|seconds)\b"
     r"|\b\d{13,}\b|0x[0-9a-f]+|pid=\d+|(/[\w.-]+){2,}"  # ids, addresses, paths

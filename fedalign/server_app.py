@@ -80,9 +80,10 @@ def main(grid: Grid, context: Context) -> None:
         )
         # A second torch thread keeps spinning after each large operation; measuring has its own.
         with folder, checkpoints, progress, torch_threads(1), _rare_garbage():
-            if not nodes.hold_own_data:
+            model = loop.run(model, first=done + 1)
+            if not nodes.hold_own_data:  # at the end, so that no round waits for it
                 _draw(federation, config, folder.path / "partition.png")
-            folder.save(federation.network.layout.to_state(loop.run(model, first=done + 1)))
+            folder.save(federation.network.layout.to_state(model))
     print(f"results in {folder.path}", flush=True)
     _say_who_took_part(seen, config, folder)
 

@@ -81,14 +81,18 @@ def ray():
     """Return Ray, started once for all tests that name it."""
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     ray = pytest.importorskip("ray")
-    ray.init(
-        num_cpus=2,
-        num_gpus=1,  # a logical one: Ray only counts them
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-        _system_config={"free_objects_batch_size": 1},  # as in our engine
+    from fedalign.simulation.ray_lean import start_ray
+
+    start_ray(
+        {
+            "num_cpus": 2,
+            "num_gpus": 1,  # a logical one: Ray only counts them
+            "include_dashboard": False,
+            "logging_level": "ERROR",
+            "log_to_driver": False,
+            "_node_ip_address": "127.0.0.1",
+            "_system_config": {"free_objects_batch_size": 1},  # as in our engine
+        }
     )
     yield ray
     ray.shutdown()

@@ -1,10 +1,13 @@
 """Stand-ins that the tests of several rooms share."""
 
+from types import SimpleNamespace
+
 from fedalign.server.callbacks import Callback, CallbackRunner
 from fedalign.server.nodes import SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
 from fedalign.server.rounds import RoundLoop
+from fedalign.simulation import auto
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.inline import InlineGrid
 
@@ -78,3 +81,27 @@ def run_rounds(
         bounds, states=states,
     )  # fmt: skip
     return loop.run(model, first)
+
+
+class AtOnce:
+    """In place of a thread: workers join before the next client."""
+
+    def __init__(self, target, daemon):
+        assert daemon
+        self.target = target
+
+    def start(self):
+        import ray
+
+        self.target()
+        ray.get([worker.ready.remote() for worker in self.target.__self__._pool.workers])
+
+    def join(self):
+        """Nothing is left to wait for."""
+
+
+def join_at_once(monkeypatch):
+    """Let workers join the engine `auto` after the first client that others wait for."""
+    monkeypatch.setattr(auto, "WORTH", 0.0)
+    monkeypatch.setattr(auto, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(auto, "threading", SimpleNamespace(Thread=AtOnce))

@@ -30,7 +30,7 @@ __all__ = [
 
 BACKENDS: dict[str, tuple[str, ...]] = {
     "auto": ("client_resources", "init_args"),
-    "inline": (),
+    "inline": ("client_resources",),
     "ray": ("client_resources", "init_args"),
     "flower": ("actor", "client_resources", "init_args"),
 }
@@ -56,8 +56,8 @@ def simulate(
         backend: `"auto"` (in this process, and on Ray workers too as soon as that pays),
             `"inline"` (all clients in this process), `"ray"` (fedalign's engine on Ray workers) or
             `"flower"` (Flower's own engine, on Ray).
-        backend_config: `client_resources` and `init_args` for all but `"inline"`, and `actor` for
-            `"flower"`.
+        backend_config: `client_resources`, of which `"inline"` uses the threads only; `init_args`
+            for all but `"inline"`; and `actor` for `"flower"`.
         run_id: the run's id as the app sees it; by default random.
 
     Raises:
@@ -81,7 +81,7 @@ def simulate(
     elif backend == "inline":
         from fedalign.simulation import inline
 
-        inline.run(app, num_supernodes, settings, run_id)
+        inline.run(app, num_supernodes, settings, given, run_id)
     elif backend == "ray":
         require_ray()
         from fedalign.simulation import workers

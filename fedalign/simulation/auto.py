@@ -14,13 +14,20 @@ from flwr.clientapp import ClientApp
 from fedalign.simulation import inline
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.inline import InlineGrid
-from fedalign.simulation.ray_setup import count_visible_gpus, full_backend_config, require_ray
+from fedalign.simulation.ray_setup import (
+    count_visible_gpus,
+    full_backend_config,
+    require_ray,
+    threads_of,
+)
 from fedalign.simulation.schedule import MIN_SECONDS, Task
 
 if TYPE_CHECKING:  # importing Ray takes a second, and most short runs never need it
     from fedalign.simulation.workers import Pool
 
-WORTH = 10.0  # seconds that others could have taken: about what it costs to start Ray
+# Seconds that others could have taken. Ray and a worker cost 1.5 CPU seconds for an app with NumPy
+# and 3.5 with PyTorch (docs/engine.md), and one more worker would have saved half of these.
+WORTH = 5.0
 
 log = logging.getLogger("fedalign")
 
@@ -52,7 +59,8 @@ class AutoGrid(InlineGrid):
         backend_config: Mapping[str, Any],
         most: int,
     ) -> None:
-        super().__init__(client_app, num_nodes, run_config, run_id)
+        threads = threads_of(backend_config["client_resources"])
+        super().__init__(client_app, num_nodes, run_config, run_id, threads)
         self._app, self._config, self._most = app, backend_config, most
         self._spent = 0.0
         self._hiring: threading.Thread | None = None

@@ -140,20 +140,18 @@ class LocalGrid(Grid):
         """Return the replies to these messages that have come, in this order.
 
         There is an Error reply, as from Flower's SuperLink, to an id that is not known, or whose
-        reply has been pulled already.
+        reply has been pulled already. `FedalignError` if the grid is closed and none has come.
         """
         with self.schedule.turn:
             if error := self._error or self.schedule.error:
                 raise error
             keys = list(dict.fromkeys(message_ids))
-            unknown = {
-                key: unknown_reply(key, self.run.run_id)
-                for key in keys
-                if key not in self._expected
-            }
-            found = {key: self._replies.pop(key) for key in keys if key in self._replies}
-            self._expected -= found.keys()
-        there = unknown | found
+            unknown = [key for key in keys if key not in self._expected]
+            there = {key: unknown_reply(key, self.run.run_id) for key in unknown}
+            there |= {key: self._replies.pop(key) for key in keys if key in self._replies}
+            self._expected -= there.keys()
+            if keys and not there:
+                self.schedule.check_open()
         return [there[key] for key in keys if key in there]
 
     def send_and_receive(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from flwr.app import UserConfigValue
 from flwr.clientapp import ClientApp
@@ -13,6 +14,7 @@ from flwr.serverapp import ServerApp
 from fedalign.messages.copies import node_of
 from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.grid import LocalGrid
+from fedalign.simulation.ray_setup import threads_of, underscored
 from fedalign.simulation.schedule import Task
 from fedalign.simulation.serving import serve
 
@@ -23,7 +25,7 @@ class InlineGrid(LocalGrid):
     It starts no process, pickles nothing, needs one CUDA context, and a debugger can stop inside a
     client. Clients run in the thread that waits for their replies; those that are pushed, in a
     thread of their own. A running client cannot be interrupted. Clients share the process, so they
-    see one another's changes to the globals of a module.
+    see one another's changes to the globals of a module. `threads` are PyTorch's for a client.
     """
 
     def __init__(
@@ -32,9 +34,10 @@ class InlineGrid(LocalGrid):
         num_nodes: int,
         run_config: Mapping[str, UserConfigValue] | None = None,
         run_id: int | None = None,
+        threads: int = 1,
     ) -> None:
         super().__init__(num_nodes, run_config, run_id)
-        self._client_app = client_app
+        self._client_app, self._threads = client_app, threads
         self._serving = False
         self._behind: threading.Thread | None = None
 
@@ -68,7 +71,9 @@ class InlineGrid(LocalGrid):
         """Serve a group, and return the seconds that it took."""
         contexts = self.contexts(map(node_of, task.messages))
         began = time.perf_counter()
-        answers = serve(self._client_app, task.messages, contexts, task.batch.request)
+        answers = serve(
+            self._client_app, task.messages, contexts, task.batch.request, self._threads
+        )
         seconds = time.perf_counter() - began
         self.costs.learn(self, [task.messages], [seconds])
         with self.schedule.turn:
@@ -91,11 +96,16 @@ class InlineGrid(LocalGrid):
 
 
 def run(
-    app: FlowerApp, num_supernodes: int, run_config: dict[str, UserConfigValue], run_id: int | None
+    app: FlowerApp,
+    num_supernodes: int,
+    run_config: dict[str, UserConfigValue],
+    backend_config: Mapping[str, Any],
+    run_id: int | None,
 ) -> None:
     """Run the ServerApp of `app` to its end; its exceptions are passed on unchanged."""
     server_app, client_app = app.load()
-    serve_app(InlineGrid(client_app, num_supernodes, run_config, run_id), server_app)
+    threads = threads_of(underscored(backend_config).get("client_resources", {}))
+    serve_app(InlineGrid(client_app, num_supernodes, run_config, run_id, threads), server_app)
 
 
 def serve_app(grid: InlineGrid, server_app: ServerApp) -> None:

@@ -6,7 +6,8 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,6 +15,8 @@ import ray
 
 from fedalign.errors import FedalignError, InputError, in_one_line
 from fedalign.simulation.app import FlowerApp
+from fedalign.simulation.ray_lean import start_ray
+from fedalign.simulation.ray_output import workers_heard
 from fedalign.simulation.ray_setup import own_sigterm, surroundings
 from fedalign.simulation.schedule import Schedule
 from fedalign.simulation.shipping import leave_shared_memory
@@ -32,10 +35,10 @@ def ray_for(app: FlowerApp, init_args: dict[str, Any]) -> Iterator[None]:
     """Use the initialised Ray, or one that is started and stopped here."""
     with surroundings(app):
         own = not ray.is_initialized()
-        if own:
-            start_ray(init_args)
+        logs = connect(init_args) if own else None
         try:
-            yield
+            with workers_heard(logs) if logs else nullcontext():
+                yield
         finally:
             leave_shared_memory()
             if own:
@@ -79,8 +82,11 @@ def _name(process: psutil.Process) -> str:
     return ""
 
 
-def start_ray(init_args: Mapping[str, Any]) -> None:
+def connect(init_args: Mapping[str, Any]) -> Path | None:
     """Start Ray here, or join a cluster and send it our environment, which it does not inherit.
+
+    Returns:
+        The folder of logs that are to be printed; None if Ray prints them, or nobody shall.
 
     Raises:
         InputError: no cluster answers at the address, or only `RAY_ADDRESS` names one.
@@ -98,11 +104,12 @@ def start_ray(init_args: Mapping[str, Any]) -> None:
         )
     try:
         with own_sigterm():
-            ray.init(**init_args)
+            logs = start_ray(init_args)
     except Exception as error:  # without a cause, whose traceback `flower-simulation` would show
         if address is None:
             raise FedalignError(f"Ray did not start: {in_one_line(error)}") from None
         raise InputError(f"simulation.address: {address!r}: {in_one_line(error)}") from None
+    return logs if init_args.get("log_to_driver", True) else None
 
 
 def _check_reachable(address: str) -> None:

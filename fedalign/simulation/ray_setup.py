@@ -28,7 +28,7 @@ def full_backend_config(given: Mapping[str, Any]) -> dict[str, Any]:
     only errors in Ray's log. For a cluster at `init_args.address`, CPUs and addresses are its own.
     `num_gpus: auto` is 1 if this machine has a GPU, else 0.
     """
-    config = _underscored(given)
+    config = underscored(given)
     init_args: dict[str, Any] = {"include_dashboard": False, "logging_level": "ERROR"}
     if "address" not in config.get("init_args", {}):
         init_args |= {"num_cpus": os.cpu_count() or 1, "_node_ip_address": "127.0.0.1"}
@@ -49,6 +49,11 @@ def require_ray() -> None:
     if find_spec("ray") is None:
         cure = "pip install 'flwr[simulation]', or give simulation.backend=inline"
         raise InputError(f"simulation.backend: Ray is not installed: {cure}")
+
+
+def threads_of(client_resources: Mapping[str, float]) -> int:
+    """Return on how many threads PyTorch computes a client, wherever that runs: `num_cpus`."""
+    return max(1, int(client_resources.get("num_cpus", 1)))
 
 
 def count_visible_gpus() -> int:
@@ -131,9 +136,9 @@ def _is_news(record: logging.LogRecord) -> bool:
     return _BANNER not in record.getMessage()
 
 
-def _underscored(config: Mapping[str, Any]) -> dict[str, Any]:
+def underscored(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config with `_` for `-` in its keys, at every depth."""
     return {
-        key.replace("-", "_"): _underscored(value) if isinstance(value, Mapping) else value
+        key.replace("-", "_"): underscored(value) if isinstance(value, Mapping) else value
         for key, value in config.items()
     }

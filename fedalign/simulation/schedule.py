@@ -13,6 +13,7 @@ from typing import Any
 
 from flwr.app import Message
 
+from fedalign.errors import FedalignError
 from fedalign.messages.copies import node_of
 from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.simulation.costs import Costs
@@ -20,6 +21,7 @@ from fedalign.simulation.costs import Costs
 CALL_SECONDS = 0.2  # of work in one call of a worker: few calls a round, and equal ends
 ROUNDING = 1e-9  # seconds
 MIN_SECONDS = 0.005  # of work; with less, a call of a worker costs more than it saves
+CLOSED = "the grid has been closed, so it serves no more clients"
 SHORT = 60.0  # seconds; with a shorter timeout no groups share a call, as one could be late there
 
 
@@ -104,23 +106,26 @@ class Schedule:
         turn: as said.
         closed: no further group is served.
         error: why, if that was not meant.
+        refusal: why no groups are served, if so.
     """
 
     def __init__(self, costs: Costs) -> None:
         self.turn = threading.Condition()
         self.closed = False
         self.error: BaseException | None = None
+        self.refusal = ""
         self._costs = costs
         self._ready: deque[Task] = deque()
         self._lines: dict[int, list[Task]] = {}  # of each node's groups, in order
 
     def add(self, batch: Batch, groups: Sequence[list[Message]], longest_first: bool) -> None:
-        """Append the groups of a new batch."""
+        """Append the groups of a new batch; `FedalignError` if nobody serves them."""
         tasks = [Task(group, batch) for group in groups]
         if longest_first:
             tasks.sort(key=lambda task: -self._costs.of(task.messages))
         with self.turn:
-            batch.open, batch.error = batch.open + len(tasks), self.error
+            self.check_open()
+            batch.open += len(tasks)
             for task in tasks:
                 for message in task.messages:
                     self._lines.setdefault(node_of(message), []).append(task)
@@ -184,13 +189,20 @@ class Schedule:
         return [message for task in gone for message in task.messages]
 
     def close(self, error: BaseException | None = None) -> None:
-        """Let no further group be served; with an error, all batches end with it."""
+        """Let no further group be served, and nobody wait for one; `error` says why."""
         with self.turn:
-            self.closed, self.error = True, error or self.error
-            for task in itertools.chain(*self._lines.values()):
-                task.batch.error = task.batch.error or error
+            self.closed, self.refusal, self.error = True, CLOSED, error or self.error
             self._ready.clear()
+            for task in itertools.chain(*self._lines.values()):
+                task.batch.error = task.batch.error or error or FedalignError(CLOSED)
             self.turn.notify_all()
+
+    def check_open(self) -> None:
+        """Raise `FedalignError`, or what has closed it, if no groups are served."""
+        if self.error is not None:
+            raise self.error
+        if self.refusal:
+            raise FedalignError(self.refusal)
 
     def _remove(self, task: Task) -> None:
         task.batch.open -= 1

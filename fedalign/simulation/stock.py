@@ -25,8 +25,8 @@ from flwr.serverapp import Grid, ServerApp
 from fedalign.errors import FedalignError
 from fedalign.messages.copies import copy_of
 from fedalign.simulation.app import FlowerApp, load_component
-from fedalign.simulation.ray_cluster import start_ray
-from fedalign.simulation.ray_setup import full_backend_config, surroundings
+from fedalign.simulation.ray_cluster import connect
+from fedalign.simulation.ray_setup import full_backend_config, surroundings, threads_of
 from fedalign.simulation.serving import call
 
 log = logging.getLogger("flwr")
@@ -48,7 +48,8 @@ def run(
     server_app = _Server(app.load()[0], run_config, run_id)
     config = full_backend_config(backend_config)
     node_config = {} if "address" in config["init_args"] else _node_config(app, run_config)
-    client_app = _Client(app, run_config, run_id, node_config)
+    threads = threads_of(config["client_resources"])
+    client_app = _Client(app, run_config, run_id, node_config, threads)
     with surroundings(app):
         from flwr.simulation import run_simulation
 
@@ -85,7 +86,7 @@ def _start_ray(init_args: Mapping[str, Any]) -> None:
     """Start Ray as the engine would, but as fedalign's own engines do."""
     if not ray.is_initialized():
         paths = {"PYTHONPATH": os.pathsep.join([*sys.path, os.environ["PYTHONPATH"]])}
-        start_ray({"runtime_env": {"env_vars": paths}, **init_args})
+        connect({"runtime_env": {"env_vars": paths}, **init_args})
 
 
 class _Server(ServerApp):
@@ -142,10 +143,11 @@ class _Client(ClientApp):
         run_config: dict[str, UserConfigValue],
         run_id: int | None,
         node_config: Mapping[str, UserConfigValue],
+        threads: int,
     ) -> None:
         super().__init__()
         self._app, self._run_config, self._run_id = app, run_config, run_id
-        self._node_config = node_config
+        self._node_config, self._threads = node_config, threads
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Return the reply of the app's ClientApp; errors are worded as on fedalign's engines."""
@@ -156,7 +158,7 @@ class _Client(ClientApp):
         context.run_config = dict(self._run_config)
         context.node_config = {**context.node_config, **self._node_config}
         context.run_id = context.run_id if self._run_id is None else self._run_id
-        reply = call(app, message, context)
+        reply = call(app, message, context, self._threads)
         if reply.has_error():  # the engine would take it for a success
             context.state = state
             log.error("client %s: %s", context.node_config["partition-id"], reply.error.reason)

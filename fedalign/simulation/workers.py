@@ -19,7 +19,7 @@ from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.faults import MAX_FAILED, Fault, blame, give_up
 from fedalign.simulation.grid import LocalGrid
 from fedalign.simulation.ray_cluster import ray_for, room_for, watch_head
-from fedalign.simulation.ray_setup import full_backend_config
+from fedalign.simulation.ray_setup import full_backend_config, threads_of
 from fedalign.simulation.schedule import Task
 from fedalign.simulation.serving import FAILED, error_reply
 from fedalign.simulation.shipping import ship_arrays_out_of_band
@@ -56,8 +56,7 @@ class Pool:
     ) -> None:
         ship_arrays_out_of_band()
         actor: Any = ray.remote(Worker)
-        threads = max(1, int(resources.get("num_cpus", 1)))
-        self._new = partial(actor.options(**resources).remote, app, threads)
+        self._new = partial(actor.options(**resources).remote, app, threads_of(resources))
         self._grid, self._least = grid, least
         self._executors = workers + bool(least)
         self._shared: Any = None
@@ -232,10 +231,12 @@ class RayGrid(LocalGrid):
         super().__init__(num_nodes, run_config, run_id)
         given = dict(resources or {"num_cpus": 1})
         self._pool = Pool(self, app, given, room_for(given))
+        self.schedule.refusal = "nobody serves the clients of a RayGrid before its `start`"
 
     def start(self, client_app: ClientApp) -> None:
         """Let the workers begin, after sending them what they share."""
         self._pool.start(client_app)
+        self.schedule.refusal = ""
 
     @property
     def num_workers(self) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+from math import inf
 from pathlib import Path
 
 import pytest
 from flwr.serverapp import ServerApp
 
+from fedalign.simulation import auto
 from fedalign.simulation.app import FlowerApp, load_component
+from fedalign.simulation.auto import AutoGrid
 from fedalign.simulation.inline import InlineGrid
 from tests.simulation.contract import contents, delivery
 
@@ -18,11 +21,16 @@ APP = FlowerApp(
     Path(__file__).parent / "contract", "contract_client:server", "contract_client:app", {}
 )
 STATEMENTS = contents.STATEMENTS | delivery.STATEMENTS
-PACE = {"flower": 0.5, "inline": 0.05, "ray": 0.15}
+PACE = {"flower": 0.5, "inline": 0.05, "auto": 0.15, "ray": 0.15}
 DIFFERENCES: dict[str, tuple[str, ...]] = {
-    "inline": ("pushes_overlap", "timeout_leaves_out_the_late")
+    "inline": ("pushes_overlap", "timeout_leaves_out_the_late"),
+    "auto": ("timeout_leaves_out_the_late",),
+    "ray": (),
 }
-"""By engine, the statements that it does not keep: in one process, nothing runs beside a client."""
+"""By engine, the statements that it does not keep: in one process, nothing runs beside a client.
+
+On `auto`, that depends on where the client runs.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +63,19 @@ def on_ray(ray, client_app):
 
 
 @pytest.fixture(scope="module")
+def on_auto(ray, client_app):
+    """Return the Grid over this process and two workers."""
+    config = {"client_resources": {"num_cpus": 0}, "init_args": {}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto, "WORTH", inf)
+        grid = AutoGrid(APP, client_app, 4, {}, None, config, 2)
+        grid._hire()
+        ray.get([worker.ready.remote() for worker in grid._pool.workers])
+        yield grid
+        grid.close()
+
+
+@pytest.fixture(scope="module")
 def flower(ray, client_app):
     """Return the Grid that Flower's own engine gives to a ServerApp."""
     from flwr.simulation import run_simulation
@@ -83,7 +104,8 @@ def cases(engine):
     """Return each statement, marked if the engine does not keep it."""
     for name, statement in STATEMENTS.items():
         differs = name in DIFFERENCES.get(engine, ())
-        yield pytest.param(statement, id=name, marks=[pytest.mark.xfail(strict=True)] * differs)
+        marks = [pytest.mark.xfail(strict=engine != "auto")] * differs
+        yield pytest.param(statement, id=name, marks=marks)
 
 
 def test_the_table_in_the_documentation():
@@ -98,6 +120,12 @@ def test_the_table_in_the_documentation():
 @pytest.mark.parametrize("statement", list(cases("inline")))
 def test_inline(inline, statement):
     statement(inline, PACE["inline"])
+
+
+@pytest.mark.slow  # of both parts, the contract is tested without it
+@pytest.mark.parametrize("statement", list(cases("auto")))
+def test_auto(on_auto, statement):
+    statement(on_auto, PACE["auto"])
 
 
 @pytest.mark.parametrize("statement", list(cases("ray")))

@@ -150,7 +150,7 @@ APP = FlowerApp(root=None, server="a:b", client="a:c", defaults={})  # never loa
         ({"backend": "ray", "backend_config": {"actor": {}}}, ["'ray'", "'actor'", "init_args"]),
         (
             {"backend": "inline", "backend_config": {"init_args": {}}},
-            ["'inline'", "'init_args'", "(none is)"],
+            ["'inline'", "'init_args'", "(client_resources)"],
         ),
         (
             {"backend": "flower", "backend_config": {"client-resource": {}}},

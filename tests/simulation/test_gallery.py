@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from fedalign.simulation import find_app, simulate
+from fedalign.simulation.workers import Pool
+from tests.doubles import join_at_once
 
 APPS = Path(__file__).parents[1] / "apps"
 RESULTS = {
@@ -25,7 +27,9 @@ RESULTS = {
     "failing": {"errors": [0, 2, 0, 1], "visits": [[1] * 4, [2, 2], [2, 2, 3, 3], [3, 3, 4]]},
     "sleeper": {"came": [0, 1, 3], "late": [2]},
     "clipped": {"model": [1.0] * 4},
+    "threads": {"threads": [2] * 4},
 }
+ALONE = ("threads",)  # a client needs both CPUs
 TIMES = {"inline": 0.1, "ray": 1.0, "auto": 1.0, "flower": 2.0}
 
 
@@ -34,13 +38,34 @@ def result_of(name, folder):
     return json.loads((folder / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("name", RESULTS)
-def test_in_this_process(name, tmp_path, monkeypatch):
+@pytest.fixture
+def run_here(tmp_path, monkeypatch):
+    """Return a function that runs an app, and returns what it has written."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    app = find_app(str(APPS / name))
-    settings = {"out": str(tmp_path / f"{name}.json"), "pace": TIMES["inline"]}
-    simulate(app, app.num_supernodes, settings, backend="inline")
-    assert result_of(name, tmp_path) == RESULTS[name]
+
+    def run(name, engine):
+        app = find_app(str(APPS / name))
+        settings = {"out": str(tmp_path / f"{name}.json"), "pace": TIMES[engine]}
+        simulate(app, app.num_supernodes, settings, backend=engine, backend_config=app.engine)
+        return result_of(name, tmp_path)
+
+    return run
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_in_this_process(name, run_here):
+    assert run_here(name, "inline") == RESULTS[name]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+@pytest.mark.parametrize("name", RESULTS)
+def test_beside_workers(name, run_here, monkeypatch):
+    served, serve = [], Pool._serve
+    monkeypatch.setattr(Pool, "_serve", lambda *own: served.append(own) or serve(*own))
+    join_at_once(monkeypatch)
+    assert run_here(name, "auto") == RESULTS[name]
+    assert bool(served) == (name not in ALONE)
 
 
 @pytest.fixture(scope="module", params=["ray", "flower"])
@@ -53,6 +78,7 @@ def everywhere(request, run_jobs, tmp_path_factory):
             "num_supernodes": 4,
             "run_config": {"pace": TIMES[request.param]},
             "backend": request.param,
+            "backend_config": find_app(str(APPS / name)).engine,
         }
         for name in RESULTS
     ]

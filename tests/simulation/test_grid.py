@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from fedalign.errors import DeviceError
+from fedalign.errors import DeviceError, FedalignError
 from fedalign.messages.groups import GroupRequest
 from fedalign.simulation.inline import InlineGrid
 
@@ -186,6 +186,23 @@ def test_push_returns_before_clients_have_run():
     record["config"]["lr"] = 99.0  # too late
     assert [reply.content["config"]["lr"] for reply in pulled(grid, ids)] == [0.1, 0.1]
     grid.close()
+
+
+def test_nobody_waits_for_a_closed_grid():
+    grid = InlineGrid(app, 2)
+    kinds = {1000: "train.slow", 1001: "train"}
+    messages = [Message(content(), node, kind) for node, kind in kinds.items()]
+    pushed = grid.push_messages(messages)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(broadcast, grid, nodes=[1000])
+        time.sleep(SLOW / 3)
+        grid.close()  # waits for the client that runs
+        with pytest.raises(FedalignError, match="the grid has been closed"):
+            waiting.result(10)
+    assert [reply.metadata.src_node_id for reply in grid.pull_messages(pushed)] == [1000]
+    for ask in (grid.pull_messages, lambda _: broadcast(grid)):
+        with pytest.raises(FedalignError, match="the grid has been closed"):
+            ask(pushed[1:])
 
 
 def test_one_client_at_a_time_however_many_threads_send():

@@ -3,18 +3,17 @@
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 
 import pytest
-import ray
 import torch
 from safetensors.torch import load_file
 
 from fedalign.runs.paths import folder_of
 from fedalign.settings.config import read
 from fedalign.settings.registry import HOME
-from fedalign.simulation import FlowerApp, auto, simulate
+from fedalign.simulation import FlowerApp, simulate
 from fedalign.simulation.workers import Pool
+from tests.doubles import join_at_once
 
 APP = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
 SETTINGS = {
@@ -89,27 +88,10 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path, way, workers):
     check(here(way), run(tmp_path, way, workers))
 
 
-class AtOnce:
-    """In place of a thread: workers join before the next client."""
-
-    def __init__(self, target, daemon):
-        assert daemon
-        self.target = target
-
-    def start(self):
-        self.target()
-        ray.get([worker.ready.remote() for worker in self.target.__self__._pool.workers])
-
-    def join(self):
-        """Nothing is left to wait for."""
-
-
 @pytest.mark.usefixtures("ray")
 def test_workers_that_join_change_no_bit(tmp_path, monkeypatch):
     served, serve = [], Pool._serve
-    monkeypatch.setattr(auto, "WORTH", 0.0)
-    monkeypatch.setattr(auto, "MIN_SECONDS", 0.0)
-    monkeypatch.setattr(auto, "threading", SimpleNamespace(Thread=AtOnce))
+    join_at_once(monkeypatch)
     monkeypatch.setattr(Pool, "_serve", lambda *own: served.append(own) or serve(*own))
     check(here("stacks"), run(tmp_path, "stacks", 2, engine="auto"))
     assert served

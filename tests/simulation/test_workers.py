@@ -10,6 +10,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedalign.errors import FedalignError, InputError
 from fedalign.simulation.app import load_component
 from fedalign.simulation.inline import InlineGrid
 from tests.doubles import one_file_app
@@ -239,8 +240,24 @@ def test_workers_share_a_gpu(app):
 
 
 @pytest.mark.usefixtures("ray")
+def test_nobody_waits_for_clients_before_the_start_or_after_the_end(app):
+    from fedalign.simulation.workers import RayGrid
+
+    grid = RayGrid(app, 4, resources={"num_cpus": 0, "num_gpus": 1})
+    with pytest.raises(FedalignError, match="nobody serves the clients of a RayGrid before"):
+        send(grid)
+    grid.start(ClientApp())
+    send(grid, nodes=[1000])
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(send, grid, "train.hang", nodes=[1003])
+        time.sleep(0.1)
+        grid.close()
+        with pytest.raises(FedalignError, match="the grid has been closed"):
+            waiting.result(10)
+
+
+@pytest.mark.usefixtures("ray")
 def test_what_does_not_fit_is_refused(app):
-    from fedalign.errors import InputError
     from fedalign.simulation.workers import RayGrid
 
     with pytest.raises(InputError, match="does not fit; Ray has num_cpus: 2, num_gpus: 1"):

@@ -10,7 +10,8 @@ from flwr.clientapp.mod import fixedclipping_mod, message_size_mod
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping, FedAvg
 
-client, server = ClientApp(mods=[fixedclipping_mod, message_size_mod]), ServerApp()
+client = ClientApp(mods=[fixedclipping_mod, message_size_mod])
+server = ServerApp()
 
 
 @client.train()

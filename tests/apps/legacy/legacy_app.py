@@ -67,4 +67,5 @@ def server_fn(context):
     return ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=3))
 
 
-client, server = ClientApp(client_fn=client_fn), ServerApp(server_fn=server_fn)
+client = ClientApp(client_fn=client_fn)
+server = ServerApp(server_fn=server_fn)

@@ -36,6 +36,17 @@ class Graph(Protocol):
         """Do the work again."""
 
 
+class Recording:
+    """A CUDA graph, which can be referred to weakly."""
+
+    def __init__(self, graph: Any):
+        self._graph = graph
+
+    def replay(self) -> None:
+        """Do the work again."""
+        self._graph.replay()
+
+
 class Graphs:
     """Captures work on one GPU; an instance keeps what it captured.
 
@@ -49,7 +60,7 @@ class Graphs:
         self.off = False
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._pool: Any = None
-        self._alive: WeakSet[Any] = WeakSet()  # graphs whose memory is in the pool
+        self._alive: WeakSet[Recording] = WeakSet()  # those whose memory is in the pool
         self._stream: torch.cuda.Stream | None = None
         self._broken: list[Any] = []
         self._made = 0
@@ -158,8 +169,9 @@ class Graphs:
                     self._broken.append(graph)  # the allocator may still ask it
                     self._pool = None
                     raise
-        self._alive.add(graph)
-        return graph
+        recording = Recording(graph)
+        self._alive.add(recording)
+        return recording
 
 
 class Captured:

@@ -35,23 +35,32 @@ def train(message, context):
 ROUNDS, SIZE = 5, 100_000  # numbers: enough for Ray's shared memory
 
 
-@pytest.fixture(params=["inline", "ray"])
-def grid(request, tmp_path, monkeypatch):
-    app = one_file_app(tmp_path, f"holding_{request.param}", CLIENT)
-    if request.param == "inline":
-        monkeypatch.syspath_prepend(str(tmp_path))
-        yield InlineGrid(load_component(app.client), 4)
-        return
-    request.getfixturevalue("ray")
+@pytest.fixture
+def inline_grid(tmp_path, monkeypatch):
+    app = one_file_app(tmp_path, "holding_inline", CLIENT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return InlineGrid(load_component(app.client), 4)
+
+
+@pytest.fixture
+def ray_grid(ray, tmp_path):
     from fedalign.simulation.workers import RayGrid
 
-    grid = RayGrid(app, 4)
+    grid = RayGrid(one_file_app(tmp_path, "holding_ray", CLIENT), 4)
     grid.start(ClientApp())
     yield grid
     grid.close()
 
 
-def test_no_round_changes_what_is_held(grid):
+def test_no_round_changes_what_is_held(inline_grid):
+    _check(inline_grid)
+
+
+def test_no_round_changes_what_is_held_beside_ray(ray_grid):
+    _check(ray_grid)
+
+
+def _check(grid):
     held, states = [], []
     for number in range(ROUNDS):
         content = RecordDict({"arrays": ArrayRecord([np.full(SIZE, number, np.float32)])})

@@ -43,7 +43,7 @@ def inline_grid(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def ray_grid(ray, tmp_path):
+def ray_grid(ray, tmp_path):  # noqa: ARG001
     from fedalign.simulation.workers import RayGrid
 
     grid = RayGrid(one_file_app(tmp_path, "holding_ray", CLIENT), 4)

@@ -209,7 +209,7 @@ def profile(check: Check, part: Part) -> None:
         if budget.left < 2:
             check.skipped.append(f"profile of {workload}: no time left")
             continue
-        settings = check.settings(workload, "inline", rounds=3 if check.small else 6)
+        settings = check.settings(workload, "inline", rounds=8 if check.small else 10)
         if check.small:
             settings["simulation.stack"] = settings["clients_per_round"]
         outcome = check.profiles.setdefault(workload, Outcome())

@@ -32,8 +32,8 @@ from fedalign.settings.config import Config, read
 from fedalign.settings.registry import HOME
 from fedalign.simulation import FlowerApp, simulate
 
-WARM = 2
-"""Rounds that are not counted."""
+WARM = 6
+"""Rounds that are not counted: until whole rounds are captured, checked and replayed."""
 LAUNCHES = {
     "cudaLaunchKernel": "launches",
     "cudaLaunchKernelExC": "launches",

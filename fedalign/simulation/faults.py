@@ -44,7 +44,7 @@ def blame(tasks: Sequence[Task], fault: Fault) -> tuple[list[list[Piece]], Group
     if fault.nodes is None:
         batch.deaths.update(node_of(message) for task in tasks for message in task.messages)
         most = max(batch.deaths[node_of(message)] for task in tasks for message in task.messages)
-        if others or most < MAX_DEATHS - (len(first) > 1):
+        if others or most < MAX_DEATHS:
             return [[first], *whole], _note(fault, "")
     if len(suspects) == 1:
         batch.failed += 1

@@ -26,6 +26,7 @@ from fedalign.simulation.shipping import ship_arrays_out_of_band
 from fedalign.simulation.worker import Job, Worker
 
 PATIENCE = 3  # times its timeout, after which a client that is late gives way to its next message
+MAX_STARTS = 3  # of a worker, one after the other
 BREATH = 0.1  # seconds between two looks at a client that is late
 
 
@@ -111,7 +112,10 @@ class Pool:
 
     def _serve(self, place: int, tasks: list[Task]) -> None:
         """Have a worker serve groups of one batch; replace it if it is lost."""
-        batch, worker = tasks[0].batch, self.workers[place]
+        batch = tasks[0].batch
+        if batch.deaths:  # what killed a worker may have killed this one too
+            self._ensure(place)
+        worker = self.workers[place]
         call = self._call(worker, tasks)
         if not self._is_in_time(place, call, tasks):
             self._give_up(tasks)
@@ -207,10 +211,19 @@ class Pool:
             self._introduce(self.workers[place])
             self._wait_for(place)
 
-    def _wait_for(self, place: int) -> None:
-        """Wait until a worker has started; if it cannot, its first call will say why."""
+    def _wait_for(self, place: int) -> bool:
+        """Wait until a worker has started; return False if it has died."""
         with suppress(ray.exceptions.RayError):
             ray.get(self.workers[place].ready.remote())
+            return True
+        return False
+
+    def _ensure(self, place: int) -> None:
+        """Replace a worker that has died; if none can start, the next call will say why."""
+        for _ in range(MAX_STARTS):
+            if self._wait_for(place):
+                break
+            self._replace(place)
 
     def _introduce(self, worker: Any) -> None:
         if self._shared is not None:

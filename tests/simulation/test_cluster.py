@@ -39,13 +39,13 @@ def run(**more):
 
 
 def tell(grid, client_app):
-    prepare(grid, client_app)
-    for worker in grid._workers:
+    start(grid, client_app)
+    for worker in grid._pool.workers:
         node = worker.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
         print("node", ray.get(node))
 
 
-prepare, RayGrid.prepare = RayGrid.prepare, tell
+start, RayGrid.start = RayGrid.start, tell
 # Ray replaces 127.0.0.1 by an address that other machines can reach.
 head = {"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.2"}
 cluster = Cluster(initialize_head=True, head_node_args=head)

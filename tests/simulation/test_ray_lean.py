@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -45,7 +46,10 @@ def plain_environment(monkeypatch):
 
 @pytest.mark.usefixtures("ray")
 def test_no_helper_runs():
-    words = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    words = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it may end meanwhile
+            words.append(" ".join(child.cmdline()))
     assert any("raylet" in line for line in words)
     assert [line for line in words if any(name in line for name in HELPERS)] == []
 

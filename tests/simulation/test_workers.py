@@ -53,6 +53,14 @@ def die(message, context):
         os._exit(9)
     return train(message, context)
 
+@app.train("stumble")
+def stumble(message, context):
+    flag = context.run_config["flag"]
+    if not os.path.exists(flag):
+        open(flag, "w").close()
+        os._exit(9)
+    return train(message, context)
+
 @app.train("hang")
 def hang(message, context):
     if context.node_config["partition-id"] == 3:
@@ -237,6 +245,31 @@ def test_workers_share_a_gpu(app):
     told = both_at_work(grid)
     grid.close()
     assert {me["gpu"] for me in told} == {0}
+
+
+@pytest.mark.usefixtures("ray")
+def test_no_client_is_to_blame_for_workers_that_die_before_it(app, tmp_path, monkeypatch):
+    """As when somebody kills all workers, and their successors as well."""
+    import ray
+
+    from fedalign.simulation import workers
+
+    one = {"num_cpus": 0, "num_gpus": 1}
+    grid = workers.RayGrid(app, 4, {"flag": str(tmp_path / "flag")}, resources=one)
+    grid.start(ClientApp())
+    introduce, killed = workers.Pool._introduce, []
+
+    def sabotage(pool, worker):
+        introduce(pool, worker)
+        if len(killed) < workers.MAX_STARTS:
+            ray.kill(worker)
+            killed.append(worker)
+
+    monkeypatch.setattr(workers.Pool, "_introduce", sabotage)
+    _, replies = send(grid, "train.stumble", nodes=[1000])
+    grid.close()
+    assert len(killed) == workers.MAX_STARTS
+    assert [reply.has_error() for reply in replies] == [False]
 
 
 @pytest.mark.usefixtures("ray")

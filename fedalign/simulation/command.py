@@ -108,6 +108,10 @@ def _app_named(app: str, traced: bool) -> Iterator[None]:
     except FedalignError as error:
         if traced and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
+        from fedalign.simulation.weightless import weightless
+
+        if reason := weightless(error.__cause__):
+            raise FedalignError(f"--app: {app} failed: {reason}") from None
         raise
 
 

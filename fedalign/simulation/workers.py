@@ -84,7 +84,8 @@ class Pool:
     def close(self) -> None:
         """Stop the workers; the schedule must have been closed."""
         for worker in self.workers:
-            ray.kill(worker)
+            with suppress(ray.exceptions.RayError):  # an app may have stopped Ray itself
+                ray.kill(worker)
         for feeder in self._feeders:
             if feeder.ident is not None:
                 feeder.join()

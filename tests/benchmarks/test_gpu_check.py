@@ -119,7 +119,7 @@ def test_a_profile_counts_launches_and_the_hosts_time(tmp_path, check):
 
     from fedalign.settings.config import read
 
-    settings = check.settings("W2", "inline", device="cpu", rounds=4) | {"out": str(tmp_path)}
+    settings = check.settings("W2", "inline", device="cpu", rounds=8) | {"out": str(tmp_path)}
     found = profiled(read(None, settings))
     assert found["launches"] > found["per_step"] > 10  # two steps a round, 20 examples a client
     assert 0 < found["outside_ms"] < found["round_ms"]

@@ -101,10 +101,8 @@ class Replayed:
                 inputs = [tensor[number, :width] for tensor in places]
                 _make(make, Step((), *inputs), losses[number, :width])
 
-        state, captured = list(self._tensors.values()), self._captured.get(self._form)
-        if captured is None:
-            captured = self._captured[self._form] = Captured(self._graphs)
-        captured.do(work, state, self._round)
+        captured = self._captured.setdefault(self._form, Captured(self._graphs))
+        captured.do(work, list(self._tensors.values()), self._round)
         return losses.clone()
 
     def _settled(self, name: str, tensor: Tensor) -> Tensor:

@@ -54,7 +54,8 @@ class Codec:
         """
         if mask is None and not self.half:
             return self.layout.to_record(vector, dict(counters))
-        vector, start = fetch(vector.detach()), start.cpu()
+        vector = fetch(vector.detach())
+        start = start.cpu() if self.half else start
         packed: dict[str, Array] = {}
         for entry in self.layout.parameters:
             values = entry.view(vector)

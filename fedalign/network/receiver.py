@@ -31,18 +31,25 @@ class Receiver:
 
     def receive(self, arrays: ArrayRecord) -> Tensor:
         """Return a model `(F,)`, and remember it. Not to be changed."""
-        vector = self.vector_of(arrays)
         data = list(map(shared_by_copies, arrays.values()))
-        others = [known for known in self._known if known[1] is not vector]
-        self._known = [(data, vector), *others[: KEPT - 1]]
+        vector = self._remembered(data)
+        if vector is None:
+            vector = self._decoded(arrays)
+            self._known = [(data, vector), *self._known[: KEPT - 1]]
         return vector
 
     def vector_of(self, arrays: ArrayRecord) -> Tensor:
         """Return a model `(F,)`, decoded unless it is remembered. Not to be changed."""
-        data = list(map(shared_by_copies, arrays.values()))
+        vector = self._remembered(list(map(shared_by_copies, arrays.values())))
+        return self._decoded(arrays) if vector is None else vector
+
+    def _remembered(self, data: list[object]) -> Tensor | None:
         for known, vector in self._known:
             if not any(map(is_not, data, known)):
                 return vector
+        return None
+
+    def _decoded(self, arrays: ArrayRecord) -> Tensor:
         flat = flat_of(arrays, self._layout)
         if flat is not None:
             return flat.on(self._device)

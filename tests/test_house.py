@@ -18,6 +18,7 @@ from fedalign.simulation.inline import InlineGrid
 # Rooms import downwards; those in one row may import each other, but not in a circle.
 ORDER = (
     "cli",
+    "commands",
     "studies server_app deploy",
     "report",
     "runs",

@@ -1,0 +1,1 @@
+"""The commands of `fedalign`, by what they are for."""

@@ -1,0 +1,17 @@
+"""What several settings of a command mean: `partition.alpha=0.1,0.5 seed=0,1,2` is six runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedalign.settings.config import Config
+
+
+def combined(config: str, overrides: list[str], out: str | None) -> list[Config]:
+    """Return a configuration for each combination of the overrides' comma-separated values."""
+    from fedalign.settings.config import read
+    from fedalign.settings.sources import combinations, parse_choices
+
+    fixed = {} if out is None else {"out": out}
+    return [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]

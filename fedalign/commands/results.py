@@ -1,0 +1,92 @@
+"""Commands that look at what runs have left: `report`, `connect`.
+
+Each command imports what it needs when it runs, so that `--help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedalign.console import guarded
+from fedalign.errors import InputError
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="run folders")],
+    figure: Annotated[
+        Path | None, typer.Option(help="PNG or PDF file for curves over rounds")
+    ] = None,
+    plane: Annotated[
+        Path | None, typer.Option(help="PNG or PDF file for planes (see evaluation.plane)")
+    ] = None,
+) -> None:
+    """Print a table of runs, averaged over seeds, and draw their curves and planes.
+
+    A row is named by the settings in which runs differ; of many, the common values are left out and
+    stated below. Runs that have not finished, copies, and runs in which clients failed are named.
+    """
+    with guarded():
+        from fedalign.report.figures import over_rounds, save
+        from fedalign.report.reading import distinct, read_runs
+        from fedalign.report.tables import common_settings, groups, remarks, table
+
+        folders, repeated = distinct(runs)
+        found = read_runs(folders)
+        rows = groups(found)
+        print(table(rows))
+        for line in (*common_settings(found), *repeated, *remarks(found, rows)):
+            print(line)
+        if figure is not None:
+            save(over_rounds(rows), figure)
+            print(f"figure in {figure}")
+        if plane is not None:
+            from fedalign.report.planes import maps, planes_of
+
+            save(maps(planes_of(rows)), plane)
+            print(f"planes in {plane}")
+
+
+def connect(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A.safetensors B.safetensors... [KEY=VALUE]...", help="models, then settings"
+        ),
+    ],
+    config: Annotated[
+        str | None,
+        typer.Option(help="their configuration; by default config.yaml beside the first file"),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="name of the model whose weights they are")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="name of the data set to test them on")] = None,
+    out: Annotated[Path, typer.Option(help="folder for curves, barriers and figures")] = Path(
+        "connection"
+    ),
+) -> None:
+    """Measure loss and accuracy on the lines between models, wherever they were trained.
+
+    Prints the barriers of every pair, before and after their neurons are matched.
+    """
+    with guarded():
+        from fedalign.landscape.connect import connect, how
+        from fedalign.report.connection import describe, write
+
+        if out.exists() and not out.is_dir():
+            raise InputError(f"--out: {out} is a file, not a folder")
+        models = [Path(word) for word in files if _is_file(word)]
+        words = [word for word in files if not _is_file(word)]
+        planned = how(models, words, config, {"model": model, "data": data})
+        connection = connect(models, planned)
+        print(describe(connection, planned.evaluation.match != "none"))
+        write(connection, out)
+        print(f"\ncurves, barriers and figures in {out}")
+
+
+def _is_file(word: str) -> bool:
+    """Return whether a word names a file, even one with an equals sign, and not a setting."""
+    return "=" not in word or word.endswith(".safetensors") or Path(word).is_file()

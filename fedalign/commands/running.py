@@ -1,0 +1,66 @@
+"""Commands that train: `run`.
+
+Each command imports what it needs when it runs, so that `--help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fedalign.commands.choices import combined
+from fedalign.console import ConfigFile, Overrides, Verbose, guarded
+
+
+def run(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[str | None, typer.Option(help="folder for the run folders")] = None,
+    again: Annotated[bool, typer.Option("--again", help="repeat finished runs")] = False,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="keep finished runs whose code or data have changed")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a federation, or several: `partition.alpha=0.1,0.5 seed=0,1,2` makes six runs.
+
+    A finished run is not repeated; a stopped one continues from its last checkpoint. With `--again`
+    both start from the first round. If the code of your parts, the data or fedalign's version have
+    changed since a run finished, nothing starts until you give `--again` or `--reuse`.
+    """
+    with guarded(verbose):
+        from fedalign.runs.identity import refuse_changed
+        from fedalign.runs.paths import folder_of, forget, is_finished, limping
+        from fedalign.server.participation import LimpingRunError
+        from fedalign.settings import registry
+        from fedalign.simulation import simulate
+        from fedalign.simulation.app import FlowerApp
+
+        own = FlowerApp(registry.HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
+        several, limped = combined(config, overrides or [], out), False
+        if not again and not reuse:
+            refuse_changed(several)
+        for planned in several:
+            if is_finished(folder_of(planned)) and not again:
+                print(f"{folder_of(planned)} is finished already; use --again to repeat it")
+                if line := limping(folder_of(planned)):
+                    print(line, file=sys.stderr)
+                    limped = True
+                continue
+            if again:
+                forget(planned)
+            try:
+                simulate(
+                    own,
+                    planned.num_clients,
+                    planned.run_config(),
+                    backend=planned.simulation.backend,
+                    backend_config=planned.simulation.backend_config(planned.device),
+                )
+            except LimpingRunError as error:  # it has finished, and others may do better
+                print(f"error: {error}", file=sys.stderr)
+                limped = True
+        if limped:
+            raise SystemExit(LimpingRunError.exit_code)

@@ -16,6 +16,7 @@ from fedalign.files import reporting
 from fedalign.network.device import torch_threads
 from fedalign.runs.checkpoint import Checkpoint, Checkpoints, resume
 from fedalign.runs.folder import RunFolder
+from fedalign.runs.interrupts import Interrupts
 from fedalign.runs.lock import locked
 from fedalign.runs.log import RunLog, say
 from fedalign.runs.manifest import manifest
@@ -65,7 +66,7 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
         said.open(folder.path)
         if not nodes.hold_own_data:
             write_split(federation, config.num_clients, folder.path)
-        earlier = folder.rounds()
+        earlier = folder.rounds() if resumed else []
         rule = StopRule(config, earlier)
         keepers = keepers_of(config, federation.network.layout, rule, earlier)
         progress = _progress(config, folder, resumed)
@@ -74,6 +75,12 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
         on_cpu = federation.network.device.type == "cpu"
         overlap = config.evaluation.overlap and not rule  # which decides on the next round
         runner = CallbackRunner(callbacks, overlap, config.rounds, thread=on_cpu)
+        interrupts = Interrupts(progress.tell, wanted=config.checkpoint_every != 0)
+
+        def is_over() -> bool:
+            interrupts.check()
+            return rule.reason is not None
+
         client = federation.client
         loop = RoundLoop(
             strategy,
@@ -87,13 +94,13 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
             participation=seen,
             states=states,
             steps=steps_of(client),
-            is_over=lambda: rule.reason is not None,
+            is_over=is_over,
         )
         done, model = (
             (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
         )
         # A second torch thread keeps spinning after each large operation; measuring has its own.
-        with folder, checkpoints, progress, torch_threads(1), _rare_garbage():
+        with interrupts, folder, checkpoints, progress, torch_threads(1), _rare_garbage():
             model = loop.run(model, first=done + 1)
             folder.add(rule.facts())
             if not nodes.hold_own_data:  # at the end, so that no round waits for it
@@ -101,6 +108,7 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
             folder.save(federation.network.layout.to_state(model))
     say(f"results in {folder.path}{rule.end()}")
     _say_who_took_part(seen, config, folder)
+    interrupts.check()  # pressed in the last round: no further run begins
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from fedalign.deploy.commands import app as deploy
 app = typer.Typer(
     help="Federated learning simulations with neuron alignment.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
+app.callback()(checking.about)
 app.command()(running.run)
 app.command()(checking.validate)
 app.command()(checking.partition)

@@ -5,16 +5,38 @@ Each command imports what it needs when it runs, so that `--help` does not wait 
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
+from platform import python_version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedalign import __version__
 from fedalign.commands.choices import combined
 from fedalign.console import ConfigFile, Overrides, guarded
 
 if TYPE_CHECKING:
     from fedalign.settings.config import Config
+
+
+def _versions(wanted: bool) -> None:
+    """Print the versions of fedalign and of what it runs on."""
+    if wanted:
+        shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("flwr", "torch", "ray"))
+        print(f"fedalign {__version__} ({shown}, Python {python_version()})")
+        raise typer.Exit
+
+
+def about(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the versions and exit.", callback=_versions, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Federated learning simulations with neuron alignment."""
 
 
 def validate(config: ConfigFile, overrides: Overrides = None) -> None:
@@ -75,14 +97,29 @@ def doctor(
                 print(f"{heading:10}{text}")
 
 
-def list_parts(
-    name: Annotated[str | None, typer.Argument(help="show only this part, in detail")] = None,
-) -> None:
-    """List the parts that a configuration can name, or show one of them in detail."""
-    with guarded():
-        from fedalign.report.parts import print_part, print_parts
+def _words(incomplete: str) -> list[str]:
+    """Return what `list` knows that begins so."""
+    from fedalign.report import lookup
 
-        print_parts() if name is None else print_part(name)
+    return [word for word in lookup.words() if word.startswith(incomplete)]
+
+
+def list_parts(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[WORD]",
+            autocompletion=_words,
+            help="a kind (partitioners), a part (dirichlet), a setting (rounds, evaluation, "
+            "client.lr), settings, configs, studies",
+        ),
+    ] = None,
+) -> None:
+    """List parts, settings, configurations and studies; tell all about one of them."""
+    with guarded():
+        from fedalign.report import lookup, parts
+
+        parts.show_all() if name is None else lookup.show(name)
 
 
 def _check_twice(several: list[Config]) -> None:

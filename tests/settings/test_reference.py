@@ -28,7 +28,7 @@ def test_what_it_says_of_some_settings():
         "evaluation.repair": ("bool", "false", "true | false"),
         "evaluation.holdout": ("float", "0.0", ">= 0, < 1"),
         "evaluation.threads": ("int", "the number of cores", "> 0"),
-        "strategy": ("part", "fedavg", ""),
+        "strategy": ("part", "fedavg", "one of the strategies, or package.module:Name"),
     }
     for key, expected in told.items():
         setting = found[key]

@@ -10,8 +10,10 @@ from fedalign.report.labels import Settings, decides, label
 
 def baselines(
     arms: Mapping[str, Settings], keys: Sequence[str], given: str | None
-) -> dict[str, str | None]:
-    """Return for each arm the label of its baseline; its own if it is one, None without one.
+) -> tuple[str, dict[str, str | None]]:
+    """Return what arms are compared with, and for each the label of the arm that is it.
+
+    That is its own label for a baseline, and None for an arm without one.
 
     With `fedavg` as baseline, `fedpfn, alpha 0.1` is compared with `fedavg, alpha 0.1`. Settings
     that the baseline does not have, or that the chosen one decides, need not be equal.
@@ -25,33 +27,37 @@ def baselines(
         InputError: no arm is, or has, what is given.
     """
     if given in arms:
-        return dict.fromkeys(arms, given)
-    key, value = _setting(arms, keys, given)
-    if not key:
-        return dict.fromkeys(arms, next(iter(arms)))  # the only arm
-    bases = {name: own for name, own in arms.items() if repr(own.get(key)) == value}
+        return given, dict.fromkeys(arms, given)
+    if not keys:  # there is but one arm
+        return next(iter(arms)), dict.fromkeys(arms, next(iter(arms)))
+    key, name = _setting(arms, keys, given)
+    bases = {arm: own for arm, own in arms.items() if _name(own, key) == name}
     must = [other for other in keys if other != key and not decides(arms.values(), [key], other)]
-    return {
-        name: name if name in bases else _only([b for b in bases if _agree(own, bases[b], must)])
-        for name, own in arms.items()
+    return name, {
+        arm: arm if arm in bases else _only([b for b in bases if _agree(own, bases[b], must)])
+        for arm, own in arms.items()
     }
 
 
 def _setting(
     arms: Mapping[str, Settings], keys: Sequence[str], given: str | None
 ) -> tuple[str, str]:
-    """Return the key of a baseline's setting and its value as `repr` shows it."""
+    """Return the key of a baseline's setting, and the setting as labels write it."""
     if given is None:
-        return (keys[0], repr(next(iter(arms.values())).get(keys[0]))) if keys else ("", "")
+        return keys[0], _name(next(iter(arms.values())), keys[0])
     named = {
-        label({key: own[key]}): (key, repr(own[key]))
+        _name(own, key): key
         for key in reversed(keys)  # so that the first key wins
         for own in arms.values()
         if key in own
     }
     if given not in named:
         raise InputError(f"baseline: {given!r} is not an arm{nearest(given, [*named, *arms])}")
-    return named[given]
+    return named[given], given
+
+
+def _name(own: Settings, key: str) -> str:
+    return label({key: own[key]}) if key in own else f"no {key}"
 
 
 def _agree(one: Settings, other: Settings, keys: Sequence[str]) -> bool:

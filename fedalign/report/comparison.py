@@ -11,7 +11,7 @@ import numpy as np
 from fedalign.errors import InputError, nearest
 from fedalign.report.baselines import baselines
 from fedalign.report.labels import Settings, beside, common, decides, ordered, varied
-from fedalign.report.measures import TRAFFIC, At, lower_is_better
+from fedalign.report.measures import TRAFFIC, At, Reached, lower_is_better, reached
 from fedalign.report.notes import notes
 from fedalign.report.reading import Run
 from fedalign.report.statistics import Difference, corrected, deviation, paired
@@ -50,6 +50,11 @@ class Arm:
         """The sample standard deviation over seeds (divisor n - 1); NaN for fewer than two."""
         return deviation(list(self.values.values()))
 
+    def reaching(self, metric: str, target: float) -> list[Reached]:
+        """Return when each run reached a target, of those that did."""
+        found = [reached(run, metric, target) for run in self.runs]
+        return [way for way in found if way]
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -60,6 +65,7 @@ class Comparison:
         at: the rounds that count.
         by: dotted keys of the settings that make the arms.
         arms: those with the same baseline one after another.
+        baseline: what arms are compared with: an arm, or one of its settings.
         baselines: for each arm the label of the one that it is compared with, its own for a
             baseline; None if it has none.
         differences: for each arm, paired by seed and corrected together; None for a baseline, and
@@ -72,6 +78,7 @@ class Comparison:
     at: At
     by: Sequence[str]
     arms: Sequence[Arm]
+    baseline: str
     baselines: Sequence[str | None]
     differences: Sequence[Difference | None]
     split: Sequence[str] = ()
@@ -121,7 +128,7 @@ def compare(
     arms = _arms(used, keys, metric, rounds)
     if not any(arm.values for arm in arms):
         raise InputError(f"at: no run has a value of {metric!r} ({rounds.described(metric)})")
-    against = baselines({arm.label: arm.settings for arm in arms}, keys, baseline)
+    name, against = baselines({arm.label: arm.settings for arm in arms}, keys, baseline)
     arms = sorted(arms, key=lambda arm: _place(arm, arms, against))
     values = {arm.label: arm.values for arm in arms}
     others = [against[arm.label] for arm in arms]
@@ -131,7 +138,7 @@ def compare(
             for arm, other in zip(arms, others, strict=True)
         ]
     )
-    found = Comparison(metric, rounds, keys, arms, others, differences, split)
+    found = Comparison(metric, rounds, keys, arms, name, others, differences, split)
     return replace(found, notes=notes(runs, found))
 
 

@@ -55,6 +55,9 @@ class At:
             return At(text)
         raise InputError(f"at: {text!r} must be one of {', '.join(AT)}, such as last5 or round=10")
 
+    def __str__(self) -> str:
+        return f"{self.kind}{'=' * (self.kind == 'round')}{self.number or ''}"
+
     def of(self, run: Run, metric: str) -> float:
         """Return the number; NaN if no round counts. Rounds without the metric are skipped."""
         values = self.rounds(series(run, metric)).dropna()

@@ -23,24 +23,16 @@ def method(found: Comparison) -> str:
         f"{found.metric} ({better} is better): {found.at.described(found.metric)}.",
         "Mean ± sample standard deviation over n seeds.",
     ]
-    known = [difference for difference in found.differences if difference]
-    if known:
-        count = sum(difference.pairs > 1 for difference in known)
+    if count := sum(bool(d) and d.pairs > 1 for d in found.differences):
+        same = " with the same other settings" if len({*found.baselines} - {None}) > 1 else ""
         said.append(
-            f"Differences are paired by seed: {_minus(found)}, with the 95 % interval by Student's "
-            f"t (not corrected), and p of the paired t test, corrected for {count} "
-            f"{'comparison' if count == 1 else 'comparisons'} by Holm's method."
+            f"Differences are paired by seed, arm minus {found.baseline}{same}: mean ± half the "
+            "95 % interval by Student's t (not corrected); p of the paired t test, corrected for "
+            f"{count} comparison{'s' * (count > 1)} by Holm's method."
         )
     if any(arm.n < 2 for arm in found.arms):
         said.append(f"{UNKNOWN}: fewer than two seeds, so no deviation and no interval.")
     return " ".join(said)
-
-
-def _minus(found: Comparison) -> str:
-    bases = list(dict.fromkeys(base for base in found.baselines if base))
-    return (
-        f"arm minus {bases[0]}" if len(bases) == 1 else f"arm minus baseline ({'; '.join(bases)})"
-    )
 
 
 def notes(runs: Sequence[Run], found: Comparison) -> list[str]:

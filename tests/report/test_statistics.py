@@ -51,7 +51,7 @@ def test_what_is_not_finite_makes_no_pair():
     assert paired({0: float("nan")}, {0: 0.5}) is None
 
 
-@pytest.mark.parametrize(  # by statsmodels 0.14.6: multipletests(ps, method="holm")[1]
+@pytest.mark.parametrize(  # by statsmodels 0.15.0: multipletests(ps, method="holm")[1]
     ("ps", "adjusted"),
     [
         ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),

@@ -28,8 +28,9 @@ ORDER = (
     "algorithm messages",
     "masks",
     "network",
+    "console",
     "models settings data partitions",
-    "partitioning testing console",
+    "partitioning testing",
     "seeding files",
     "errors rng __version__",
 )

@@ -16,10 +16,10 @@ from flwr.app import UserConfigValue
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, model_validator
 
 from fedalign.errors import BadValueError, InputError
-from fedalign.settings.builtin import BUILTIN, DEFAULT_PARTS, KINDS
+from fedalign.settings.builtin import DEFAULT_PARTS, KINDS
 from fedalign.settings.coherence import check
 from fedalign.settings.layers import holds, validate, with_layers
-from fedalign.settings.registry import Part, parse
+from fedalign.settings.registry import Part, options, parse
 from fedalign.settings.sections import STATISTICS_BATCH, Evaluation, Section, Simulation
 from fedalign.settings.sources import (
     INLINE,
@@ -57,10 +57,11 @@ def _part(section: Any, info: ValidationInfo) -> Part:
 PartField = Annotated[Part, BeforeValidator(_part), PlainSerializer(Part.dump)]
 
 
-def _default(place: str) -> Any:
+def _default(place: str, description: str) -> Any:
     return Field(
         default_factory=lambda: parse(KINDS[place], DEFAULT_PARTS[place], place),
-        description=f"one of: {', '.join(BUILTIN[KINDS[place]])}, or package.module:Name",
+        description=f"{description}; its options stand beside its name: {place}.OPTION",
+        json_schema_extra={"allowed": f"one of the {KINDS[place]}, or package.module:Name"},
     )
 
 
@@ -71,6 +72,7 @@ class Config(Section):
         "run",
         pattern=r"^[\w.-]+$",
         description="the run folder is called <name>-<hash of the settings>",
+        json_schema_extra={"allowed": "letters, digits, _ . -"},
     )
     seed: int = Field(0, ge=0, description="of every random draw in the run")
     rounds: int = Field(10, gt=0, description="rounds of training, aggregation and measurement")
@@ -115,7 +117,9 @@ class Config(Section):
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="auto: a GPU if there is one, otherwise the CPU",
+        description="where models are trained; auto: on a GPU if there is one, else on the CPU; "
+        "cuda:1: on the second GPU",
+        json_schema_extra={"allowed": "auto | cpu | cuda | cuda:N"},
     )
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="bf16: forward and backward pass under autocast, updates in float32"
@@ -141,11 +145,11 @@ class Config(Section):
         description="largest L2 norm of a client's update, over all parameters; clients with a "
         "larger one are left out of the round; null: 100 times the norm of the model that was sent",
     )
-    data: PartField = _default("data")
-    partition: PartField = _default("partition")
-    model: PartField = _default("model")
-    client: PartField = _default("client")
-    strategy: PartField = _default("strategy")
+    data: PartField = _default("data", "the data set")
+    partition: PartField = _default("partition", "how the examples are divided among the clients")
+    model: PartField = _default("model", "the network that is trained")
+    client: PartField = _default("client", "how a client trains")
+    strategy: PartField = _default("strategy", "how the server combines the clients' models")
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
 
@@ -159,6 +163,14 @@ class Config(Section):
             problem = f"{self.min_replies} is not allowed: {self.sampled} clients are in a round"
             raise BadValueError("min_replies", problem)
         return self
+
+    @property
+    def partition_seed(self) -> int:
+        """The seed of who has which examples: the partition's own, or the run's."""
+        if "seed" in options("partitioners", self.partition.name):  # an option of the partitioner
+            return self.seed
+        own: int | None = self.partition.options.get("seed")
+        return self.seed if own is None else own
 
     @property
     def sampled(self) -> int:
@@ -184,6 +196,8 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a whole configuration on which the results of a run depend."""
     usual = {key for key, value in LATER.items() if tree.get(key) == value}
     kept = {key: value for key, value in tree.items() if key not in NOT_IN_DIGEST | usual}
+    if isinstance(own := kept.get("partition"), dict) and own.get("seed") is None:
+        kept["partition"] = {key: value for key, value in own.items() if key != "seed"}
     evaluation = dict(tree.get("evaluation", {}))
     for key in NOT_IN_DIGEST_OF_EVALUATION & evaluation.keys():
         del evaluation[key]

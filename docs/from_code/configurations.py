@@ -1,0 +1,27 @@
+"""The pages of configurations and studies that come with fedalign."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+
+from fedalign.settings.sources import own, read_yaml
+from from_code.markdown import code, table
+
+
+def page() -> str:
+    """Return the list of configurations: their names, and the comment with which each begins."""
+    texts = {name: file.read_text("utf-8") for name, file in own().items()}
+    return table(["configuration", ""], [[code(n), _comment(t)] for n, t in texts.items()])
+
+
+def studies() -> str:
+    """Return the list of studies: their names, titles, and the comments at their beginning."""
+    files = own("configs/studies").items()
+    rows = [[code(n), str(read_yaml(f)["title"]), _comment(f.read_text("utf-8"))] for n, f in files]
+    return table(["study", "", ""], rows)
+
+
+def _comment(text: str) -> str:
+    """Return the comment with which a file begins."""
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return " ".join(line.lstrip("# ") for line in lines)

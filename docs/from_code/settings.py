@@ -1,0 +1,40 @@
+"""The page of settings: every one with its type, default, range and meaning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import groupby
+
+from fedalign.settings.reference import Setting, about, sections, settings
+from from_code.markdown import code, table
+
+HEADINGS = ("setting", "type", "default", "allowed", "meaning")
+
+
+def page() -> str:
+    """Return a table of the settings of a run, then one for each section in it."""
+    pieces = []
+    for section, found in groupby(settings(), lambda setting: setting.key.rpartition(".")[0]):
+        if section:
+            pieces += [f"## {section}", about(sections()[section])]
+        pieces.append(rows(list(found)))
+    return "\n\n".join(pieces)
+
+
+def rows(found: Sequence[Setting]) -> str:
+    """Return the table of some settings; columns without a word are left out."""
+    lines = [[code(s.key), s.kind, _default(s), _allowed(s.allowed), s.description] for s in found]
+    kept = [i for i, _ in enumerate(HEADINGS) if any(line[i] for line in lines)]
+    return table([HEADINGS[i] for i in kept], [[line[i] for i in kept] for line in lines])
+
+
+def _allowed(text: str) -> str:
+    """Return choices or bounds as code, one by one, so that a line can break between them."""
+    if " | " not in text and not text.startswith((">", "<")):
+        return text
+    return ", ".join(code(value) for value in re.split(r" \| |, ", text))
+
+
+def _default(setting: Setting) -> str:
+    return setting.default if setting.default == "required" else code(setting.default)

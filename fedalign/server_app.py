@@ -16,12 +16,15 @@ from fedalign.files import reporting
 from fedalign.network.device import torch_threads
 from fedalign.runs.checkpoint import Checkpoint, Checkpoints, resume
 from fedalign.runs.folder import RunFolder
+from fedalign.runs.interrupts import Interrupts
 from fedalign.runs.lock import locked
 from fedalign.runs.log import RunLog, say
 from fedalign.runs.manifest import manifest
+from fedalign.runs.models import keepers_of
 from fedalign.runs.paths import folder_of
 from fedalign.runs.progress import Progress
 from fedalign.runs.split import write_split
+from fedalign.runs.stopping import StopRule, check_metrics
 from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import columns
 from fedalign.server.client_states import states_of
@@ -46,6 +49,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
+    check_metrics(federation.config)
     meter, nodes = Meter(grid), nodes_of(grid, federation)
     clients = len(nodes.present())
     config = config_of(federation, nodes)
@@ -62,11 +66,21 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
         said.open(folder.path)
         if not nodes.hold_own_data:
             write_split(federation, config.num_clients, folder.path)
+        earlier = folder.rounds() if resumed else []
+        rule = StopRule(config, earlier)
+        keepers = keepers_of(config, federation.network.layout, rule, earlier)
         progress = _progress(config, folder, resumed)
         checkpoints = Checkpoints(config, strategy, states, stack.size, seen, resumed)
-        callbacks = [*measured, folder, progress, checkpoints]
+        callbacks = [*measured, rule, folder, *keepers, progress, checkpoints]
         on_cpu = federation.network.device.type == "cpu"
-        runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds, thread=on_cpu)
+        overlap = config.evaluation.overlap and not rule  # which decides on the next round
+        runner = CallbackRunner(callbacks, overlap, config.rounds, thread=on_cpu)
+        interrupts = Interrupts(progress.tell, wanted=config.checkpoint_every != 0)
+
+        def is_over() -> bool:
+            interrupts.check()
+            return rule.reason is not None
+
         client = federation.client
         loop = RoundLoop(
             strategy,
@@ -80,18 +94,21 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
             participation=seen,
             states=states,
             steps=steps_of(client),
+            is_over=is_over,
         )
         done, model = (
             (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
         )
         # A second torch thread keeps spinning after each large operation; measuring has its own.
-        with folder, checkpoints, progress, torch_threads(1), _rare_garbage():
+        with interrupts, folder, checkpoints, progress, torch_threads(1), _rare_garbage():
             model = loop.run(model, first=done + 1)
+            folder.add(rule.facts())
             if not nodes.hold_own_data:  # at the end, so that no round waits for it
                 _draw(federation, config, folder.path / "partition.png")
             folder.save(federation.network.layout.to_state(model))
-    say(f"results in {folder.path}")
+    say(f"results in {folder.path}{rule.end()}")
     _say_who_took_part(seen, config, folder)
+    interrupts.check()  # pressed in the last round: no further run begins
 
 
 @contextmanager

@@ -14,4 +14,10 @@ def combined(config: str, overrides: list[str], out: str | None) -> list[Config]
     from fedalign.settings.sources import combinations, parse_choices
 
     fixed = {} if out is None else {"out": out}
-    return [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
+    found = [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
+    if any(own.stop_when or own.patience or own.keep_best for own in found):
+        from fedalign.runs.stopping import check_metrics  # imports torch
+
+        for own in found:
+            check_metrics(own)
+    return found

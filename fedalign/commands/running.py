@@ -32,6 +32,7 @@ def run(
     """
     with guarded(verbose):
         from fedalign.runs.identity import refuse_changed
+        from fedalign.runs.models import missing_models
         from fedalign.runs.paths import folder_of, forget, is_finished, limping
         from fedalign.server.participation import LimpingRunError
         from fedalign.settings import registry
@@ -45,6 +46,8 @@ def run(
         for planned in several:
             if is_finished(folder_of(planned)) and not again:
                 print(f"{folder_of(planned)} is finished already; use --again to repeat it")
+                if lacking := missing_models(planned):
+                    print(lacking)
                 if line := limping(folder_of(planned)):
                     print(line, file=sys.stderr)
                     limped = True

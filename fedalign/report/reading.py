@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
@@ -33,6 +33,7 @@ class Run:
         landscape: `landscape.csv`, a row a point of a curve, of the same rounds.
         status: see `manifest.json`.
         warning: what the run said about its clients at its end, if they were too few.
+        ended_early: why it has fewer rounds than its configuration, if it was to stop.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Run:
     landscape: pd.DataFrame
     status: str = FINISHED
     warning: str | None = None
+    ended_early: str | None = None
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -108,7 +110,14 @@ def _read(folder: Path) -> Run:
     if type(tree.get("seed")) is not int or type(tree.get("name")) is not str:
         raise InputError(f"{folder / 'config.yaml'} is not the configuration of a run")
     landscape = landscape[landscape["round"].isin(metrics["round"])]
-    return Run(folder, tree, metrics, landscape, status, warning)
+    return Run(folder, tree, metrics, landscape, status, warning, _ended_early(manifest))
+
+
+def _ended_early(manifest: Mapping[str, Any]) -> str | None:
+    early = manifest.get("stopped_early")
+    if not early:
+        return None
+    return f"ended after round {early['round']} of {early['of']}: {early['reason']}"
 
 
 def read_table(path: Path, columns: Sequence[str], status: str = FINISHED) -> pd.DataFrame:

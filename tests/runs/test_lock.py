@@ -82,11 +82,11 @@ def test_finished_is_said_last(run, monkeypatch):
 def test_what_is_begun_again_is_not_finished_before_anything_is_removed(run, monkeypatch):
     folder, seen, unlink = run(rounds=1), [], Path.unlink
 
-    def noted(path, **options):
+    def note(path, **options):
         seen.append((path.name, is_finished(folder)))
         unlink(path, **options)
 
-    monkeypatch.setattr(Path, "unlink", noted)
+    monkeypatch.setattr(Path, "unlink", note)
     run(rounds=1)
     assert ("model.safetensors", False) in seen
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -33,7 +34,11 @@ from fedalign.server.rounds import RoundLoop
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.contracts import BoundsMetrics
+from fedalign.trackers.tracking import Tracking
 from fedalign.training.stacks import StackChoice, choose_stack
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RARELY = 50_000  # new objects, of which a message to a client has about ten
 app = ServerApp()
@@ -47,6 +52,7 @@ def main(grid: Grid, context: Context) -> None:
     nodes = nodes_of(grid, federation)
     clients = len(nodes.present())
     config = _config(federation, nodes)
+    tracking = Tracking(config, lambda: _figures(config))
     strategy = strategy_of(federation, config.num_clients)
     measured, states = measures(federation, nodes), states_of(config, grid)
     with locked(folder_of(config)):
@@ -59,7 +65,8 @@ def main(grid: Grid, context: Context) -> None:
         folder = RunFolder(config, facts, resumed, seen)
         progress = _progress(config, folder, resumed)
         checkpoints = Checkpoints(config, strategy, states, stack.size, seen, resumed)
-        callbacks = [*measured, folder, progress, checkpoints]
+        tracking.resume(after=resumed.number if resumed else 0)
+        callbacks = [*measured, folder, tracking, progress, checkpoints]
         on_cpu = federation.network.device.type == "cpu"
         runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds, thread=on_cpu)
         client = federation.client
@@ -79,7 +86,7 @@ def main(grid: Grid, context: Context) -> None:
             (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
         )
         # A second torch thread keeps spinning after each large operation; measuring has its own.
-        with folder, checkpoints, progress, torch_threads(1), _rare_garbage():
+        with folder, tracking, checkpoints, progress, torch_threads(1), _rare_garbage():
             model = loop.run(model, first=done + 1)
             if not nodes.hold_own_data:  # at the end, so that no round waits for it
                 _draw(federation, config, folder.path / "partition.png")
@@ -105,6 +112,12 @@ def _draw(federation: Federation, config: Config, file: Path) -> None:
 
     with reporting(file):
         partition.draw(federation, config.num_clients, file)
+
+
+def _figures(config: Config) -> dict[str, Figure]:
+    from fedalign.report import gallery, reading  # matplotlib takes a second to import
+
+    return gallery.figures(*reading.read_runs([folder_of(config)]))
 
 
 def _say_who_took_part(seen: Participation, config: Config, folder: RunFolder) -> None:

@@ -8,10 +8,13 @@ if TYPE_CHECKING:
     from fedalign.settings.config import Config
 
 
-def combined(config: str, overrides: list[str], out: str | None) -> list[Config]:
+def combined(
+    config: str, overrides: list[str], out: str | None, trackers: list[str] | None = None
+) -> list[Config]:
     """Return a configuration for each combination of the overrides' comma-separated values."""
     from fedalign.settings.config import read
     from fedalign.settings.sources import combinations, parse_choices
 
-    fixed = {} if out is None else {"out": out}
+    fixed: dict[str, object] = {} if out is None else {"out": out}
+    fixed |= {"trackers": trackers} if trackers else {}
     return [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]

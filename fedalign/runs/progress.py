@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from fedalign.runs.notebook import Cell
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Round
 
@@ -28,7 +29,9 @@ SHOWN = 12  # rounds in the live table
 
 
 class Progress(Callback):
-    """A callback that shows the latest rounds in a live table; one plain line per round if piped.
+    """A callback that shows the latest rounds in a live table, in a terminal or a notebook's cell.
+
+    If piped, it prints a plain line per round.
 
     `barrier` is the mean relative accuracy barrier between sampled pairs of client models. If
     clients evaluate, `own data` is their mean accuracy and `tuned` the one after fine-tuning.
@@ -61,9 +64,12 @@ class Progress(Callback):
         )
         self._task = self._bar.add_task("", total=rounds, completed=done)
         self._live = Live(get_renderable=self._draw, console=self._console)
+        self._cell = Cell(self._draw) if self._console.is_jupyter else None
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal:
+        if self._cell is not None:
+            self._cell.update()
+        elif self._console.is_terminal:
             self._live.start()
         else:
             print(self._title, flush=True)
@@ -83,7 +89,9 @@ class Progress(Callback):
         ]
         self._lines.append(line)
         self._bar.advance(self._task)
-        if not self._console.is_terminal:
+        if self._cell is not None:
+            self._cell.update()
+        elif not self._console.is_terminal:
             print("  ".join(f"{cell:>10}" for cell in line), flush=True)
 
     def _draw(self) -> Group:

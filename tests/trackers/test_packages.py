@@ -85,7 +85,9 @@ def test_a_run_that_is_killed_and_goes_on(tmp_path):
     words = [f"{key}={value}" for key, value in SETTINGS.items()]
     words += ["checkpoint_every=4", "simulation.backend=inline", f"out={tmp_path / 'runs'}"]
     command = [*COMMAND, *words, *(f"--tracker={n}" for n in ("tensorboard", "mlflow", "wandb"))]
-    place = {"cwd": tmp_path, "env": os.environ | {"WANDB_MODE": "offline"}}
+    # W&B's service of this process, if there is one, would outlive the one that is killed.
+    own = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    place = {"cwd": tmp_path, "env": own | {"WANDB_MODE": "offline"}}
     child = subprocess.Popen(command, **place)
     while child.poll() is None and rounds(tmp_path) < 11:
         time.sleep(0.02)

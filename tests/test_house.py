@@ -18,9 +18,10 @@ from fedalign.simulation.inline import InlineGrid
 # Rooms import downwards; those in one row may import each other, but not in a circle.
 ORDER = (
     "cli",
-    "commands",
+    "commands api",
     "studies server_app deploy",
     "report",
+    "trackers",
     "runs",
     "server strategies client_app",
     "landscape training",

@@ -85,6 +85,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "leaf": "fedalign.data.leaf:LEAF",
         "folder": "fedalign.data.folder:FolderData",
     },
+    "trackers": {
+        "tensorboard": "fedalign.trackers.tensorboard:TensorBoard",
+        "mlflow": "fedalign.trackers.mlflow:MLflow",
+        "wandb": "fedalign.trackers.wandb:WandB",
+    },
 }
 # What Flower's strategies take without a word, and fail of in the first round; and what it means.
 FLOWER_FIELDS: dict[str, dict[str, Any]] = {
@@ -121,6 +126,7 @@ SINGULAR = {
     "partitioners": "partitioner",
     "models": "model",
     "datasets": "data set",
+    "trackers": "tracker",
 }
 PLACES = {  # where a configuration names a part, and the kind of part it is
     "data": "datasets",

@@ -38,7 +38,7 @@ LISTED = {
 # Where and how a run is computed is no part of what it computes, nor is how long it waits, nor
 # what it keeps.
 NOT_IN_DIGEST = {
-    *("name", "out", "checkpoint_every", "simulation"),
+    *("name", "out", "checkpoint_every", "simulation", "trackers"),
     *("timeout", "min_available_nodes", "min_replies", "min_participation"),
     *("keep_models", "keep_best"),
 }
@@ -58,6 +58,20 @@ def _part(section: Any, info: ValidationInfo) -> Part:
 
 
 PartField = Annotated[Part, BeforeValidator(_part), PlainSerializer(Part.dump)]
+
+
+def _trackers(given: Any) -> Any:
+    """Return what is given as a list of parts; a single one needs no list."""
+    if not isinstance(given, list | tuple):
+        given = [given]
+    parts = [raw if isinstance(raw, Part) else parse("trackers", raw, "trackers") for raw in given]
+    names = [part.name for part in parts]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BadValueError("trackers", f"{twice[0]!r} is given twice")
+    return parts
+
+
+TrackerField = Annotated[Part, PlainSerializer(Part.dump)]
 
 
 def _default(place: str, description: str) -> Any:
@@ -170,6 +184,11 @@ class Config(Section):
     strategy: PartField = _default("strategy", "how the server combines the clients' models")
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
+    trackers: Annotated[list[TrackerField], BeforeValidator(_trackers)] = Field(
+        default=[],
+        description=f"where the run is shown beside its folder: {', '.join(BUILTIN['trackers'])}, "
+        "or package.module:Name",
+    )
 
     @model_validator(mode="after")
     def _parts_go_together(self) -> Config:
@@ -227,23 +246,25 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"evaluation": evaluation}
 
 
-def read(source: str | None, overrides: Mapping[str, Any]) -> Config:
-    """Return the configuration of a source with dotted overrides.
+def read(source: str | None, *layers: Mapping[str, Any], said: str = "command line") -> Config:
+    """Return the configuration of a source with layers of dotted settings over it.
 
     Args:
         source: a YAML file, the name of one of fedalign's own, or the text of a configuration;
             None: the defaults.
-        overrides: values by dotted key.
+        layers: values by dotted key; later layers go over earlier ones.
+        said: where the layers stand.
 
     Raises:
-        InputError: names the file or the command line, the dotted place, the value and what is
-            allowed there.
+        InputError: names the file or where the layers stand, the dotted place, the value and
+            what is allowed there.
     """
     try:
-        return resolve(source, overrides)
+        return resolve(source, *layers)
     except BadValueError as error:
         called = INLINE if source and is_inline(source) else source
-        at_fault = called if called and not holds(overrides, error.place) else "command line"
+        given = any(holds(layer, error.place) for layer in layers)
+        at_fault = called if called and not given else said
         raise InputError(f"{at_fault}: {error}") from None
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_che
 if TYPE_CHECKING:
     import numpy as np
     from flwr.app import ArrayRecord
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from fedalign.algorithm import Stack, Trained
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fedalign.models.symmetry import Group
     from fedalign.network.layout import Layout
     from fedalign.partitioning import Indices
+    from fedalign.trackers.tracked import Tracked
 
 
 class StrategyArguments(TypedDict):
@@ -270,4 +272,27 @@ class HasSymmetry(Protocol):
 
     def symmetry(self) -> Iterable[Group]:
         """Return the groups of exchangeable neurons, see `fedalign.models.symmetry`."""
+        ...
+
+
+class Tracker(Protocol):
+    """Shows a run elsewhere; what a method raises is said once, and the run goes on without it."""
+
+    def start(self, run: Tracked) -> int:
+        """Begin a run, or go on with it; return the last round that it has, 0 if none.
+
+        All later rounds are told. `run.told` is right unless the tracker forgets some here.
+        """
+        ...
+
+    def log(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Take the metrics of a round: the columns of `metrics.csv` that were measured."""
+        ...
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Take a figure of the run, which has finished."""
+        ...
+
+    def finish(self, status: Literal["finished", "stopped", "failed"]) -> None:
+        """Close the run; one that was stopped may go on later."""
         ...

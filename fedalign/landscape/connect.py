@@ -77,7 +77,7 @@ def how(
     """
     overrides = {key: value for key, value in given.items() if value is not None}
     overrides |= parse_overrides(words)
-    beside = files[0].parent / "config.yaml" if files else File()
+    beside = config_of(files[0]) if files else File()
     missing = [key for key in given if key not in overrides and f"{key}.name" not in overrides]
     if missing and config is None and beside.is_file():
         config = str(beside)
@@ -90,6 +90,12 @@ def how(
         )
     defaults = {"evaluation.match": "weights", "evaluation.examples": EXAMPLES}
     return read_config(config, defaults | overrides)
+
+
+def config_of(file: File) -> File:
+    """Return where the configuration of a run is that has written this model."""
+    kept = file.parent.name.startswith("round-")  # models/round-R/client-C.safetensors
+    return (file.parents[2] if kept and len(file.parents) > 2 else file.parent) / "config.yaml"
 
 
 def connect(files: Sequence[File], config: Config) -> Connection:
@@ -112,7 +118,7 @@ def connect(files: Sequence[File], config: Config) -> Connection:
     federation, settings = Federation(config), config.evaluation
     if (test := federation.test) is None:
         raise InputError(f"connect: data set {config.data.name!r} has no test part to measure on")
-    named = {_letter(number): file for number, file in enumerate(files)}
+    named = {letter(number): file for number, file in enumerate(files)}
     models = {name: read(file, federation.network) for name, file in named.items()}
     evaluator = Evaluator(federation.network, test, federation.reference, settings)
     with torch_threads(1):
@@ -176,6 +182,6 @@ def _mean(names: Sequence[str]) -> Mix:
     return dict.fromkeys(names, 1 / len(names))
 
 
-def _letter(number: int) -> str:
+def letter(number: int) -> str:
     """Return A to Z, then A1 to Z1 and so on."""
     return chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")

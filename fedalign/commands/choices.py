@@ -1,7 +1,8 @@
-"""What several settings of a command mean: `partition.alpha=0.1,0.5 seed=0,1,2` is six runs."""
+"""What the words of a command mean: files, settings, and several values of a setting."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,3 +25,8 @@ def combined(
         for own in found:
             check_metrics(own)
     return found
+
+
+def is_file(word: str) -> bool:
+    """Return whether a word names a file, even one with an equals sign, and not a setting."""
+    return "=" not in word or word.endswith(".safetensors") or Path(word).exists()

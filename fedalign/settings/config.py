@@ -186,8 +186,8 @@ class Config(Section):
     simulation: Simulation = Simulation()
     trackers: Annotated[list[TrackerField], BeforeValidator(_trackers)] = Field(
         default=[],
-        description=f"where the run is shown beside its folder: {', '.join(BUILTIN['trackers'])}, "
-        "or package.module:Name",
+        description="where the run is shown beside its folder",
+        json_schema_extra={"allowed": "any of the trackers, or package.module:Name"},
     )
 
     @model_validator(mode="after")

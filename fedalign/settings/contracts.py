@@ -3,7 +3,7 @@
 A part is a class, or a function that returns an object. Four things make up a contract:
 
 - **required** methods and attributes: `Strategy` (Flower's), `ClientAlgorithm`, `Schedule`,
-  `Partitioner`, `Source`, `Model`. A part without them is refused when it is loaded.
+  `Partitioner`, `Source`, `Model`, `Fusion`. A part without them is refused when it is loaded.
 - **optional** methods and attributes, each a small protocol such as `TransformsImages`. Code that
   depends on one asks by `isinstance`.
 - **traits**: class attributes by which a part describes itself, such as `stateful = True`. Code
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from fedalign.algorithm import Stack, Trained
     from fedalign.data import Dataset, Spec
+    from fedalign.federation.federation import Federation
+    from fedalign.fusions.recipe import Fused, Ingredients
     from fedalign.masks.drawing import Draw
     from fedalign.masks.plan import MaskPlan
     from fedalign.models.symmetry import Group
@@ -45,6 +47,7 @@ class StrategyArguments(TypedDict):
         seed: the run's seed.
         num_clients: clients in the federation.
         num_sampled_clients: clients drawn for each round.
+        federation: the run's network, and the examples that the server has.
     """
 
     layout: Layout
@@ -53,6 +56,7 @@ class StrategyArguments(TypedDict):
     seed: int
     num_clients: int
     num_sampled_clients: int
+    federation: Federation
 
 
 # fedalign draws each round's clients itself, so a Flower strategy takes all the nodes it is shown.
@@ -240,6 +244,29 @@ class HasSpec(Protocol):
     def spec(self) -> Spec:
         """Return what every example looks like."""
         ...
+
+
+class Fusion(Protocol):
+    """A way to make one model of several; `fedalign.fusions.recipe.Recipe` is easy to extend."""
+
+    def fuse(self, of: Ingredients) -> Fused:
+        """Return the fused model, and what it was made of."""
+        ...
+
+
+@runtime_checkable
+class HasNeeds(Protocol):
+    """A fusion that needs more than the models, see `fedalign.fusions.recipe.NEEDS`."""
+
+    needs: frozenset[str]
+
+
+@dataclass(frozen=True)
+class FusionTraits:
+    """What a fusion declares about itself."""
+
+    makes_model: bool = True  # False if the models only predict together
+    moves_neurons: bool = False  # its model has neurons in another order than the models had
 
 
 class ModelArguments(TypedDict):

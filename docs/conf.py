@@ -34,6 +34,7 @@ myst_heading_anchors = 4
 nb_execution_mode = "off"  # tests/docs/test_notebook.py executes it
 nb_merge_streams = True
 
+default_role = "code"  # of `x` in docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signature of a class of settings would fill a page
 napoleon_google_docstring = True

@@ -10,7 +10,8 @@ from from_code.markdown import code, table
 
 def page() -> str:
     """Return the list of configurations: their names, and the comment with which each begins."""
-    texts = {name: file.read_text("utf-8") for name, file in own().items()}
+    names = sorted(own(), key=lambda name: ("/" in name, name))
+    texts = {name: own()[name].read_text("utf-8") for name in names}
     return table(["configuration", ""], [[code(n), _comment(t)] for n, t in texts.items()])
 
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from fedalign.settings.reference import Setting, about, sections, settings
 from from_code.markdown import code, table
 
-HEADINGS = ("setting", "type", "default", "allowed", "meaning")
+HEADINGS = ("setting", "meaning", "type", "default", "allowed")
 
 
 def page() -> str:
@@ -24,7 +24,7 @@ def page() -> str:
 
 def rows(found: Sequence[Setting]) -> str:
     """Return the table of some settings; columns without a word are left out."""
-    lines = [[code(s.key), s.kind, _default(s), _allowed(s.allowed), s.description] for s in found]
+    lines = [[code(s.key), s.description, s.kind, _default(s), _allowed(s.allowed)] for s in found]
     kept = [i for i, _ in enumerate(HEADINGS) if any(line[i] for line in lines)]
     return table([HEADINGS[i] for i in kept], [[line[i] for i in kept] for line in lines])
 

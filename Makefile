@@ -3,6 +3,8 @@ BIN := .venv/bin
 WORKERS ?= 2
 # In the order that tests/conftest.py gives: what takes longest is begun first.
 PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# Seconds that a quick test may take, so that one that hangs ends by itself and says where it was.
+PATIENCE ?= 600
 export FLWR_TELEMETRY_ENABLED := 0
 
 .PHONY: run test test-all gpu-check lint docs deploy-check clean
@@ -11,7 +13,7 @@ run: .venv/ready  ## the main job, on the embedded data set
 	$(BIN)/fedalign run configs/quickstart.yaml --again
 
 test: .venv/ready  ## everything that is quick
-	$(BIN)/pytest -q $(PARALLEL) -m "not slow and not gpu"
+	$(BIN)/pytest -q $(PARALLEL) --timeout $(PATIENCE) -m "not slow and not gpu"
 
 test-all: test  ## everything that needs no GPU; slow tests one after the other, since some start a Ray of their own; more examples
 	$(BIN)/pytest -q -m "slow and not gpu"

@@ -54,6 +54,13 @@ def partition(
     out: Annotated[
         Path, typer.Option(help="PNG or PDF file; numbered if there are several")
     ] = Path("partition.png"),
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON or .npz file for the indices of each client, which partition=indices reads",
+        ),
+    ] = None,
 ) -> None:
     """Show how the examples are partitioned: statistics and a figure.
 
@@ -61,16 +68,20 @@ def partition(
     """
     with guarded():
         from fedalign.federation.federation import Federation
-        from fedalign.report.figures import save
-        from fedalign.report.partition import counts_of, describe, picture
+        from fedalign.report import figures
+        from fedalign.report.partition import counts_of, describe, picture, save_indices
 
         several = combined(config, overrides or [], None)
         for number, planned in enumerate(several, 1):
-            counts = counts_of(Federation(planned))
-            file = out if len(several) == 1 else out.with_stem(f"{out.stem}-{number}")
-            save(picture(counts), file)
-            print(describe(counts))
-            print(f"figure in {file}\n" if number < len(several) else f"figure in {file}")
+            suffix = "" if len(several) == 1 else f"-{number}"
+            federation, file = Federation(planned), out.with_stem(f"{out.stem}{suffix}")
+            counts = counts_of(federation)
+            lines = [describe(counts), f"figure in {file}"]
+            if save is not None:
+                words = save_indices(federation, save.with_stem(f"{save.stem}{suffix}"))
+                lines.append(f"the same partition again: {words}")
+            figures.save(picture(counts), file)
+            print(*lines, *[""] * (number < len(several)), sep="\n")
 
 
 def doctor(

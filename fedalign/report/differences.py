@@ -19,8 +19,8 @@ from fedalign.report.tables import Row, differences
 def beside_baseline(rows: Sequence[Row], baseline: str) -> Figure:
     """Return a figure of each arm's paired difference in accuracy from the baseline.
 
-    Arms are sorted by their difference, drawn with its 95 % interval; dots are filled where the
-    interval excludes 0. Each choice of the varied settings has its own panel.
+    Arms are sorted by their difference, drawn with its 95 % interval; dots are filled where p,
+    corrected by Holm's method, is below 0.05. Each choice of the varied settings has its own panel.
     """
     pairs = list(zip(rows, differences(rows, baseline), strict=True))
     combinations = list(dict.fromkeys(label(row.varied) for row in rows))
@@ -31,7 +31,7 @@ def beside_baseline(rows: Sequence[Row], baseline: str) -> Figure:
         here = [(row, change) for row, change in pairs if label(row.varied) == combination]
         _plot_differences(panel, here, baseline)
         panel.set_title(combination, loc="left", fontweight="bold")
-    xlabel = f"test accuracy minus {baseline}'s: mean and 95 % interval; filled: significant"
+    xlabel = f"test accuracy minus {baseline}'s: mean and 95 % interval; filled: p < 0.05 (Holm)"
     figure.supxlabel(xlabel, fontsize=9)
     return figure
 

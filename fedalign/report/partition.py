@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedalign.federation.federation import Federation
+from fedalign.partitioning import write_indices
 from fedalign.report.figures import COLOURS, STYLE, save
 from fedalign.report.summary import described
+from fedalign.settings.contracts import TransformsImages
 
 MAX_BUBBLES = 40  # clients; more are drawn as a heat map
 MAX_COLUMNS = 2000  # clients in a heat map; of more, a sample is drawn
@@ -115,6 +117,20 @@ def describe(partition: PartitionCounts) -> str:
         f"examples           {assigned}",
     ]
     return "\n".join([*lines, "", *_shaded(partition)])
+
+
+def save_indices(federation: Federation, file: Path) -> str:
+    """Write which examples each client owns; return the settings that read them back."""
+    config, examples = federation.config, len(federation.train)
+    shares = [federation.held(i, config.num_clients).owned for i in range(config.num_clients)]
+    write_indices(shares, file)
+    times = np.bincount(np.concatenate(shares), minlength=examples)
+    words = ["partition=indices", f"partition.file={file}"]
+    words += ["partition.overlap=true"] * bool(times.max() > 1)
+    words += ["partition.partial=true"] * bool(times.min() < 1)
+    if isinstance(config.partition.build(), TransformsImages):
+        words.append("(without the changes to the images)")
+    return " ".join(words)
 
 
 @mpl.rc_context(STYLE | {"axes.grid": False})

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fedalign.errors import InputError
 from fedalign.settings.builtin import BUILTIN, PLACES
-from fedalign.settings.reference import Setting, about, options_of_part, sections, settings
+from fedalign.settings.reference import Setting, about, common, options_of_part, sections, settings
 from fedalign.settings.registry import load, names
 from fedalign.settings.sources import own, read_yaml
 
@@ -65,10 +65,11 @@ def show_kind(kind: str) -> None:
 def show_part(kind: str, name: str) -> None:
     """Print the docstring of a part and its options."""
     console.print(f"{kind}: {name}", style="bold")
-    body = (inspect.getdoc(load(kind, name)) or "").partition("\n")[2]
+    doctest = "\n>>>"
+    body = (inspect.getdoc(load(kind, name)) or "").partition("\n")[2].partition(doctest)[0]
     text = f"{_headline(kind, name)}\n{'' if name in PAPERS else body}".rstrip()
     console.print(f"{text}\n", soft_wrap=True)
-    show_settings(options_of_part(kind, name))
+    show_settings([*options_of_part(kind, name), *common(PLACE_OF[kind])])
 
 
 def show_sections() -> None:

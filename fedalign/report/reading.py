@@ -71,6 +71,13 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     return [_read(folder) for folder in folders]
 
 
+def held(folder: Path) -> list[Path]:
+    """Return the run folders that a folder holds, or the folder itself if it holds none."""
+    if (folder / "config.yaml").is_file():
+        return [folder]
+    return sorted(file.parent for file in folder.glob("*/config.yaml")) or [folder]
+
+
 def distinct(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """Return folders without repetitions, and a line on each that was repeated."""
     first: dict[Path, Path] = {}

@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from fedalign.runs.log import say
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Round
 
@@ -66,8 +67,8 @@ class Progress(Callback):
         if self._console.is_terminal:
             self._live.start()
         else:
-            print(self._title, flush=True)
-            print("  ".join(f"{title:>10}" for title in self._columns), flush=True)
+            say(self._title)
+            say("  ".join(f"{title:>10}" for title in self._columns))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,7 +85,7 @@ class Progress(Callback):
         self._lines.append(line)
         self._bar.advance(self._task)
         if not self._console.is_terminal:
-            print("  ".join(f"{cell:>10}" for cell in line), flush=True)
+            say("  ".join(f"{cell:>10}" for cell in line))
 
     def _draw(self) -> Group:
         table = Table(title=self._title, title_justify="left", box=box.SIMPLE_HEAD)

@@ -19,7 +19,7 @@ from fedalign.errors import BadValueError, InputError
 from fedalign.settings.builtin import DEFAULT_PARTS, KINDS
 from fedalign.settings.coherence import check
 from fedalign.settings.layers import holds, validate, with_layers
-from fedalign.settings.registry import Part, parse
+from fedalign.settings.registry import Part, options, parse
 from fedalign.settings.sections import STATISTICS_BATCH, Evaluation, Section, Simulation
 from fedalign.settings.sources import (
     INLINE,
@@ -165,6 +165,14 @@ class Config(Section):
         return self
 
     @property
+    def partition_seed(self) -> int:
+        """The seed of who has which examples: the partition's own, or the run's."""
+        if "seed" in options("partitioners", self.partition.name):  # an option of the partitioner
+            return self.seed
+        own: int | None = self.partition.options.get("seed")
+        return self.seed if own is None else own
+
+    @property
     def sampled(self) -> int:
         """The number of clients in each round, if all of them are there."""
         return self.clients_per_round or self.num_clients
@@ -188,6 +196,8 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a whole configuration on which the results of a run depend."""
     usual = {key for key, value in LATER.items() if tree.get(key) == value}
     kept = {key: value for key, value in tree.items() if key not in NOT_IN_DIGEST | usual}
+    if isinstance(own := kept.get("partition"), dict) and own.get("seed") is None:
+        kept["partition"] = {key: value for key, value in own.items() if key != "seed"}
     evaluation = dict(tree.get("evaluation", {}))
     for key in NOT_IN_DIGEST_OF_EVALUATION & evaluation.keys():
         del evaluation[key]

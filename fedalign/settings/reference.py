@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from fedalign.settings.config import Config
-from fedalign.settings.registry import Part, options
+from fedalign.settings.registry import COMMON, Part, options
 from fedalign.settings.signatures import Option
 
 SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "length >="}
@@ -42,7 +42,16 @@ class Setting:
 
 def settings() -> list[Setting]:
     """Return every setting of a run, except the options of its parts, in the order of `Config`."""
-    return keys_of(Config)
+    found = []
+    for setting in keys_of(Config):
+        found += [setting, *common(setting.key)]
+    return found
+
+
+def common(place: str) -> list[Setting]:
+    """Return the options that all parts in a section have, such as `partition.seed`."""
+    options = COMMON.get(place, {}).items()
+    return [_of_option(f"{place}.{key}", option) for key, option in options]
 
 
 def options_of_part(kind: str, name: str) -> list[Setting]:

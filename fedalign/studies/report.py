@@ -24,7 +24,8 @@ Mean ± sample standard deviation over seeds. Barriers and gaps are means over t
 they were measured; MB are 10^6 bytes, summed over all rounds and clients."""
 COMPARED = """
 Differences are paired by seed: mean ± half the width of the 95 % confidence interval by Student's
-t; n.s. (not significant): the interval contains 0. No correction for multiple comparisons."""
+t (not corrected); n.s. (not significant): p of the paired t test, corrected by Holm's method for
+all differences of the table, is 0.05 or more."""
 
 
 def write(study: Study, planned: Sequence[Planned], folder: Path, command: str) -> None:
@@ -105,6 +106,8 @@ def _compared(difference: Difference | None) -> dict[str, Any]:
         "difference": difference.mean,
         "half_width": difference.half_width,
         "pairs": difference.pairs,
+        "p": difference.p,
+        "p_holm": difference.adjusted,
         "significant": difference.significant,
     }
 

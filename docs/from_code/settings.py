@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import groupby
 
 from fedalign.settings.reference import Setting, about, sections, settings
 from from_code.markdown import code, table
@@ -14,11 +13,13 @@ HEADINGS = ("setting", "meaning", "type", "default", "allowed")
 
 def page() -> str:
     """Return a table of the settings of a run, then one for each section in it."""
-    pieces = []
-    for section, found in groupby(settings(), lambda setting: setting.key.rpartition(".")[0]):
-        if section:
-            pieces += [f"## {section}", about(sections()[section])]
-        pieces.append(rows(list(found)))
+    found: dict[str, list[Setting]] = {"": [], **{section: [] for section in sections()}}
+    for setting in settings():
+        section = setting.key.rpartition(".")[0]
+        found[section if section in found else ""].append(setting)
+    pieces = [rows(found.pop(""))]
+    for section, several in found.items():
+        pieces += [f"## {section}", about(sections()[section]), rows(several)]
     return "\n\n".join(pieces)
 
 

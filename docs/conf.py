@@ -32,8 +32,8 @@ nitpick_ignore = [  # annotations of what an algorithm receives; their modules h
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # tests/docs/test_notebook.py executes it
-nb_merge_streams = True
 
+default_role = "code"  # of `x` in docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signature of a class of settings would fill a page
 napoleon_google_docstring = True

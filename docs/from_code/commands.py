@@ -35,7 +35,7 @@ def section(command: click.Command, name: str) -> str:
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     rows = [_row(p, context) for p in command.params if not getattr(p, "hidden", False)]
     pieces = [f"## {name}", f"```text\n{usage}\n```", prose(inspect.cleandoc(command.help or ""))]
-    return "\n\n".join([*pieces, table(["", "", "default"], rows)] if rows else pieces)
+    return "\n\n".join([*pieces, table(["given", "meaning", "default"], rows)] if rows else pieces)
 
 
 def _row(parameter: click.Parameter, context: click.Context) -> list[str]:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from itertools import takewhile
 
-from fedalign.settings.sources import own, read_yaml
+from fedalign.settings.sources import own
 from from_code.markdown import code, table
 
 
 def page() -> str:
     """Return the list of configurations: their names, and the comment with which each begins."""
-    texts = {name: file.read_text("utf-8") for name, file in own().items()}
+    names = sorted(own(), key=lambda name: ("/" in name, name))
+    texts = {name: own()[name].read_text("utf-8") for name in names}
     return table(["configuration", ""], [[code(n), _comment(t)] for n, t in texts.items()])
 
 
 def studies() -> str:
-    """Return the list of studies: their names, titles, and the comments at their beginning."""
-    files = own("configs/studies").items()
-    rows = [[code(n), str(read_yaml(f)["title"]), _comment(f.read_text("utf-8"))] for n, f in files]
-    return table(["study", "", ""], rows)
+    """Return the list of studies: their names, and the comment with which each begins."""
+    texts = {name: file.read_text("utf-8") for name, file in own("configs/studies").items()}
+    return table(["study", ""], [[code(n), _comment(t)] for n, t in texts.items()])
 
 
 def _comment(text: str) -> str:

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import groupby
 
 from fedalign.settings.reference import Setting, about, sections, settings
 from from_code.markdown import code, table
 
-HEADINGS = ("setting", "type", "default", "allowed", "meaning")
+HEADINGS = ("setting", "meaning", "type", "default", "allowed")
 
 
 def page() -> str:
     """Return a table of the settings of a run, then one for each section in it."""
-    pieces = []
-    for section, found in groupby(settings(), lambda setting: setting.key.rpartition(".")[0]):
-        if section:
-            pieces += [f"## {section}", about(sections()[section])]
-        pieces.append(rows(list(found)))
+    found: dict[str, list[Setting]] = {"": [], **{section: [] for section in sections()}}
+    for setting in settings():
+        section = setting.key.rpartition(".")[0]
+        found[section if section in found else ""].append(setting)
+    pieces = [rows(found.pop(""))]
+    for section, several in found.items():
+        pieces += [f"## {section}", about(sections()[section]), rows(several)]
     return "\n\n".join(pieces)
 
 
 def rows(found: Sequence[Setting]) -> str:
     """Return the table of some settings; columns without a word are left out."""
-    lines = [[code(s.key), s.kind, _default(s), _allowed(s.allowed), s.description] for s in found]
+    lines = [[code(s.key), s.description, s.kind, _default(s), _allowed(s.allowed)] for s in found]
     kept = [i for i, _ in enumerate(HEADINGS) if any(line[i] for line in lines)]
     return table([HEADINGS[i] for i in kept], [[line[i] for i in kept] for line in lines])
 

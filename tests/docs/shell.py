@@ -18,7 +18,6 @@ from fedalign.report import lookup
 from fedalign.settings import registry
 from fedalign.settings.config import Config
 from fedalign.settings.sources import find
-from fedalign.studies.study import read_study
 from tests.docs.blocks import Block
 
 EMBEDDED = ("digits", "shakespeare-excerpt")
@@ -41,7 +40,7 @@ def resolve(context: click.Context) -> list[Config]:
     """Return the configurations that a command means; raises `InputError` for a wrong setting."""
     given = context.params
     if given.get("study"):
-        read_study(find(given["study"], "configs/studies"))
+        find(given["study"], "configs/studies")
     if given.get("name"):  # of `fedalign list`
         lookup.show(given["name"])
     known = {"config", "overrides"} <= given.keys() and given["config"]

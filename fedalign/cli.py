@@ -21,7 +21,10 @@ app.command()(checking.doctor)
 app.command(name="list")(checking.list_parts)
 app.command()(results.report)
 app.command()(results.connect)
-app.command()(studies.reproduce)
+app.command()(studies.sweep)
+app.command(name="reproduce", help="Make one of fedalign's studies, a sweep in configs/studies/.")(
+    studies.sweep
+)
 app.add_typer(deploy, name="deploy")
 
 

@@ -157,7 +157,8 @@ def _start(
         file = file / "model.safetensors" if file.is_dir() else file
         return read(file, network), str(file)
     first_round = all(source.number == 1 for source in sources) and config.init == "shared"
-    of_a_run = len({config_of(source.file) for source in sources}) == 1
+    runs = {config_of(source.file) for source in sources}
+    of_a_run = len(runs) == 1 and None not in runs
     if given == INIT or (first_round and of_a_run):
         return network.layout.to_vector(network.initial), f"the weights of seed {config.seed}"
     return None, ""

@@ -273,8 +273,15 @@ def resolve(source: str | None, *layers: Mapping[str, Any]) -> Config:
 
     Raises:
         BadValueError: see `layers.with_layers` and `layers.validate`.
+        InputError: the source cannot be read, or describes several runs.
     """
-    return validate(Config, with_layers(read_tree(source) if source else {}, layers))
+    tree = read_tree(source) if source else {}
+    if "sweep" in tree:
+        raise InputError(
+            f"{INLINE if source and is_inline(source) else source}: its block `sweep` describes "
+            "several runs: `fedalign sweep FILE` makes them, and lists them with --dry-run"
+        )
+    return validate(Config, with_layers(tree, layers))
 
 
 def from_run_config(run_config: Mapping[str, UserConfigValue]) -> Config:

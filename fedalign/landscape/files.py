@@ -16,7 +16,7 @@ from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 
 NAMED = 6  # names of unexpected or missing tensors that a message lists
-CURE = "check --model, --data, --config and model.KEY=VALUE, which define the network"
+CURE = "check the configuration (model, data, model.KEY=VALUE), which defines the network"
 
 
 def read(file: Path, network: Network) -> Tensor:

@@ -19,7 +19,7 @@ from fedalign.settings.config import counted
 from fedalign.settings.layers import flatten
 from fedalign.settings.yaml12 import parse
 
-TEXTS = ("path", "plane", "corner")  # columns that hold no numbers
+TEXTS = ("path", "plane", "corner", "outcome")  # columns that hold no numbers
 
 
 @dataclass(frozen=True, eq=False)

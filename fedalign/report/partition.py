@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -22,6 +23,7 @@ MAX_COLUMNS = 2000  # clients in a heat map; of more, a sample is drawn
 TERMINAL_COLUMNS = 64  # clients in a terminal; of more, a sample is shown
 MAX_TICKS = 20  # classes that are labelled
 SHADES = " ░▒▓█"
+CLASSES = "classes.csv"  # in a run folder: a row a client, a column a class
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,10 @@ def picture(partition: PartitionCounts) -> Figure:
 
 
 def draw(federation: Federation, num_clients: int, file: Path) -> None:
-    """Write the picture of who has what in a run of so many clients."""
-    save(picture(counts_of(federation, num_clients)), file)
+    """Write the picture of who has what in a run of so many clients, and `CLASSES` beside it."""
+    partition = counts_of(federation, num_clients)
+    save(picture(partition), file)
+    pd.DataFrame(partition.counts).rename_axis("client").to_csv(file.with_name(CLASSES))
 
 
 def _bubbles(panel: Axes, partition: PartitionCounts, order: np.ndarray) -> None:

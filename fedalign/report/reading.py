@@ -14,7 +14,7 @@ from pandas.api.types import is_numeric_dtype
 
 from fedalign.errors import InputError
 from fedalign.runs.paths import FINISHED, DamagedManifestError, read_manifest
-from fedalign.runs.tables import LANDSCAPE
+from fedalign.runs.tables import CLIENTS, LANDSCAPE
 from fedalign.settings.config import counted
 from fedalign.settings.layers import flatten
 from fedalign.settings.yaml12 import parse
@@ -51,6 +51,23 @@ class Run:
     def counted(self) -> dict[str, Any]:
         """The settings on which results depend, under dotted keys; those of the run's hash."""
         return flatten(counted(self.tree))
+
+    @cached_property
+    def clients(self) -> pd.DataFrame:
+        """`clients.csv`: a row a client that evaluated; empty if none did."""
+        return self._table("clients.csv", CLIENTS)
+
+    def _table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
+        """Return a table of the folder, of whole rounds only; an empty one if it is not there."""
+        file = self.path / name
+        try:
+            table = read_table(file, columns, self.status)
+        except FileNotFoundError:
+            return pd.DataFrame(columns=list(columns))
+        except ValueError as error:
+            raise InputError(f"{file} cannot be read: {error}") from None
+        whole: pd.DataFrame = table[table["round"].isin(self.metrics["round"])]
+        return whole
 
     @property
     def unfinished(self) -> str | None:

@@ -11,10 +11,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fedalign.report.differences import beside_baseline
-from fedalign.report.figures import over_rounds, save
+from fedalign.report.figures import over_rounds
 from fedalign.report.lines import along_the_line
 from fedalign.report.reading import Run, read_runs
 from fedalign.report.statistics import Difference, deviation
+from fedalign.report.style import save
 from fedalign.report.sweeps import sweep as over_x
 from fedalign.report.tables import COLUMNS, Row, differences, measured, remarks, table
 from fedalign.runs.paths import folder_of, is_finished

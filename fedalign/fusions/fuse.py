@@ -27,8 +27,8 @@ from fedalign.landscape.paths import grid, pairs
 from fedalign.network.batch_norm import NORMS
 from fedalign.network.device import torch_threads
 from fedalign.settings.config import Config
-from fedalign.settings.contracts import Fusion
 from fedalign.settings.registry import Part
+from fedalign.settings.result_contracts import Fusion
 
 INIT = "init"  # in place of a file: the weights that the configuration's seed gives
 CURES = {

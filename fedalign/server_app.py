@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -35,6 +36,10 @@ from fedalign.server.setup import config_of, measures, nodes_of, round_settings,
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.contracts import BoundsMetrics
+from fedalign.trackers.tracking import Tracking
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RARELY = 50_000  # new objects, of which a message to a client has about ten
 app = ServerApp()
@@ -53,6 +58,7 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
     meter, nodes = Meter(grid), nodes_of(grid, federation)
     clients = len(nodes.present())
     config = config_of(federation, nodes)
+    tracking = Tracking(config, lambda: _figures(config))
     strategy = strategy_of(federation, config.num_clients)
     measured, states = measures(federation, nodes), states_of(config, grid)
     with locked(folder_of(config)):
@@ -71,7 +77,8 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
         keepers = keepers_of(config, federation.network.layout, rule, earlier)
         progress = _progress(config, folder, resumed)
         checkpoints = Checkpoints(config, strategy, states, stack.size, seen, resumed)
-        callbacks = [*measured, rule, folder, *keepers, progress, checkpoints]
+        tracking.resume(after=resumed.number if resumed else 0)
+        callbacks = [*measured, rule, folder, *keepers, tracking, progress, checkpoints]
         on_cpu = federation.network.device.type == "cpu"
         overlap = config.evaluation.overlap and not rule  # which decides on the next round
         runner = CallbackRunner(callbacks, overlap, config.rounds, thread=on_cpu)
@@ -100,7 +107,7 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
             (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
         )
         # A second torch thread keeps spinning after each large operation; measuring has its own.
-        with interrupts, folder, checkpoints, progress, torch_threads(1), _rare_garbage():
+        with interrupts, folder, tracking, checkpoints, progress, torch_threads(1), _rare_garbage():
             model = loop.run(model, first=done + 1)
             folder.add(rule.facts())
             if not nodes.hold_own_data:  # at the end, so that no round waits for it
@@ -128,6 +135,12 @@ def _draw(federation: Federation, config: Config, file: Path) -> None:
 
     with reporting(file):
         partition.draw(federation, config.num_clients, file)
+
+
+def _figures(config: Config) -> dict[str, Figure]:
+    from fedalign.report import gallery, reading  # matplotlib takes a second to import
+
+    return gallery.figures(*reading.read_runs([folder_of(config)]))
 
 
 def _say_who_took_part(seen: Participation, config: Config, folder: RunFolder) -> None:

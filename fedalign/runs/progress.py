@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedalign.runs.log import note, say
+from fedalign.runs.notebook import Cell
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Round
 
@@ -39,7 +40,9 @@ RECENT = 10  # rounds whose time says how long the others will take
 
 
 class Progress(Callback):
-    """A callback that shows the latest rounds in a live table; one plain line per round if piped.
+    """A callback that shows the latest rounds in a live table, in a terminal or a notebook's cell.
+
+    If piped, it prints a plain line per round.
 
     `barrier` is the mean relative accuracy barrier between sampled pairs of client models;
     `clients`, how many models were used of how many clients that were sampled. If clients evaluate,
@@ -73,13 +76,17 @@ class Progress(Callback):
         self._bar = progress.Progress(progress.BarColumn(40), progress.MofNCompleteColumn())
         self._task = self._bar.add_task("", total=rounds, completed=done)
         self._live = Live(get_renderable=self._draw, console=self._console)
+        self._cell = Cell(self._draw) if self._console.is_jupyter else None
 
     def __enter__(self) -> Progress:
         self._ends[0] = time.monotonic()
         heading = self._plain({key: key for key in self._columns} | {"left": "left"})
-        if self._is_live:
+        if self._is_drawn:
             note(self._title)
             note(heading)
+        if self._cell is not None:
+            self._cell.update()
+        elif self._is_live:
             self._live.start()
         else:
             say(self._title)
@@ -97,12 +104,19 @@ class Progress(Callback):
         cells = self._cells(outcome)
         self._lines.append([cells[heading] for heading in self._columns])
         self._bar.advance(self._task)
-        (note if self._is_live else say)(self._plain(cells))
+        (note if self._is_drawn else say)(self._plain(cells))
+        if self._cell is not None:
+            self._cell.update()
+
+    @property
+    def _is_drawn(self) -> bool:
+        """Whether the table is shown, in a terminal or a notebook's cell, and not lines."""
+        return self._is_live or self._cell is not None
 
     def tell(self, notice: str) -> None:
         """Show a notice; a signal handler may call this in the middle of anything."""
         self._notice = notice
-        if not self._is_live:  # a print could meet itself
+        if not self._is_drawn:  # a print could meet itself
             os.write(sys.stderr.fileno(), f"{notice}\n".encode())
 
     def seconds_left(self) -> float | None:

@@ -36,7 +36,6 @@ def _curves(found: Comparison, x: str) -> Figure:
         for name, arm in panel.arms.items():
             _plot(ax, arm, found.metric, x, shown[name], len(panel.arms) <= MAX_BANDS)
         ax.set(title=panel.title)
-        ax.label_outer()
     figure.supxlabel("round" if x == "round" else "MB sent, down and up", fontsize="medium")
     figure.supylabel(found.metric.replace("_", " "), fontsize="medium")
     legend_above(figure, shown)

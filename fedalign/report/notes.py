@@ -62,13 +62,16 @@ def _values(key: str, arms: Sequence[Settings]) -> str:
 
 def _seeds(found: Comparison) -> Iterator[str]:
     every = {seed for arm in found.arms for seed in arm.values}
+    missing: dict[str, list[str]] = {}
     for arm in found.arms:
-        if missing := sorted(every - arm.values.keys()):
-            word = "seed" if len(missing) == 1 else "seeds"
-            yield f"{arm.label}: without {word} {', '.join(map(str, missing))}, which others have"
-    for arm, base in zip(found.arms, found.baselines, strict=True):
-        if base is None:
-            yield f"{arm.label}: no baseline is otherwise set like it, so no difference"
+        if lacks := sorted(every - arm.values.keys()):
+            seeds = f"seed{'s' * (len(lacks) > 1)} {', '.join(map(str, lacks))}"
+            missing.setdefault(seeds, []).append(arm.label)
+    for seeds, labels in missing.items():
+        yield f"without {seeds}, which others have: {'; '.join(labels)}"
+    pairs = zip(found.arms, found.baselines, strict=True)
+    if alone := [arm.label for arm, base in pairs if base is None]:
+        yield f"without a baseline that is otherwise set alike: {'; '.join(alone)}"
 
 
 def _left_out(runs: Sequence[Run], found: Comparison) -> Iterator[str]:

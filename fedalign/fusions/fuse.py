@@ -19,7 +19,7 @@ from fedalign.fusions.inputs import Source
 from fedalign.fusions.recipe import Fused, Ingredients, require
 from fedalign.fusions.supplies import HeldOut, held_out, supplies_of
 from fedalign.landscape.barriers import Curve, Point
-from fedalign.landscape.connect import config_of, letter
+from fedalign.landscape.connect import letter
 from fedalign.landscape.evaluator import Evaluator
 from fedalign.landscape.files import read
 from fedalign.landscape.paths import Path as Line
@@ -65,6 +65,7 @@ class Fusing:
         result: of the fused model.
         curves: on lines between ingredients.
         examples: number of test images: of all measurements, and of those on lines.
+        source: which data they were tested on, with a digest.
     """
 
     part: Part
@@ -79,6 +80,7 @@ class Fusing:
     result: Measured
     curves: Sequence[Curve]
     examples: tuple[int, int]
+    source: str
 
     @property
     def best(self) -> str:
@@ -101,7 +103,7 @@ def fuse(
         part: the fusion.
         config: `model` is the network of the files, `data` what they are tested on, `evaluation`
             the settings of the measurements.
-        start: a file, or `init`; None: what the kept models of a run's first round started from.
+        start: a file, or `init`; None: what the kept models of a run's round started from.
         share: of the training set to be held out, unless a run's clients hold some out.
 
     Raises:
@@ -138,6 +140,7 @@ def fuse(
         result=measured[-1],
         curves=curves,
         examples=(len(test), len(test.subset(config.evaluation.examples))),
+        source=test.source,
     )
 
 
@@ -156,10 +159,15 @@ def _start(
         file = Path(given)
         file = file / "model.safetensors" if file.is_dir() else file
         return read(file, network), str(file)
-    first_round = all(source.number == 1 for source in sources) and config.init == "shared"
-    of_a_run = len({config_of(source.file) for source in sources}) == 1
-    if given == INIT or (first_round and of_a_run):
+    rounds = {(source.file.absolute().parent, source.number) for source in sources}
+    folder, number = rounds.pop()
+    of_a_round = number is not None and not rounds
+    if given == INIT or (of_a_round and number == 1 and config.init == "shared"):
         return network.layout.to_vector(network.initial), f"the weights of seed {config.seed}"
+    if of_a_round and number is not None:
+        before = folder.parent / f"round-{number - 1}" / "global.safetensors"
+        if before.is_file():
+            return read(before, network), str(before)
     return None, ""
 
 

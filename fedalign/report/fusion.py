@@ -82,7 +82,8 @@ def card(fusing: Fusing, out: Path) -> dict[str, Any]:
         "decided": dict(fusing.fused.facts),
         "seed": config.seed,
         "network": config.model.dump(),
-        "data": config.data.dump(),
+        "data": config.data.dump() | {"tested_on": fusing.source},
+        "statistics_examples": config.evaluation.bn_examples,
         "start": fusing.start or None,
         "inputs": {
             name: {

@@ -268,6 +268,10 @@ def test_the_kept_models_of_a_run_know_their_start_their_examples_and_what_was_h
         save_file(start | {"fc1.bias": start["fc1.bias"] + 10.0 + client}, file)
     save_file(start, run / "model.safetensors")
     assert fused("run-1234")[2] == pytest.approx(11)  # of the last round
+    save_file(start | {"fc1.bias": start["fc1.bias"] + 1}, kept / "global.safetensors")
+    _, card, moved = fused("run-1234", "--by", "task-arithmetic", "fusion.scale=1")
+    assert moved == pytest.approx(1 + 9 + 11)
+    assert card["start"].endswith("models/round-1/global.safetensors")
     assert fused("run-1234", f"{kept}/client-0.safetensors", "--start", "init")[2] == pytest.approx(
         0.5
     )

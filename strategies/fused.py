@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
-from fedalign.fusions.recipe import Ingredients, Supplies, require
+from fedalign.fusions.recipe import Ingredients, Supplies, apply, require
 from fedalign.fusions.supplies import held_out, supplies_of
 from fedalign.messages.partial_sums import averages, mean_metrics
 from fedalign.messages.records import METRICS, arrays_of
@@ -80,7 +80,7 @@ class Fused(Wrapper):
         assert isinstance(self.fusion, Part)
         fusion: Fusion = self.fusion.build()
         first, counters = listed[0], self.layout.counters_of(arrays_of(listed[0]))
-        fused = fusion.fuse(of)
+        fused = apply(self.fusion.name, fusion, of)
         assert fused.model is not None
         first.content[METRICS] = mean_metrics([metrics_of(reply) for reply in listed])
         first.content["arrays"] = self.layout.to_record(fused.model, counters)

@@ -85,8 +85,9 @@ class TIES(Recipe):
         layout, shares = of.supplies.network.layout, alike(len(of.models))
         size, merged = layout.parameter_size, combined(of.models, shares)
         start, kept = of.start[:size].double(), max(1, round(self.density * layout.num_parameters))
-        tasks = torch.stack([trimmed(own[:size] - start, kept) for own in of.models])
-        sign, total, count = tasks.sum(0).sign(), torch.zeros_like(start), torch.zeros_like(start)
+        tasks = torch.stack([trimmed(own[:size] - start, kept).float() for own in of.models])
+        sign = tasks.sum(0, dtype=torch.float64).sign()
+        total, count = torch.zeros_like(start), torch.zeros_like(start)
         for model, task in zip(of.models, tasks, strict=True):
             chosen = (task.sign() == sign) & (sign != 0)
             total += torch.where(chosen, model[:size].double(), 0.0)

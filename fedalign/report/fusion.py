@@ -58,7 +58,7 @@ def write(fusing: Fusing, out: Path) -> None:
     if fusing.state is not None:
         state = dict(fusing.state)
         replace(out, lambda new: save_file(state, new))
-    replace_text(card_of(out), json.dumps(card(fusing, out), indent=2) + "\n")
+    replace_text(card_of(out), json.dumps(card(fusing, out), indent=2, default=str) + "\n")
 
 
 def check_out(out: Path, inputs: list[Path]) -> None:

@@ -43,7 +43,8 @@ def verdict(fusing: Fusing) -> str:
     best, ours = fusing.measured[fusing.best].test[1], fusing.result.test[1]
     than = f"the best single model ({fusing.best}: {best:.4f})"
     if fusing.is_worse:
-        return f"the fused model ({ours:.4f}) is WORSE on the test set than {than}"
+        more = f"{round((best - ours) * fusing.examples[0])} more of {fusing.examples[0]} images"
+        return f"the fused model ({ours:.4f}) is WORSE than {than}: {more} are wrong"
     return (
         f"the fused model ({ours:.4f}) is {'better than' if ours > best else 'as good as'} {than}"
     )

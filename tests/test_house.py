@@ -18,9 +18,10 @@ from fedalign.simulation.inline import InlineGrid
 # Rooms import downwards; those in one row may import each other, but not in a circle.
 ORDER = (
     "cli",
-    "commands",
+    "commands api",
     "studies server_app deploy",
     "report",
+    "trackers",
     "runs",
     "server strategies client_app",
     "fusions",
@@ -29,9 +30,10 @@ ORDER = (
     "algorithm messages",
     "masks",
     "network",
+    "console",
     "models settings data partitions",
-    "partitioning testing console",
-    "seeding files",
+    "partitioning testing",
+    "seeding files usage",
     "errors rng __version__",
 )
 RANKS = {room: rank for rank, row in enumerate(ORDER) for room in row.split()}

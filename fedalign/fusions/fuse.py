@@ -19,7 +19,7 @@ from fedalign.fusions.inputs import Source
 from fedalign.fusions.recipe import Fused, Ingredients, apply, require
 from fedalign.fusions.supplies import HeldOut, held_out, supplies_of
 from fedalign.landscape.barriers import Curve, Point
-from fedalign.landscape.connect import letter
+from fedalign.landscape.connect import config_of, letter
 from fedalign.landscape.evaluator import Evaluator
 from fedalign.landscape.files import read
 from fedalign.landscape.paths import Path as Line
@@ -28,8 +28,8 @@ from fedalign.network.batch_norm import NORMS
 from fedalign.network.device import torch_threads
 from fedalign.settings.config import Config
 from fedalign.settings.config import read as read_config
-from fedalign.settings.contracts import Fusion
 from fedalign.settings.registry import Part
+from fedalign.settings.result_contracts import Fusion
 
 INIT = "init"  # in place of a file: the weights that the configuration's seed gives
 CURES = {
@@ -157,11 +157,11 @@ def sha256(file: Path) -> str:
 
 def _of_its_run(sources: Sequence[Source], config: Config) -> bool:
     """Return whether all models lie in the folder of one run, whose configuration is this one."""
-    folders = {source.run for source in sources}
-    run = folders.pop()
-    if run is None or folders:
+    found = {config_of(source.file) for source in sources}
+    path = found.pop()
+    if path is None or found:
         return False
-    own = read_config(str(run / "config.yaml"), {})
+    own = read_config(str(path), {})
     same = [getattr(own, key) == getattr(config, key) for key in OF_A_RUN]
     return all(same) and own.evaluation.holdout == config.evaluation.holdout
 

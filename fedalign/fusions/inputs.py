@@ -10,7 +10,6 @@ from pathlib import Path
 from fedalign.errors import InputError
 
 CLIENT = re.compile(r"client-(\d+)\.safetensors")
-ABOVE = 3  # folders: that of a file, such as models/round-5, and those above it
 ROUND = re.compile(r"round-(\d+)")
 
 
@@ -27,12 +26,6 @@ class Source:
     file: Path
     client: int | None = None
     number: int | None = None
-
-    @property
-    def run(self) -> Path | None:
-        """The folder of the run that the file lies in; None if it does not lie in one."""
-        above = [*self.file.absolute().parents][:ABOVE]
-        return next((folder for folder in above if (folder / "config.yaml").is_file()), None)
 
 
 def sources(places: Sequence[Path]) -> list[Source]:

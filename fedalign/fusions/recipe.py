@@ -16,7 +16,7 @@ from fedalign.errors import InputError, named
 from fedalign.landscape.barriers import Point
 from fedalign.landscape.repair import Repair
 from fedalign.network.network import Network
-from fedalign.settings.contracts import Fusion
+from fedalign.settings.result_contracts import Fusion
 
 Repairing = Annotated[
     Literal["none", "statistics", "repair"],

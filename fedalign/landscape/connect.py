@@ -78,8 +78,7 @@ def how(
     """
     overrides = {key: value for key, value in given.items() if value is not None}
     overrides |= parse_overrides(words)
-    above = [*files[0].absolute().parents][:ABOVE] if files else []
-    found = next((f / "config.yaml" for f in above if (f / "config.yaml").is_file()), None)
+    found = config_of(files[0]) if files else None
     missing = [key for key in given if key not in overrides and f"{key}.name" not in overrides]
     if missing and config is None and found:
         config = str(found)
@@ -92,6 +91,12 @@ def how(
         )
     defaults = {"evaluation.match": "weights", "evaluation.examples": EXAMPLES}
     return read_config(config, defaults | overrides)
+
+
+def config_of(file: File) -> File | None:
+    """Return the configuration of the run that a model lies in; None if it lies in none."""
+    above = (folder / "config.yaml" for folder in [*file.absolute().parents][:ABOVE])
+    return next((path for path in above if path.is_file()), None)
 
 
 def connect(files: Sequence[File], config: Config) -> Connection:

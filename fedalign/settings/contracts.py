@@ -3,7 +3,8 @@
 A part is a class, or a function that returns an object. Four things make up a contract:
 
 - **required** methods and attributes: `Strategy` (Flower's), `ClientAlgorithm`, `Schedule`,
-  `Partitioner`, `Source`, `Model`, `Fusion`. A part without them is refused when it is loaded.
+  `Partitioner`, `Source`, `Model`; `Fusion` and `Tracker` in `result_contracts`. A part without
+  them is refused when it is loaded.
 - **optional** methods and attributes, each a small protocol such as `TransformsImages`. Code that
   depends on one asks by `isinstance`.
 - **traits**: class attributes by which a part describes itself, such as `stateful = True`. Code
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from fedalign.algorithm import Stack, Trained
     from fedalign.data import Dataset, Spec
     from fedalign.federation.federation import Federation
-    from fedalign.fusions.recipe import Fused, Ingredients
     from fedalign.masks.drawing import Draw
     from fedalign.masks.plan import MaskPlan
     from fedalign.models.symmetry import Group
@@ -242,29 +242,6 @@ class HasSpec(Protocol):
     def spec(self) -> Spec:
         """Return what every example looks like."""
         ...
-
-
-class Fusion(Protocol):
-    """A way to make one model of several; `fedalign.fusions.recipe.Recipe` is easy to extend."""
-
-    def fuse(self, of: Ingredients) -> Fused:
-        """Return the fused model, and what it was made of."""
-        ...
-
-
-@runtime_checkable
-class HasNeeds(Protocol):
-    """A fusion that needs more than the models, see `fedalign.fusions.recipe.NEEDS`."""
-
-    needs: frozenset[str]
-
-
-@dataclass(frozen=True)
-class FusionTraits:
-    """What a fusion declares about itself."""
-
-    makes_model: bool = True  # False if the models only predict together
-    moves_neurons: bool = False  # its model has neurons in another order than the models had
 
 
 class ModelArguments(TypedDict):

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import unescape
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,12 @@ from typer.testing import CliRunner
 
 from fedalign.cli import app
 from fedalign.report.page.claim import claims
-from fedalign.report.page.numbers import MAX_POINTS, rounded, spread
+from fedalign.report.page.numbers import Budget, rounded, spread
 from fedalign.report.page.page import render
 from fedalign.report.reading import read_runs
 from fedalign.report.tables import groups
 
+POINTS = Budget(1).points
 EVIL = "</script><img src=x onerror=alert(1)>"
 
 
@@ -153,14 +155,14 @@ def test_arms_are_compared_under_the_same_data(tmp_path):
 
 
 def test_long_curves_are_thinned_and_keep_their_ends(tmp_path):
-    folder = written(tmp_path / "a", np.linspace(0, 1, 5 * MAX_POINTS))
+    folder = written(tmp_path / "a", np.linspace(0, 1, 5 * POINTS))
     table = pd.read_csv(folder / "metrics.csv")
     table["rare"] = np.where(table["round"] % 50 == 0, 1.0, np.nan)
     table.to_csv(folder / "metrics.csv", index=False)
     (run,) = data_of(page_of(folder))["runs"]
-    assert MAX_POINTS <= len(run["rounds"]) <= MAX_POINTS + 30
-    assert (run["rounds"][0], run["rounds"][-1]) == (1, 5 * MAX_POINTS)
-    assert sum(value is not None for value in run["metrics"]["rare"]) == 5 * MAX_POINTS / 50
+    assert POINTS <= len(run["rounds"]) <= POINTS + 30
+    assert (run["rounds"][0], run["rounds"][-1]) == (1, 5 * POINTS)
+    assert sum(value is not None for value in run["metrics"]["rare"]) == 5 * POINTS / 50
     assert spread(range(10), 3) == [0, 4, 9]
     assert rounded([1e7, 1 / 3, np.nan, -np.inf], 3) == [10**7, 0.333, None, None]
 
@@ -186,19 +188,72 @@ def test_where_the_page_goes(tmp_path, monkeypatch):
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+USED = """<script>
+const press = (key) => $("curves-chart").dispatchEvent(new KeyboardEvent("keydown", { key }));
+const all = (selector) => [...document.querySelectorAll(selector)];
+const seen = {};
+all("#curves-legend button")[0].click();
+seen.pressed = all("#lines-legend button").map((button) => button.ariaPressed);
+press("Home");
+seen.read = all("#curves-chart .read")[0].innerText;
+press("+");
+setTimeout(() => {
+  seen.zoomed = !$("curves-reset").hidden;
+  $("curves-reset").click();
+  all("#table-runs thead button")[2].click();
+  seen.order = all("#table-runs tbody tr").map((line) => line.cells[2].innerText);
+  $("curves-numbers").closest("details").open = true;
+  $("line-round").value = "0";
+  $("line-round").oninput();
+  seen.round = $("line-round-value").innerText;
+  $("client-measure").value = "loss on own data";
+  $("client-measure").onchange();
+  seen.note = $("client-note").innerText;
+  dispatchEvent(new Event("beforeprint"));
+  dispatchEvent(new Event("afterprint"));
+  setTimeout(() => (document.body.dataset.seen = JSON.stringify(seen)), 50);
+}, 50);
+</script>"""
+
+
+def browse(page, folder):
+    """Open a page in Chromium; returns the DOM, after asserting that nothing was complained of."""
+    flags = ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'u'}")
+    told = ("--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", page.as_uri())
+    done = subprocess.run([CHROMIUM, *flags, *told], capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_a_browser_draws_it_without_an_error(tmp_path, run):
+def test_a_browser_shows_it_and_obeys(tmp_path, run):
     settings = {"evaluation.plane": 3, "evaluation.client_fraction": 1, "evaluation.holdout": 0.3}
-    folders = [run(strategy=name, **settings) for name in ("fedavg", "fedpfn")]
+    arms = [(name, seed) for name in ("fedavg", "fedpfn") for seed in (1, 0)]
     page = tmp_path / "page.html"
-    page.write_text(page_of(*folders))
-    flags = ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'u'}")
-    told = ("--enable-logging=stderr", "--dump-dom", page.as_uri())
-    done = subprocess.run([CHROMIUM, *flags, *told], capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in done.stderr
-    assert int(re.search(r'data-ready="(\d+)"', done.stdout)[1]) < 10_000
+    html = page_of(*[run(strategy=name, seed=seed, **settings) for name, seed in arms])
+    page.write_text(html.replace("</body>", USED + "</body>"))
+    shown = browse(page, tmp_path)
+    assert int(re.search(r'data-ready="(\d+)"', shown)[1]) < 10_000
     for place in ("curves-chart", "lines-chart", "plane-map", "client-map"):
-        assert re.search(rf'id="{place}"[^>]*>(?:<div>)?<(?:div class="uplot|canvas)', done.stdout)
+        assert re.search(rf'id="{place}"[^>]*>(?:<div>)?<(?:div class="uplot|canvas)', shown)
+    seen = json.loads(unescape(re.search(r'data-seen="([^"]*)"', shown)[1]))
+    assert seen["pressed"] == ["false", "true"]  # the legend of the other chart follows
+    assert re.fullmatch(r"round 1: fedpfn.* 0\.\d+", seen["read"])
+    assert seen["zoomed"]
+    assert seen["order"] == ["0", "0", "1", "1"]
+    assert seen["round"] == "1"
+    assert re.match(r"Round 3, loss on own data: lowest \d", seen["note"])
+    assert re.search(r'id="curves-numbers"[^>]*><table><caption>test accuracy', shown)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_bears_runs_without_anything(tmp_path):
+    empty = written(tmp_path / "empty", [], status="running")
+    one = written(tmp_path / "one", [0.5, np.nan], seed=1)
+    (one / "landscape.csv").write_text("round,path,alpha,loss,accuracy\n")
+    for name, folders in {"empty": [empty], "both": [empty, one]}.items():
+        page = tmp_path / f"{name}.html"
+        page.write_text(page_of(*folders))
+        assert "data-ready" in browse(page, tmp_path)

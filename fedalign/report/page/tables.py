@@ -14,7 +14,7 @@ from fedalign.report.statistics import UNKNOWN, mean_std
 from fedalign.report.tables import COLUMNS, Row, measured
 
 Of = Callable[[Run], float]
-NUMBER = "{:,.4g}"
+LARGE = 1000  # costs from here on are shown in whole units
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def of_cost(rows: Sequence[Row]) -> Table:
     costs = {heading: of for heading, of in COSTS.items() if _is_known(rows, of)}
     shown = costs.values()
     lines = [
-        [Cell(row.arm, row.arm), *(_mean([of(run) for run in row.runs], NUMBER) for of in shown)]
+        [Cell(row.arm, row.arm), *(_cost([of(run) for run in row.runs]) for of in shown)]
         for row in rows
     ]
     return Table("Mean over seeds; MB are 10⁶ bytes.", ["arm", *costs], lines)
@@ -118,6 +118,11 @@ def _mean(values: Sequence[float], form: str | None = None) -> Cell:
     if isnan(mean):
         return Cell(UNKNOWN, "")
     return Cell(form.format(mean) if form else mean_std(values), mean)
+
+
+def _cost(values: Sequence[float]) -> Cell:
+    large = np.mean(values) >= LARGE
+    return _mean(values, "{:,.0f}" if large else "{:.4g}")
 
 
 def _is_known(rows: Sequence[Row], of: Of) -> bool:

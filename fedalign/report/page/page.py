@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,14 @@ FACTS = ("data.name", "model.name", "partition.name", "num_clients", "rounds")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one run, and how it is repeated."""
+    """The settings of one run, the command that made it and the one that repeats it."""
 
     run: Run
     arm: str
     config: str
     manifest: str
     command: str
+    repeat: str
 
 
 def write(runs: Sequence[Run], rows: Sequence[Row], page: Path, notes: Sequence[str]) -> None:
@@ -117,6 +118,7 @@ def _is_page(file: Path) -> bool:
 
 def render(runs: Sequence[Run], rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     """Return the page as HTML."""
+    rows = [replace(row, runs=sorted(row.runs, key=_seed)) for row in rows]
     folders = [Folder(run) for row in rows for run in row.runs]
     data = collect(rows, folders)
     has, arms = _measured(data), [row.arm for row in rows for _ in row.runs]
@@ -158,14 +160,18 @@ def _environment() -> Environment:
     return found
 
 
+def _seed(run: Run) -> int:
+    return int(run.settings["seed"])
+
+
 def _read(name: str) -> str:
     return (HERE / name).read_text("utf-8").strip()
 
 
 def _title(rows: Sequence[Row]) -> str:
     names = claim.listed(sorted({str(run.settings["name"]) for row in rows for run in row.runs}))
-    arms = [row.arm for row in rows]
-    if arms == [names]:
+    arms = [row.arm.replace(" ", "\N{NO-BREAK SPACE}") for row in rows]
+    if [row.arm for row in rows] == [names]:
         return names
     shown = claim.listed(arms) if len(arms) <= MAX_NAMED else f"{len(arms)} arms compared"
     return f"{names}: {shown}"
@@ -192,7 +198,8 @@ def _settings(arm: str, folder: Folder) -> Settings:
     command = [str(word) for word in folder.manifest.get("command", [])]
     command[:1] = [Path(word).name for word in command[:1]]
     manifest = json.dumps(folder.manifest, indent=2) if folder.manifest else ""
-    return Settings(folder.run, arm, folder.config, manifest, shlex.join(command))
+    repeat = shlex.join(["fedalign", "run", str(folder.run.path / "config.yaml"), "--again"])
+    return Settings(folder.run, arm, folder.config, manifest, shlex.join(command), repeat)
 
 
 def _measured(data: dict[str, Any]) -> dict[str, bool]:

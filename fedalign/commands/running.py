@@ -45,7 +45,7 @@ def run(
             from fedalign.studies import make
 
             changed: make.Changed = "all" if again else "reuse" if reuse else "refuse"
-            make.several(several, make.How(jobs, changed=changed), dry_run)
+            make.several(several, overrides or [], make.How(jobs, changed=changed), dry_run)
             return
         if not again and not reuse:
             refuse_changed(several)

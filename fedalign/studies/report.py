@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from fedalign.report.differences import beside_baseline
 from fedalign.report.figures import over_rounds, save
+from fedalign.report.labels import short
 from fedalign.report.lines import along_the_line
 from fedalign.report.reading import Run, read_runs
-from fedalign.report.statistics import Difference, deviation
+from fedalign.report.statistics import UNKNOWN, Difference, deviation
 from fedalign.report.sweeps import sweep as over_x
 from fedalign.report.tables import COLUMNS, Row, differences, measured, remarks, table
 from fedalign.runs.paths import folder_of, is_finished
@@ -60,9 +61,9 @@ def write(source: Source, planned: Sequence[Planned], folder: Path, command: str
     along = along_the_line(rows, str(sweep.figure.x)) if _is_over_x(sweep, rows) else None
     if along is not None:
         save(along, folder / "lines.png", folder / "lines.pdf")
-    short = [table(rows, ["accuracy"], baseline)] if "accuracy" in measured(rows) else []
+    first = [_accuracies(rows, baseline)] if "accuracy" in measured(rows) else []
     further = f"next: fedalign report $(cat {shlex.quote(str(folder / 'runs.txt'))})"
-    return "\n\n".join([*short, f"table and figure in {folder}\n{further}"])
+    return "\n\n".join([*first, f"table and figure in {folder}\n{further}"])
 
 
 def _baseline(sweep: Sweep, rows: Sequence[Row]) -> str | None:
@@ -106,6 +107,19 @@ def curves(rows: Sequence[Row]) -> pd.DataFrame:
         for run in row.runs
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def _accuracies(rows: Sequence[Row], baseline: str | None) -> str:
+    """Return the accuracy of each row as text for a terminal."""
+    keys = list(rows[0].varied)
+    cells = {short(key, keys): [row.varied[key] for row in rows] for key in keys}
+    cells |= {"arm": [row.arm for row in rows], "seeds": [len(row.runs) for row in rows]}
+    cells["accuracy"] = [COLUMNS["accuracy"].cell(row.runs) for row in rows]
+    if baseline is not None:
+        beside = differences(rows, baseline)
+        cells[f"minus {baseline}'s"] = [str(difference or UNKNOWN) for difference in beside]
+    frame = pd.DataFrame(cells).astype(str)
+    return frame.to_markdown(index=False, tablefmt="simple", disable_numparse=True)
 
 
 def _numbers(row: Row, names: Sequence[str]) -> dict[str, float]:

@@ -285,4 +285,6 @@ def test_a_warm_process_has_nothing_of_the_run_before(tmp_path, monkeypatch):
     text = json.dumps(config.model_dump() | {"num_clients": 5000})
     error, warm = worker.serve(text, True)
     assert "left 3563 of 5000 clients without an example" in error
-    assert not warm
+    assert warm  # since it has not begun
+    monkeypatch.setattr(worker, "start", lambda *_: 1 / 0)
+    assert worker.serve(text, True) == ("ZeroDivisionError: division by zero", False)

@@ -15,16 +15,32 @@ from typing import Annotated
 import typer
 
 from fedalign.errors import FedalignError, device_reason, is_device_error, shortened
+from fedalign.settings import completion
 
 MAX_ERROR = 3000  # characters
 
 ConfigFile = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="YAML file, or its name in configs/")
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        help="YAML file, or its name in configs/",
+        autocompletion=completion.configs,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="settings by dotted key, such as partition.alpha=0.1"
+        metavar="[KEY=VALUE]...",
+        help="settings by dotted key, such as partition.alpha=0.1",
+        autocompletion=completion.overrides,
+    ),
+]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tracker",
+        metavar="NAME",
+        help="also report to tensorboard, mlflow, wandb or package.module:Name; may be repeated",
     ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="show Flower's own log")]
@@ -36,14 +52,9 @@ def guarded(verbose: bool = False, *, quiet: bool = True) -> Iterator[None]:
 
     Flower's log shows errors only, if `quiet`, else what it shows by itself.
     """
-    # flwr reads these when it is imported, here and in every worker.
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     if verbose:
         os.environ.setdefault("FLWR_LOG_LEVEL", "DEBUG")
-    elif quiet:
-        quiet_flower()
-    sys.path.append(str(Path.cwd()))
+    prepare(quiet=quiet and not verbose)
     received = [signal.SIGINT]
     try:
         with _signals(received):
@@ -59,6 +70,17 @@ def guarded(verbose: bool = False, *, quiet: bool = True) -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(128 + received[-1]) from None
+
+
+def prepare(*, quiet: bool = True) -> None:
+    """Let Flower send and look for nothing, and let Python find modules in the current folder."""
+    # flwr reads these when it is imported, here and in every worker.
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    if quiet:
+        quiet_flower()
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 def quiet_flower() -> None:

@@ -1,7 +1,8 @@
-"""What commands that make several runs share: their options, and what several settings mean."""
+"""What the words of a command mean: files, settings, and several values of a setting."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,7 +26,9 @@ DryRun = Annotated[
 ]
 
 
-def combined(config: str, overrides: list[str], out: str | None) -> list[Config]:
+def combined(
+    config: str, overrides: list[str], out: str | None, trackers: list[str] | None = None
+) -> list[Config]:
     """Return a configuration for each combination of the overrides' comma-separated values.
 
     `partition.alpha=0.1,0.5 seed=0,1,2` is six; those that mean the same are one.
@@ -33,6 +36,18 @@ def combined(config: str, overrides: list[str], out: str | None) -> list[Config]
     from fedalign.settings.config import read
     from fedalign.settings.sources import combinations, parse_choices
 
-    fixed = {} if out is None else {"out": out}
+    fixed: dict[str, object] = {} if out is None else {"out": out}
+    fixed |= {"trackers": trackers} if trackers else {}
     every = [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
-    return list({repr(one.model_dump()): one for one in every}.values())
+    found = list({repr(own.model_dump()): own for own in every}.values())
+    if any(own.stop_when or own.patience or own.keep_best for own in found):
+        from fedalign.runs.stopping import check_metrics  # imports torch
+
+        for own in found:
+            check_metrics(own)
+    return found
+
+
+def is_file(word: str) -> bool:
+    """Return whether a word names a file, even one with an equals sign, and not a setting."""
+    return "=" not in word or word.endswith(".safetensors") or Path(word).exists()

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flwr.app import UserConfigValue
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, model_validator
+from pydantic import Field, model_validator
 
 from fedalign.errors import BadValueError, InputError
-from fedalign.settings.builtin import BUILTIN, DEFAULT_PARTS, KINDS
+from fedalign.settings.builtin import KINDS
 from fedalign.settings.coherence import check
+from fedalign.settings.fields import PartField, TrackersField, part
 from fedalign.settings.layers import holds, validate, with_layers
-from fedalign.settings.registry import Part, parse
+from fedalign.settings.registry import options
 from fedalign.settings.sections import STATISTICS_BATCH, Evaluation, Section, Simulation
 from fedalign.settings.sources import (
     INLINE,
@@ -28,40 +29,25 @@ from fedalign.settings.sources import (
     read_tree,
     split_overrides,
 )
+from fedalign.settings.stopping import KeptRounds, Patience, StopWhen
 
 # What `flwr run --run-config` accepts, see pyproject.toml; an empty text there means "not given".
 LISTED = {
     *("config", "overrides", "rounds", "seed", "num_clients", "clients_per_round"),
     *("alpha", *KINDS),
 }
-# Where and how a run is computed is no part of what it computes, nor is how long it waits.
+# Where and how a run is computed is no part of what it computes, nor is how long it waits, nor
+# what it keeps.
 NOT_IN_DIGEST = {
-    *("name", "out", "checkpoint_every", "simulation"),
+    *("name", "out", "checkpoint_every", "simulation", "trackers"),
     *("timeout", "min_available_nodes", "min_replies", "min_participation"),
+    *("keep_models", "keep_best"),
 }
 
 NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 
 # Younger settings count only where they differ from these, so that older runs keep their names.
-LATER = {"tf32": True, "deterministic": True}
-
-
-def _part(section: Any, info: ValidationInfo) -> Part:
-    place = str(info.field_name)
-    if isinstance(section, Part):
-        return section
-    default = {"name": DEFAULT_PARTS[place]}
-    return parse(KINDS[place], default | section if isinstance(section, dict) else section, place)
-
-
-PartField = Annotated[Part, BeforeValidator(_part), PlainSerializer(Part.dump)]
-
-
-def _default(place: str) -> Any:
-    return Field(
-        default_factory=lambda: parse(KINDS[place], DEFAULT_PARTS[place], place),
-        description=f"one of: {', '.join(BUILTIN[KINDS[place]])}, or package.module:Name",
-    )
+LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
 
 
 class Config(Section):
@@ -71,6 +57,7 @@ class Config(Section):
         "run",
         pattern=r"^[\w.-]+$",
         description="the run folder is called <name>-<hash of the settings>",
+        json_schema_extra={"allowed": "letters, digits, _ . -"},
     )
     seed: int = Field(0, ge=0, description="of every random draw in the run")
     rounds: int = Field(10, gt=0, description="rounds of training, aggregation and measurement")
@@ -111,11 +98,28 @@ class Config(Section):
         description="rounds between checkpoints; 0: none; auto: as often as writing them takes "
         "less than a tenth of the time, and when the run stops",
     )
+    keep_models: KeptRounds = Field(
+        default_factory=list,
+        description="rounds whose client models are kept, such as [5, 10, last]; or all",
+    )
+    keep_best: str | None = Field(
+        None, description="a metric: the model of its best round is kept as best.safetensors"
+    )
+    stop_when: StopWhen | None = Field(
+        None,
+        description="end the run after a round in which a metric is so far, such as "
+        "test_accuracy >= 0.9",
+    )
+    patience: Patience | None = Field(
+        None, description="end the run when a metric has not improved for some rounds"
+    )
     out: str = Field("runs", description="folder in which run folders are created")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="auto: a GPU if there is one, otherwise the CPU",
+        description="where models are trained; auto: on a GPU if there is one, else on the CPU; "
+        "cuda:1: on the second GPU",
+        json_schema_extra={"allowed": "auto | cpu | cuda | cuda:N"},
     )
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="bf16: forward and backward pass under autocast, updates in float32"
@@ -141,13 +145,18 @@ class Config(Section):
         description="largest L2 norm of a client's update, over all parameters; clients with a "
         "larger one are left out of the round; null: 100 times the norm of the model that was sent",
     )
-    data: PartField = _default("data")
-    partition: PartField = _default("partition")
-    model: PartField = _default("model")
-    client: PartField = _default("client")
-    strategy: PartField = _default("strategy")
+    data: PartField = part("data", "the data set")
+    partition: PartField = part("partition", "how the examples are divided among the clients")
+    model: PartField = part("model", "the network that is trained")
+    client: PartField = part("client", "how a client trains")
+    strategy: PartField = part("strategy", "how the server combines the clients' models")
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
+    trackers: TrackersField = Field(
+        default=[],
+        description="where the run is shown beside its folder",
+        json_schema_extra={"allowed": "any of the trackers, or package.module:Name"},
+    )
 
     @model_validator(mode="after")
     def _parts_go_together(self) -> Config:
@@ -158,7 +167,19 @@ class Config(Section):
         if self.min_replies > self.sampled:
             problem = f"{self.min_replies} is not allowed: {self.sampled} clients are in a round"
             raise BadValueError("min_replies", problem)
+        late = [n for n in self.keep_models if isinstance(n, int) and n > self.rounds]
+        if late:
+            problem = f"{late[0]} is not allowed: the run has {self.rounds} rounds"
+            raise BadValueError("keep_models", problem)
         return self
+
+    @property
+    def partition_seed(self) -> int:
+        """The seed of who has which examples: the partition's own, or the run's."""
+        if "seed" in options("partitioners", self.partition.name):  # an option of the partitioner
+            return self.seed
+        own: int | None = self.partition.options.get("seed")
+        return self.seed if own is None else own
 
     @property
     def sampled(self) -> int:
@@ -184,6 +205,8 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a whole configuration on which the results of a run depend."""
     usual = {key for key, value in LATER.items() if tree.get(key) == value}
     kept = {key: value for key, value in tree.items() if key not in NOT_IN_DIGEST | usual}
+    if isinstance(own := kept.get("partition"), dict) and own.get("seed") is None:
+        kept["partition"] = {key: value for key, value in own.items() if key != "seed"}
     evaluation = dict(tree.get("evaluation", {}))
     for key in NOT_IN_DIGEST_OF_EVALUATION & evaluation.keys():
         del evaluation[key]
@@ -191,23 +214,25 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"evaluation": evaluation}
 
 
-def read(source: str | None, overrides: Mapping[str, Any]) -> Config:
-    """Return the configuration of a source with dotted overrides.
+def read(source: str | None, *layers: Mapping[str, Any], said: str = "command line") -> Config:
+    """Return the configuration of a source with layers of dotted settings over it.
 
     Args:
         source: a YAML file, the name of one of fedalign's own, or the text of a configuration;
             None: the defaults.
-        overrides: values by dotted key.
+        layers: values by dotted key; later layers go over earlier ones.
+        said: where the layers stand.
 
     Raises:
-        InputError: names the file or the command line, the dotted place, the value and what is
-            allowed there.
+        InputError: names the file or where the layers stand, the dotted place, the value and
+            what is allowed there.
     """
     try:
-        return resolve(source, overrides)
+        return resolve(source, *layers)
     except BadValueError as error:
         called = INLINE if source and is_inline(source) else source
-        at_fault = called if called and not holds(overrides, error.place) else "command line"
+        given = any(holds(layer, error.place) for layer in layers)
+        at_fault = called if called and not given else said
         raise InputError(f"{at_fault}: {error}") from None
 
 

@@ -11,14 +11,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fedalign.report.differences import beside_baseline
-from fedalign.report.figures import over_rounds, save
+from fedalign.report.figures import over_rounds
 from fedalign.report.labels import short
 from fedalign.report.lines import along_the_line
 from fedalign.report.reading import Run, read_runs
 from fedalign.report.statistics import UNKNOWN, Difference, deviation
+from fedalign.report.style import save
 from fedalign.report.sweeps import sweep as over_x
 from fedalign.report.tables import COLUMNS, Row, differences, measured, remarks, table
-from fedalign.runs.paths import folder_of, is_finished
+from fedalign.runs.paths import MEMBERS, folder_of, is_finished
 from fedalign.studies.plan import Planned, axes
 from fedalign.studies.sweep import Source, Sweep
 
@@ -27,7 +28,8 @@ Mean ± sample standard deviation over seeds. Barriers and gaps are means over t
 they were measured; MB are 10^6 bytes, summed over all rounds and clients."""
 COMPARED = """
 Differences are paired by seed: mean ± half the width of the 95 % confidence interval by Student's
-t; n.s. (not significant): the interval contains 0. No correction for multiple comparisons."""
+t (not corrected); n.s. (not significant): p of the paired t test, corrected by Holm's method for
+all differences of the table, is 0.05 or more."""
 
 
 def write(source: Source, planned: Sequence[Planned], folder: Path, command: str) -> str:
@@ -55,14 +57,15 @@ def write(source: Source, planned: Sequence[Planned], folder: Path, command: str
     (folder / "table.md").write_text("\n\n".join(lines) + "\n", "utf-8")
     summary(rows, baseline).to_csv(folder / "summary.csv", index=False)
     curves(rows).to_csv(folder / "curves.csv", index=False)
-    runs = list(dict.fromkeys(str(run.path) for row in rows for run in row.runs))
-    (folder / "runs.txt").write_text("\n".join(runs) + "\n", "utf-8")
+    names = dict.fromkeys(run.path.name for row in rows for run in row.runs)
+    (folder / MEMBERS).write_text("\n".join(names) + "\n", "utf-8")
     save(_figure(sweep, rows, baseline), folder / "figure.png", folder / "figure.pdf")
     along = along_the_line(rows, str(sweep.figure.x)) if _is_over_x(sweep, rows) else None
     if along is not None:
         save(along, folder / "lines.png", folder / "lines.pdf")
     first = [_accuracies(rows, baseline)] if "accuracy" in measured(rows) else []
-    further = f"next: fedalign report $(cat {shlex.quote(str(folder / 'runs.txt'))})"
+    quoted = shlex.quote(str(folder))
+    further = f"next: fedalign compare {quoted}\n      fedalign report {quoted}"
     return "\n\n".join([*first, f"table and figure in {folder}\n{further}"])
 
 
@@ -135,6 +138,8 @@ def _compared(difference: Difference | None) -> dict[str, Any]:
         "difference": difference.mean,
         "half_width": difference.half_width,
         "pairs": difference.pairs,
+        "p": difference.p,
+        "p_holm": difference.adjusted,
         "significant": difference.significant,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fedalign.commands import checking, comparing, results, running, studies
+from fedalign.commands import checking, comparing, fusing, results, running, studies
 from fedalign.deploy.commands import app as deploy
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command(name="list")(checking.list_parts)
 app.command()(results.report)
 app.command()(comparing.compare)
 app.command()(results.connect)
+app.command()(fusing.fuse)
 app.command()(studies.reproduce)
 app.add_typer(deploy, name="deploy")
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -16,12 +17,15 @@ from fedalign.files import reporting
 from fedalign.network.device import torch_threads
 from fedalign.runs.checkpoint import Checkpoint, Checkpoints, resume
 from fedalign.runs.folder import RunFolder
+from fedalign.runs.interrupts import Interrupts
 from fedalign.runs.lock import locked
 from fedalign.runs.log import RunLog, say
 from fedalign.runs.manifest import manifest
+from fedalign.runs.models import keepers_of
 from fedalign.runs.paths import folder_of
 from fedalign.runs.progress import Progress
 from fedalign.runs.split import write_split
+from fedalign.runs.stopping import StopRule, check_metrics
 from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import columns
 from fedalign.server.client_states import states_of
@@ -32,6 +36,10 @@ from fedalign.server.setup import config_of, measures, nodes_of, round_settings,
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.contracts import BoundsMetrics
+from fedalign.trackers.tracking import Tracking
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RARELY = 50_000  # new objects, of which a message to a client has about ten
 app = ServerApp()
@@ -46,9 +54,11 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
+    check_metrics(federation.config)
     meter, nodes = Meter(grid), nodes_of(grid, federation)
     clients = len(nodes.present())
     config = config_of(federation, nodes)
+    tracking = Tracking(config, lambda: _figures(config))
     strategy = strategy_of(federation, config.num_clients)
     measured, states = measures(federation, nodes), states_of(config, grid)
     with locked(folder_of(config)):
@@ -62,11 +72,22 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
         said.open(folder.path)
         if not nodes.hold_own_data:
             write_split(federation, config.num_clients, folder.path)
+        earlier = folder.rounds() if resumed else []
+        rule = StopRule(config, earlier)
+        keepers = keepers_of(config, federation.network.layout, rule, earlier)
         progress = _progress(config, folder, resumed)
         checkpoints = Checkpoints(config, strategy, states, stack.size, seen, resumed)
-        callbacks = [*measured, folder, progress, checkpoints]
+        tracking.resume(after=resumed.number if resumed else 0)
+        callbacks = [*measured, rule, folder, *keepers, tracking, progress, checkpoints]
         on_cpu = federation.network.device.type == "cpu"
-        runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds, thread=on_cpu)
+        overlap = config.evaluation.overlap and not rule  # which decides on the next round
+        runner = CallbackRunner(callbacks, overlap, config.rounds, thread=on_cpu)
+        interrupts = Interrupts(progress.tell, wanted=config.checkpoint_every != 0)
+
+        def is_over() -> bool:
+            interrupts.check()
+            return rule.reason is not None
+
         client = federation.client
         loop = RoundLoop(
             strategy,
@@ -80,18 +101,21 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
             participation=seen,
             states=states,
             steps=steps_of(client),
+            is_over=is_over,
         )
         done, model = (
             (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
         )
         # A second torch thread keeps spinning after each large operation; measuring has its own.
-        with folder, checkpoints, progress, torch_threads(1), _rare_garbage():
+        with interrupts, folder, tracking, checkpoints, progress, torch_threads(1), _rare_garbage():
             model = loop.run(model, first=done + 1)
+            folder.add(rule.facts())
             if not nodes.hold_own_data:  # at the end, so that no round waits for it
                 _draw(federation, config, folder.path / "partition.png")
             folder.save(federation.network.layout.to_state(model))
-    say(f"results in {folder.path}")
+    say(f"results in {folder.path}{rule.end()}")
     _say_who_took_part(seen, config, folder)
+    interrupts.check()  # pressed in the last round: no further run begins
 
 
 @contextmanager
@@ -111,6 +135,12 @@ def _draw(federation: Federation, config: Config, file: Path) -> None:
 
     with reporting(file):
         partition.draw(federation, config.num_clients, file)
+
+
+def _figures(config: Config) -> dict[str, Figure]:
+    from fedalign.report import gallery, reading  # matplotlib takes a second to import
+
+    return gallery.figures(*reading.read_runs([folder_of(config)]))
 
 
 def _say_who_took_part(seen: Participation, config: Config, folder: RunFolder) -> None:

@@ -73,20 +73,16 @@ def connect(
     Prints the barriers of every pair, before and after their neurons are matched.
     """
     with guarded():
+        from fedalign.commands.choices import is_file
         from fedalign.landscape.connect import connect, how
         from fedalign.report.connection import describe, write
 
         if out.exists() and not out.is_dir():
             raise InputError(f"--out: {out} is a file, not a folder")
-        models = [Path(word) for word in files if _is_file(word)]
-        words = [word for word in files if not _is_file(word)]
+        models = [Path(word) for word in files if is_file(word)]
+        words = [word for word in files if not is_file(word)]
         planned = how(models, words, config, {"model": model, "data": data})
         connection = connect(models, planned)
         print(describe(connection, planned.evaluation.match != "none"))
         write(connection, out)
         print(f"\ncurves, barriers and figures in {out}")
-
-
-def _is_file(word: str) -> bool:
-    """Return whether a word names a file, even one with an equals sign, and not a setting."""
-    return "=" not in word or word.endswith(".safetensors") or Path(word).is_file()

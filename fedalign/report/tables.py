@@ -145,7 +145,7 @@ def common_settings(runs: Sequence[Run]) -> list[str]:
 
 
 def remarks(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
-    """Return a line on each run that is not in the rows, has not finished, or limped."""
+    """Return a line on each run that is not in the rows, ended before its last round, or limped."""
     shown = {id(run): run for row in rows for run in row.runs}
     lines = []
     for run in runs:
@@ -154,6 +154,8 @@ def remarks(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
         if id(run) not in shown:
             twin = next(other for other in shown.values() if other.is_twin_of(run))
             lines.append(twin_of(run, twin))
+        if run.ended_early:
+            lines.append(f"{run.path}: {run.ended_early}")
         if run.warning:
             lines.append(f"{run.path}: {run.warning}")
     return lines

@@ -12,15 +12,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flwr.app import ArrayRecord
-from safetensors.numpy import save_file
 
 from fedalign.errors import FedalignError, InputError
 from fedalign.federation.client_state import STATES
-from fedalign.files import replace, replace_text, reporting, sync
+from fedalign.files import replace_text, reporting, sync
 from fedalign.landscape.planes import rows_of
 from fedalign.runs.checkpoint import Checkpoint
 from fedalign.runs.identity import changes
 from fedalign.runs.lock import LOCK
+from fedalign.runs.models import save_model
 from fedalign.runs.paths import CHECKPOINT, FINISHED, MANIFEST, folder_of, read_manifest
 from fedalign.runs.tables import barriers_row, columns, landscape_rows
 from fedalign.runs.totals import totals
@@ -127,8 +127,17 @@ class RunFolder(Callback):
 
     def save(self, model: ArrayRecord) -> None:
         """Write the final model."""
-        tensors = {name: array.numpy() for name, array in model.items()}
-        replace(self.path / "model.safetensors", lambda new: save_file(tensors, new))
+        save_model(self.path / "model.safetensors", model)
+
+    def add(self, facts: Mapping[str, Any]) -> None:
+        """Let the manifest at the end have more facts."""
+        self._manifest |= facts
+
+    def rounds(self) -> list[dict[str, float]]:
+        """Return the metrics of the rounds that are there, as `metrics.csv` has them."""
+        with (self.path / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [{name: float(cell) for name, cell in row.items() if cell} for row in rows]
 
     def _begin(self) -> None:
         """Empty the folder; that the earlier run is not finished any more is written first."""

@@ -57,6 +57,7 @@ class RoundLoop:
         participation: who has taken part so far.
         states: what clients store from round to round; None: what the grid holds, if it does.
         steps: how many steps a client makes with so many examples; None: unknown.
+        is_over: asked before each round; it may also raise.
     """
 
     strategy: Strategy
@@ -70,6 +71,7 @@ class RoundLoop:
     participation: Participation = field(default_factory=Participation)
     states: ClientStates | None = None
     steps: Callable[[int], int] | None = None
+    is_over: Callable[[], bool] = lambda: False
     _logged: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -77,7 +79,7 @@ class RoundLoop:
         self._states = self.states or held
 
     def run(self, model: ArrayRecord, first: int = 1) -> ArrayRecord:
-        """Return the global model after the last round.
+        """Return the global model after the last round, or when it `is_over`.
 
         Args:
             model: the global model before round `first`.
@@ -88,6 +90,8 @@ class RoundLoop:
         """
         with self.callbacks, preserved():
             for number in range(first, self.settings.rounds + 1):
+                if self.is_over():
+                    break
                 meter = Meter(self.grid)
                 present = self.nodes.present()
                 clients = self.sample(number, present)

@@ -28,22 +28,25 @@ from fedalign.settings.sources import (
     read_tree,
     split_overrides,
 )
+from fedalign.settings.stopping import KeptRounds, Patience, StopWhen
 
 # What `flwr run --run-config` accepts, see pyproject.toml; an empty text there means "not given".
 LISTED = {
     *("config", "overrides", "rounds", "seed", "num_clients", "clients_per_round"),
     *("alpha", *KINDS),
 }
-# Where and how a run is computed is no part of what it computes, nor is how long it waits.
+# Where and how a run is computed is no part of what it computes, nor is how long it waits, nor
+# what it keeps.
 NOT_IN_DIGEST = {
-    *("name", "out", "checkpoint_every", "simulation"),
+    *("name", "out", "checkpoint_every", "simulation", "trackers"),
     *("timeout", "min_available_nodes", "min_replies", "min_participation"),
+    *("keep_models", "keep_best"),
 }
 
 NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 
 # Younger settings count only where they differ from these, so that older runs keep their names.
-LATER = {"tf32": True, "deterministic": True}
+LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
 
 
 def _part(section: Any, info: ValidationInfo) -> Part:
@@ -55,6 +58,20 @@ def _part(section: Any, info: ValidationInfo) -> Part:
 
 
 PartField = Annotated[Part, BeforeValidator(_part), PlainSerializer(Part.dump)]
+
+
+def _trackers(given: Any) -> Any:
+    """Return what is given as a list of parts; a single one needs no list."""
+    if not isinstance(given, list | tuple):
+        given = [given]
+    parts = [raw if isinstance(raw, Part) else parse("trackers", raw, "trackers") for raw in given]
+    names = [part.name for part in parts]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BadValueError("trackers", f"{twice[0]!r} is given twice")
+    return parts
+
+
+TrackerField = Annotated[Part, PlainSerializer(Part.dump)]
 
 
 def _default(place: str, description: str) -> Any:
@@ -113,6 +130,21 @@ class Config(Section):
         description="rounds between checkpoints; 0: none; auto: as often as writing them takes "
         "less than a tenth of the time, and when the run stops",
     )
+    keep_models: KeptRounds = Field(
+        default_factory=list,
+        description="rounds whose client models are kept, such as [5, 10, last]; or all",
+    )
+    keep_best: str | None = Field(
+        None, description="a metric: the model of its best round is kept as best.safetensors"
+    )
+    stop_when: StopWhen | None = Field(
+        None,
+        description="end the run after a round in which a metric is so far, such as "
+        "test_accuracy >= 0.9",
+    )
+    patience: Patience | None = Field(
+        None, description="end the run when a metric has not improved for some rounds"
+    )
     out: str = Field("runs", description="folder in which run folders are created")
     device: str = Field(
         "auto",
@@ -152,6 +184,11 @@ class Config(Section):
     strategy: PartField = _default("strategy", "how the server combines the clients' models")
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
+    trackers: Annotated[list[TrackerField], BeforeValidator(_trackers)] = Field(
+        default=[],
+        description="where the run is shown beside its folder",
+        json_schema_extra={"allowed": "any of the trackers, or package.module:Name"},
+    )
 
     @model_validator(mode="after")
     def _parts_go_together(self) -> Config:
@@ -162,6 +199,10 @@ class Config(Section):
         if self.min_replies > self.sampled:
             problem = f"{self.min_replies} is not allowed: {self.sampled} clients are in a round"
             raise BadValueError("min_replies", problem)
+        late = [n for n in self.keep_models if isinstance(n, int) and n > self.rounds]
+        if late:
+            problem = f"{late[0]} is not allowed: the run has {self.rounds} rounds"
+            raise BadValueError("keep_models", problem)
         return self
 
     @property
@@ -205,23 +246,25 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"evaluation": evaluation}
 
 
-def read(source: str | None, overrides: Mapping[str, Any]) -> Config:
-    """Return the configuration of a source with dotted overrides.
+def read(source: str | None, *layers: Mapping[str, Any], said: str = "command line") -> Config:
+    """Return the configuration of a source with layers of dotted settings over it.
 
     Args:
         source: a YAML file, the name of one of fedalign's own, or the text of a configuration;
             None: the defaults.
-        overrides: values by dotted key.
+        layers: values by dotted key; later layers go over earlier ones.
+        said: where the layers stand.
 
     Raises:
-        InputError: names the file or the command line, the dotted place, the value and what is
-            allowed there.
+        InputError: names the file or where the layers stand, the dotted place, the value and
+            what is allowed there.
     """
     try:
-        return resolve(source, overrides)
+        return resolve(source, *layers)
     except BadValueError as error:
         called = INLINE if source and is_inline(source) else source
-        at_fault = called if called and not holds(overrides, error.place) else "command line"
+        given = any(holds(layer, error.place) for layer in layers)
+        at_fault = called if called and not given else said
         raise InputError(f"{at_fault}: {error}") from None
 
 

@@ -61,12 +61,17 @@ CONTRACTS = {
         frozenset(contracts.ModelArguments.__annotations__),
     ),
     "datasets": Contract(contracts.Source, (contracts.HasParts, contracts.HasSpec)),
+    "trackers": Contract(contracts.Tracker),
+    "fusions": Contract(contracts.Fusion, (contracts.HasNeeds,), contracts.FusionTraits),
 }
 
 
 def kind_of(target: Any) -> str:
     """Return the kind whose contract a class keeps; of a function it is not known, so `models`."""
-    order = ("models", "strategies", "schedules", "partitioners", "clients", "datasets")
+    order = (
+        *("models", "strategies", "schedules", "partitioners", "clients", "datasets"),
+        *("trackers", "fusions"),
+    )
     found = (kind for kind in order if isinstance(target, type) and not any(faults(kind, target)))
     return next(found, "models")
 

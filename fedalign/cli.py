@@ -19,12 +19,17 @@ app.command()(running.run)
 app.command()(checking.validate)
 app.command()(checking.partition)
 app.command()(checking.doctor)
+app.command()(checking.evaluate)
 app.command(name="list")(checking.list_parts)
 app.command()(results.report)
 app.command()(comparing.compare)
+app.command()(comparing.figure)
 app.command()(results.connect)
 app.command()(fusing.fuse)
-app.command()(studies.reproduce)
+app.command()(studies.sweep)
+app.command(name="reproduce", help="Make one of fedalign's studies, a sweep in configs/studies/.")(
+    studies.sweep
+)
 app.add_typer(deploy, name="deploy")
 
 

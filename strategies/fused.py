@@ -16,8 +16,8 @@ from fedalign.fusions.recipe import Ingredients, Supplies, require
 from fedalign.fusions.supplies import held_out, supplies_of
 from fedalign.messages.partial_sums import averages, mean_metrics
 from fedalign.messages.records import METRICS, arrays_of
-from fedalign.settings.contracts import Fusion
 from fedalign.settings.registry import Part, parse, traits
+from fedalign.settings.result_contracts import Fusion
 from strategies.wrapper import Wrapper, examples_of, metrics_of
 
 CURES = {

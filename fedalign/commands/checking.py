@@ -1,4 +1,4 @@
-"""Commands that look before a run: `validate`, `partition`, `doctor`, `list`.
+"""Commands that train nothing: `validate`, `partition`, `doctor`, `evaluate`, `list`.
 
 Each command imports what it needs when it runs, so that `--help` does not wait for torch.
 """
@@ -15,6 +15,7 @@ import typer
 from fedalign import __version__
 from fedalign.commands.choices import combined
 from fedalign.console import ConfigFile, Overrides, guarded
+from fedalign.settings import completion
 
 if TYPE_CHECKING:
     from fedalign.settings.config import Config
@@ -68,7 +69,7 @@ def partition(
     """
     with guarded():
         from fedalign.federation.federation import Federation
-        from fedalign.report import figures
+        from fedalign.report import style
         from fedalign.report.partition import counts_of, describe, picture, save_indices
 
         several = combined(config, overrides or [], None)
@@ -80,7 +81,7 @@ def partition(
             if save is not None:
                 words = save_indices(federation, save.with_stem(f"{save.stem}{suffix}"))
                 lines.append(f"the same partition again: {words}")
-            figures.save(picture(counts), file)
+            style.save(picture(counts), file)
             print(*lines, *[""] * (number < len(several)), sep="\n")
 
 
@@ -106,6 +107,35 @@ def doctor(
         for planned in combined(config, overrides or [], None):
             for heading, text in doctor(planned).items():
                 print(f"{heading:10}{text}")
+
+
+def evaluate(
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN|MODEL.safetensors", help="run folder, or file of a model")
+    ],
+    overrides: Overrides = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="configuration of the model; if not given, config.yaml in the folder of the run",
+            autocompletion=completion.configs,
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the scores of each client")] = None,
+) -> None:
+    """Evaluate a model on the test set and on the data of all clients, without training.
+
+    A client is tested on the examples that it holds out (`evaluation.holdout`), or else on those
+    that it trains on.
+    """
+    with guarded():
+        from fedalign.report import evaluation
+
+        told, clients = evaluation.evaluate(*evaluation.how(model, overrides or [], config))
+        print(told)
+        if out is not None:
+            evaluation.write(clients, out)
+            print(f"each client in {out}")
 
 
 def _words(incomplete: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Commands that compare runs: `compare`.
+"""Commands that compare runs: `compare`, `figure`.
 
 Each command imports what it needs when it runs, so that `--help` does not wait for torch.
 """
@@ -92,3 +92,50 @@ def _read(folders: list[Path]) -> tuple[list[Run], list[str]]:
 
     once, repeated = distinct([run for folder in folders for run in held(folder)])
     return read_runs(once), repeated
+
+
+def figure(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="curves, bytes, barriers, differences, lines, planes, clients or partition"
+        ),
+    ],
+    runs: Runs,
+    out: Annotated[
+        list[Path], typer.Option(help="file for the figure: .pdf, .png or .svg; may be repeated")
+    ],
+    by: By = None,
+    metric: Annotated[
+        str | None, typer.Option(help="column of metrics.csv, or bytes; by default as KIND says")
+    ] = None,
+    at: At = "last5",
+    baseline: Baseline = None,
+    style: Annotated[
+        bool, typer.Option(help="fedalign's own style; without it, your matplotlibrc's")
+    ] = True,
+) -> None:
+    """Draw runs, as wide as a column of a paper (3.3 in), or a page if there are several panels.
+
+    curves, bytes: a metric over rounds, or over the bytes sent; bands are one standard deviation
+    over seeds. barriers: the same of the barrier between clients. differences: from the baseline,
+    with 95 % intervals. lines: heat map of accuracy between two clients, round by round. planes:
+    maps through two clients' models and their start. clients: accuracy of each client. partition:
+    which client has what.
+    """
+    with guarded():
+        from contextlib import nullcontext
+
+        from fedalign.report.drawing import draw
+        from fedalign.report.style import check_file, plain, save
+
+        for file in out:
+            check_file(file)
+        found, repeated = _read(runs)
+        with nullcontext() if style else plain():
+            drawn, comparison = draw(kind, found, _words(by), metric, at, baseline)
+            save(drawn, *out)
+        for line in [*repeated, *comparison.notes]:
+            print(line)
+        for file in out:
+            print(f"figure in {file}")

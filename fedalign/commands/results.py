@@ -22,17 +22,27 @@ def report(
     plane: Annotated[
         Path | None, typer.Option(help="PNG or PDF file for planes (see evaluation.plane)")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="HTML file for the page; by default report.html here")
+    ] = None,
+    no_page: Annotated[bool, typer.Option("--no-page", help="write no page")] = False,
 ) -> None:
-    """Print a table of runs, averaged over seeds, and draw their curves and planes.
+    """Print a table of runs, averaged over seeds, and write a page that shows all about them.
+
+    The page is one HTML file: curves to zoom into, lines and planes between models, what each
+    client has and how it fared, cost, settings. It needs no network.
 
     A row is named by the settings in which runs differ; of many, the common values are left out and
     stated below. Runs that have not finished, copies, and runs in which clients failed are named.
     """
     with guarded():
-        from fedalign.report.figures import over_rounds, save
+        from fedalign.report.figures import over_rounds
+        from fedalign.report.page.page import target, write
         from fedalign.report.reading import distinct, read_runs
+        from fedalign.report.style import save
         from fedalign.report.tables import common_settings, groups, remarks, table
 
+        written = target(page, no_page)
         folders, repeated = distinct(runs)
         found = read_runs(folders)
         rows = groups(found)
@@ -47,6 +57,9 @@ def report(
 
             save(maps(planes_of(rows)), plane)
             print(f"planes in {plane}")
+        if written is not None:
+            write(found, rows, written, repeated)
+            print(f"page in {written}")
 
 
 def connect(

@@ -27,8 +27,8 @@ from fedalign.landscape.paths import grid, pairs
 from fedalign.network.batch_norm import NORMS
 from fedalign.network.device import torch_threads
 from fedalign.settings.config import Config
-from fedalign.settings.contracts import Fusion
 from fedalign.settings.registry import Part
+from fedalign.settings.result_contracts import Fusion
 
 INIT = "init"  # in place of a file: the weights that the configuration's seed gives
 CURES = {
@@ -157,7 +157,8 @@ def _start(
         file = file / "model.safetensors" if file.is_dir() else file
         return read(file, network), str(file)
     first_round = all(source.number == 1 for source in sources) and config.init == "shared"
-    of_a_run = len({config_of(source.file) for source in sources}) == 1
+    runs = {config_of(source.file) for source in sources}
+    of_a_run = len(runs) == 1 and None not in runs
     if given == INIT or (first_round and of_a_run):
         return network.layout.to_vector(network.initial), f"the weights of seed {config.seed}"
     return None, ""

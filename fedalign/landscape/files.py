@@ -20,7 +20,7 @@ from fedalign.network.network import Network
 NAMED = 6  # names of unexpected or missing tensors that a message lists
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")  # the endings of files that torch.save writes
 SAFE_TORCH = "2.6"  # earlier ones can be made to run code even with weights_only
-CURE = "check --model, --data, --config and model.KEY=VALUE, which define the network"
+CURE = "check the configuration (model, data, model.KEY=VALUE), which defines the network"
 
 
 def read(file: Path, network: Network) -> Tensor:

@@ -26,7 +26,7 @@ def baselines(
     Raises:
         InputError: no arm is, or has, what is given.
     """
-    if given in arms:
+    if given is not None and given in arms:
         return given, dict.fromkeys(arms, given)
     if not keys:  # there is but one arm
         return next(iter(arms)), dict.fromkeys(arms, next(iter(arms)))

@@ -143,9 +143,10 @@ def compare(
 
 
 def _check_metric(runs: Sequence[Run], metric: str) -> None:
-    known = dict.fromkeys(column for run in runs for column in run.metrics if column != "round")
-    if metric not in (*known, TRAFFIC):
-        raise InputError(f"metric: {metric!r} was not measured{nearest(metric, [*known, TRAFFIC])}")
+    columns = dict.fromkeys(str(column) for run in runs for column in run.metrics)
+    known = [*(column for column in columns if column != "round"), TRAFFIC]
+    if metric not in known:
+        raise InputError(f"metric: {metric!r} was not measured{nearest(metric, known)}")
 
 
 def _keys(runs: Sequence[Run], by: Sequence[str]) -> list[str]:

@@ -145,10 +145,8 @@ class Shown:
             f"reached {target:g}": [
                 f"{len(own)} of {len(arm.runs)}" for own, arm in zip(ways, arms, strict=True)
             ],
-            "rounds": [mean_std(own and [np.mean([way.round for way in own])], 1) for own in ways],
-            "MB": [
-                mean_std(own and [np.mean([way.bytes / 1e6 for way in own])], 2) for own in ways
-            ],
+            "rounds": [_mean([way.round for way in own], 1) for own in ways],
+            "MB": [_mean([way.bytes / 1e6 for way in own], 2) for own in ways],
         }
 
 
@@ -163,6 +161,10 @@ def _beside(difference: Difference | None, digits: int) -> str:
         return UNKNOWN
     spread = "" if isnan(difference.half_width) else f" ± {difference.half_width:,.{digits}f}"
     return f"{difference.mean:+,.{digits}f}{spread}"
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    return mean_std([float(np.mean(values))] if values else [], digits)
 
 
 def _p(p: float) -> str:

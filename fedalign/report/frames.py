@@ -59,10 +59,8 @@ def _changed(change: Difference | None) -> dict[str, Any]:
 def _way(found: Comparison, arm: Arm, target: float) -> dict[str, Any]:
     ways = arm.reaching(found.metric, target)
     numbers: dict[str, Any] = {"target": target, "reached": len(ways), "of": len(arm.runs)}
-    for name, values in {
-        "rounds_to_target": [way.round for way in ways],
-        "bytes_to_target": [way.bytes for way in ways],
-    }.items():
+    rounds, traffic = [float(way.round) for way in ways], [way.bytes for way in ways]
+    for name, values in (("rounds_to_target", rounds), ("bytes_to_target", traffic)):
         mean = float(np.mean(values)) if values else nan
         numbers |= {name: mean, f"{name}_std": deviation(values)}
     return numbers

@@ -23,7 +23,7 @@ def method(found: Comparison) -> str:
         f"{found.metric} ({better} is better): {found.at.described(found.metric)}.",
         "Mean ± sample standard deviation over n seeds.",
     ]
-    if count := sum(bool(d) and d.pairs > 1 for d in found.differences):
+    if count := sum(d is not None and d.pairs > 1 for d in found.differences):
         same = " with the same other settings" if len({*found.baselines} - {None}) > 1 else ""
         said.append(
             f"Differences are paired by seed, arm minus {found.baseline}{same}: mean ± half the "

@@ -116,7 +116,7 @@ def show_settings(several: Iterable[Setting]) -> None:
 
 def show_configs() -> None:
     """Print fedalign's own configurations, each with its first line."""
-    files = {name: file.read_text("utf-8") for name, file in own().items()}
+    files = {name: file.read_text("utf-8") for name, file in own("configs").items()}
     lines = {name: text.partition("\n")[0].removeprefix("# ") for name, text in files.items()}
     _show_files("configs (fedalign run NAME)", lines)
 

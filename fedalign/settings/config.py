@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flwr.app import UserConfigValue
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, model_validator
+from pydantic import Field, model_validator
 
 from fedalign.errors import BadValueError, InputError
-from fedalign.settings.builtin import DEFAULT_PARTS, KINDS
+from fedalign.settings.builtin import KINDS
 from fedalign.settings.coherence import check
+from fedalign.settings.fields import PartField, TrackersField, part
 from fedalign.settings.layers import holds, validate, with_layers
-from fedalign.settings.registry import Part, options, parse
+from fedalign.settings.registry import options
 from fedalign.settings.sections import STATISTICS_BATCH, Evaluation, Section, Simulation
 from fedalign.settings.sources import (
     INLINE,
@@ -47,39 +48,6 @@ NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 
 # Younger settings count only where they differ from these, so that older runs keep their names.
 LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
-
-
-def _part(section: Any, info: ValidationInfo) -> Part:
-    place = str(info.field_name)
-    if isinstance(section, Part):
-        return section
-    default = {"name": DEFAULT_PARTS[place]}
-    return parse(KINDS[place], default | section if isinstance(section, dict) else section, place)
-
-
-PartField = Annotated[Part, BeforeValidator(_part), PlainSerializer(Part.dump)]
-
-
-def _trackers(given: Any) -> Any:
-    """Return what is given as a list of parts; a single one needs no list."""
-    if not isinstance(given, list | tuple):
-        given = [given]
-    parts = [raw if isinstance(raw, Part) else parse("trackers", raw, "trackers") for raw in given]
-    names = [part.name for part in parts]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadValueError("trackers", f"{twice[0]!r} is given twice")
-    return parts
-
-
-TrackerField = Annotated[Part, PlainSerializer(Part.dump)]
-
-
-def _default(place: str, description: str) -> Any:
-    return Field(
-        default_factory=lambda: parse(KINDS[place], DEFAULT_PARTS[place], place),
-        description=f"{description}; its options stand beside its name: {place}.OPTION",
-        json_schema_extra={"allowed": f"one of the {KINDS[place]}, or package.module:Name"},
-    )
 
 
 class Config(Section):
@@ -177,14 +145,14 @@ class Config(Section):
         description="largest L2 norm of a client's update, over all parameters; clients with a "
         "larger one are left out of the round; null: 100 times the norm of the model that was sent",
     )
-    data: PartField = _default("data", "the data set")
-    partition: PartField = _default("partition", "how the examples are divided among the clients")
-    model: PartField = _default("model", "the network that is trained")
-    client: PartField = _default("client", "how a client trains")
-    strategy: PartField = _default("strategy", "how the server combines the clients' models")
+    data: PartField = part("data", "the data set")
+    partition: PartField = part("partition", "how the examples are divided among the clients")
+    model: PartField = part("model", "the network that is trained")
+    client: PartField = part("client", "how a client trains")
+    strategy: PartField = part("strategy", "how the server combines the clients' models")
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
-    trackers: Annotated[list[TrackerField], BeforeValidator(_trackers)] = Field(
+    trackers: TrackersField = Field(
         default=[],
         description="where the run is shown beside its folder",
         json_schema_extra={"allowed": "any of the trackers, or package.module:Name"},
@@ -273,8 +241,15 @@ def resolve(source: str | None, *layers: Mapping[str, Any]) -> Config:
 
     Raises:
         BadValueError: see `layers.with_layers` and `layers.validate`.
+        InputError: the source cannot be read, or describes several runs.
     """
-    return validate(Config, with_layers(read_tree(source) if source else {}, layers))
+    tree = read_tree(source) if source else {}
+    if "sweep" in tree:
+        raise InputError(
+            f"{INLINE if source and is_inline(source) else source}: its block `sweep` describes "
+            "several runs: `fedalign sweep FILE` makes them, and lists them with --dry-run"
+        )
+    return validate(Config, with_layers(tree, layers))
 
 
 def from_run_config(run_config: Mapping[str, UserConfigValue]) -> Config:

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from flwr.serverapp.strategy import Strategy
 from pydantic import TypeAdapter, ValidationError
 
-from fedalign.settings import contracts
+from fedalign.settings import contracts, result_contracts
 from fedalign.settings.builtin import SINGULAR
 
 MISSING = object()
@@ -61,8 +61,10 @@ CONTRACTS = {
         frozenset(contracts.ModelArguments.__annotations__),
     ),
     "datasets": Contract(contracts.Source, (contracts.HasParts, contracts.HasSpec)),
-    "trackers": Contract(contracts.Tracker),
-    "fusions": Contract(contracts.Fusion, (contracts.HasNeeds,), contracts.FusionTraits),
+    "trackers": Contract(result_contracts.Tracker),
+    "fusions": Contract(
+        result_contracts.Fusion, (result_contracts.HasNeeds,), result_contracts.FusionTraits
+    ),
 }
 
 

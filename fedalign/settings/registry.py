@@ -33,7 +33,8 @@ from fedalign.errors import (
 from fedalign.settings.booleans import NUMBER_MEANT, read_as_number
 from fedalign.settings.builtin import BUILTIN, PLACES, SINGULAR
 from fedalign.settings.conformance import CONTRACTS, faults
-from fedalign.settings.contracts import ClientTraits, FusionTraits, StrategyTraits
+from fedalign.settings.contracts import ClientTraits, StrategyTraits
+from fedalign.settings.result_contracts import FusionTraits
 from fedalign.settings.signatures import Option, options_of
 
 HOME = Path(__file__).resolve().parents[2]

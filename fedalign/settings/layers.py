@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedalign.errors import BadValueError, InputError, nearest
 from fedalign.settings.builtin import KINDS
+from fedalign.settings.foreign import translated
 from fedalign.settings.registry import error_path, explain, options
 from fedalign.settings.renamed import OPTIONS, SETTINGS, current_key, current_keys
 from fedalign.settings.sections import Simulation
@@ -74,7 +75,7 @@ def validate(model: type[M], tree: Mapping[str, Any]) -> M:
         fields = model.model_fields
         for step in place[:-1]:
             fields = fields[step].annotation.model_fields  # type: ignore[union-attr]
-        hint = nearest(place[-1], fields)
+        hint = translated(place[-1]) or nearest(place[-1], fields)
         raise BadValueError(dotted, f"no such setting{hint}") from None
 
 

@@ -65,8 +65,8 @@ def show_kind(kind: str) -> None:
 def show_part(kind: str, name: str) -> None:
     """Print the docstring of a part and its options."""
     console.print(f"{kind}: {name}", style="bold")
-    doctest = "\n>>>"
-    body = (inspect.getdoc(load(kind, name)) or "").partition("\n")[2].partition(doctest)[0]
+    body = (inspect.getdoc(load(kind, name)) or "").partition("\n")[2]
+    body = re.split(r"\n(?=>>>|Args:|Raises:|Attributes:)", body)[0]  # what follows is for authors
     text = f"{_headline(kind, name)}\n{'' if name in PAPERS else body}".rstrip()
     console.print(f"{text}\n", soft_wrap=True)
     show_settings([*options_of_part(kind, name), *common(PLACE_OF[kind])])

@@ -221,7 +221,7 @@ def _hint(kind: str, name: str) -> str:
     own = "; your own: a 'package.module:Name' that Python can import"
     short = name.rpartition(".")[2].lower()
     if short in names(kind):
-        return f"; did you mean {short!r}?{own}"
+        return f"; did you mean {short!r}?"
     for place, other in PLACES.items():
         if short in names(other):
             return f" but a {SINGULAR[other]}: {place}={short} ({', '.join(names(kind))}){own}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fedalign.commands import checking, results, running, studies
+from fedalign.commands import checking, comparing, fusing, results, running, studies
 from fedalign.deploy.commands import app as deploy
 
 app = typer.Typer(
@@ -23,8 +23,14 @@ app.command()(checking.doctor)
 app.command()(checking.evaluate)
 app.command(name="list")(checking.list_parts)
 app.command()(results.report)
+app.command()(comparing.compare)
+app.command()(comparing.figure)
 app.command()(results.connect)
-app.command()(studies.reproduce)
+app.command()(fusing.fuse)
+app.command()(studies.sweep)
+app.command(name="reproduce", help="Make one of fedalign's studies, a sweep in configs/studies/.")(
+    studies.sweep
+)
 app.add_typer(deploy, name="deploy")
 
 

@@ -35,6 +35,14 @@ Overrides = Annotated[
         autocompletion=completion.overrides,
     ),
 ]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tracker",
+        metavar="NAME",
+        help="also report to tensorboard, mlflow, wandb or package.module:Name; may be repeated",
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="show Flower's own log")]
 
 
@@ -44,14 +52,9 @@ def guarded(verbose: bool = False, *, quiet: bool = True) -> Iterator[None]:
 
     Flower's log shows errors only, if `quiet`, else what it shows by itself.
     """
-    # flwr reads these when it is imported, here and in every worker.
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     if verbose:
         os.environ.setdefault("FLWR_LOG_LEVEL", "DEBUG")
-    elif quiet:
-        quiet_flower()
-    sys.path.append(str(Path.cwd()))
+    prepare(quiet=quiet and not verbose)
     received = [signal.SIGINT]
     try:
         with _signals(received):
@@ -67,6 +70,17 @@ def guarded(verbose: bool = False, *, quiet: bool = True) -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(128 + received[-1]) from None
+
+
+def prepare(*, quiet: bool = True) -> None:
+    """Let Flower send and look for nothing, and let Python find modules in the current folder."""
+    # flwr reads these when it is imported, here and in every worker.
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    if quiet:
+        quiet_flower()
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 def quiet_flower() -> None:

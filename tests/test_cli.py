@@ -70,10 +70,12 @@ def test_commas_make_a_sweep(fedalign, tmp_path):
     result = fedalign("run", "quickstart", *BRIEF, *words, "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert len(list(tmp_path.iterdir())) == 4
-    table = fedalign("report", *map(str, tmp_path.iterdir()), "--figure", str(tmp_path / "x.png"))
+    files = ("--figure", str(tmp_path / "x.png"), "--page", str(tmp_path / "x.html"))
+    table = fedalign("report", *map(str, tmp_path.iterdir()), *files)
     assert re.search(r"\| fedavg +\| 2 +\|", table.output)
     assert re.search(r"\| fedpnu +\| 2 +\|", table.output)
     assert (tmp_path / "x.png").stat().st_size > 10_000
+    assert "fedpnu, seed 1" in (tmp_path / "x.html").read_text()
 
 
 def test_a_sweep_with_one_bad_value_starts_nothing(fedalign, tmp_path):

@@ -69,7 +69,7 @@ def partition(
     """
     with guarded():
         from fedalign.federation.federation import Federation
-        from fedalign.report import figures
+        from fedalign.report import style
         from fedalign.report.partition import counts_of, describe, picture, save_indices
 
         several = combined(config, overrides or [], None)
@@ -81,7 +81,7 @@ def partition(
             if save is not None:
                 words = save_indices(federation, save.with_stem(f"{save.stem}{suffix}"))
                 lines.append(f"the same partition again: {words}")
-            figures.save(picture(counts), file)
+            style.save(picture(counts), file)
             print(*lines, *[""] * (number < len(several)), sep="\n")
 
 

@@ -10,18 +10,23 @@ from typing import Annotated
 
 import typer
 
-from fedalign.commands.choices import combined
-from fedalign.console import ConfigFile, Overrides, Verbose, guarded
+from fedalign.commands.choices import DryRun, Out, combined
+from fedalign.console import ConfigFile, Overrides, Trackers, Verbose, guarded
 
 
 def run(
     config: ConfigFile,
     overrides: Overrides = None,
-    out: Annotated[str | None, typer.Option(help="folder for the run folders")] = None,
+    out: Out = None,
     again: Annotated[bool, typer.Option("--again", help="repeat finished runs")] = False,
     reuse: Annotated[
         bool, typer.Option("--reuse", help="keep finished runs whose code or data have changed")
     ] = False,
+    trackers: Trackers = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="number of runs at a time; by default one")
+    ] = None,
+    dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
     """Run a federation, or several: `partition.alpha=0.1,0.5 seed=0,1,2` makes six runs.
@@ -32,35 +37,33 @@ def run(
     """
     with guarded(verbose):
         from fedalign.runs.identity import refuse_changed
-        from fedalign.runs.paths import folder_of, forget, is_finished, limping
+        from fedalign.runs.launch import launch
+        from fedalign.runs.models import missing_models
+        from fedalign.runs.paths import folder_of, limping
         from fedalign.server.participation import LimpingRunError
-        from fedalign.settings import registry
-        from fedalign.simulation import simulate
-        from fedalign.simulation.app import FlowerApp
 
-        own = FlowerApp(registry.HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
-        several, limped = combined(config, overrides or [], out), False
+        several, limped = combined(config, overrides or [], out, trackers or []), False
+        if dry_run or jobs:
+            from fedalign.studies import make
+
+            changed: make.Changed = "all" if again else "reuse" if reuse else "refuse"
+            make.several(several, make.How(jobs, changed=changed), dry_run)
+            return
         if not again and not reuse:
             refuse_changed(several)
         for planned in several:
-            if is_finished(folder_of(planned)) and not again:
-                print(f"{folder_of(planned)} is finished already; use --again to repeat it")
-                if line := limping(folder_of(planned)):
-                    print(line, file=sys.stderr)
-                    limped = True
-                continue
-            if again:
-                forget(planned)
             try:
-                simulate(
-                    own,
-                    planned.num_clients,
-                    planned.run_config(),
-                    backend=planned.simulation.backend,
-                    backend_config=planned.simulation.backend_config(planned.device),
-                )
+                ran = launch(planned, again)
             except LimpingRunError as error:  # it has finished, and others may do better
                 print(f"error: {error}", file=sys.stderr)
                 limped = True
+                continue
+            if not ran:
+                print(f"{folder_of(planned)} is finished already; use --again to repeat it")
+                if lacking := missing_models(planned):
+                    print(lacking)
+                if line := limping(folder_of(planned)):
+                    print(line, file=sys.stderr)
+                    limped = True
         if limped:
             raise SystemExit(LimpingRunError.exit_code)

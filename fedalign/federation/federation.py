@@ -88,7 +88,7 @@ class Federation:
     @cached_property
     def network(self) -> Network:
         """The network, initialised from the run's seed."""
-        config, module = self.config, self._module()
+        config, module = self.config, self.module()
         place = f"model: {config.model.name!r}{takers(self.spec)}"
         with named(place):
             try:
@@ -100,9 +100,16 @@ class Federation:
                 raise InputError(f"{place}: {shortened(str(error))}") from error
         return network
 
+    def module(self, *client: int) -> torch.nn.Module:
+        """Return a new module with the run's first weights, or those of one client."""
+        config, spec = self.config, self.spec
+        with seeded(config.seed, "init", *client):
+            built: torch.nn.Module = config.model.build(shape=spec.shape, classes=spec.classes)
+        return built
+
     def own_start(self, partition: int) -> torch.Tensor:
         """Return one client's first weights `(F,)`, where each client has its own."""
-        return self.network.layout.flatten(self._module(partition)).to(self.network.device)
+        return self.network.layout.flatten(self.module(partition)).to(self.network.device)
 
     @property
     def codec(self) -> Codec:
@@ -135,12 +142,6 @@ class Federation:
                 f"evaluation.holdout: {self.config.evaluation.holdout:g} of the examples of a "
                 "client is less than one for every client, so nobody could evaluate"
             )
-
-    def _module(self, *client: int) -> torch.nn.Module:
-        config, spec = self.config, self.spec
-        with seeded(config.seed, "init", *client):
-            built: torch.nn.Module = config.model.build(shape=spec.shape, classes=spec.classes)
-        return built
 
     def _has(self, part: Part) -> bool:
         return self.source.has(part) if isinstance(self.source, HasParts) else True

@@ -28,6 +28,7 @@ from fedalign.settings.registry import names
 from fedalign.settings.sources import parse_overrides
 
 ALPHAS = 25  # points on a line if the configuration says 0, as after a run without measurements
+ABOVE = 3  # folders: that of a file, such as models/round-5, and those above it
 EXAMPLES = 2000  # test images by default; runs use fewer, because they measure every round
 log = logging.getLogger("fedalign")
 MEANING = {"model": "the network of the files", "data": "the data set to test on"}
@@ -66,10 +67,10 @@ def how(
     """Return the configuration of `connect` from the arguments of a command line.
 
     Args:
-        files: the models; the folder of the first may hold the `config.yaml` of its run.
+        files: the models; the folder of the first, or one above it, may be that of its run.
         words: overrides `KEY=VALUE`.
-        config: a YAML file; if it is None and `model` or `data` is missing, the `config.yaml` next
-            to the first file is read.
+        config: a YAML file; if it is None and `model` or `data` is missing, the `config.yaml` of
+            the run that the first file lies in is read.
         given: names of `model` and `data`, or None.
 
     Raises:
@@ -77,19 +78,25 @@ def how(
     """
     overrides = {key: value for key, value in given.items() if value is not None}
     overrides |= parse_overrides(words)
-    beside = files[0].parent / "config.yaml" if files else File()
+    found = config_of(files[0]) if files else None
     missing = [key for key in given if key not in overrides and f"{key}.name" not in overrides]
-    if missing and config is None and beside.is_file():
-        config = str(beside)
+    if missing and config is None and found:
+        config = str(found)
     if missing and config is None:
         known = names(KINDS[missing[0]])
         raise InputError(
             f"--{missing[0]}: must be given, {MEANING[missing[0]]} "
             f"({', '.join(known)}, or package.module:Name), or --config, "
-            "because there is no config.yaml next to the first file"
+            "because there is no config.yaml next to the first file or above it"
         )
     defaults = {"evaluation.match": "weights", "evaluation.examples": EXAMPLES}
     return read_config(config, defaults | overrides)
+
+
+def config_of(file: File) -> File | None:
+    """Return the configuration of the run that a model lies in; None if it lies in none."""
+    above = (folder / "config.yaml" for folder in [*file.absolute().parents][:ABOVE])
+    return next((path for path in above if path.is_file()), None)
 
 
 def connect(files: Sequence[File], config: Config) -> Connection:
@@ -112,7 +119,7 @@ def connect(files: Sequence[File], config: Config) -> Connection:
     federation, settings = Federation(config), config.evaluation
     if (test := federation.test) is None:
         raise InputError(f"connect: data set {config.data.name!r} has no test part to measure on")
-    named = {_letter(number): file for number, file in enumerate(files)}
+    named = {letter(number): file for number, file in enumerate(files)}
     models = {name: read(file, federation.network) for name, file in named.items()}
     evaluator = Evaluator(federation.network, test, federation.reference, settings)
     with torch_threads(1):
@@ -176,6 +183,6 @@ def _mean(names: Sequence[str]) -> Mix:
     return dict.fromkeys(names, 1 / len(names))
 
 
-def _letter(number: int) -> str:
+def letter(number: int) -> str:
     """Return A to Z, then A1 to Z1 and so on."""
     return chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")

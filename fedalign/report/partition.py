@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedalign.federation.federation import Federation
 from fedalign.partitioning import write_indices
-from fedalign.report.figures import COLOURS, STYLE, save
+from fedalign.report.style import COLOURS, PAGE, save, styled
 from fedalign.report.summary import described
 from fedalign.settings.contracts import TransformsImages
 
@@ -22,6 +22,7 @@ MAX_COLUMNS = 2000  # clients in a heat map; of more, a sample is drawn
 TERMINAL_COLUMNS = 64  # clients in a terminal; of more, a sample is shown
 MAX_TICKS = 20  # classes that are labelled
 SHADES = " ░▒▓█"
+CLASSES = "classes.csv"  # in a run folder: a row a client, a column a class
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def save_indices(federation: Federation, file: Path) -> str:
     return " ".join(words)
 
 
-@mpl.rc_context(STYLE | {"axes.grid": False})
+@styled({"axes.grid": False})
 def picture(partition: PartitionCounts) -> Figure:
     """Return a figure of the class counts of each client, with the client sizes below.
 
@@ -141,7 +142,7 @@ def picture(partition: PartitionCounts) -> Figure:
     heat map of their class shares, ordered by their most frequent class.
     """
     count = len(partition.sizes)
-    figure = Figure(figsize=(8.5, 5.6), layout="constrained")
+    figure = Figure(figsize=(PAGE, 4.5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bubbles = count <= MAX_BUBBLES
     order = np.arange(count) if bubbles else sampled(partition.order, MAX_COLUMNS)
@@ -154,20 +155,22 @@ def picture(partition: PartitionCounts) -> Figure:
     below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     classes = _range(partition.effective_classes)
     numbers = f"effective classes {classes}, Gini of sizes {partition.gini:.2f}"
-    above.set_title(f"{partition.title}\n{numbers}", fontsize=10)
+    above.set_title(f"{partition.title}\n{numbers}")
     return figure
 
 
 def draw(federation: Federation, num_clients: int, file: Path) -> None:
-    """Write the picture of who has what in a run of so many clients."""
-    save(picture(counts_of(federation, num_clients)), file)
+    """Write the picture of who has what in a run of so many clients, and `CLASSES` beside it."""
+    partition = counts_of(federation, num_clients)
+    save(picture(partition), file)
+    pd.DataFrame(partition.counts).rename_axis("client").to_csv(file.with_name(CLASSES))
 
 
 def _bubbles(panel: Axes, partition: PartitionCounts, order: np.ndarray) -> None:
     counts = partition.counts[order]
     client, label = np.nonzero(counts)
     largest = min(
-        420 / len(counts), 280 / counts.shape[1]
+        340 / len(counts), 220 / counts.shape[1]
     )  # diameter in points, so that bubbles do not overlap
     area = (largest**2) * counts[client, label] / max(counts.max(), 1)
     panel.scatter(client, label, s=area, color=COLOURS[0], alpha=0.75, linewidth=0)

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from fedalign.errors import InputError
 from fedalign.runs.paths import FINISHED, DamagedManifestError, read_manifest
-from fedalign.runs.tables import LANDSCAPE
+from fedalign.runs.tables import BARRIERS, CLIENTS, LANDSCAPE, PLANES
 from fedalign.settings.config import counted
 from fedalign.settings.layers import flatten
 from fedalign.settings.yaml12 import parse
 
-TEXTS = ("path", "plane", "corner")  # columns that hold no numbers
+if TYPE_CHECKING:  # these take a second to import, and tables need none of them
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+TEXTS = ("path", "plane", "corner", "outcome")  # columns that hold no numbers
+SAMPLED = ("round", "client", "examples", "train_loss", "outcome")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A run as read from its folder.
 
@@ -33,6 +38,7 @@ class Run:
         landscape: `landscape.csv`, a row a point of a curve, of the same rounds.
         status: see `manifest.json`.
         warning: what the run said about its clients at its end, if they were too few.
+        ended_early: why it has fewer rounds than its configuration, if it was to stop.
     """
 
     path: Path
@@ -41,6 +47,7 @@ class Run:
     landscape: pd.DataFrame
     status: str = FINISHED
     warning: str | None = None
+    ended_early: str | None = None
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -51,6 +58,97 @@ class Run:
     def counted(self) -> dict[str, Any]:
         """The settings on which results depend, under dotted keys; those of the run's hash."""
         return flatten(counted(self.tree))
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Versions, hardware, data, and how the run went; empty if it cannot be read."""
+        try:
+            return read_manifest(self.path) or {}
+        except DamagedManifestError:
+            return {}
+
+    @cached_property
+    def barriers(self) -> pd.DataFrame:
+        """`barriers.csv`: a row a curve, of whole rounds, as in all of these tables."""
+        return self._table("barriers.csv", BARRIERS)
+
+    @cached_property
+    def clients(self) -> pd.DataFrame:
+        """`clients.csv`: a row a client that evaluated; empty if none did."""
+        return self._table("clients.csv", CLIENTS)
+
+    @cached_property
+    def sampled(self) -> pd.DataFrame:
+        """`sampled.csv`: a row a client that was sampled; empty in folders without it."""
+        return self._table("sampled.csv", SAMPLED)
+
+    @cached_property
+    def planes(self) -> pd.DataFrame:
+        """`planes.csv`: a row a point of a plane; empty if none was measured."""
+        table = self._table("planes.csv", PLANES)
+        return table.fillna({"corner": ""})
+
+    def model(self, which: Literal["final", "best"] = "final") -> nn.Module:
+        """Return the final global model, or the best one if the run kept it, to evaluate with.
+
+        It takes examples as `examples` returns them, and runs on the CPU.
+
+        Raises:
+            InputError: the run has no such model.
+        """
+        from fedalign.report.models import global_model
+
+        return global_model(self, which)
+
+    def client_models(self, number: int) -> dict[int, nn.Module]:
+        """Return the clients' models after their training in a round, by client.
+
+        Raises:
+            InputError: the run kept none of that round, see `keep_models`.
+        """
+        from fedalign.report.models import client_models
+
+        return client_models(self, number)
+
+    def examples(self, part: Literal["train", "test"] = "test") -> tuple[Tensor, Tensor]:
+        """Return the inputs of `model()` and the labels `(N,)` of a part of the run's data set.
+
+        Raises:
+            InputError: the data set is not here, or has no such part.
+        """
+        from fedalign.report.models import examples
+
+        return examples(self, part)
+
+    def figure(self, kind: str = "rounds") -> Figure:
+        """Return a figure of the run; a notebook shows it, and `savefig` writes it.
+
+        Raises:
+            InputError: there is no such kind, or the run has not measured what it shows.
+        """
+        from fedalign.report.gallery import figure
+
+        return figure(self, kind)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {self.unfinished or FINISHED})"
+
+    def _repr_html_(self) -> str:
+        from fedalign.report.card import card
+
+        return card(self)
+
+    def _table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
+        """Return a table of the folder, of whole rounds only; an empty one if it is not there."""
+        file = self.path / name
+        try:
+            table = read_table(file, columns, self.status)
+        except FileNotFoundError:
+            return pd.DataFrame(columns=list(columns))
+        except ValueError as error:
+            raise InputError(f"{file} cannot be read: {error}") from None
+        whole: pd.DataFrame = table[table["round"].isin(self.metrics["round"])]
+        return whole
 
     @property
     def unfinished(self) -> str | None:
@@ -69,6 +167,13 @@ class Run:
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Return the runs in these folders; `InputError` names a folder that holds no run."""
     return [_read(folder) for folder in folders]
+
+
+def held(folder: Path) -> list[Path]:
+    """Return the run folders that a folder holds, or the folder itself if it holds none."""
+    if (folder / "config.yaml").is_file():
+        return [folder]
+    return sorted(file.parent for file in folder.glob("*/config.yaml")) or [folder]
 
 
 def distinct(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -101,7 +206,14 @@ def _read(folder: Path) -> Run:
     if type(tree.get("seed")) is not int or type(tree.get("name")) is not str:
         raise InputError(f"{folder / 'config.yaml'} is not the configuration of a run")
     landscape = landscape[landscape["round"].isin(metrics["round"])]
-    return Run(folder, tree, metrics, landscape, status, warning)
+    return Run(folder, tree, metrics, landscape, status, warning, _ended_early(manifest))
+
+
+def _ended_early(manifest: Mapping[str, Any]) -> str | None:
+    early = manifest.get("stopped_early")
+    if not early:
+        return None
+    return f"ended after round {early['round']} of {early['of']}: {early['reason']}"
 
 
 def read_table(path: Path, columns: Sequence[str], status: str = FINISHED) -> pd.DataFrame:

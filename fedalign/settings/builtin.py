@@ -14,6 +14,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "fednova": "strategies.fednova:FedNova",
         "fedexp": "strategies.fedexp:FedExP",
         "matched": "strategies.matched:Matched",
+        "fused": "strategies.fused:Fused",
         "fedavgm": "flwr.serverapp.strategy:FedAvgM",
         "fedadagrad": "flwr.serverapp.strategy:FedAdagrad",
         "fedadam": "flwr.serverapp.strategy:FedAdam",
@@ -85,6 +86,23 @@ BUILTIN: dict[str, dict[str, str]] = {
         "leaf": "fedalign.data.leaf:LEAF",
         "folder": "fedalign.data.folder:FolderData",
     },
+    "trackers": {
+        "tensorboard": "fedalign.trackers.tensorboard:TensorBoard",
+        "mlflow": "fedalign.trackers.mlflow:MLflow",
+        "wandb": "fedalign.trackers.wandb:WandB",
+    },
+    "fusions": {
+        "mean": "fedalign.fusions.means:Mean",
+        "weighted": "fedalign.fusions.means:Weighted",
+        "greedy": "fedalign.fusions.choosing:Greedy",
+        "best": "fedalign.fusions.choosing:Best",
+        "ensemble": "fedalign.fusions.ensemble:Ensemble",
+        "slerp": "fedalign.fusions.means:Slerp",
+        "task-arithmetic": "fedalign.fusions.tasks:TaskArithmetic",
+        "ties": "fedalign.fusions.tasks:TIES",
+        "fisher": "fedalign.fusions.fisher:FisherWeighted",
+        "matched": "fedalign.fusions.matched:Matched",
+    },
 }
 # What Flower's strategies take without a word, and fail of in the first round; and what it means.
 FLOWER_FIELDS: dict[str, dict[str, Any]] = {
@@ -121,6 +139,8 @@ SINGULAR = {
     "partitioners": "partitioner",
     "models": "model",
     "datasets": "data set",
+    "trackers": "tracker",
+    "fusions": "fusion",
 }
 PLACES = {  # where a configuration names a part, and the kind of part it is
     "data": "datasets",
@@ -129,6 +149,7 @@ PLACES = {  # where a configuration names a part, and the kind of part it is
     "client": "clients",
     "strategy": "strategies",
     "strategy.schedule": "schedules",
+    "strategy.fusion": "fusions",
 }
 KINDS = {place: kind for place, kind in PLACES.items() if "." not in place}  # the sections
 DEFAULT_PARTS = {

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flwr.app import UserConfigValue
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, model_validator
+from pydantic import Field, model_validator
 
 from fedalign.errors import BadValueError, InputError
-from fedalign.settings.builtin import DEFAULT_PARTS, KINDS
+from fedalign.settings.builtin import KINDS
 from fedalign.settings.coherence import check
+from fedalign.settings.fields import PartField, TrackersField, part
 from fedalign.settings.layers import holds, validate, with_layers
-from fedalign.settings.registry import Part, options, parse
+from fedalign.settings.registry import options
 from fedalign.settings.sections import STATISTICS_BATCH, Evaluation, Section, Simulation
 from fedalign.settings.sources import (
     INLINE,
@@ -28,41 +29,25 @@ from fedalign.settings.sources import (
     read_tree,
     split_overrides,
 )
+from fedalign.settings.stopping import KeptRounds, Patience, StopWhen
 
 # What `flwr run --run-config` accepts, see pyproject.toml; an empty text there means "not given".
 LISTED = {
     *("config", "overrides", "rounds", "seed", "num_clients", "clients_per_round"),
     *("alpha", *KINDS),
 }
-# Where and how a run is computed is no part of what it computes, nor is how long it waits.
+# Where and how a run is computed is no part of what it computes, nor is how long it waits, nor
+# what it keeps.
 NOT_IN_DIGEST = {
-    *("name", "out", "checkpoint_every", "simulation"),
+    *("name", "out", "checkpoint_every", "simulation", "trackers"),
     *("timeout", "min_available_nodes", "min_replies", "min_participation"),
+    *("keep_models", "keep_best"),
 }
 
 NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 
 # Younger settings count only where they differ from these, so that older runs keep their names.
-LATER = {"tf32": True, "deterministic": True}
-
-
-def _part(section: Any, info: ValidationInfo) -> Part:
-    place = str(info.field_name)
-    if isinstance(section, Part):
-        return section
-    default = {"name": DEFAULT_PARTS[place]}
-    return parse(KINDS[place], default | section if isinstance(section, dict) else section, place)
-
-
-PartField = Annotated[Part, BeforeValidator(_part), PlainSerializer(Part.dump)]
-
-
-def _default(place: str, description: str) -> Any:
-    return Field(
-        default_factory=lambda: parse(KINDS[place], DEFAULT_PARTS[place], place),
-        description=f"{description}; its options stand beside its name: {place}.OPTION",
-        json_schema_extra={"allowed": f"one of the {KINDS[place]}, or package.module:Name"},
-    )
+LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
 
 
 class Config(Section):
@@ -121,6 +106,21 @@ class Config(Section):
         description="rounds between checkpoints; 0: none; auto: so often that writing them takes "
         "less than a tenth of the time, and when the run is stopped",
     )
+    keep_models: KeptRounds = Field(
+        default_factory=list,
+        description="rounds whose client models are kept, such as [5, 10, last]; or all",
+    )
+    keep_best: str | None = Field(
+        None, description="a metric: the model of its best round is kept as best.safetensors"
+    )
+    stop_when: StopWhen | None = Field(
+        None,
+        description="end the run after a round in which a metric is so far, such as "
+        "test_accuracy >= 0.9",
+    )
+    patience: Patience | None = Field(
+        None, description="end the run when a metric has not improved for some rounds"
+    )
     out: str = Field("runs", description="folder in which run folders are created")
     device: str = Field(
         "auto",
@@ -157,13 +157,18 @@ class Config(Section):
         "larger one are left out of the round; null: 100 times the norm of the model that was "
         "sent",
     )
-    data: PartField = _default("data", "the data set")
-    partition: PartField = _default("partition", "how the examples are divided among the clients")
-    model: PartField = _default("model", "the network that is trained")
-    client: PartField = _default("client", "how a client trains")
-    strategy: PartField = _default("strategy", "how the server combines the clients' models")
+    data: PartField = part("data", "the data set")
+    partition: PartField = part("partition", "how the examples are divided among the clients")
+    model: PartField = part("model", "the network that is trained")
+    client: PartField = part("client", "how a client trains")
+    strategy: PartField = part("strategy", "how the server combines the clients' models")
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
+    trackers: TrackersField = Field(
+        default=[],
+        description="where the run is shown beside its folder",
+        json_schema_extra={"allowed": "any of the trackers, or package.module:Name"},
+    )
 
     @model_validator(mode="after")
     def _parts_go_together(self) -> Config:
@@ -174,6 +179,10 @@ class Config(Section):
         if self.min_replies > self.sampled:
             problem = f"{self.min_replies} is not allowed: {self.sampled} clients are in a round"
             raise BadValueError("min_replies", problem)
+        late = [n for n in self.keep_models if isinstance(n, int) and n > self.rounds]
+        if late:
+            problem = f"{late[0]} is not allowed: the run has {self.rounds} rounds"
+            raise BadValueError("keep_models", problem)
         return self
 
     @property
@@ -217,23 +226,25 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"evaluation": evaluation}
 
 
-def read(source: str | None, overrides: Mapping[str, Any]) -> Config:
-    """Return the configuration of a source with dotted overrides.
+def read(source: str | None, *layers: Mapping[str, Any], said: str = "command line") -> Config:
+    """Return the configuration of a source with layers of dotted settings over it.
 
     Args:
         source: a YAML file, the name of one of fedalign's own, or the text of a configuration;
             None: the defaults.
-        overrides: values by dotted key.
+        layers: values by dotted key; later layers go over earlier ones.
+        said: where the layers stand.
 
     Raises:
-        InputError: names the file or the command line, the dotted place, the value and what is
-            allowed there.
+        InputError: names the file or where the layers stand, the dotted place, the value and
+            what is allowed there.
     """
     try:
-        return resolve(source, overrides)
+        return resolve(source, *layers)
     except BadValueError as error:
         called = INLINE if source and is_inline(source) else source
-        at_fault = called if called and not holds(overrides, error.place) else "command line"
+        given = any(holds(layer, error.place) for layer in layers)
+        at_fault = called if called and not given else said
         raise InputError(f"{at_fault}: {error}") from None
 
 
@@ -242,8 +253,15 @@ def resolve(source: str | None, *layers: Mapping[str, Any]) -> Config:
 
     Raises:
         BadValueError: see `layers.with_layers` and `layers.validate`.
+        InputError: the source cannot be read, or describes several runs.
     """
-    return validate(Config, with_layers(read_tree(source) if source else {}, layers))
+    tree = read_tree(source) if source else {}
+    if "sweep" in tree:
+        raise InputError(
+            f"{INLINE if source and is_inline(source) else source}: its block `sweep` describes "
+            "several runs: `fedalign sweep FILE` makes them, and lists them with --dry-run"
+        )
+    return validate(Config, with_layers(tree, layers))
 
 
 def from_run_config(run_config: Mapping[str, UserConfigValue]) -> Config:

@@ -12,12 +12,13 @@ from typing import Any, get_type_hints
 from flwr.serverapp.strategy import Strategy
 from pydantic import TypeAdapter, ValidationError
 
-from fedalign.settings import contracts
+from fedalign.settings import contracts, result_contracts
 from fedalign.settings.builtin import SINGULAR
 
 MISSING = object()
 MORE_ARGUMENTS = {"split": ("groups",)}  # given by name to methods that have such a parameter
 COMPUTED = (property, cached_property, MemberDescriptorType)  # their values are known later
+OWN = {contracts.__name__, result_contracts.__name__}  # modules whose protocols are fedalign's
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,19 @@ CONTRACTS = {
         frozenset(contracts.ModelArguments.__annotations__),
     ),
     "datasets": Contract(contracts.Source, (contracts.HasParts, contracts.HasSpec)),
+    "trackers": Contract(result_contracts.Tracker),
+    "fusions": Contract(
+        result_contracts.Fusion, (result_contracts.HasNeeds,), result_contracts.FusionTraits
+    ),
 }
 
 
 def kind_of(target: Any) -> str:
     """Return the kind whose contract a class keeps; of a function it is not known, so `models`."""
-    order = ("models", "strategies", "schedules", "partitioners", "clients", "datasets")
+    order = (
+        *("models", "strategies", "schedules", "partitioners", "clients", "datasets"),
+        *("trackers", "fusions"),
+    )
     found = (kind for kind in order if isinstance(target, type) and not any(faults(kind, target)))
     return next(found, "models")
 
@@ -89,7 +97,7 @@ def faults(kind: str, part: Any) -> Iterator[str]:
                 yield f"{name}: {getattr(part, name)!r} is not a method"
     for protocol in (contract.required, *contract.optional):
         for name in sorted(_methods(protocol)):
-            if _has(part, name) and protocol.__module__ == contracts.__name__:
+            if _has(part, name) and protocol.__module__ in OWN:
                 yield from _uncallable(part, protocol, name)
     described = (contract.required, *contract.optional, contract.traits)
     for owner in filter(None, described):
@@ -133,7 +141,7 @@ def _methods(owner: type) -> set[str]:
 
 def _attributes(owner: type) -> dict[str, Any]:
     """Return the attributes that a protocol or a dataclass has, with their types."""
-    return get_type_hints(owner) if owner.__module__ == contracts.__name__ else {}
+    return get_type_hints(owner) if owner.__module__ in OWN else {}
 
 
 def _has(part: Any, method: str) -> bool:

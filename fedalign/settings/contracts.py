@@ -3,7 +3,8 @@
 A part is a class, or a function that returns an object. Four things make up a contract:
 
 - **required** methods and attributes: `Strategy` (Flower's), `ClientAlgorithm`, `Schedule`,
-  `Partitioner`, `Source`, `Model`. A part without them is refused when it is loaded.
+  `Partitioner`, `Source`, `Model`; `Fusion` and `Tracker` in `result_contracts`. A part without
+  them is refused when it is loaded.
 - **optional** methods and attributes, each a small protocol such as `TransformsImages`. Code that
   depends on one asks by `isinstance`.
 - **traits**: class attributes by which a part describes itself, such as `stateful = True`. Code
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from fedalign.algorithm import Stack, Trained
     from fedalign.data import Dataset, Spec
+    from fedalign.federation.federation import Federation
     from fedalign.masks.drawing import Draw
     from fedalign.masks.plan import MaskPlan
     from fedalign.models.symmetry import Group
@@ -43,6 +45,7 @@ class StrategyArguments(TypedDict):
         seed: the run's seed.
         num_clients: clients in the federation.
         num_sampled_clients: clients drawn for each round.
+        federation: the run's network, and the examples that the server has.
     """
 
     layout: Layout
@@ -51,6 +54,7 @@ class StrategyArguments(TypedDict):
     seed: int
     num_clients: int
     num_sampled_clients: int
+    federation: Federation
 
 
 # fedalign draws each round's clients itself, so a Flower strategy takes all the nodes it is shown.

@@ -35,9 +35,16 @@ from fedalign.settings.builtin import BUILTIN, PLACES, SINGULAR
 from fedalign.settings.conformance import CONTRACTS, faults
 from fedalign.settings.contracts import ClientTraits, StrategyTraits
 from fedalign.settings.foreign import translated
+from fedalign.settings.result_contracts import FusionTraits
 from fedalign.settings.signatures import Option, options_of
 
 HOME = Path(__file__).resolve().parents[2]
+Traits = StrategyTraits | ClientTraits | FusionTraits
+TRAITS: dict[str, type[Traits]] = {
+    "strategies": StrategyTraits,
+    "clients": ClientTraits,
+    "fusions": FusionTraits,
+}
 FOLDERS = ("strategies", "clients", "partitions")
 SEED = Annotated[
     int | None,
@@ -129,9 +136,11 @@ def options(kind: str, name: str, place: str = "") -> dict[str, Option]:
 def traits(kind: Literal["strategies"], name: str) -> StrategyTraits: ...
 @overload
 def traits(kind: Literal["clients"], name: str) -> ClientTraits: ...
-def traits(kind: Literal["strategies", "clients"], name: str) -> StrategyTraits | ClientTraits:
+@overload
+def traits(kind: Literal["fusions"], name: str) -> FusionTraits: ...
+def traits(kind: Literal["strategies", "clients", "fusions"], name: str) -> Traits:
     """Return what a part declares about itself."""
-    target, described = load(kind, name), StrategyTraits if kind == "strategies" else ClientTraits
+    target, described = load(kind, name), TRAITS[kind]
     known = [field.name for field in fields(described) if hasattr(target, field.name)]
     return described(**{key: getattr(target, key) for key in known})
 

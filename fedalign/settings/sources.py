@@ -16,37 +16,38 @@ from fedalign.errors import InputError, nearest, shortened
 from fedalign.settings.registry import HOME
 from fedalign.settings.yaml12 import UnusableYAMLError, parse
 
+COMMA = re.compile(r",(?![^\[{]*[\]}])")
 INLINE = "the configuration given as text"
 _parse = lru_cache(maxsize=16)(parse)  # every run of a study reads the same base
 
 
-def find(path: str, folder: str = "configs") -> Path:
+def find(path: str, *folders: str) -> Path:
     """Return the YAML file that is meant: a path, or the name of one of fedalign's own.
 
     Args:
         path: with or without its ending.
-        folder: where fedalign's own lie, such as `configs/studies`.
+        folders: where fedalign's own lie, such as `configs/studies`; by default `configs`.
     """
-    homes = (HOME, HOME / "fedalign")  # a checkout, or an installed package
-    for place in (Path(), *homes, *(home / folder for home in homes)):
+    homes, folders = (HOME, HOME / "fedalign"), folders or ("configs",)  # checkout, or installed
+    for place in (Path(), *homes, *(home / folder for folder in folders for home in homes)):
         for candidate in (place / path, place / f"{path}.yaml"):
             with suppress(OSError):  # such as of a name that is too long
                 if candidate.is_file():
                     return candidate
-    names = own(folder)
+    names = own(*folders)
     if f"algorithms/{path}" in names:
         raise InputError(f"{path}: no such file; did you mean 'algorithms/{path}'?")
     short = [name for name in names if "/" not in name]
-    raise InputError(f"{path}: no such file, nor one in {folder}{nearest(path, short)}")
+    places = " or ".join(folders)
+    raise InputError(f"{path}: no such file, nor one in {places}{nearest(path, short)}")
 
 
-def own(folder: str = "configs") -> dict[str, Path]:
-    """Return fedalign's own files in a folder of `find`, by the name that `find` knows."""
-    homes = [home / folder for home in (HOME, HOME / "fedalign")]
+def own(*folders: str) -> dict[str, Path]:
+    """Return fedalign's own files in folders of `find`, by the name that `find` knows."""
+    homes = [home / folder for folder in folders for home in (HOME, HOME / "fedalign")]
     files = [(f, h) for h in homes for f in (*h.glob("*.yaml"), *h.glob("algorithms/*.yaml"))]
-    return dict(
-        sorted((file.relative_to(home).with_suffix("").as_posix(), file) for file, home in files)
-    )
+    names = {file.relative_to(home).with_suffix("").as_posix(): file for file, home in files}
+    return {name: names[name] for name in sorted(names, key=lambda name: ("/" in name, name))}
 
 
 def is_inline(source: str) -> bool:
@@ -109,8 +110,11 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_choices(words: Iterable[str]) -> dict[str, list[Any]]:
-    """Return dotted keys and the values to choose from, from words such as `seed=0,1,2`."""
-    return {key: [_value(key, t) for t in text.split(",")] for key, text in map(_split, words)}
+    """Return dotted keys and the values to choose from, from words such as `seed=0,1,2`.
+
+    Commas inside brackets belong to a value: `keep_models=[5,10]` is one.
+    """
+    return {key: [_value(key, t) for t in COMMA.split(text)] for key, text in map(_split, words)}
 
 
 def combinations(choices: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

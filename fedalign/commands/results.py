@@ -58,7 +58,7 @@ def report(
             save(maps(planes_of(rows)), plane)
             print(f"planes in {plane}")
         if written is not None:
-            write(found, rows, written, repeated)
+            write(found, written, repeated)
             print(f"page in {written}")
 
 

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,9 +95,9 @@ def _plot(panel: Axes, table: pd.DataFrame, best: float) -> QuadContourSet:
     panel.plot(corners["x"].iloc[:2], corners["y"].iloc[:2], "--", color="white", linewidth=1)
     panel.plot(corners["x"], corners["y"], "o", color="white", markeredgecolor="black")
     box = {"boxstyle": "round,pad=0.2", "color": "white", "alpha": 0.7, "linewidth": 0}
+    look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 7}
     for number, (name, x, y) in enumerate(corners[["corner", "x", "y"]].itertuples(index=False)):
-        side = {"xytext": (6, 0), "ha": "left"} if number else {"xytext": (-6, 0), "ha": "right"}
-        look = {"textcoords": "offset points", "va": "center", "fontsize": 7, "bbox": box}
-        panel.annotate(name, (x, y), **side, **look)
+        beside, side = ((6, 0), "left") if number else ((-6, 0), "right")
+        panel.annotate(name, (x, y), beside, ha=side, bbox=box, **look)
     panel.set(aspect="equal")
     return contours

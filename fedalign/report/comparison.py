@@ -11,10 +11,11 @@ import numpy as np
 from fedalign.errors import InputError, nearest
 from fedalign.report.baselines import baselines
 from fedalign.report.labels import Settings, beside, common, decides, ordered, varied
-from fedalign.report.measures import TRAFFIC, At, Reached, lower_is_better, reached
+from fedalign.report.measures import TRAFFIC, At, Reached, reached
 from fedalign.report.notes import chosen, notes
 from fedalign.report.reading import Run
 from fedalign.report.statistics import Difference, corrected, deviation, paired
+from fedalign.runs.tables import lower_is_better
 from fedalign.settings.builtin import KINDS
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fedalign.report.labels import COMMON, Settings, common, label, varied
-from fedalign.report.measures import lower_is_better, series
+from fedalign.report.measures import series
 from fedalign.report.reading import Run
 from fedalign.report.statistics import UNKNOWN
+from fedalign.runs.tables import lower_is_better
 
 if TYPE_CHECKING:
     from fedalign.report.comparison import Comparison

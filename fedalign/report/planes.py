@@ -71,6 +71,7 @@ def maps(planes: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
             `accuracy`.
     """
     figure, panels = grid(len(planes), 0.6 + 1.9 * max(_slope(table) for _, table in planes), False)
+    figure.set_figheight(figure.get_figheight() + 0.6)  # for the colour bar
     best = max(float(table["accuracy"].max()) for _, table in planes)
     for panel, (title, table) in zip(panels, planes, strict=True):
         contours = _plot(panel, table, best)

@@ -78,6 +78,7 @@ OLD_WORDS = {
     "strategy.fixed_lr_scale": "strategy.slow",
 }
 OLD_COLUMNS = {"effort": "normalized_steps"}
+COSTS = ["seconds", "cpu_seconds", "peak_memory"]
 MAIN = "from fedalign.cli import main; main()"
 
 
@@ -123,24 +124,22 @@ def differences(before: Path, after: Path) -> list[str]:
     for name in old.keys() & new.keys():
         if old[name].dtype != new[name].dtype or old[name].tobytes() != new[name].tobytes():
             found.append(f"tensor {name}")
-    tables = {path.name for folder in (before, after) for path in folder.glob("*.csv")}
-    for name in sorted(tables):
-        if not ((before / name).exists() and (after / name).exists()):
-            found.append(f"{name} is missing in one of them")
+    for name in sorted(path.name for path in before.glob("*.csv")):  # what is new is no difference
+        if not (after / name).exists():
+            found.append(f"{name} is missing")
             continue
-        old_table, new_table = table(before / name), table(after / name)
+        old_table = table(before / name)
+        new_table = table(after / name).reindex(columns=old_table.columns)
         if not old_table.equals(new_table):
-            columns = [
-                c for c in old_table if c not in new_table or any(old_table[c] != new_table[c])
-            ]
+            columns = [c for c in old_table if any(old_table[c] != new_table[c])]
             found.append(f"{name}: {', '.join(columns) or 'other columns'}")
     return found
 
 
 def table(file: Path) -> pd.DataFrame:
-    """Return a table with its cells as text, without the column of seconds."""
+    """Return a table with its cells as text, without what the run cost."""
     read = pd.read_csv(file, dtype=str, keep_default_na=False)
-    return read.drop(columns="seconds", errors="ignore").rename(columns=OLD_COLUMNS)
+    return read.drop(columns=COSTS, errors="ignore").rename(columns=OLD_COLUMNS)
 
 
 def main() -> None:

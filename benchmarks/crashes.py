@@ -230,7 +230,10 @@ def results(out: Path) -> tuple[str, bytes]:
     """Return all that a run ends with, but for the seconds that it took."""
     (folder,) = out.glob("*")
     tables = [pd.read_csv(path, dtype=str) for path in sorted(folder.glob("*.csv"))]
-    texts = [table.drop(columns="seconds", errors="ignore").to_csv() for table in tables]
+    texts = [
+        table.drop(columns=["seconds", "cpu_seconds", "peak_memory"], errors="ignore").to_csv()
+        for table in tables
+    ]
     return "".join(texts), (folder / "model.safetensors").read_bytes()
 
 

@@ -15,13 +15,19 @@ from fedalign.errors import FedalignError
 def replace(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file by what `write` writes to the path it is given.
 
+    It has the permissions of any new file there, whatever `write` does: safetensors lets nobody
+    else read its files.
+
     Raises:
         FedalignError: it cannot be written; the file that was there is unchanged.
     """
     new = path.with_name(f"{path.name}.tmp")
     with reporting(path):
         try:
+            new.touch()
+            usual = new.stat().st_mode
             write(new)
+            new.chmod(usual)
             sync(new)
             new.replace(path)
         except BaseException:

@@ -14,28 +14,29 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedalign.federation.federation import Federation, federation_of
 from fedalign.files import reporting
-from fedalign.messages.groups import GroupGrid
 from fedalign.network.device import torch_threads
 from fedalign.runs.checkpoint import Checkpoint, Checkpoints, resume
 from fedalign.runs.folder import RunFolder
+from fedalign.runs.interrupts import Interrupts
 from fedalign.runs.lock import locked
+from fedalign.runs.log import RunLog, say
 from fedalign.runs.manifest import manifest
+from fedalign.runs.models import keepers_of
 from fedalign.runs.paths import folder_of
 from fedalign.runs.progress import Progress
+from fedalign.runs.split import write_split
+from fedalign.runs.stopping import StopRule, check_metrics
 from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import columns
 from fedalign.server.client_states import states_of
-from fedalign.server.measure import Measure
-from fedalign.server.nodes import Nodes, SimulatedNodes
+from fedalign.server.meter import Meter
 from fedalign.server.participation import LimpingRunError, Participation, suggestion
-from fedalign.server.remote_nodes import RemoteNodes
-from fedalign.server.round import RoundSettings
 from fedalign.server.rounds import RoundLoop
+from fedalign.server.setup import config_of, measures, nodes_of, round_settings, stack_of, steps_of
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.contracts import BoundsMetrics
 from fedalign.trackers.tracking import Tracking
-from fedalign.training.stacks import StackChoice, choose_stack
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,27 +49,45 @@ log = logging.getLogger("fedalign")
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation from the first round to the last, on whatever engine the grid belongs to."""
-    federation = federation_of(context.run_config)
-    nodes = nodes_of(grid, federation)
+    with RunLog() as said:
+        _run(federation_of(context.run_config), grid, said)
+
+
+def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
+    check_metrics(federation.config)
+    meter, nodes = Meter(grid), nodes_of(grid, federation)
     clients = len(nodes.present())
-    config = _config(federation, nodes)
+    config = config_of(federation, nodes)
     tracking = Tracking(config, lambda: _figures(config))
     strategy = strategy_of(federation, config.num_clients)
     measured, states = measures(federation, nodes), states_of(config, grid)
     with locked(folder_of(config)):
         resumed = resume(config, strategy, states)
         sampled = min(config.clients_per_round or clients, clients)
-        stack = _stack(federation, grid, sampled, resumed)
+        stack = stack_of(federation, grid, sampled, resumed.stack if resumed else None)
         facts = manifest(config, federation, nodes, type(grid).__name__, stack)
         gc.freeze()  # some Flower strategies collect garbage at each reply; nothing so far is any
         seen = Participation.restored(resumed.participation) if resumed else Participation()
-        folder = RunFolder(config, facts, resumed, seen)
+        folder = RunFolder(config, facts, resumed, seen, meter)
+        said.open(folder.path)
+        if not nodes.hold_own_data:
+            write_split(federation, config.num_clients, folder.path)
+        earlier = folder.rounds() if resumed else []
+        rule = StopRule(config, earlier)
+        keepers = keepers_of(config, federation.network.layout, rule, earlier)
         progress = _progress(config, folder, resumed)
         checkpoints = Checkpoints(config, strategy, states, stack.size, seen, resumed)
         tracking.resume(after=resumed.number if resumed else 0)
-        callbacks = [*measured, folder, tracking, progress, checkpoints]
+        callbacks = [*measured, rule, folder, *keepers, tracking, progress, checkpoints]
         on_cpu = federation.network.device.type == "cpu"
-        runner = CallbackRunner(callbacks, config.evaluation.overlap, config.rounds, thread=on_cpu)
+        overlap = config.evaluation.overlap and not rule  # which decides on the next round
+        runner = CallbackRunner(callbacks, overlap, config.rounds, thread=on_cpu)
+        interrupts = Interrupts(progress.tell, wanted=config.checkpoint_every != 0)
+
+        def is_over() -> bool:
+            interrupts.check()
+            return rule.reason is not None
+
         client = federation.client
         loop = RoundLoop(
             strategy,
@@ -81,18 +100,22 @@ def main(grid: Grid, context: Context) -> None:
             bounds=client.metric_bounds if isinstance(client, BoundsMetrics) else None,
             participation=seen,
             states=states,
+            steps=steps_of(client),
+            is_over=is_over,
         )
         done, model = (
             (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
         )
         # A second torch thread keeps spinning after each large operation; measuring has its own.
-        with folder, tracking, checkpoints, progress, torch_threads(1), _rare_garbage():
+        with interrupts, folder, tracking, checkpoints, progress, torch_threads(1), _rare_garbage():
             model = loop.run(model, first=done + 1)
+            folder.add(rule.facts())
             if not nodes.hold_own_data:  # at the end, so that no round waits for it
                 _draw(federation, config, folder.path / "partition.png")
             folder.save(federation.network.layout.to_state(model))
-    print(f"results in {folder.path}", flush=True)
+    say(f"results in {folder.path}{rule.end()}")
     _say_who_took_part(seen, config, folder)
+    interrupts.check()  # pressed in the last round: no further run begins
 
 
 @contextmanager
@@ -133,85 +156,7 @@ def _say_who_took_part(seen: Participation, config: Config, folder: RunFolder) -
         log.warning("%s", line)
 
 
-def nodes_of(grid: Grid, federation: Federation) -> Nodes:
-    """Return the federation's nodes; simulated ones hold what the partition gives them."""
-    config = federation.config
-    if isinstance(grid, GroupGrid):
-        ids = grid.partitions()
-        held = [federation.held(partition, len(ids)) for partition in ids]
-        return SimulatedNodes(ids, [len(h.trained) for h in held], [len(h.tested) for h in held])
-    spec, least = federation.spec.to_config(), config.min_available_nodes
-    if type(grid).__name__ == "InMemoryGrid":  # Flower's own engine, which starts the nodes itself
-        return RemoteNodes(grid, spec, None, least, config.timeout)
-
-    def dealt(partition: int) -> tuple[int, int] | None:
-        if federation.reference is None:
-            return None
-        held = federation.held(partition, config.num_clients)
-        return len(held.trained), len(held.tested)
-
-    return RemoteNodes(grid, spec, config.num_clients, least, config.timeout, dealt)
-
-
-def _config(federation: Federation, nodes: Nodes) -> Config:
-    """Return the run's configuration, with as many clients as the engine has nodes."""
-    config, count = federation.config, nodes.population
-    if count == config.num_clients:
-        return config
-    log.warning(
-        "the engine has %d nodes, so %d clients take part and not %d",
-        *(count, count, config.num_clients),
-    )
-    sampled = config.clients_per_round and min(config.clients_per_round, count)
-    return config.model_copy(update={"num_clients": count, "clients_per_round": sampled})
-
-
-def _stack(
-    federation: Federation, grid: Grid, clients: int, resumed: Checkpoint | None
-) -> StackChoice:
-    """Return how many clients to train as one; a resumed run keeps the number it began with."""
-    if not isinstance(grid, GroupGrid):
-        return StackChoice(1, "this engine calls clients one by one")
-    if resumed is not None and federation.config.simulation.stack == "auto":
-        return StackChoice(resumed.stack, "the run began with it")
-    return choose_stack(federation, clients, grid.num_workers)
-
-
-def measures(federation: Federation, nodes: Nodes) -> list[Measure]:
-    """Return what measures global and interpolated models; nothing if there is no test set.
-
-    Raises:
-        InputError: clients are to evaluate, and none can.
-    """
-    config, settings = federation.config, federation.config.evaluation
-    if settings.client_fraction:
-        federation.check_testers(nodes.test_examples.values())
-    if federation.test is None:
-        if not settings.client_fraction:
-            log.warning("there is no test set: give evaluation.client_fraction, or nothing tests")
-        return []
-    network, train = federation.network.twin(), federation.reference
-    options = settings, config.seed, config.rounds
-    return [Measure(network, federation.test, train, *options, sizes=nodes.train_examples)]
-
-
 def _progress(config: Config, folder: RunFolder, resumed: Checkpoint | None) -> Progress:
     title = f"{config.strategy.name} on {config.data.name}: {folder.path}"
     done = resumed.number if resumed else 0
     return Progress(title, config.rounds, measured=columns(config.evaluation), done=done)
-
-
-def round_settings(federation: Federation, config: Config, stack: int) -> RoundSettings:
-    """Return what every round of a run has in common."""
-    return RoundSettings(
-        rounds=config.rounds,
-        seed=config.seed,
-        clients_per_round=config.clients_per_round,
-        evaluate_fraction=config.evaluation.client_fraction,
-        evaluate_every=config.evaluation.client_every,
-        timeout=config.timeout,
-        stack=stack,
-        partial_sums=config.simulation.partial_aggregation and not federation.codec.half,
-        max_update_norm=config.max_update_norm,
-        min_replies=config.min_replies,
-    )

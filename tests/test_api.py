@@ -157,3 +157,11 @@ def test_importing_fedalign_imports_nothing_large():
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "set()\n"
     assert {"run", "load", "Run"} <= {*dir(fedalign)}
+
+
+def test_the_model_needs_no_data(run, monkeypatch):
+    monkeypatch.setattr("fedalign.data.digits.Digits.load", lambda *_: 1 / 0)
+    weights = load_file(run.path / "model.safetensors")
+    assert all(torch.equal(t, weights[name]) for name, t in run.model().state_dict().items())
+    with pytest.raises(fedalign.InputError, match="division by zero"):
+        run.examples()

@@ -31,7 +31,7 @@ ORDER = (
     "network",
     "models settings data partitions",
     "partitioning testing console",
-    "seeding files",
+    "seeding files usage",
     "errors rng __version__",
 )
 RANKS = {room: rank for rank, row in enumerate(ORDER) for room in row.split()}

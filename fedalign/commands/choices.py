@@ -17,4 +17,10 @@ def combined(
 
     fixed: dict[str, object] = {} if out is None else {"out": out}
     fixed |= {"trackers": trackers} if trackers else {}
-    return [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
+    found = [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
+    if any(own.stop_when or own.patience or own.keep_best for own in found):
+        from fedalign.runs.stopping import check_metrics  # imports torch
+
+        for own in found:
+            check_metrics(own)
+    return found

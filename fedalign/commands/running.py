@@ -34,6 +34,7 @@ def run(
     with guarded(verbose):
         from fedalign.runs.identity import refuse_changed
         from fedalign.runs.launch import launch
+        from fedalign.runs.models import missing_models
         from fedalign.runs.paths import folder_of, limping
         from fedalign.server.participation import LimpingRunError
 
@@ -49,6 +50,8 @@ def run(
                 continue
             if not ran:
                 print(f"{folder_of(planned)} is finished already; use --again to repeat it")
+                if lacking := missing_models(planned):
+                    print(lacking)
                 if line := limping(folder_of(planned)):
                     print(line, file=sys.stderr)
                     limped = True

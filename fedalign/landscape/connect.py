@@ -28,6 +28,7 @@ from fedalign.settings.registry import names
 from fedalign.settings.sources import parse_overrides
 
 ALPHAS = 25  # points on a line if the configuration says 0, as after a run without measurements
+ABOVE = 3  # folders: that of a file, such as models/round-5, and those above it
 EXAMPLES = 2000  # test images by default; runs use fewer, because they measure every round
 log = logging.getLogger("fedalign")
 MEANING = {"model": "the network of the files", "data": "the data set to test on"}
@@ -66,10 +67,10 @@ def how(
     """Return the configuration of `connect` from the arguments of a command line.
 
     Args:
-        files: the models; the folder of the first may hold the `config.yaml` of its run.
+        files: the models; the folder of the first, or one above it, may be that of its run.
         words: overrides `KEY=VALUE`.
-        config: a YAML file; if it is None and `model` or `data` is missing, the `config.yaml` next
-            to the first file is read.
+        config: a YAML file; if it is None and `model` or `data` is missing, the `config.yaml` of
+            the run that the first file lies in is read.
         given: names of `model` and `data`, or None.
 
     Raises:
@@ -77,16 +78,17 @@ def how(
     """
     overrides = {key: value for key, value in given.items() if value is not None}
     overrides |= parse_overrides(words)
-    beside = files[0].parent / "config.yaml" if files else File()
+    above = [*files[0].absolute().parents][:ABOVE] if files else []
+    found = next((f / "config.yaml" for f in above if (f / "config.yaml").is_file()), None)
     missing = [key for key in given if key not in overrides and f"{key}.name" not in overrides]
-    if missing and config is None and beside.is_file():
-        config = str(beside)
+    if missing and config is None and found:
+        config = str(found)
     if missing and config is None:
         known = names(KINDS[missing[0]])
         raise InputError(
             f"--{missing[0]}: must be given, {MEANING[missing[0]]} "
             f"({', '.join(known)}, or package.module:Name), or --config, "
-            "because there is no config.yaml next to the first file"
+            "because there is no config.yaml next to the first file or above it"
         )
     defaults = {"evaluation.match": "weights", "evaluation.examples": EXAMPLES}
     return read_config(config, defaults | overrides)

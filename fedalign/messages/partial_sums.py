@@ -22,7 +22,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from fedalign.messages.copies import records_in
 from fedalign.messages.groups import GroupReplies, GroupRequest
-from fedalign.messages.records import arrays_of, size_of
+from fedalign.messages.records import LOSS, arrays_of, size_of
 from fedalign.messages.validation import WEIGHT
 from fedalign.network.arrays import LazyArray, num_bytes, record_of, view_of
 from fedalign.settings.contracts import SaysAverages
@@ -75,11 +75,13 @@ class Mark(NamedTuple):
         clients: how many answered.
         num_bytes: the size of the arrays that they would have sent.
         left_out: by node, why a client is not in the sum. If no client is, there is no model.
+        losses: by node, the training losses of the clients that are, where they are known.
     """
 
     clients: int
     num_bytes: int
     left_out: Mapping[int, str]
+    losses: Mapping[int, float] = {}
 
 
 def put_mark(reply: Message, mark: Mark) -> None:
@@ -87,6 +89,8 @@ def put_mark(reply: Message, mark: Mark) -> None:
     record = ConfigRecord({"clients": mark.clients, "bytes": mark.num_bytes})
     if mark.left_out:
         record["nodes"], record["why"] = list(mark.left_out), list(mark.left_out.values())
+    if mark.losses:
+        record["used"], record["losses"] = list(mark.losses), list(mark.losses.values())
     reply.content[_MARK] = record
 
 
@@ -96,7 +100,8 @@ def take_mark(reply: Message) -> Mark | None:
         return None
     record: Any = reply.content.pop(_MARK)
     left_out = dict(zip(record.get("nodes", []), record.get("why", []), strict=True))
-    return Mark(record["clients"], record["bytes"], left_out)
+    losses = dict(zip(record.get("used", []), record.get("losses", []), strict=True))
+    return Mark(record["clients"], record["bytes"], left_out, losses)
 
 
 def clients_in(reply: Message) -> int:
@@ -129,7 +134,12 @@ def sum_replies(
     pairs = [_pair(reply) for reply in usable] if request.partial_sums else []
     if not (request.partial_sums and answered) or not _alike(pairs):  # the strategy will say so
         return GroupReplies(list(replies))
-    mark = Mark(len(answered), sum(map(size_of, answered)), flaws)
+    losses = {
+        reply.metadata.src_node_id: loss
+        for reply, (_, own) in zip(usable, pairs, strict=True)
+        if isinstance(loss := own.get(LOSS), float)
+    }
+    mark = Mark(len(answered), sum(map(size_of, answered)), flaws, losses)
     failed = [r for r in replies if r.has_error()]
     if not usable:
         return GroupReplies([empty_sum(answered[0], mark), *failed])

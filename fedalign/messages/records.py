@@ -21,6 +21,7 @@ from fedalign.messages.copies import records_in
 from fedalign.network.arrays import num_bytes, record_of
 
 METRICS = "metrics"
+LOSS = "train_loss"  # among the metrics of a reply
 EXTRA = "extra"
 STATE = "fedalign"  # a client's state in its context; in messages to real nodes, its digest
 _PREFIX = "mask-"

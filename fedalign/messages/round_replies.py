@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import cast
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupReplies
 from fedalign.messages.partial_sums import Mark, take_mark
-from fedalign.messages.records import EXTRA, METRICS, arrays_of, size_of
+from fedalign.messages.records import EXTRA, LOSS, METRICS, arrays_of, size_of
 from fedalign.messages.rules import ReplyRules
 from fedalign.messages.validation import metrics_in
 from fedalign.network.arrays import record_of
@@ -37,6 +38,8 @@ class RoundReplies:
         num_left_out: how many clients are left out.
         used: the nodes whose models are in `replies`, on their own or in a sum.
         states: by node, the new states of those clients.
+        losses: by partition, the clients' training losses, where they are known.
+        outcomes: by partition, for all that were sampled, `used` or why the model was not.
     """
 
     replies: list[Message] = field(default_factory=list)
@@ -47,6 +50,8 @@ class RoundReplies:
     num_left_out: int = 0
     used: set[int] = field(default_factory=set)
     states: dict[int, RecordDict] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
+    outcomes: dict[int, str] = field(default_factory=dict)
 
     def leave_out(self, partition: int, reason: str, clients: int = 1) -> None:
         """Note that a reply cannot be used; it stands for `clients` clients."""
@@ -118,7 +123,7 @@ def _receive(
         mark = take_mark(reply) if came.summed else None
         if mark is not None:
             sums.add(node)
-        num_clients, num_bytes, left_out = mark or Mark(1, size_of(reply), {})
+        num_clients, num_bytes, left_out, losses = mark or Mark(1, size_of(reply), {})
         round_replies.num_clients += num_clients
         round_replies.num_bytes += num_bytes
         for own, reason in left_out.items():
@@ -129,6 +134,8 @@ def _receive(
             try:
                 reply.content = decode(reply, partition_of[node], mark is not None)
                 usable.append((reply, remaining))
+                found = losses if mark else _loss(reply, node)
+                round_replies.losses |= {partition_of[n]: loss for n, loss in found.items()}
             except Exception as error:  # nothing that a client sends ends a run
                 reason = str(error) if isinstance(error, ValueError) else repr(error)
                 round_replies.leave_out(partition_of[node], reason[:MAX_CHARACTERS], remaining)
@@ -136,6 +143,12 @@ def _receive(
     for reply in round_replies.replies:
         round_replies.used.update(node for node in came.nodes_of(reply) if node not in refused)
     return round_replies
+
+
+def _loss(reply: Message, node: int) -> dict[int, float]:
+    """Return a client's training loss by its node; empty if its reply does not say it."""
+    metrics = cast(MetricRecord, reply.content[METRICS])
+    return {node: cast(float, metrics[LOSS])} if LOSS in metrics else {}
 
 
 def _keep_alike(

@@ -17,11 +17,12 @@ from fedalign.report.partition import counts_of, picture
 from fedalign.report.planes import maps, planes_of
 from fedalign.report.reading import Run
 from fedalign.report.tables import groups
+from fedalign.runs.split import FILE
 
 
 def _partition(run: Run) -> Figure:
-    if not (run.path / "partition.png").is_file():
-        raise InputError(f"{run.path}: its nodes hold data of their own, or it has not finished")
+    if not any((run.path / name).is_file() for name in (FILE, "partition.png")):
+        raise InputError(f"{run.path}: only its nodes know who has which examples")
     return picture(counts_of(Federation(config_of(run))))
 
 

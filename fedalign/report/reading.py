@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
@@ -14,7 +14,7 @@ from pandas.api.types import is_numeric_dtype
 
 from fedalign.errors import InputError
 from fedalign.runs.paths import FINISHED, DamagedManifestError, read_manifest
-from fedalign.runs.tables import BARRIERS, CLIENTS, LANDSCAPE, PLANES
+from fedalign.runs.tables import BARRIERS, CLIENTS, LANDSCAPE, PLANES, SAMPLED
 from fedalign.settings.config import counted
 from fedalign.settings.layers import flatten
 from fedalign.settings.yaml12 import parse
@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # these take a second to import, and tables need none of them
     from torch import Tensor, nn
 
 TEXTS = ("path", "plane", "corner", "outcome")  # columns that hold no numbers
-SAMPLED = ("round", "client", "examples", "train_loss", "outcome")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,6 +37,7 @@ class Run:
         landscape: `landscape.csv`, a row a point of a curve, of the same rounds.
         status: see `manifest.json`.
         warning: what the run said about its clients at its end, if they were too few.
+        ended_early: why it has fewer rounds than its configuration, if it was to stop.
     """
 
     path: Path
@@ -46,6 +46,7 @@ class Run:
     landscape: pd.DataFrame
     status: str = FINISHED
     warning: str | None = None
+    ended_early: str | None = None
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -89,7 +90,8 @@ class Run:
     def model(self, which: Literal["final", "best"] = "final") -> nn.Module:
         """Return the final global model, or the best one if the run kept it, to evaluate with.
 
-        It takes examples as `examples` returns them, and runs on the CPU.
+        It takes examples as `examples` returns them, and runs on the CPU. The data set need not be
+        here.
 
         Raises:
             InputError: the run has no such model.
@@ -197,7 +199,14 @@ def _read(folder: Path) -> Run:
     if type(tree.get("seed")) is not int or type(tree.get("name")) is not str:
         raise InputError(f"{folder / 'config.yaml'} is not the configuration of a run")
     landscape = landscape[landscape["round"].isin(metrics["round"])]
-    return Run(folder, tree, metrics, landscape, status, warning)
+    return Run(folder, tree, metrics, landscape, status, warning, _ended_early(manifest))
+
+
+def _ended_early(manifest: Mapping[str, Any]) -> str | None:
+    early = manifest.get("stopped_early")
+    if not early:
+        return None
+    return f"ended after round {early['round']} of {early['of']}: {early['reason']}"
 
 
 def read_table(path: Path, columns: Sequence[str], status: str = FINISHED) -> pd.DataFrame:

@@ -146,7 +146,7 @@ def common_settings(runs: Sequence[Run]) -> list[str]:
 
 
 def remarks(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
-    """Return a line on each run that is not in the rows, has not finished, or limped."""
+    """Return a line on each run that is not in the rows, ended before its last round, or limped."""
     shown = {id(run): run for row in rows for run in row.runs}
     lines = []
     for run in runs:
@@ -156,6 +156,8 @@ def remarks(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
             twin = next(other for other in shown.values() if other.is_twin_of(run))
             kind = "a copy" if twin.metrics.equals(run.metrics) else "another run"
             lines.append(f"{run.path}: {kind} of {twin.path}, whose seed counts once; left out")
+        if run.ended_early:
+            lines.append(f"{run.path}: {run.ended_early}")
         if run.warning:
             lines.append(f"{run.path}: {run.warning}")
     return lines

@@ -20,6 +20,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedalign.errors import FedalignError, InputError
 from fedalign.files import sync
+from fedalign.runs.log import say
 from fedalign.runs.paths import CHECKPOINT, FINISHED, DamagedManifestError, folder_of, read_manifest
 from fedalign.runs.trees import DamagedError, Packed, is_known, pack, read, write
 from fedalign.server.callbacks import Callback
@@ -116,7 +117,7 @@ class Checkpoints(Callback):
                 log.warning("%s", failure)
         if self._written:
             kept = f"round {self._written} of {self._rounds} is kept in {self._folder}"
-            print(f"{kept}; to go on: {command()}", file=sys.stderr, flush=True)
+            say(f"{kept}; to go on: {command()}", sys.stderr)
 
     def capture(self, outcome: Round) -> None:
         """Take the state after a round."""

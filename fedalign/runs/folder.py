@@ -7,23 +7,25 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from flwr.app import ArrayRecord
-from safetensors.numpy import save_file
 
 from fedalign.errors import FedalignError, InputError
 from fedalign.federation.client_state import STATES
-from fedalign.files import replace, replace_text, reporting, sync
+from fedalign.files import replace_text, reporting, sync
 from fedalign.landscape.planes import rows_of
 from fedalign.runs.checkpoint import Checkpoint
 from fedalign.runs.identity import changes
 from fedalign.runs.lock import LOCK
+from fedalign.runs.models import save_model
 from fedalign.runs.paths import CHECKPOINT, FINISHED, MANIFEST, folder_of, read_manifest
 from fedalign.runs.tables import barriers_row, columns, landscape_rows
+from fedalign.runs.totals import totals
 from fedalign.server.callbacks import Callback
+from fedalign.server.meter import Meter
 from fedalign.server.participation import Participation
 from fedalign.server.round import Round
 from fedalign.settings.config import Config
@@ -43,6 +45,7 @@ class RunFolder(Callback):
         manifest: facts about the run: versions, hardware, data source.
         resumed: the checkpoint to continue from; None empties the folder and starts anew.
         participation: who has taken part so far, for the manifest at the end.
+        meter: of what the run costs, made when it started.
 
     Raises:
         InputError: the folder cannot be written to.
@@ -54,9 +57,10 @@ class RunFolder(Callback):
         manifest: Mapping[str, Any],
         resumed: Checkpoint | None = None,
         participation: Participation | None = None,
+        meter: Meter | None = None,
     ):
         self.path, self._participation = folder_of(config), participation or Participation()
-        self._started = time.perf_counter()
+        self._meter, self._earlier = meter or Meter(), dict[str, float]()
         self._columns, self._share = columns(config.evaluation), config.min_participation
         self._manifest = dict(manifest) | {"status": "running", "resumed_after": [], "changed": []}
         try:
@@ -72,9 +76,10 @@ class RunFolder(Callback):
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Write the run's status and seconds; a finished run loses its checkpoint."""
-        seconds = round(time.perf_counter() - self._started, 3)
-        self._manifest |= {"status": _status(error), "seconds": seconds}
+        """Write how the run ended and what it cost; a finished run loses its checkpoint."""
+        spent = self._meter.read().metrics
+        self._manifest |= {"status": _status(error), "seconds": round(spent["seconds"], 3)}
+        self._manifest["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
         self._manifest["participation"] = self._participation.facts()
         self._manifest["warning"] = self._participation.line()
         self._manifest["limped"] = self._participation.is_below(self._share)
@@ -82,6 +87,8 @@ class RunFolder(Callback):
             if error is None:
                 for table in self._columns:
                     sync(self.path / table)
+            metrics = self.path / "metrics.csv"
+            self._manifest["totals"] = totals(metrics, spent, self._earlier)
             self._write_manifest()
         except (FedalignError, OSError) as failure:
             if error is None:
@@ -95,12 +102,15 @@ class RunFolder(Callback):
         """Append the round to the folder's tables.
 
         - `metrics.csv`: one row; cells of metrics that this round did not measure are empty.
+        - `sampled.csv`: a row for each client that was to train.
         - `landscape.csv`: a row for each point of each curve.
         - `barriers.csv`: a row for each curve.
         - `planes.csv`: if planes are measured, a row for each point; corners have a name.
         - `clients.csv`: if clients evaluate, a row for each client.
         """
         number = outcome.number
+        sampled = [[number, client, *own] for client, own in outcome.sampled.items()]
+        self._append("sampled.csv", sampled)
         if outcome.evaluations:
             cells = (
                 {**own, "examples": own["num-examples"], "round": number, "partition": partition}
@@ -117,8 +127,17 @@ class RunFolder(Callback):
 
     def save(self, model: ArrayRecord) -> None:
         """Write the final model."""
-        tensors = {name: array.numpy() for name, array in model.items()}
-        replace(self.path / "model.safetensors", lambda new: save_file(tensors, new))
+        save_model(self.path / "model.safetensors", model)
+
+    def add(self, facts: Mapping[str, Any]) -> None:
+        """Let the manifest at the end have more facts."""
+        self._manifest |= facts
+
+    def rounds(self) -> list[dict[str, float]]:
+        """Return the metrics of the rounds that are there, as `metrics.csv` has them."""
+        with (self.path / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [{name: float(cell) for name, cell in row.items() if cell} for row in rows]
 
     def _begin(self) -> None:
         """Empty the folder; that the earlier run is not finished any more is written first."""
@@ -136,7 +155,10 @@ class RunFolder(Callback):
         """Cut off the rows written after the checkpoint; record it, and what changed, too."""
         for name, size in resumed.sizes.items():
             os.truncate(self.path / name, size)
+        for name in self._columns:
+            self._columns[name] = self._headings(name)
         earlier = read_manifest(self.path) or {}
+        self._earlier = earlier.get("totals", {})
         self._manifest["resumed_after"] = [*earlier.get("resumed_after", []), resumed.number]
         found = changes(earlier.get("identity", {}), self._manifest.get("identity", {}))
         self._manifest["changed"] = earlier.get("changed", [])
@@ -144,6 +166,15 @@ class RunFolder(Callback):
             log.warning("since round %d, %s", resumed.number, "; ".join(found))
             self._manifest["changed"] += [{"after": resumed.number, "what": found}]
         self._write_manifest()
+
+    def _headings(self, name: str) -> Sequence[str]:
+        """Return the columns of a table as an older fedalign may have begun it."""
+        path, own = self.path / name, self._columns[name]
+        if not path.exists():
+            self._append(name, [own])
+            return own
+        with path.open(newline="", encoding="utf-8") as file:
+            return next(csv.reader(file))
 
     def _row(self, name: str, cells: Mapping[str, Any]) -> list[Any]:
         return [cells.get(key, "") for key in self._columns[name]]

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from fedalign.settings.registry import HOME
 from fedalign.training.stacks import StackChoice
 from fedalign.training.trial import trial
 
+BESIDE = ("ray", "torchvision", "scipy", "pandas", "safetensors")
 log = logging.getLogger("fedalign")
 
 
@@ -65,7 +68,9 @@ def manifest(
 
 
 def _versions() -> dict[str, str]:
-    return {
+    """Return the versions of what computes, and of what is installed beside it."""
+    beside = {name: version(name) for name in BESIDE if find_spec(name)}
+    return beside | {
         "fedalign": __version__,
         "python": platform.python_version(),
         "flwr": flwr.__version__,
@@ -105,6 +110,7 @@ def _data(federation: Federation, nodes: Nodes) -> dict[str, Any]:
         "test_examples": len(federation.test or ()),
         "client_examples": _range(nodes.train_examples.values()),
         "client_tests": _range(nodes.test_examples.values()),
+        **federation.spec.to_config(),
     }
 
 

@@ -8,9 +8,10 @@ from fedalign.landscape.barriers import Curve, barriers
 from fedalign.server import client_metrics, measure
 from fedalign.settings.sections import Evaluation
 
+COSTS = ("seconds", "cpu_seconds", "peak_memory")  # which differ between equal runs
 METRICS = (
     "round", "train_loss", "test_loss", "test_accuracy", "clients", "dropped",
-    "bytes_down", "bytes_up", "seconds",
+    "bytes_down", "bytes_up", *COSTS, "client_steps",
 )  # fmt: skip
 LANDSCAPE = ("round", "path", "alpha", "loss", "accuracy")
 BARRIERS = (
@@ -19,6 +20,7 @@ BARRIERS = (
     "midpoint_loss_gap", "midpoint_accuracy_gap",
 )  # fmt: skip
 PLANES = ("round", "plane", "corner", "x", "y", "loss", "accuracy")
+SAMPLED = ("round", "client", "examples", "train_loss", "outcome")
 CLIENTS = (
     "round", "partition", "examples", "loss", "accuracy", "tuned_loss", "tuned_accuracy",
 )  # fmt: skip
@@ -28,6 +30,7 @@ def columns(settings: Evaluation) -> dict[str, Sequence[str]]:
     """Return the columns of each table that a run with these settings writes, by file name."""
     metrics = [*METRICS, *measure.columns(settings), *client_metrics.columns(settings)]
     tables = {"metrics.csv": metrics, "landscape.csv": LANDSCAPE, "barriers.csv": BARRIERS}
+    tables["sampled.csv"] = SAMPLED
     tables |= {"planes.csv": PLANES} if settings.plane else {}
     return tables | ({"clients.csv": CLIENTS} if settings.client_fraction else {})
 

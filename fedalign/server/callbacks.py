@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -11,6 +10,7 @@ from functools import partial
 import torch
 
 from fedalign.errors import DeviceError
+from fedalign.server.meter import Meter
 from fedalign.server.round import Added, Round
 
 SOON = 1.0  # seconds; what a longer round leads to is not put off
@@ -75,20 +75,19 @@ class CallbackRunner:
         """Return the partitions whose models any callback looks at."""
         return {p for own in self._callbacks for p in own.models_wanted(number, partitions)}
 
-    def call(self, outcome: Round, started: float) -> None:
+    def call(self, outcome: Round, meter: Meter) -> None:
         """Call all callbacks with a round, once the round before it has been handled.
 
         Args:
-            outcome: the round; its metric `seconds` is added here. It ends when the next round can
-                start.
-            started: `time.perf_counter()` at the start of the round.
+            outcome: the round; what it cost is added here. It ends when the next round can start.
+            meter: made at the start of the round.
         """
         self._catch_up()
         for callback in self._callbacks:
             callback.capture(outcome)
-        late = outcome.plus(_seconds(started))
+        late = outcome.plus(meter.read())
         if not self._overlap or outcome.number == self._rounds:
-            self._call(outcome, started)
+            self._call(outcome, meter)
         elif self._has_thread:
             self._behind = self._thread.submit(self._call, late).result
         elif late.metrics["seconds"] < SOON:
@@ -96,10 +95,10 @@ class CallbackRunner:
         else:
             self._call(late)
 
-    def _call(self, outcome: Round, started: float | None = None) -> None:
+    def _call(self, outcome: Round, meter: Meter | None = None) -> None:
         for callback in self._callbacks:
-            if started is not None:
-                outcome = outcome.plus(_seconds(started))
+            if meter is not None:
+                outcome = outcome.plus(meter.read())
             added = callback.on_round(outcome)
             outcome = outcome if added is None else outcome.plus(added)
 
@@ -107,7 +106,3 @@ class CallbackRunner:
         behind, self._behind = self._behind, None
         if behind is not None:
             behind()
-
-
-def _seconds(started: float) -> Added:
-    return Added({"seconds": time.perf_counter() - started})

@@ -38,10 +38,9 @@ KINDS = {
     "matched_repaired": "matched_repaired",
 }
 """The prefix of a barrier's column in `metrics.csv`, by the kind of its path."""
-MIDDLE = ("midpoint_accuracy",)
 POINTS = {
     "client": ("ends_accuracy", "midpoint_accuracy"),
-    **dict.fromkeys(("matched", "repaired", "matched_repaired"), MIDDLE),
+    **dict.fromkeys(("matched", "repaired", "matched_repaired"), ("midpoint_accuracy",)),
 }
 
 
@@ -78,15 +77,16 @@ class Gap:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The clients between whose models a round's paths lie."""
+    """The clients between whose models a round's paths lie, and those that are mixed."""
 
     pairs: Sequence[tuple[int, int]] = ()
     to_global: Sequence[int] = ()
+    mixed: Sequence[int] = ()
 
     @property
     def clients(self) -> set[int]:
         """All clients that are chosen."""
-        return {client for pair in self.pairs for client in pair} | set(self.to_global)
+        return {i for pair in self.pairs for i in pair}.union(self.to_global, self.mixed)
 
 
 @dataclass
@@ -167,24 +167,24 @@ class Measure(Callback):
         """Return the partitions whose models are measured, of those that train in the round."""
         if not self._is_due(number):
             return set()
-        settings, chosen = self.settings, Chosen()
-        if settings.alphas or settings.plane:
-            chosen = Chosen(
-                pairs(partitions, settings.pairs, self.seed, number),
-                some(partitions, settings.to_global, self.seed, "to_global", number),
-            )
-        self._chosen[number] = chosen
-        return set(partitions) if settings.fusion_gap or settings.mixes else chosen.clients
+        settings, seed = self.settings, self.seed
+        lines = partitions if settings.alphas or settings.plane else ()
+        self._chosen[number] = chosen = Chosen(
+            pairs(lines, settings.pairs, seed, number),
+            some(lines, settings.to_global, seed, "to_global", number),
+            partitions if settings.fusion_gap or settings.mixes else (),
+        )
+        return chosen.clients
 
     def _is_due(self, number: int) -> bool:
         settings = self.settings
-        due = number % settings.every == 0 or number == self.rounds
         asked = settings.alphas, settings.plane, settings.mixes, settings.fusion_gap
-        return due and any(asked)
+        return any(asked) and (number % settings.every == 0 or number == self.rounds)
 
     def _vectors(self, outcome: Round) -> dict[str, Tensor]:
         """Return the round's models: on the device if they fit, on the host to match neurons."""
-        layout, records = self.network.layout, {str(i): own for i, own in outcome.clients.items()}
+        layout, wanted = self.network.layout, self._chosen.get(outcome.number, Chosen()).clients
+        records = {str(i): own for i, own in outcome.clients.items() if i in wanted}
         records |= {"before": outcome.before, "after": outcome.after}
         on_host = self.settings.match != "none" or len(records) * layout.size > MANY
         decode = layout.to_vector if on_host else self.network.vector_of

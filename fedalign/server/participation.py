@@ -14,6 +14,7 @@ from fedalign.errors import FedalignError
 MAX_REASONS = 20  # in the manifest
 MAX_CHARACTERS = 200  # of a reason
 NO_ANSWER = "no answer in time"
+USED = "used"
 
 
 class LimpingRunError(FedalignError):
@@ -37,15 +38,21 @@ class Participation:
     used: set[int] = field(default_factory=set)
     failures: Counter[str] = field(default_factory=Counter)
 
-    def add(self, asked: Collection[int], used: Collection[int], why: Mapping[int, str]) -> None:
-        """Count a round; `why` has the reasons of clients that were not used, where known."""
+    def add(
+        self, asked: Collection[int], used: Collection[int], why: Mapping[int, str]
+    ) -> dict[int, str]:
+        """Count a round, and return what became of each client: `USED`, or the reason why not.
+
+        `why` has the reasons of clients that were not used, where known.
+        """
         self.asked |= set(asked)
         self.used |= set(used)
         known = {_without_numbers(reason): reason for reason in self.failures}
+        outcomes = dict.fromkeys(sorted(asked), USED)
         for client in sorted(set(asked) - set(used)):
-            reason = why.get(client, NO_ANSWER)[:MAX_CHARACTERS]
-            reason = known.setdefault(_without_numbers(reason), reason)
-            self.failures[reason] += 1
+            outcomes[client] = reason = why.get(client, NO_ANSWER)[:MAX_CHARACTERS]
+            self.failures[known.setdefault(_without_numbers(reason), reason)] += 1
+        return outcomes
 
     def facts(self) -> dict[str, Any]:
         """Return the counts for the manifest."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from flwr.app import ArrayRecord
 
@@ -61,6 +62,20 @@ class Added:
     maps: Sequence[Map] = ()
 
 
+class Sampled(NamedTuple):
+    """What became of a client that was sampled for a round.
+
+    Attributes:
+        examples: on which it trains; None if the server does not know.
+        train_loss: None if it did not answer, or does not say.
+        outcome: `participation.USED`, or why its model was not used.
+    """
+
+    examples: int | None
+    train_loss: float | None
+    outcome: str
+
+
 @dataclass(frozen=True)
 class Round:
     """One finished round, as callbacks see it.
@@ -71,6 +86,7 @@ class Round:
         after: the global model that the strategy made of their replies.
         clients: by partition id, the client models that a callback asked for.
         metrics: columns of `metrics.csv`.
+        sampled: by partition id, all clients that were to train.
         evaluations: by partition id, the metrics of the clients that evaluated `after`.
         curves: the measured paths between the round's models.
         maps: the measured planes through three of them.
@@ -81,6 +97,7 @@ class Round:
     after: ArrayRecord
     clients: Mapping[int, ArrayRecord]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    sampled: Mapping[int, Sampled] = field(default_factory=dict)
     evaluations: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
     maps: Sequence[Map] = ()

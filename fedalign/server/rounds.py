@@ -7,7 +7,6 @@ lets dtypes drift, and carries on if no client answered. This one does not, for 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -31,9 +30,10 @@ from fedalign.server.callbacks import CallbackRunner
 from fedalign.server.client_metrics import spread
 from fedalign.server.client_states import ClientStates, HeldStates, RemoteStates
 from fedalign.server.exchange import RoundFailedError, exchange
+from fedalign.server.meter import Meter
 from fedalign.server.nodes import Nodes, config_for
-from fedalign.server.participation import Participation
-from fedalign.server.round import Round, RoundSettings
+from fedalign.server.participation import USED, Participation
+from fedalign.server.round import Round, RoundSettings, Sampled
 from fedalign.server.sampling import Sample, sample
 from fedalign.server.strategies import chain, expect, rules_of
 
@@ -56,6 +56,8 @@ class RoundLoop:
         bounds: of the client algorithm's metrics, see `BoundsMetrics`; None: unknown.
         participation: who has taken part so far.
         states: what clients store from round to round; None: what the grid holds, if it does.
+        steps: how many steps a client makes with so many examples; None: unknown.
+        is_over: asked before each round; it may also raise.
     """
 
     strategy: Strategy
@@ -68,6 +70,8 @@ class RoundLoop:
     bounds: Callable[[int], Mapping[str, Bounds]] | None = None
     participation: Participation = field(default_factory=Participation)
     states: ClientStates | None = None
+    steps: Callable[[int], int] | None = None
+    is_over: Callable[[], bool] = lambda: False
     _logged: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -75,7 +79,7 @@ class RoundLoop:
         self._states = self.states or held
 
     def run(self, model: ArrayRecord, first: int = 1) -> ArrayRecord:
-        """Return the global model after the last round.
+        """Return the global model after the last round, or when it `is_over`.
 
         Args:
             model: the global model before round `first`.
@@ -86,13 +90,15 @@ class RoundLoop:
         """
         with self.callbacks, preserved():
             for number in range(first, self.settings.rounds + 1):
-                started = time.perf_counter()
+                if self.is_over():
+                    break
+                meter = Meter(self.grid)
                 present = self.nodes.present()
                 clients = self.sample(number, present)
                 outcome = self.aggregate(number, model, *self.train(number, model, clients))
                 if self.settings.clients_evaluate(number):
                     outcome = self.evaluate(outcome, present)
-                self.callbacks.call(outcome, started)
+                self.callbacks.call(outcome, meter)
                 model = outcome.after
         return model
 
@@ -131,7 +137,8 @@ class RoundLoop:
         decoder = ReplyDecoder(ordered, self.codec, limit, rules)
         replies = receive_models(came, decoder, clients.partition_of, models_of)
         used = [clients.partition_of[node] for node in replies.used]
-        self.participation.add(clients.nodes, used, came.failures | replies.left_out)
+        why = came.failures | replies.left_out
+        replies.outcomes = self.participation.add(clients.nodes, used, why)
         _check_enough(replies, number, settings.min_replies, model)
         replies.states = {node: came.states[node] for node in replies.used & came.states.keys()}
         return replies, total_size_of(sent)
@@ -153,7 +160,17 @@ class RoundLoop:
         counts = {"clients": replies.num_clients, "dropped": replies.num_left_out}
         counts |= {"bytes_down": bytes_down, "bytes_up": replies.num_bytes}
         self._states.keep(replies.states)
-        return Round(number, model, result, replies.models, _scalars(metrics) | counts)
+        sampled = {
+            client: Sampled(self.nodes.train_examples.get(client), replies.losses.get(client), end)
+            for client, end in replies.outcomes.items()
+        }
+        counts |= self._steps(sampled)
+        return Round(number, model, result, replies.models, _scalars(metrics) | counts, sampled)
+
+    def _steps(self, sampled: Mapping[int, Sampled]) -> dict[str, int]:
+        """Return how many optimiser steps are in the models that were used, if that is known."""
+        sizes = [own.examples or 0 for own in sampled.values() if own.outcome == USED]
+        return {"client_steps": sum(map(self.steps, sizes))} if self.steps else {}
 
     def _made(
         self, number: int, model: ArrayRecord, replies: RoundReplies

@@ -28,22 +28,25 @@ from fedalign.settings.sources import (
     read_tree,
     split_overrides,
 )
+from fedalign.settings.stopping import KeptRounds, Patience, StopWhen
 
 # What `flwr run --run-config` accepts, see pyproject.toml; an empty text there means "not given".
 LISTED = {
     *("config", "overrides", "rounds", "seed", "num_clients", "clients_per_round"),
     *("alpha", *KINDS),
 }
-# Where and how a run is computed is no part of what it computes, nor is how long it waits.
+# Where and how a run is computed is no part of what it computes, nor is how long it waits, nor
+# what it keeps.
 NOT_IN_DIGEST = {
     *("name", "out", "checkpoint_every", "simulation", "trackers"),
     *("timeout", "min_available_nodes", "min_replies", "min_participation"),
+    *("keep_models", "keep_best"),
 }
 
 NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 
 # Younger settings count only where they differ from these, so that older runs keep their names.
-LATER = {"tf32": True, "deterministic": True}
+LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
 
 
 def _part(section: Any, info: ValidationInfo) -> Part:
@@ -125,6 +128,21 @@ class Config(Section):
         description="rounds between checkpoints; 0: none; auto: as often as writing them takes "
         "less than a tenth of the time, and when the run stops",
     )
+    keep_models: KeptRounds = Field(
+        default_factory=list,
+        description="rounds whose client models are kept, such as [5, 10, last]; or all",
+    )
+    keep_best: str | None = Field(
+        None, description="a metric: the model of its best round is kept as best.safetensors"
+    )
+    stop_when: StopWhen | None = Field(
+        None,
+        description="end the run after a round in which a metric is so far, such as "
+        "test_accuracy >= 0.9",
+    )
+    patience: Patience | None = Field(
+        None, description="end the run when a metric has not improved for some rounds"
+    )
     out: str = Field("runs", description="folder in which run folders are created")
     device: str = Field(
         "auto",
@@ -177,6 +195,10 @@ class Config(Section):
         if self.min_replies > self.sampled:
             problem = f"{self.min_replies} is not allowed: {self.sampled} clients are in a round"
             raise BadValueError("min_replies", problem)
+        late = [n for n in self.keep_models if isinstance(n, int) and n > self.rounds]
+        if late:
+            problem = f"{late[0]} is not allowed: the run has {self.rounds} rounds"
+            raise BadValueError("keep_models", problem)
         return self
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -73,7 +73,9 @@ def validate(model: type[M], tree: Mapping[str, Any]) -> M:
             raise BadValueError(dotted, explain(error)) from None
         fields = model.model_fields
         for step in place[:-1]:
-            fields = fields[step].annotation.model_fields  # type: ignore[union-attr]
+            kind: Any = fields[step].annotation
+            sections = (k for k in (kind, *get_args(kind)) if hasattr(k, "model_fields"))
+            fields = next(sections).model_fields
         hint = nearest(place[-1], fields)
         raise BadValueError(dotted, f"no such setting{hint}") from None
 

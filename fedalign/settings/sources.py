@@ -16,6 +16,7 @@ from fedalign.errors import InputError, nearest, shortened
 from fedalign.settings.registry import HOME
 from fedalign.settings.yaml12 import UnusableYAMLError, parse
 
+COMMA = re.compile(r",(?![^\[{]*[\]}])")
 INLINE = "the configuration given as text"
 _parse = lru_cache(maxsize=16)(parse)  # every run of a study reads the same base
 
@@ -100,8 +101,11 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_choices(words: Iterable[str]) -> dict[str, list[Any]]:
-    """Return dotted keys and the values to choose from, from words such as `seed=0,1,2`."""
-    return {key: [_value(key, t) for t in text.split(",")] for key, text in map(_split, words)}
+    """Return dotted keys and the values to choose from, from words such as `seed=0,1,2`.
+
+    Commas inside brackets belong to a value: `keep_models=[5,10]` is one.
+    """
+    return {key: [_value(key, t) for t in COMMA.split(text)] for key, text in map(_split, words)}
 
 
 def combinations(choices: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

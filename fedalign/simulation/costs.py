@@ -1,13 +1,15 @@
-"""What clients cost, so that workers get equal shares of the work."""
+"""What clients cost, so that workers get equal shares of the work, and what workers use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 from flwr.app import Message
 
 from fedalign.messages.copies import node_of
+from fedalign.usage import Usage
 
 
 class Costs:
@@ -16,13 +18,21 @@ class Costs:
     Args:
         size: returns the amount of work of a node, in any unit. It stands in for seconds until the
             node has been measured.
+
+    Attributes:
+        used: what each worker has said last, those that are gone included.
     """
 
     def __init__(self, size: Callable[[int], float] = lambda _node: 1.0) -> None:
         self.size = size
+        self.used: dict[Any, Usage] = {}
         self._seconds: dict[int, float] = {}
         self._usual = 1.0  # seconds for a unit
         self._warm: set[Any] = set()
+
+    def usage(self) -> Usage:
+        """Return what all workers have used."""
+        return reduce(Usage.plus, list(self.used.values()), Usage())
 
     def of(self, group: Sequence[Message]) -> float:
         """Return the seconds that a group should take."""

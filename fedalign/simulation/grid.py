@@ -61,6 +61,7 @@ class LocalGrid(Grid):
         self._errors = ClientErrors()
         self._error: BaseException | None = None
         self.costs = Costs()
+        self.usage = self.costs.usage
         self.schedule = Schedule(self.costs)
         self._run = Run.create_empty(secrets.randbits(63) if run_id is None else run_id)
         self.set_run(self._run)

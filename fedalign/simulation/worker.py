@@ -20,6 +20,7 @@ from fedalign.simulation.app import FlowerApp, load_component
 from fedalign.simulation.faults import Fault
 from fedalign.simulation.serving import serve
 from fedalign.simulation.shipping import ship_arrays_out_of_band
+from fedalign.usage import Usage, own_usage
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Worker:
 
     def run(
         self, jobs: Sequence[Job], request: GroupRequest, *broadcasts: RecordDict
-    ) -> tuple[list[tuple[GroupReplies, float]], Fault | None]:
-        """Return for each job its replies and the seconds it took.
+    ) -> tuple[list[tuple[GroupReplies, float]], Fault | None, Usage]:
+        """Return for each job its replies and the seconds it took, and what the worker has used.
 
         If the GPU fails, the jobs before are returned, and why. The worker must then end.
         """
@@ -69,6 +70,6 @@ class Worker:
             try:
                 answers = serve(self._client_app, messages, job.contexts, request, self._threads)
             except DeviceError as error:
-                return done, Fault(error.reason, error.nodes)
+                return done, Fault(error.reason, error.nodes), own_usage()
             done.append((answers, time.perf_counter() - started))
-        return done, None
+        return done, None, own_usage()

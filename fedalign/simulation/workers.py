@@ -123,7 +123,7 @@ class Pool:
             self._replace(place)
             return
         try:
-            done, fault = ray.get(call)
+            done, fault, self._grid.costs.used[worker] = ray.get(call)
         except ray.exceptions.RayError as error:
             done, fault = [], Fault(f"the worker died: {str(error).strip().splitlines()[0]}")
         if self._grid.schedule.closed:

@@ -13,11 +13,12 @@ from flwr.app import ArrayRecord
 from fedalign.client_app import app
 from fedalign.federation.federation import federation_of, forget
 from fedalign.network.device import torch_threads
+from fedalign.runs.tables import COSTS
 from fedalign.server.callbacks import Callback, CallbackRunner
 from fedalign.server.round import Round
 from fedalign.server.rounds import RoundLoop
+from fedalign.server.setup import measures, nodes_of, round_settings
 from fedalign.server.strategies import strategy_of
-from fedalign.server_app import measures, nodes_of, round_settings
 from fedalign.settings.config import Config
 from fedalign.simulation.inline import InlineGrid
 from fedalign.training.stacks import choose_stack
@@ -125,7 +126,7 @@ def _of_models(ours: Arrays, theirs: Arrays, allowed: float) -> str:
 
 
 def _of_numbers(ours: Mapping[str, float], theirs: Mapping[str, float]) -> str:
-    for name in sorted((ours.keys() | theirs.keys()) - {"seconds"}):
+    for name in sorted((ours.keys() | theirs.keys()) - set(COSTS)):
         a, b = ours.get(name), theirs.get(name)
         if a != b and not (a != a and b != b):  # NaN is like NaN
             return f"{name!r} is {a} and {b}"

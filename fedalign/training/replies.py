@@ -17,9 +17,10 @@ from fedalign.federation.federation import Federation
 from fedalign.masks.phases import update_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.codec import Codec
+from fedalign.messages.copies import node_of
 from fedalign.messages.groups import GroupReplies, GroupRequest
 from fedalign.messages.partial_sums import Mark, empty_sum, put_mark
-from fedalign.messages.records import TrainTask, arrays_of, train_reply
+from fedalign.messages.records import LOSS, TrainTask, arrays_of, train_reply
 from fedalign.messages.validation import (
     MAX_GROWTH,
     VARIANCE,
@@ -116,22 +117,21 @@ def mean(
     """
     total, mask = _Total(torch.zeros_like(sender.start, dtype=torch.float64)), sender.mask(plan)
     beside, left_out = dict[int, ArrayRecord](), dict[int, str]()
+    losses: dict[int, float] = {}
     for models in stacks:
         flaws = _flaws(sender, models, request.max_update_norm)
         total.add(models, [k for k, flaw in enumerate(flaws) if flaw is None])
-        if not request.models_of and not any(flaws):
-            continue
         for k, (client, flaw) in enumerate(zip(models.clients, flaws, strict=True)):
-            if flaw is None and not request.models_of:
-                continue
-            node = messages[client.place].metadata.dst_node_id
+            node = node_of(messages[client.place])
             if flaw is not None:
                 left_out[node] = flaw
-            elif node in request.models_of:
+                continue
+            losses[node] = models.metrics[LOSS][k]
+            if node in request.models_of:
                 beside[node] = sender.pack_beside(models.block[k], mask, len(request.models_of))
     count = total.examples
     packed = sender.pack((total.vector / count).float() if count else sender.start, mask)
-    marked = Mark(len(messages), len(messages) * num_bytes(packed), left_out)
+    marked = Mark(len(messages), len(messages) * num_bytes(packed), left_out, losses)
     if not count:
         return GroupReplies([empty_sum(Message(RecordDict(), reply_to=messages[0]), marked)])
     means = {key: value / count for key, value in total.metrics.items()}

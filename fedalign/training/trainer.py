@@ -17,7 +17,7 @@ from fedalign.federation.federation import Federation
 from fedalign.masks.phases import trainable_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.contexts import places_of, state_at
-from fedalign.messages.records import EXTRA, STATE, TrainTask, arrays_of
+from fedalign.messages.records import EXTRA, LOSS, STATE, TrainTask, arrays_of
 from fedalign.network.arrays import LazyArray, record_of
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
@@ -114,7 +114,7 @@ def _train_stack(
         one = partial(_train_stack, federation, task, message)
         return [models for client in clients for models in one([client])]
     _store(federation.network.layout, clients, trained.client_state)
-    numbers = {"train_loss": trained.losses} | trained.metrics
+    numbers = {LOSS: trained.losses} | trained.metrics
     metrics = {name: value.tolist() for name, value in numbers.items()}
     return [Models(clients, stack.block, metrics, trained.sends)]
 

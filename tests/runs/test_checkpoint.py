@@ -27,6 +27,7 @@ from fedalign.runs.checkpoint import Checkpoints, lost_of, resume, state_of
 from fedalign.runs.folder import RunFolder
 from fedalign.runs.paths import CHECKPOINT
 from fedalign.runs.progress import Progress
+from fedalign.runs.tables import COSTS
 from fedalign.runs.trees import read as read_tree
 from fedalign.runs.trees import write as write_tree
 from fedalign.server.client_states import states_of
@@ -62,7 +63,7 @@ def interrupt(run, monkeypatch):
 
 def results(folder):
     """All that a run ends with, but for the seconds that it took."""
-    metrics = pd.read_csv(folder / "metrics.csv", dtype=str).drop(columns="seconds")
+    metrics = pd.read_csv(folder / "metrics.csv", dtype=str).drop(columns=[*COSTS])
     landscape = (folder / "landscape.csv").read_text()
     return metrics.to_csv(), landscape, (folder / "model.safetensors").read_bytes()
 

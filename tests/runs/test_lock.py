@@ -1,6 +1,7 @@
 """One writer for each run folder."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -79,10 +80,13 @@ def test_finished_is_said_last(run, monkeypatch):
 
 
 def test_what_is_begun_again_is_not_finished_before_anything_is_removed(run, monkeypatch):
-    folder, seen = run(rounds=1), []
-    monkeypatch.setattr(
-        "pathlib.Path.unlink", lambda path, **_: seen.append((path.name, is_finished(folder)))
-    )
+    folder, seen, unlink = run(rounds=1), [], Path.unlink
+
+    def note(path, **options):
+        seen.append((path.name, is_finished(folder)))
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", note)
     run(rounds=1)
     assert ("model.safetensors", False) in seen
 

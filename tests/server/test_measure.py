@@ -156,7 +156,9 @@ def test_the_fusion_gap_by_another_way(plain, data):
     models = vectors(plain, 4)
     records = {p: plain.layout.to_record(v, {}) for p, v in zip((0, 2, 3), models[1:], strict=True)}
     outcome = Round(1, plain.initial, plain.layout.to_record(models[0], {}), records)
-    outcome = outcome.plus(measure(plain, data, fusion_gap=True, alphas=0).on_round(outcome))
+    observer = measure(plain, data, fusion_gap=True, alphas=0)
+    observer.models_wanted(1, [0, 2, 3])
+    outcome = outcome.plus(observer.on_round(outcome))
 
     def judged(vector):
         plain.layout.bind(plain.module, vector.clone())
@@ -177,7 +179,9 @@ def test_equal_models_have_no_fusion_gap_with_batchnorm_too(network, data):
     (vector,) = vectors(network, 1)
     model = network.layout.to_record(vector, {})
     outcome = Round(1, network.initial, model, {0: model, 1: model})
-    outcome = outcome.plus(measure(network, data, fusion_gap=True, alphas=0).on_round(outcome))
+    observer = measure(network, data, fusion_gap=True, alphas=0)
+    observer.models_wanted(1, [0, 1])
+    outcome = outcome.plus(observer.on_round(outcome))
     assert outcome.metrics["fusion_gap"] == pytest.approx(0, abs=1e-12)
 
 

@@ -11,6 +11,7 @@ from fedalign.cli import app
 from fedalign.federation.client_state import STATES
 from fedalign.runs.folder import RunFolder
 from fedalign.runs.paths import CHECKPOINT
+from fedalign.runs.tables import COSTS
 from fedalign.runs.trees import read
 
 WORDS = ["run", "quickstart", "rounds=3", "num_clients=5", "clients_per_round=4", "model.width=16"]
@@ -37,7 +38,7 @@ def check(here, there):
     assert here.name == there.name
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (here, there))
     assert all((ours[name] == theirs[name]).all() for name in ours)
-    metrics = [pd.read_csv(f / "metrics.csv").drop(columns="seconds") for f in (here, there)]
+    metrics = [pd.read_csv(f / "metrics.csv").drop(columns=[*COSTS]) for f in (here, there)]
     pd.testing.assert_frame_equal(*metrics, check_exact=True)
     for name in ("landscape.csv", "clients.csv"):
         assert (here / name).read_bytes() == (there / name).read_bytes()

@@ -60,7 +60,7 @@ def test_mean_by_hand():
     assert {n: m["w"].numpy().tolist() for n, m in answers.models.items()} == {2: [4.0, 5.0]}
     size = 3 * sum(len(a.data) for a in reply(1, [0, 1], 1).content["arrays"].values())
     assert clients_in(one) == 3
-    assert take_mark(one) == Mark(3, size, {})
+    assert take_mark(one) == Mark(3, size, {}, {1: 1.0, 2: 2.0, 3: 3.0})
     assert set(one.content) == {"arrays", "metrics"}
     assert take_mark(one) is None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fedalign.commands import checking, results, running, studies
+from fedalign.commands import checking, comparing, results, running, studies
 from fedalign.deploy.commands import app as deploy
 
 app = typer.Typer(
@@ -20,6 +20,8 @@ app.command()(checking.partition)
 app.command()(checking.doctor)
 app.command(name="list")(checking.list_parts)
 app.command()(results.report)
+app.command()(comparing.compare)
+app.command()(comparing.figure)
 app.command()(results.connect)
 app.command()(studies.reproduce)
 app.add_typer(deploy, name="deploy")

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import fedalign
 from fedalign.api import configuration
+from fedalign.report.gallery import figures
 from fedalign.runs import launch as launching
 from fedalign.server.participation import LimpingRunError
 from fedalign.settings.config import read
@@ -122,11 +124,21 @@ def test_a_notebook_shows_a_table(run):
 
 
 def test_figures_are_found_by_their_name(run):
-    assert len(run.figure().axes) == 3
+    assert run.figure(metric="train_loss").get_supylabel() == "train loss"
     with pytest.raises(fedalign.InputError, match="did you mean 'planes'"):
         run.figure("plane")
     with pytest.raises(fedalign.InputError, match=r"evaluation.plane=21"):
         run.figure("planes")
+    stopped = replace(run, status="stopped")
+    assert set(figures(stopped)) == {"curves", "bytes", "barriers", "lines", "partition"}
+
+
+def test_a_comparison_is_a_frame_a_text_and_a_table_of_a_notebook(run):
+    found = fedalign.compare([run], by="strategy")
+    assert found.frame()["mean"].item() == pytest.approx(run.metrics["test_accuracy"].mean())
+    assert found.frame(each_run=True)["run"].item() == str(run.path)
+    assert "\\begin{tabular}" in found.text("latex")
+    assert "<li>" in found._repr_html_()
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ def partition(
     """
     with guarded():
         from fedalign.federation.federation import Federation
-        from fedalign.report.figures import save
         from fedalign.report.partition import counts_of, describe, picture
+        from fedalign.report.style import save
 
         several = combined(config, overrides or [], None)
         for number, planned in enumerate(several, 1):

@@ -29,8 +29,9 @@ def report(
     stated below. Runs that have not finished, copies, and runs in which clients failed are named.
     """
     with guarded():
-        from fedalign.report.figures import over_rounds, save
+        from fedalign.report.figures import over_rounds
         from fedalign.report.reading import distinct, read_runs
+        from fedalign.report.style import save
         from fedalign.report.tables import common_settings, groups, remarks, table
 
         folders, repeated = distinct(runs)

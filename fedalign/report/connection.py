@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,8 +15,8 @@ from fedalign.errors import InputError
 from fedalign.landscape.barriers import Curve, barriers
 from fedalign.landscape.connect import Connection
 from fedalign.landscape.planes import rows_of
-from fedalign.report.figures import COLOURS, DASHES, STYLE, layout, save
 from fedalign.report.planes import maps
+from fedalign.report.style import COLOURS, DASHES, layout, save, styled
 from fedalign.runs.tables import BARRIERS, LANDSCAPE, PLANES, barriers_row, landscape_rows
 
 SHOWN = {
@@ -84,7 +83,7 @@ def write(connection: Connection, folder: Path) -> None:
         save(maps([(measured.plane.name, points)]), folder / "plane.png", folder / "plane.pdf")
 
 
-@mpl.rc_context(STYLE)
+@styled()
 def lines(curves: Sequence[Curve]) -> Figure:
     """Return a figure of loss and accuracy along each line: a colour a pair, dashed if matched."""
     pairs = list(dict.fromkeys(_parts(curve)[1] for curve in curves))

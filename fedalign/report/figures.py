@@ -1,44 +1,26 @@
-"""Draw finished runs over rounds, and what all figures of runs share: style, strips, legend."""
+"""Draw finished runs over rounds; the strips and the legend that figures of studies share."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedalign.errors import InputError
-from fedalign.files import reporting
 from fedalign.report.labels import label
 from fedalign.report.reading import Run
+from fedalign.report.style import Looks, layout, looks_of, styled
 from fedalign.report.tables import Row
 
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-}
-FORMATS = (".png", ".pdf", ".svg")
-BLACK = "#000000"
-# Okabe and Ito's colour-blind safe palette; further arms repeat it with the next dashes.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D46")
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (8, 2)))
 MAX_LABEL = 48  # characters in a line of the legend
 MARGIN = 0.1  # inches
+MAX_MARKERS = 8  # on a line
 MAX_BANDS = 5  # with more arms than this, their bands would hide one another
 
 OVER_ROUNDS = {  # title and label by column of metrics.csv
@@ -46,26 +28,9 @@ OVER_ROUNDS = {  # title and label by column of metrics.csv
     "client_accuracy_barrier": ("Between two clients", "accuracy barrier"),
     "fusion_gap": ("Aggregate vs. its parts", "fusion gap (nats)"),
 }
-Looks = Mapping[str, dict[str, Any]]  # colour and dashes of each arm
 
 
-def save(figure: Figure, *paths: Path) -> None:
-    """Write a figure to files; their suffixes say in which format.
-
-    Raises:
-        InputError: a suffix is of no format, or a file's folder does not exist.
-        FedalignError: a file cannot be written.
-    """
-    for path in paths:
-        if path.suffix.lower() not in FORMATS:
-            raise InputError(f"{str(path)!r}: a figure's file must end in {', '.join(FORMATS)}")
-        if not path.parent.is_dir():
-            raise InputError(f"{str(path)!r}: {str(path.parent)!r} is not a folder")
-        with reporting(path):
-            figure.savefig(path, dpi=160)
-
-
-@mpl.rc_context(STYLE)
+@styled()
 def over_rounds(rows: Sequence[Row], baseline: str | None = None) -> Figure:
     """Return a figure of test accuracy and barriers over rounds, and of the last round's mean line.
 
@@ -80,7 +45,7 @@ def over_rounds(rows: Sequence[Row], baseline: str | None = None) -> Figure:
         )
     ]
     lines = any(len(_last_line(run)) for row in rows for run in row.runs)
-    looks, count = looks_of(rows, baseline), len(shown) + lines
+    looks, count = looks_of([row.arm for row in rows], baseline), len(shown) + lines
     if not count:
         raise InputError("nothing to draw: no round has an accuracy, barrier or gap above 0")
     figure, groups = strips(rows, [], count)
@@ -94,15 +59,6 @@ def over_rounds(rows: Sequence[Row], baseline: str | None = None) -> Figure:
             _plot_lines(panels[-1], group, looks)
     legend(figure, looks)
     return figure
-
-
-def looks_of(rows: Sequence[Row], baseline: str | None) -> Looks:
-    """Return colour and dashes of each arm, in order of the arms; the baseline is black."""
-    arms = list(dict.fromkeys(row.arm for row in rows))
-    others = [arm for arm in arms if arm != baseline]
-    styles = [{"color": colour, "linestyle": dash} for dash in DASHES for colour in COLOURS]
-    looks = {arm: styles[i % len(styles)] for i, arm in enumerate(others)}
-    return {arm: looks.get(arm, {"color": BLACK, "linestyle": "-", "zorder": 3}) for arm in arms}
 
 
 def strips(
@@ -125,7 +81,7 @@ def strips(
     subfigures = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for title, strip in zip(groups, subfigures, strict=True):
         if title:
-            strip.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+            strip.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure, list(zip(subfigures, groups.values(), strict=True))
 
 
@@ -136,7 +92,7 @@ def _plot_rounds(panel: Axes, row: Row, column: str, looks: Looks) -> None:
     rounds = pd.concat(measured).groupby("round")[column]
     mean, spread = rounds.mean().dropna(), rounds.std().fillna(0)
     spread = spread[mean.index]
-    panel.plot(mean.index, mean, marker="o" if len(mean) == 1 else None, **looks[row.arm])
+    panel.plot(mean.index, mean, **looks[row.arm], markevery=-(-len(mean) // MAX_MARKERS))
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(looks) <= MAX_BANDS:
         colour = looks[row.arm]["color"]
@@ -147,14 +103,9 @@ def _plot_rounds(panel: Axes, row: Row, column: str, looks: Looks) -> None:
 def _plot_lines(panel: Axes, rows: Sequence[Row], looks: Looks) -> None:
     for row in rows:
         along = pd.concat(_last_line(run) for run in row.runs).groupby("alpha")["accuracy"].mean()
-        panel.plot(along.index, along, marker="o", markersize=2.5, **looks[row.arm])
+        panel.plot(along.index, along, markersize=2.5, **looks[row.arm])
     title = "Line between two clients, last round"
     panel.set(title=title, xlabel="position on the line", ylabel="test accuracy")
-
-
-def layout() -> ConstrainedLayoutEngine:
-    """Return a constrained layout with padding, so that panels do not touch."""
-    return ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)  # inches
 
 
 def legend(figure: Figure, looks: Looks) -> None:

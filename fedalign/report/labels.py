@@ -42,6 +42,12 @@ def varied(several: Sequence[Settings]) -> list[Settings]:
     return [{key: one[key] for key in keys if key in one} for one in several]
 
 
+def decides(arms: Iterable[Settings], keys: Sequence[str], other: str) -> bool:
+    """Return whether arms that have the same values of `keys` have the same value of `other`."""
+    pairs = {(repr([own.get(key) for key in keys]), repr(own.get(other))) for own in arms}
+    return len(pairs) == len({first for first, _ in pairs})
+
+
 def common(arms: Sequence[Settings]) -> Settings:
     """Return the values that more than half of the arms share; none if few settings vary."""
     keys = list(dict.fromkeys(key for arm in arms for key in arm))
@@ -58,6 +64,13 @@ def beside(arm: Settings, shared: Settings) -> str:
     """Return the label of an arm's settings, without those that have the common value."""
     own = {key: v for key, v in arm.items() if key not in shared or repr(shared[key]) != repr(v)}
     return label(own) or (COMMON if arm else "")
+
+
+def ordered(value: Any) -> tuple[int, float, str]:
+    """Return a key by which values are sorted: null, then numbers, then texts."""
+    if isinstance(value, bool | int | float):
+        return (1, float(value), "")
+    return (0, 0.0, "") if value is None else (2, 0.0, str(value))
 
 
 def _text(value: Any) -> str:

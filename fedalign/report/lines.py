@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fedalign.report.figures import STYLE, place_legend, strips
+from fedalign.report.figures import place_legend, strips
 from fedalign.report.labels import label, short
+from fedalign.report.style import styled
 from fedalign.report.tables import Row
 
 KINDS = {
@@ -23,7 +24,7 @@ KINDS = {
 }
 
 
-@mpl.rc_context(STYLE)
+@styled()
 def along_the_line(rows: Sequence[Row], x: str) -> Figure | None:
     """Return a figure of accuracy along the line between two clients, one curve a value of `x`.
 

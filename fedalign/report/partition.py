@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedalign.federation.federation import Federation
-from fedalign.report.figures import COLOURS, STYLE, save
+from fedalign.report.style import COLOURS, PAGE, save, styled
 from fedalign.report.summary import described
 
 MAX_BUBBLES = 40  # clients; more are drawn as a heat map
@@ -117,7 +116,7 @@ def describe(partition: PartitionCounts) -> str:
     return "\n".join([*lines, "", *_shaded(partition)])
 
 
-@mpl.rc_context(STYLE | {"axes.grid": False})
+@styled({"axes.grid": False})
 def picture(partition: PartitionCounts) -> Figure:
     """Return a figure of the class counts of each client, with the client sizes below.
 
@@ -125,7 +124,7 @@ def picture(partition: PartitionCounts) -> Figure:
     heat map of their class shares, ordered by their most frequent class.
     """
     count = len(partition.sizes)
-    figure = Figure(figsize=(8.5, 5.6), layout="constrained")
+    figure = Figure(figsize=(PAGE, 4.5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bubbles = count <= MAX_BUBBLES
     order = np.arange(count) if bubbles else sampled(partition.order, MAX_COLUMNS)
@@ -138,7 +137,7 @@ def picture(partition: PartitionCounts) -> Figure:
     below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     classes = _range(partition.effective_classes)
     numbers = f"effective classes {classes}, Gini of sizes {partition.gini:.2f}"
-    above.set_title(f"{partition.title}\n{numbers}", fontsize=10)
+    above.set_title(f"{partition.title}\n{numbers}")
     return figure
 
 
@@ -151,7 +150,7 @@ def _bubbles(panel: Axes, partition: PartitionCounts, order: np.ndarray) -> None
     counts = partition.counts[order]
     client, label = np.nonzero(counts)
     largest = min(
-        420 / len(counts), 280 / counts.shape[1]
+        340 / len(counts), 220 / counts.shape[1]
     )  # diameter in points, so that bubbles do not overlap
     area = (largest**2) * counts[client, label] / max(counts.max(), 1)
     panel.scatter(client, label, s=area, color=COLOURS[0], alpha=0.75, linewidth=0)

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 
-import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 
 from fedalign.errors import InputError
-from fedalign.report.figures import STYLE, wrapped
+from fedalign.report.panels import grid
 from fedalign.report.reading import read_table
+from fedalign.report.style import styled
 from fedalign.report.tables import Row
 from fedalign.runs.tables import PLANES
 
-COLUMNS = 3  # of panels
+MAX_TITLE = 34  # characters in a line above a panel
 STEP = 0.05  # of accuracy, from one colour to the next
+
+
+def one_each(rows: Sequence[Row]) -> list[tuple[str, pd.DataFrame]]:
+    """Return the first plane of each row's first seed, see `planes_of`."""
+    firsts = [Row(f"{row.arm}, seed {row.runs[0].settings['seed']}", row.runs[:1]) for row in rows]
+    return [planes_of([row])[0] for row in firsts]
 
 
 def planes_of(rows: Sequence[Row]) -> list[tuple[str, pd.DataFrame]]:
@@ -53,7 +61,7 @@ def _last(folder: Path) -> pd.DataFrame:
     return last.fillna({"corner": ""})
 
 
-@mpl.rc_context(STYLE | {"axes.grid": False})
+@styled({"axes.grid": False})
 def maps(planes: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
     """Return a figure with a contour map of test accuracy for each plane, its corners marked.
 
@@ -61,18 +69,21 @@ def maps(planes: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
         planes: title and table of each, with columns `corner` ("" on the grid), `x`, `y` and
             `accuracy`.
     """
-    columns = min(COLUMNS, len(planes))
-    rows = ceil(len(planes) / columns)
-    figure = Figure(figsize=(4.2 * columns + 0.8, 3.8 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, panels = grid(len(planes), 0.6 + 1.9 * max(_slope(table) for _, table in planes), False)
     best = max(float(table["accuracy"].max()) for _, table in planes)
-    for panel, (title, table) in zip(panels, planes, strict=False):
+    for panel, (title, table) in zip(panels, planes, strict=True):
         contours = _plot(panel, table, best)
-        panel.set_title(wrapped(title), fontsize=9)
-    for panel in panels[len(planes) :]:
-        panel.set_visible(False)
-    figure.colorbar(contours, ax=list(panels[: len(planes)]), label="test accuracy", shrink=0.8)
+        panel.set_title(textwrap.fill(title, MAX_TITLE))
+    figure.supxlabel("distance in weight space", fontsize="medium")
+    figure.colorbar(
+        contours, ax=panels, label="test accuracy", location="top", shrink=0.6, aspect=40
+    )
     return figure
+
+
+def _slope(table: pd.DataFrame) -> float:
+    """Return how high a plane is for its width."""
+    return float(np.ptp(table["y"]) / np.ptp(table["x"]))
 
 
 def _plot(panel: Axes, table: pd.DataFrame, best: float) -> QuadContourSet:
@@ -82,10 +93,10 @@ def _plot(panel: Axes, table: pd.DataFrame, best: float) -> QuadContourSet:
     contours = panel.contourf(grid.columns, grid.index, grid, levels=levels, cmap="viridis")
     panel.plot(corners["x"].iloc[:2], corners["y"].iloc[:2], "--", color="white", linewidth=1)
     panel.plot(corners["x"], corners["y"], "o", color="white", markeredgecolor="black")
+    box = {"boxstyle": "round,pad=0.2", "color": "white", "alpha": 0.7, "linewidth": 0}
     for name, x, y in corners[["corner", "x", "y"]].itertuples(index=False):
-        box = {"boxstyle": "round,pad=0.2", "color": "white", "alpha": 0.7, "linewidth": 0}
         panel.annotate(
-            name, (x, y), (0, 8), textcoords="offset points", ha="center", fontsize=8, bbox=box
+            name, (x, y), (6, 0), textcoords="offset points", va="center", fontsize=7, bbox=box
         )
-    panel.set(aspect="equal", xlabel="distance in weight space")
+    panel.set(aspect="equal")
     return contours

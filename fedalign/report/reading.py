@@ -120,15 +120,19 @@ class Run:
 
         return examples(self, part)
 
-    def figure(self, kind: str = "rounds") -> Figure:
-        """Return a figure of the run; a notebook shows it, and `savefig` writes it.
+    def figure(self, kind: str = "curves", metric: str | None = None) -> Figure:
+        """Return a figure of the run as far as it is; see `fedalign.figure`.
+
+        Args:
+            kind: `curves`, `bytes`, `barriers`, `lines`, `planes`, `clients` or `partition`.
+            metric: of curves over rounds or bytes, a column of `metrics.csv`.
 
         Raises:
             InputError: there is no such kind, or the run has not measured what it shows.
         """
-        from fedalign.report.gallery import figure
+        from fedalign.report.gallery import figure_of
 
-        return figure(self, kind)
+        return figure_of(self, kind, metric)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.unfinished or FINISHED})"
@@ -167,6 +171,13 @@ class Run:
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Return the runs in these folders; `InputError` names a folder that holds no run."""
     return [_read(folder) for folder in folders]
+
+
+def held(folder: Path) -> list[Path]:
+    """Return the run folders that a folder holds, or the folder itself if it holds none."""
+    if (folder / "config.yaml").is_file():
+        return [folder]
+    return sorted(file.parent for file in folder.glob("*/config.yaml")) or [folder]
 
 
 def distinct(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import isnan, nan
+from dataclasses import dataclass, replace
+from math import isfinite, isnan, nan
 
 import numpy as np
-from scipy.stats import ttest_rel
+from scipy.stats import t as student
 
 CONFIDENCE = 0.95
 UNKNOWN = "\N{EN DASH}"  # in a table
@@ -21,16 +21,20 @@ class Difference:
         mean: over the pairs.
         half_width: of the 95 % confidence interval by Student's t; NaN for fewer than two pairs.
         pairs: number of pairs.
+        p: of the paired t test, two-sided; NaN for fewer than two pairs.
+        adjusted: p by Holm's correction among all differences of a table, see `corrected`.
     """
 
     mean: float
     half_width: float
     pairs: int
+    p: float = nan
+    adjusted: float = nan
 
     @property
     def significant(self) -> bool:
-        """Whether the interval excludes 0."""
-        return abs(self.mean) > self.half_width  # False for NaN
+        """Whether the corrected p is below 0.05."""
+        return self.adjusted < 1 - CONFIDENCE  # False for NaN
 
     def __str__(self) -> str:
         if isnan(self.half_width):
@@ -40,16 +44,40 @@ class Difference:
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
-    """Return ours minus theirs over the seeds that both have; None if they share no seed."""
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
+    """Return ours minus theirs over the seeds at which both are finite; None if there is none.
+
+    It stands alone: `corrected` adjusts the p of several.
+    """
+    both = sorted(ours.keys() & theirs.keys())
+    between = np.array([d for seed in both if isfinite(d := ours[seed] - theirs[seed])])
+    count = len(between)
+    if not count:
         return None
-    first, second = ([values[seed] for seed in seeds] for values in (ours, theirs))
-    mean, half_width = float(np.mean(np.subtract(first, second))), nan
-    if len(seeds) > 1:
-        interval = ttest_rel(first, second).confidence_interval(CONFIDENCE)
-        half_width = float(interval.high - interval.low) / 2
-    return Difference(mean, half_width, len(seeds))
+    mean, half_width, p = float(between.mean()), nan, nan
+    if count > 1:
+        error = float(between.std(ddof=1)) / count**0.5
+        half_width = error * float(student.ppf((1 + CONFIDENCE) / 2, count - 1))
+        p = 2 * float(student.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
+    return Difference(mean, half_width, count, p, p)
+
+
+def corrected(differences: Sequence[Difference | None]) -> list[Difference | None]:
+    """Return differences with p adjusted for their number by Holm's step-down method.
+
+    Those without a p, for want of pairs, are not counted. (Holm 1979, Scand. J. Statistics 6.)
+    """
+    known = [d.p for d in differences if d and not isnan(d.p)]
+    adjusted = iter(holm(known))
+    return [replace(d, adjusted=next(adjusted)) if d and not isnan(d.p) else d for d in differences]
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p of each: the k-th smallest of m times m - k + 1, never falling."""
+    order = np.argsort(ps)
+    scaled = np.array(ps)[order] * np.arange(len(ps), 0, -1)
+    adjusted = np.empty(len(ps))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted.tolist()
 
 
 def deviation(values: Sequence[float]) -> float:

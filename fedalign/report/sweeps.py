@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedalign.report.figures import STYLE, legend, looks_of, strips
+from fedalign.report.figures import legend, strips
 from fedalign.report.labels import short
 from fedalign.report.statistics import deviation
+from fedalign.report.style import looks_of, styled
 from fedalign.report.tables import COLUMNS, Row, measured
 
 TITLES = {  # title and label by column
@@ -36,7 +36,7 @@ USUAL = ("accuracy", "client_accuracy_barrier", "client_loss_barrier", "fusion_g
 SHIFT = 0.012  # between arms, in units of the x range, so that error bars do not overlap
 
 
-@mpl.rc_context(STYLE)
+@styled()
 def sweep(
     rows: Sequence[Row],
     x: str,
@@ -58,7 +58,7 @@ def sweep(
     """
     shown = [column for column in panels or USUAL if column in measured(rows)]
     shown = [column for column in shown if panels or not _is_zero(rows, column)] or shown
-    looks = looks_of(rows, baseline)
+    looks = looks_of([row.arm for row in rows], baseline)
     figure, groups = strips(rows, [x], len(shown))
     for strip, group in groups:
         axes = strip.subplots(1, len(shown), squeeze=False)[0]
@@ -87,7 +87,7 @@ def _plot_sweep(
     values = [list(row.by_seed(column).values()) for row in rows]
     means, spreads = [float(np.mean(v)) for v in values], [deviation(v) for v in values]
     if len(rows) > 1 and len({tuple(run.path for run in row.runs) for row in rows}) == 1:
-        panel.axhline(means[0], **look | {"linewidth": 1.2})
+        panel.axhline(means[0], **look | {"linewidth": 1.2, "marker": ""})
         if len(values[0]) > 1:
             band = means[0] - spreads[0], means[0] + spreads[0]
             panel.axhspan(*band, color=look["color"], alpha=0.08, linewidth=0)
@@ -98,7 +98,6 @@ def _plot_sweep(
             [v + shift * span for v in values_of_x],
             means,
             spreads,
-            marker="o",
             markersize=3.5,
             capsize=2,
             **look,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isnan, nan
+from math import isnan
 from typing import Any
 
 import pandas as pd
 
 from fedalign.report.labels import COMMON, Settings, beside, common, label, short, varied
+from fedalign.report.measures import At
+from fedalign.report.notes import twin_of
 from fedalign.report.reading import Run
-from fedalign.report.statistics import UNKNOWN, Difference, mean_std, paired
+from fedalign.report.statistics import UNKNOWN, Difference, corrected, mean_std, paired
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,9 @@ class Column:
 
     def of(self, run: Run) -> float:
         """Return the run's number; NaN if it was not measured."""
-        if self.metric not in run.metrics:
-            return nan
-        values = run.metrics[self.metric]
         if self.megabytes:
-            return float(values.sum() / 1e6)
-        return float(values.tail(self.last or len(values)).mean())
+            return At("sum").of(run, self.metric) / 1e6
+        return (At("last", self.last) if self.last else At("mean")).of(run, self.metric)
 
     def cell(self, runs: Sequence[Run]) -> str:
         """Return mean ± sample standard deviation over runs.
@@ -154,8 +153,7 @@ def remarks(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
             lines.append(f"{run.path}: not finished, {run.unfinished}")
         if id(run) not in shown:
             twin = next(other for other in shown.values() if other.is_twin_of(run))
-            kind = "a copy" if twin.metrics.equals(run.metrics) else "another run"
-            lines.append(f"{run.path}: {kind} of {twin.path}, whose seed counts once; left out")
+            lines.append(twin_of(run, twin))
         if run.ended_early:
             lines.append(f"{run.path}: {run.ended_early}")
         if run.warning:
@@ -176,15 +174,17 @@ def differences(rows: Sequence[Row], baseline: str) -> list[Difference | None]:
     """Return each row's difference in accuracy from the baseline, paired by seed.
 
     A row is compared with the baseline's row of the same varied settings; the baseline's own rows
-    give None.
+    give None. The p of all rows are corrected together.
     """
     theirs = {str(row.varied): row.by_seed("accuracy") for row in rows if row.arm == baseline}
-    return [
-        None
-        if row.arm == baseline
-        else paired(row.by_seed("accuracy"), theirs.get(str(row.varied), {}))
-        for row in rows
-    ]
+    return corrected(
+        [
+            None
+            if row.arm == baseline
+            else paired(row.by_seed("accuracy"), theirs.get(str(row.varied), {}))
+            for row in rows
+        ]
+    )
 
 
 def table(

@@ -10,10 +10,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fedalign.report.differences import beside_baseline
-from fedalign.report.figures import over_rounds, save
+from fedalign.report.figures import over_rounds
 from fedalign.report.lines import along_the_line
 from fedalign.report.reading import Run, read_runs
 from fedalign.report.statistics import Difference, deviation
+from fedalign.report.style import save
 from fedalign.report.sweeps import sweep
 from fedalign.report.tables import COLUMNS, Row, differences, measured, remarks, table
 from fedalign.runs.paths import folder_of, is_finished
@@ -24,7 +25,8 @@ Mean ± sample standard deviation over seeds. Barriers and gaps are means over t
 they were measured; MB are 10^6 bytes, summed over all rounds and clients."""
 COMPARED = """
 Differences are paired by seed: mean ± half the width of the 95 % confidence interval by Student's
-t; n.s. (not significant): the interval contains 0. No correction for multiple comparisons."""
+t (not corrected); n.s. (not significant): p of the paired t test, corrected by Holm's method for
+all differences of the table, is 0.05 or more."""
 
 
 def write(study: Study, planned: Sequence[Planned], folder: Path, command: str) -> None:
@@ -105,6 +107,8 @@ def _compared(difference: Difference | None) -> dict[str, Any]:
         "difference": difference.mean,
         "half_width": difference.half_width,
         "pairs": difference.pairs,
+        "p": difference.p,
+        "p_holm": difference.adjusted,
         "significant": difference.significant,
     }
 

@@ -5,9 +5,10 @@ import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from fedalign.errors import FedalignError, InputError
-from fedalign.report.figures import over_rounds, save
+from fedalign.report.figures import over_rounds
 from fedalign.report.labels import beside, common, label, varied
 from fedalign.report.reading import Run, read_runs
+from fedalign.report.style import save
 from fedalign.report.tables import common_settings, groups
 
 USUAL = {

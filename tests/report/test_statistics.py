@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedalign.report.statistics import Difference, mean_std, paired
+from fedalign.report.statistics import Difference, corrected, holm, mean_std, paired
 
 
 def test_three_pairs_by_hand():
@@ -38,12 +38,40 @@ def test_one_pair_has_no_interval():
     assert str(found) == "+0.1000 ± –"  # noqa: RUF001
 
 
-@pytest.mark.parametrize(
-    ("mean", "half_width", "significant"),
-    [(0.1, 0.05, True), (-0.1, 0.05, True), (0.1, 0.1, False), (0.0, 0.0, False)],
+def test_pairs_that_all_differ_by_the_same():
+    level = paired({0: 0.5, 1: 0.7}, {0: 0.5, 1: 0.7})
+    assert (level.mean, level.half_width, level.p) == (0, 0, 1)
+    above = paired({0: 0.75, 1: 0.5}, {0: 0.5, 1: 0.25})
+    assert (above.mean, above.half_width, above.p) == (0.25, 0, 0)
+
+
+def test_what_is_not_finite_makes_no_pair():
+    one = paired({0: 1.0, 1: float("nan"), 2: float("inf")}, {0: 0.5, 1: 0.5, 2: 0.5})
+    assert (one.mean, one.pairs) == (0.5, 1)
+    assert paired({0: float("nan")}, {0: 0.5}) is None
+
+
+@pytest.mark.parametrize(  # by statsmodels 0.15.0: multipletests(ps, method="holm")[1]
+    ("ps", "adjusted"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.001, 0.02, 0.02, 0.9, 0.3], [1, 0.006, 0.1, 0.1, 1, 0.9]),
+        ([0.03], [0.03]),
+        ([], []),
+    ],
 )
-def test_significant_is_an_interval_without_0(mean, half_width, significant):
-    assert Difference(mean, half_width, 3).significant is significant
+def test_holm_as_statsmodels_has_it(ps, adjusted):
+    assert holm(ps) == pytest.approx(adjusted)
+
+
+def test_only_differences_with_a_p_are_counted_and_significant_is_what_remains():
+    found = [Difference(0.1, 0.05, 3, 0.02), None, Difference(0.1, float("nan"), 1)]
+    found += [Difference(0.1, 0.05, 3, 0.03)]
+    first, none, alone, last = corrected(found)
+    assert (first.adjusted, last.adjusted) == (0.04, 0.04)
+    assert (none, isnan(alone.adjusted)) == (None, True)
+    assert (first.significant, alone.significant) == (True, False)
+    assert not corrected([*found, found[0]])[0].significant  # 0.06: one more was tried
 
 
 def test_means_and_deviations():

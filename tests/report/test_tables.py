@@ -5,9 +5,10 @@ import yaml
 
 from fedalign.errors import InputError
 from fedalign.report.differences import beside_baseline
-from fedalign.report.figures import over_rounds, save
+from fedalign.report.figures import over_rounds
 from fedalign.report.lines import along_the_line
 from fedalign.report.reading import distinct, read_runs
+from fedalign.report.style import save
 from fedalign.report.sweeps import sweep
 from fedalign.report.tables import Row, differences, groups, remarks, table
 

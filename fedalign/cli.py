@@ -23,7 +23,10 @@ app.command()(results.report)
 app.command()(comparing.compare)
 app.command()(comparing.figure)
 app.command()(results.connect)
-app.command()(studies.reproduce)
+app.command()(studies.sweep)
+app.command(name="reproduce", help="Make one of fedalign's studies, a sweep in configs/studies/.")(
+    studies.sweep
+)
 app.add_typer(deploy, name="deploy")
 
 

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 import fedalign
 from fedalign.api import configuration
 from fedalign.report.gallery import figures
-from fedalign.runs import launch as launching
+from fedalign.runs import start
 from fedalign.server.participation import LimpingRunError
 from fedalign.settings.config import read
+from fedalign.studies import make
 from tests.conftest import BRIEF
 
 SETTINGS = {"rounds": 2, "seed": np.int64(3), "strategy": {"name": "fedpfn", "fixed_ratio": 0.25}}
@@ -90,7 +91,7 @@ def test_a_finished_run_is_returned_and_not_repeated(run, again, monkeypatch):
     def never(*_, **__):
         raise AssertionError("it trained")
 
-    monkeypatch.setattr(launching, "simulate", never)
+    monkeypatch.setattr(start, "simulate", never)
     assert again().metrics.equals(run.metrics)
     with pytest.raises(AssertionError, match="it trained"):
         again(again=True)
@@ -139,6 +140,25 @@ def test_a_comparison_is_a_frame_a_text_and_a_table_of_a_notebook(run):
     assert found.frame(each_run=True)["run"].item() == str(run.path)
     assert "\\begin{tabular}" in found.text("latex")
     assert "<li>" in found._repr_html_()
+
+
+def test_a_sweep_makes_all_combinations_of_lists(tmp_path, monkeypatch):
+    def execute(planned, how):
+        assert (how.jobs, how.changed) == (2, "refuse")
+        return sum(not start.launch(how.placed(own.config)) for own in planned)
+
+    monkeypatch.setattr(make, "execute", execute)
+    monkeypatch.setattr(make, "write", lambda *_: "written")
+    few = BRIEF | {"rounds": 1, "out": tmp_path}
+    file = tmp_path / "mine.yaml"
+    file.write_text("strategy: fedpfn\nsweep: {grid: {strategy.fixed_ratio: [0.25]}}\n")
+    for config in ({"strategy": {"name": "fedpfn"}}, file):
+        runs = fedalign.sweep(config, few, seed=[0, 1], client={"lr": [0.1, 1e-5]}, jobs=2)
+        made = [(run.settings["seed"], run.settings["client.lr"]) for run in runs]
+        assert sorted(made) == [(0, 1e-5), (0, 0.1), (1, 1e-5), (1, 0.1)]
+    assert {run.settings["strategy.fixed_ratio"] for run in runs} == {0.25}
+    with pytest.raises(fedalign.InputError, match=r"^settings: client\.lrr: .* 'client\.lr'"):
+        fedalign.sweep(file, {"client.lrr": [1, 2]}, jobs=2)
 
 
 @pytest.mark.parametrize(

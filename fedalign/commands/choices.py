@@ -1,26 +1,46 @@
-"""What several settings of a command mean: `partition.alpha=0.1,0.5 seed=0,1,2` is six runs."""
+"""What commands that make several runs share: their options, and what several settings mean."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
     from fedalign.settings.config import Config
 
 
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="number of runs at a time; by default half the cores")
+]
+Out = Annotated[str | None, typer.Option(help="folder for the run folders")]
+Again = Annotated[
+    bool, typer.Option("--again", help="repeat finished runs whose code or data have changed")
+]
+Reuse = Annotated[
+    bool, typer.Option("--reuse", help="keep finished runs whose code or data have changed")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="list the runs and which are finished; make none")
+]
+
+
 def combined(
     config: str, overrides: list[str], out: str | None, trackers: list[str] | None = None
 ) -> list[Config]:
-    """Return a configuration for each combination of the overrides' comma-separated values."""
+    """Return a configuration for each combination of the overrides' comma-separated values.
+
+    `partition.alpha=0.1,0.5 seed=0,1,2` is six; those that mean the same are one.
+    """
     from fedalign.settings.config import read
     from fedalign.settings.sources import combinations, parse_choices
 
     fixed: dict[str, object] = {} if out is None else {"out": out}
     fixed |= {"trackers": trackers} if trackers else {}
-    found = [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
-    if any(own.stop_when or own.patience or own.keep_best for own in found):
+    every = [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
+    if any(own.stop_when or own.patience or own.keep_best for own in every):
         from fedalign.runs.stopping import check_metrics  # imports torch
 
-        for own in found:
+        for own in every:
             check_metrics(own)
-    return found
+    return list({repr(one.model_dump()): one for one in every}.values())

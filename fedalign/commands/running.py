@@ -10,19 +10,23 @@ from typing import Annotated
 
 import typer
 
-from fedalign.commands.choices import combined
+from fedalign.commands.choices import DryRun, Out, combined
 from fedalign.console import ConfigFile, Overrides, Trackers, Verbose, guarded
 
 
 def run(
     config: ConfigFile,
     overrides: Overrides = None,
-    out: Annotated[str | None, typer.Option(help="folder for the run folders")] = None,
+    out: Out = None,
     again: Annotated[bool, typer.Option("--again", help="repeat finished runs")] = False,
     reuse: Annotated[
         bool, typer.Option("--reuse", help="keep finished runs whose code or data have changed")
     ] = False,
     trackers: Trackers = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="number of runs at a time; by default one")
+    ] = None,
+    dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
     """Run a federation, or several: `partition.alpha=0.1,0.5 seed=0,1,2` makes six runs.
@@ -33,12 +37,18 @@ def run(
     """
     with guarded(verbose):
         from fedalign.runs.identity import refuse_changed
-        from fedalign.runs.launch import launch
         from fedalign.runs.models import missing_models
         from fedalign.runs.paths import folder_of, limping
+        from fedalign.runs.start import launch
         from fedalign.server.participation import LimpingRunError
 
         several, limped = combined(config, overrides or [], out, trackers or []), False
+        if dry_run or jobs:
+            from fedalign.studies import make
+
+            changed: make.Changed = "all" if again else "reuse" if reuse else "refuse"
+            make.several(several, make.How(jobs, changed=changed), dry_run)
+            return
         if not again and not reuse:
             refuse_changed(several)
         for planned in several:

@@ -1,4 +1,4 @@
-"""Commands that compare many runs: `reproduce`.
+"""Commands that make and compare many runs: `sweep`, `reproduce`.
 
 Each command imports what it needs when it runs, so that `--help` does not wait for torch.
 """
@@ -9,29 +9,42 @@ from typing import Annotated
 
 import typer
 
-from fedalign.console import Overrides, guarded
+from fedalign.commands.choices import Again, DryRun, Jobs, Out, Reuse
+from fedalign.console import Overrides, Trackers, guarded
 
 
-def reproduce(
-    study: Annotated[
-        str, typer.Argument(metavar="NAME", help="YAML file, or its name in configs/studies/")
+def sweep(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="YAML file with a block `sweep`, or any configuration"),
     ],
     overrides: Overrides = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="number of runs at a time; by default half the cores")
+    jobs: Jobs = None,
+    out: Out = None,
+    again: Again = False,
+    reuse: Reuse = False,
+    stalled: Annotated[
+        float | None,
+        typer.Option(
+            min=1, metavar="SECONDS", help="give a run up that finishes no round for so long"
+        ),
     ] = None,
-    out: Annotated[str | None, typer.Option(help="folder for the run folders")] = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="repeat finished runs whose code or data have changed")
-    ] = False,
-    reuse: Annotated[bool, typer.Option("--reuse", help="keep their results")] = False,
+    trackers: Trackers = None,
+    dry_run: DryRun = False,
 ) -> None:
-    """Run all unfinished runs of a study, then write its table and its figure.
+    """Make all runs of a sweep, then write its table and its figure.
 
-    Settings apply to all runs; `seed=0,1` replaces the study's own seeds.
+    Settings apply to all runs: `seed=0,1` replaces the file's own seeds, `client.lr=0.01,0.1` adds
+    an axis. Finished runs are not repeated, stopped ones go on. A run that fails is named, and the
+    others go on; the exit code is then 1.
     """
     with guarded():
-        from fedalign.studies.reproduce import Changed, reproduce
+        from fedalign.studies import make
+        from fedalign.studies.execute import Changed, How
 
         changed: Changed = "repeat" if again else "reuse" if reuse else "refuse"
-        reproduce(study, overrides or [], jobs, out, changed)
+        how = How(jobs, out, changed, stalled, trackers or ())
+        if dry_run:
+            make.list_runs(file, overrides or [], how)
+        else:
+            make.sweep(file, overrides or [], how)

@@ -60,7 +60,7 @@ def _part(section: Any, info: ValidationInfo) -> Part:
 PartField = Annotated[Part, BeforeValidator(_part), PlainSerializer(Part.dump)]
 
 
-def _trackers(given: Any) -> Any:
+def trackers_of(given: Any) -> list[Part]:
     """Return what is given as a list of parts; a single one needs no list."""
     if not isinstance(given, list | tuple):
         given = [given]
@@ -180,7 +180,7 @@ class Config(Section):
     strategy: PartField = _default("strategy")
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
-    trackers: Annotated[list[TrackerField], BeforeValidator(_trackers)] = Field(
+    trackers: Annotated[list[TrackerField], BeforeValidator(trackers_of)] = Field(
         default=[],
         description=f"where the run is shown beside its folder: {', '.join(BUILTIN['trackers'])}, "
         "or package.module:Name",
@@ -259,8 +259,15 @@ def resolve(source: str | None, *layers: Mapping[str, Any]) -> Config:
 
     Raises:
         BadValueError: see `layers.with_layers` and `layers.validate`.
+        InputError: the source cannot be read, or describes several runs.
     """
-    return validate(Config, with_layers(read_tree(source) if source else {}, layers))
+    tree = read_tree(source) if source else {}
+    if "sweep" in tree:
+        raise InputError(
+            f"{INLINE if source and is_inline(source) else source}: its block `sweep` describes "
+            "several runs: `fedalign sweep FILE` makes them, and lists them with --dry-run"
+        )
+    return validate(Config, with_layers(tree, layers))
 
 
 def from_run_config(run_config: Mapping[str, UserConfigValue]) -> Config:

@@ -21,15 +21,15 @@ INLINE = "the configuration given as text"
 _parse = lru_cache(maxsize=16)(parse)  # every run of a study reads the same base
 
 
-def find(path: str, folder: str = "configs") -> Path:
+def find(path: str, *folders: str) -> Path:
     """Return the YAML file that is meant: a path, or the name of one of fedalign's own.
 
     Args:
         path: with or without its ending.
-        folder: where fedalign's own lie, such as `configs/studies`.
+        folders: where fedalign's own lie, such as `configs/studies`; by default `configs`.
     """
-    homes = (HOME, HOME / "fedalign")  # a checkout, or an installed package
-    own = [home / folder for home in homes]
+    homes, folders = (HOME, HOME / "fedalign"), folders or ("configs",)  # checkout, or installed
+    own = [home / folder for folder in folders for home in homes]
     for place in (Path(), *homes, *own):
         for candidate in (place / path, place / f"{path}.yaml"):
             with suppress(OSError):  # such as of a name that is too long
@@ -38,7 +38,9 @@ def find(path: str, folder: str = "configs") -> Path:
     if path in {file.stem for place in own for file in place.glob("algorithms/*.yaml")}:
         raise InputError(f"{path}: no such file; did you mean 'algorithms/{path}'?")
     names = sorted(file.stem for place in own for file in place.glob("*.yaml"))
-    raise InputError(f"{path}: no such file, nor one in {folder}{nearest(path, names)}")
+    raise InputError(
+        f"{path}: no such file, nor one in {' or '.join(folders)}{nearest(path, names)}"
+    )
 
 
 def is_inline(source: str) -> bool:

@@ -1,7 +1,8 @@
-"""Write the results of a study: its table, the same numbers and all curves as CSV, its figures."""
+"""Write the results of a sweep: its table, the same numbers and all curves as CSV, its figures."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from fedalign.report.lines import along_the_line
 from fedalign.report.reading import Run, read_runs
 from fedalign.report.statistics import Difference, deviation
 from fedalign.report.style import save
-from fedalign.report.sweeps import sweep
+from fedalign.report.sweeps import sweep as over_x
 from fedalign.report.tables import COLUMNS, Row, differences, measured, remarks, table
 from fedalign.runs.paths import folder_of, is_finished
-from fedalign.studies.study import Planned, Study, axes
+from fedalign.studies.plan import Planned, axes
+from fedalign.studies.sweep import Source, Sweep
 
 NOTES = """\
 Mean ± sample standard deviation over seeds. Barriers and gaps are means over the rounds in which
@@ -29,31 +31,45 @@ t (not corrected); n.s. (not significant): p of the paired t test, corrected by 
 all differences of the table, is 0.05 or more."""
 
 
-def write(study: Study, planned: Sequence[Planned], folder: Path, command: str) -> None:
-    """Write `table.md`, `summary.csv`, `curves.csv` and the figures of the finished runs.
+def write(source: Source, planned: Sequence[Planned], folder: Path, command: str) -> str:
+    """Write `table.md`, `summary.csv`, `curves.csv`, `runs.txt` and the figures of finished runs.
 
     Args:
-        study: says what the table and the figure show.
-        planned: all runs of the study, finished or not.
+        source: says what the table and the figure show.
+        planned: all runs of the sweep, finished or not.
         folder: where the files go; made if missing.
-        command: the command that repeats the study, quoted in the table.
+        command: the command that repeats the sweep, quoted in the table.
+
+    Returns:
+        The accuracy of each arm, where the files are, and how to look further.
     """
     rows = rows_of(planned)
-    columns = study.table or measured(rows)
+    sweep, baseline = source.sweep, _baseline(source.sweep, rows)
+    columns = sweep.table or measured(rows)
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"# {study.title}", f"`{command}`", table(rows, columns, study.baseline)]
-    lines.append(NOTES + (COMPARED if study.baseline else ""))
+    lines = [f"# {source.title}", f"`{command}`", table(rows, columns, baseline)]
+    lines.append(NOTES + (COMPARED if baseline else ""))
     missing = sum(not _is_finished(run) for run in planned)
     if missing:
         lines.append(f"{missing} of {len(planned)} runs are missing.")
     lines += remarks([run for row in rows for run in row.runs], rows)
     (folder / "table.md").write_text("\n\n".join(lines) + "\n", "utf-8")
-    summary(rows, study.baseline).to_csv(folder / "summary.csv", index=False)
+    summary(rows, baseline).to_csv(folder / "summary.csv", index=False)
     curves(rows).to_csv(folder / "curves.csv", index=False)
-    save(_figure(study, rows), folder / "figure.png", folder / "figure.pdf")
-    along = along_the_line(rows, str(study.figure.x)) if _is_sweep(study, rows) else None
+    runs = list(dict.fromkeys(str(run.path) for row in rows for run in row.runs))
+    (folder / "runs.txt").write_text("\n".join(runs) + "\n", "utf-8")
+    save(_figure(sweep, rows, baseline), folder / "figure.png", folder / "figure.pdf")
+    along = along_the_line(rows, str(sweep.figure.x)) if _is_over_x(sweep, rows) else None
     if along is not None:
         save(along, folder / "lines.png", folder / "lines.pdf")
+    short = [table(rows, ["accuracy"], baseline)] if "accuracy" in measured(rows) else []
+    further = f"next: fedalign report $(cat {shlex.quote(str(folder / 'runs.txt'))})"
+    return "\n\n".join([*short, f"table and figure in {folder}\n{further}"])
+
+
+def _baseline(sweep: Sweep, rows: Sequence[Row]) -> str | None:
+    """Return the baseline, if it has been run."""
+    return sweep.baseline if any(row.arm == sweep.baseline for row in rows) else None
 
 
 def rows_of(planned: Sequence[Planned]) -> list[Row]:
@@ -113,18 +129,18 @@ def _compared(difference: Difference | None) -> dict[str, Any]:
     }
 
 
-def _figure(study: Study, rows: Sequence[Row]) -> Figure:
-    kind, x, baseline = study.figure.kind, study.figure.x, study.baseline
-    if _is_sweep(study, rows):
-        return sweep(rows, str(x), baseline, study.figure.panels, study.figure.log)
-    if kind == "differences" and baseline is not None:
+def _figure(sweep: Sweep, rows: Sequence[Row], baseline: str | None) -> Figure:
+    shown = sweep.figure
+    if _is_over_x(sweep, rows):
+        return over_x(rows, str(shown.x), baseline, shown.panels, shown.log)
+    if shown.kind == "differences" and baseline is not None:
         return beside_baseline(rows, baseline)
     return over_rounds(rows, baseline)
 
 
-def _is_sweep(study: Study, rows: Sequence[Row]) -> bool:
-    """Return whether the figure is a sweep and several values of its x were run."""
-    return study.figure.kind == "sweep" and study.figure.x in rows[0].varied
+def _is_over_x(sweep: Sweep, rows: Sequence[Row]) -> bool:
+    """Return whether the figure is one over `x`, of which several values were run."""
+    return sweep.figure.kind == "sweep" and sweep.figure.x in rows[0].varied
 
 
 def _is_finished(run: Planned) -> bool:

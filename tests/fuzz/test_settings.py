@@ -1,4 +1,4 @@
-"""Configurations, overrides, run configs and studies that are nearly right."""
+"""Configurations, overrides, run configs and sweeps that are nearly right."""
 
 import json
 import math
@@ -13,7 +13,8 @@ from fedalign.settings.config import from_run_config, read
 from fedalign.settings.layers import flatten
 from fedalign.settings.registry import HOME
 from fedalign.simulation import parse_run_config
-from fedalign.studies.study import plan, read_study
+from fedalign.studies.plan import plan
+from fedalign.studies.sweep import read_sweep
 from tests.fuzz.harness import bounded, fuzzed
 from tests.fuzz.mutation import ODD, bytes_of, pick, text_of, tree_of
 
@@ -24,15 +25,23 @@ TOKENS = [
     *(b"\xff", b"\t", b"#", b"2024-99-99", b"010", b"1e3", b".inf", b".nan", b"0x1F", b"~", b"'"),
     *(b"rounds: 3\nrounds: 4\n", b"1:20", b"---\n", b"%YAML 9\n", b"\xe2\x80\xa8", b"name: "),
 ]
-STUDY = {
-    "title": "t",
-    "base": "quickstart",
-    "settings": {"rounds": 2, "model": {"width": 8}},
-    "vary": {"seed": [0, 1], "strategy.fixed_ratio": [0.2, 0.4]},
-    "arms": {"A": {"strategy": "fedavg"}, "B": {"strategy": "fedpnu", "vary": {"seed": [3]}}},
-    "baseline": "A",
-    "figure": {"kind": "sweep", "x": "strategy.fixed_ratio", "log": True},
-    "table": ["accuracy"],
+SWEEP = {
+    "rounds": 2,
+    "model": {"width": 8},
+    "sweep": {
+        "title": "t",
+        "base": "quickstart",
+        "grid": {"strategy.fixed_ratio": [0.2, 0.4]},
+        "pairs": {"client.lr": [0.1, 0.2], "rounds": [1, 2]},
+        "seeds": [0, 1],
+        "arms": {
+            "A": {"strategy": "fedavg"},
+            "B": {"strategy": "fedpnu", "grid": {"strategy.fixed_ratio": [0.3]}},
+        },
+        "baseline": "A",
+        "figure": {"kind": "sweep", "x": "strategy.fixed_ratio", "log": True},
+        "table": ["accuracy"],
+    },
 }
 FULL = read("quickstart", {}).model_dump()
 KEYS = [*flatten(FULL), *FULL, "alpha", "config", "overrides"]
@@ -141,14 +150,14 @@ def test_run_configs(seeds):
 
 
 @fuzzed
-def test_studies(tmp_path, seeds):
+def test_sweeps(tmp_path, seeds):
     file, odd = tmp_path / "x.yaml", [*ODD, "A", "seed", "rounds", "sweep", "differences", [1, "x"]]
     for seed in seeds:
-        draw = rng(seed, "fuzz", "study")
-        content = yaml.safe_dump(tree_of(draw, STUDY, odd), sort_keys=False).encode()
+        draw = rng(seed, "fuzz", "sweep")
+        content = yaml.safe_dump(tree_of(draw, SWEEP, odd), sort_keys=False).encode()
         if draw.integers(3) == 0:
             content = bytes_of(draw, content, TOKENS)
         file.write_bytes(content)
         with bounded(seed, len(content), InputError):
-            for run in plan(read_study(file), file, ["rounds=1"]):
+            for run in plan(read_sweep(str(file)), ["rounds=1"]):
                 arrives(run.config)

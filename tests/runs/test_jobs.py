@@ -1,8 +1,11 @@
-"""Runs in processes of their own; in place of `fedalign run`, a few lines of Python."""
+"""Runs in processes that take one after another; in place of runs, a few lines of Python."""
 
 import os
 import sys
-from contextlib import closing
+import time
+from contextlib import closing, suppress
+from itertools import count
+from textwrap import indent
 
 import pytest
 
@@ -11,51 +14,95 @@ from fedalign.runs.jobs import run_all
 from fedalign.settings.config import read
 
 FAKE = """
-import os, signal, sys, time, yaml, pathlib
-config = yaml.safe_load(open(sys.argv[-1]))
-out = pathlib.Path(config["out"])
-(out / f"{config['seed']}.pid").write_text(str(os.getpid()))
+import json, os, pathlib, signal, sys, time
+with os.fdopen(int(sys.argv[1]), "w") as answers:
+    for line in sys.stdin:
+        config = json.loads(line)
+        seed, out = config["seed"], pathlib.Path(config["out"])
+        answer = {"error": None, "warm": True}
+        (out / f"{seed}.pid").write_text(str(os.getpid()))
 BODY
+        print(json.dumps(answer), file=answers, flush=True)
+        if not answer["warm"]: break
 """
 
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
     def fake(body, count):
-        code = FAKE.replace("BODY", body)
-        monkeypatch.setattr(jobs, "RUN", (sys.executable, "-c", code))
+        code = FAKE.replace("BODY", indent(body, " " * 8))
+        monkeypatch.setattr(jobs, "SERVE", (sys.executable, "-c", code))
         return [read(None, {"seed": seed, "out": str(tmp_path)}) for seed in range(count)]
 
     return fake
 
 
-def test_each_run_is_a_process_and_a_failure_is_told(fake, tmp_path):
+def pids(folder, seeds):
+    return [int((folder / f"{seed}.pid").read_text()) for seed in seeds]
+
+
+def gone(pid):
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return False
+    return True
+
+
+def test_runs_share_a_process_until_one_fails_and_a_failure_is_told(fake, tmp_path):
     body = (
-        "if config['seed'] == 1: sys.exit('noise\\nerror: nothing to eat')\n"
-        "if config['seed'] == 2: os.kill(os.getpid(), 9)\n"
-        "if config['seed'] == 3: 1 / 0\n"
-        "if config['seed'] == 4: sys.exit(7)"
+        "if seed == 1: answer = {'error': 'nothing to eat', 'warm': False}\n"
+        "if seed == 2: os.kill(os.getpid(), 9)\n"
+        "if seed == 3: 1 / 0\n"
+        "if seed == 4: sys.exit(7)\n"
+        "if seed == 5: sys.exit('noise\\nerror: half a word')\n"
     )
-    found = {config.seed: error for config, error in run_all(fake(body, 6), 2)}
+    found = {config.seed: error for config, error in run_all(fake(body, 8), 1)}
     assert found == {
         0: None,
         1: "nothing to eat",
         2: "killed by SIGKILL",
         3: "ZeroDivisionError: division by zero",
         4: "exit code 7",
-        5: None,
+        5: "half a word",
+        6: None,
+        7: None,
     }
-    assert len({(tmp_path / f"{seed}.pid").read_text() for seed in found}) == 6
+    served = pids(tmp_path, range(8))
+    assert served[0] == served[1]
+    assert served[6] == served[7]
+    assert len(set(served)) == 6
+    assert all(map(gone, served))
 
 
 def test_no_more_than_so_many_run_at_a_time(fake, tmp_path):
     body = (
-        "mine = out / f\"{config['seed']}.on\"; mine.touch()\n"
-        "(out / f\"{config['seed']}.seen\").write_text(str(len(list(out.glob('*.on')))))\n"
+        "mine = out / f'{seed}.on'; mine.touch()\n"
+        "(out / f'{seed}.seen').write_text(str(len(list(out.glob('*.on')))))\n"
         "time.sleep(0.2); mine.unlink()"
     )
-    assert [error for _, error in run_all(fake(body, 5), 2)] == [None] * 5
+    watched = []
+    outcomes = run_all(fake(body, 5), 2, watch=lambda configs: watched.append(len(configs)))
+    assert [error for _, error in outcomes] == [None] * 5
     assert {int(path.read_text()) for path in tmp_path.glob("*.seen")} <= {1, 2}
+    assert set(watched) <= {1, 2}
+    assert len(set(pids(tmp_path, range(5)))) == 2
+
+
+def test_a_run_that_finishes_no_round_is_given_up_and_the_others_go_on(fake, tmp_path):
+    body = (
+        "while seed == 1: time.sleep(1)\n"
+        "folder = FOLDERS[seed]; os.makedirs(folder)\n"
+        "for _ in range(6 if seed == 0 else 0):\n"
+        "    time.sleep(0.25)\n"
+        "    with open(folder + '/metrics.csv', 'a') as file: file.write('1')\n"
+    )
+    configs = fake("pass", 3)
+    fake(body.replace("FOLDERS", repr([str(config.folder) for config in configs])), 3)
+    began = time.monotonic()
+    found = {config.seed: error for config, error in run_all(configs, 2, stalled=1.0)}
+    assert found == {0: None, 1: "no round was finished in 1 seconds", 2: None}
+    assert time.monotonic() - began > 1.5
+    assert all(map(gone, pids(tmp_path, range(3))))
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -63,11 +110,32 @@ def test_whoever_stops_leaves_no_process_behind(fake, tmp_path, deaf, monkeypatc
     monkeypatch.setattr(jobs, "GRACE", 0.5 if deaf else 60.0)
     body = (
         ("signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" if deaf else "")
-        + "(out / f\"{config['seed']}.ready\").touch()\n"
-        "while config['seed'] or not (out / '1.ready').exists(): time.sleep(0.01)"
+        + "(out / f'{seed}.ready').touch()\n"
+        "while seed or not (out / '1.ready').exists(): time.sleep(0.01)"
     )
     configs = fake(body, 2)
     with closing(run_all(configs, 2)) as outcomes:
         assert next(outcomes) == (configs[0], None)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "1.pid").read_text()), 0)
+    assert all(map(gone, pids(tmp_path, range(2))))
+
+
+def test_a_second_ctrl_c_does_not_wait(fake, tmp_path, monkeypatch):
+    """The first one comes while runs go on, the second while they are given time to stop."""
+    body = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n(out / 'ready').touch()\ntime.sleep(600)"
+    configs, calls, usual = fake(body, 1), count(), jobs.subprocess.Popen.wait
+
+    def press(_):
+        if (tmp_path / "ready").exists():
+            raise KeyboardInterrupt
+
+    def interrupted(self, timeout=None):
+        if next(calls) == 0:
+            raise KeyboardInterrupt
+        return usual(self, timeout)
+
+    monkeypatch.setattr(jobs.subprocess.Popen, "wait", interrupted)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(run_all(configs, 1, watch=press))
+    assert time.monotonic() - began < 30
+    assert gone(pids(tmp_path, [0])[0])

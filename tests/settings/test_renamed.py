@@ -7,7 +7,8 @@ import pytest
 from fedalign.errors import InputError
 from fedalign.settings import renamed
 from fedalign.settings.config import read
-from fedalign.studies.study import plan, read_study
+from fedalign.studies.plan import plan
+from fedalign.studies.sweep import read_sweep
 
 OLD = {
     "strategy": "fednova",
@@ -84,11 +85,11 @@ def test_where_no_setting_had_the_name_nothing_is_renamed():
 def test_a_study(tmp_path, warnings):
     file = tmp_path / "study.yaml"
     file.write_text(
-        "title: t\nbase: quickstart\nsettings: {simulation.cohort: 1}\n"
-        "vary: {strategy.slow: [0, 0.5]}\n"
-        "arms:\n  a: {strategy: {name: fedpfn, counts: exact}}\n  b: {strategy: fedavg}\n"
+        "simulation.cohort: 1\nsweep:\n  base: quickstart\n"
+        "  grid: {strategy.slow: [0, 0.5]}\n"
+        "  arms:\n    a: {strategy: {name: fedpfn, counts: exact}}\n    b: {strategy: fedavg}\n"
     )
-    runs = plan(read_study(file), file)
+    runs = plan(read_sweep(str(file)))
     assert len(runs) == 4
     masked = [run.config.strategy.options for run in runs if run.arm == "a"]
     assert [options["fixed_lr_scale"] for options in masked] == [0, 0.5]

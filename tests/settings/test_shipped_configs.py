@@ -9,7 +9,8 @@ from fedalign.settings.builtin import BUILTIN
 from fedalign.settings.config import read
 from fedalign.settings.registry import HOME
 from fedalign.simulation import FlowerApp, simulate
-from fedalign.studies.study import find_study, plan, read_study
+from fedalign.studies.plan import plan
+from fedalign.studies.sweep import read_sweep
 
 ALGORITHMS = sorted(path.stem for path in (HOME / "configs" / "algorithms").glob("*.yaml"))
 STUDIES = sorted(path.stem for path in (HOME / "configs" / "studies").glob("*.yaml"))
@@ -61,5 +62,4 @@ def test_every_algorithm_has_one():
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_studys_runs_are_valid(name):
-    file = find_study(name)
-    assert len(plan(read_study(file), file, ["seed=0"])) >= 8
+    assert len(plan(read_sweep(name), ["seed=0"])) >= 8

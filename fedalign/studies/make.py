@@ -1,0 +1,81 @@
+"""Make a sweep, from its file to its table and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fedalign.errors import FedalignError
+from fedalign.report.labels import label, varied
+from fedalign.runs.paths import adopting, folder_of, is_finished
+from fedalign.settings.config import Config
+from fedalign.settings.layers import flatten
+from fedalign.studies.execute import Changed, How, describe, execute
+from fedalign.studies.plan import Planned, plan
+from fedalign.studies.report import write
+from fedalign.studies.sweep import Source, read_sweep
+
+__all__ = ["Changed", "How", "list_runs", "planned_of", "read_sweep", "several", "sweep"]
+
+
+def sweep(name: str, words: Sequence[str] = (), how: How = How()) -> Path:  # noqa: B008 - frozen
+    """Run all unfinished runs of a sweep; return the folder with its table and figure.
+
+    A run that has finished in the same folder `out` is taken as it is, whatever its name.
+
+    Args:
+        name: the sweep's file, or a name in `configs/studies/` or `configs/`.
+        words: `key=value` settings for all runs.
+        how: number of runs at a time, folder, and what becomes of changed runs.
+
+    Raises:
+        InputError: there are such runs, and they are to be refused; or data cannot be read.
+        FedalignError: runs have failed; the table then holds the others.
+    """
+    source = read_sweep(name)
+    planned = planned_of(source, words, how)
+    failed = execute(planned, how)
+    folder = Path(planned[0].config.out).expanduser() / source.file.stem
+    if any(is_finished(folder_of(run.config)) for run in planned):
+        print(write(source, planned, folder, " ".join(["fedalign sweep", name, *words])))
+    _refuse(failed, planned)
+    return folder
+
+
+def several(configs: Sequence[Config], how: How, dry: bool = False) -> None:
+    """Make runs that are compared with nothing, or print where they stand.
+
+    Raises:
+        FedalignError: runs have failed.
+    """
+    settings = [flatten(config.model_dump()) for config in configs]
+    names = [
+        label({**own, "seed": s["seed"]}) for own, s in zip(varied(settings), settings, strict=True)
+    ]
+    planned = [
+        Planned(name, {}, how.placed(config), name)
+        for name, config in zip(names, configs, strict=True)
+    ]
+    if dry:
+        print(describe(planned))
+    else:
+        _refuse(execute(planned, how), planned)
+
+
+def _refuse(failed: int, planned: Sequence[Planned]) -> None:
+    if failed:
+        total = len({folder_of(run.config) for run in planned})
+        told = f"{failed} of {total} runs failed; the same command tries them again"
+        raise FedalignError(told)
+
+
+def list_runs(name: str, words: Sequence[str], how: How) -> None:
+    """Print the runs that a sweep has, and which of them have finished; make none."""
+    print(describe(planned_of(read_sweep(name), words, how)))
+
+
+def planned_of(source: Source, words: Sequence[str], how: How) -> list[Planned]:
+    """Return the runs of a sweep, each with the folder that it has or will have."""
+    planned = plan(source, words)
+    return [replace(run, config=adopting(how.placed(run.config))) for run in planned]

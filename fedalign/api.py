@@ -19,8 +19,8 @@ import numpy as np
 from fedalign.errors import FedalignError
 from fedalign.report.reading import Run, read_runs
 from fedalign.runs.identity import refuse_changed
+from fedalign.runs.launch import launch
 from fedalign.runs.paths import folder_of
-from fedalign.runs.start import launch
 from fedalign.server.participation import LimpingRunError
 from fedalign.settings.builtin import KINDS
 from fedalign.settings.config import Config, read

@@ -24,6 +24,7 @@ from fedalign.network.device import torch_threads
 from fedalign.rng import rng
 from fedalign.seeding import seeded
 from fedalign.training import trainer
+from fedalign.training.evaluation import on_client
 from fedalign.training.replies import Sender, each, mean
 from fedalign.training.stacks import notes
 
@@ -103,19 +104,12 @@ def evaluate(message: Message, context: Context) -> Message:
     those of the model after local fine-tuning (`tuned_…`).
     """
     federation, (partition, count) = federation_at(context, message), place_of(context)
-    network, settings = federation.network, federation.config.evaluation
-    held = federation.held(partition, count)
-    data, (rows,) = federation.examples.seen(count, [partition], [held.tested])
-    own = data.at(rows)
-    models, number = {"": network.receive(arrays_of(message))}, round_of(message)
-    if settings.finetune_epochs:
+    models, number = {"": federation.network.receive(arrays_of(message))}, round_of(message)
+    if federation.config.evaluation.finetune_epochs:
         models["tuned_"] = _tuned(federation, models[""], number, partition, count)
-    measured: dict[str, float] = {}
     with torch_threads(1), seeded(federation.config.seed, "evaluate", number, partition):
-        for kind, model in models.items():
-            loss, accuracy = network.evaluate(model, own, settings.batch_size)
-            measured |= {f"{kind}loss": loss, f"{kind}accuracy": accuracy}
-    return evaluate_reply(message, len(rows), measured)
+        measured = on_client(federation, models, partition, count)
+    return evaluate_reply(message, len(federation.held(partition, count).tested), measured)
 
 
 @app.query("whoami")

@@ -15,16 +15,24 @@ from typing import Annotated
 import typer
 
 from fedalign.errors import FedalignError, device_reason, is_device_error, shortened
+from fedalign.settings import completion
 
 MAX_ERROR = 3000  # characters
 
 ConfigFile = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="YAML file, or its name in configs/")
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        help="YAML file, or its name in configs/",
+        autocompletion=completion.configs,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="settings by dotted key, such as partition.alpha=0.1"
+        metavar="[KEY=VALUE]...",
+        help="settings by dotted key, such as partition.alpha=0.1",
+        autocompletion=completion.overrides,
     ),
 ]
 Trackers = Annotated[

@@ -1,16 +1,22 @@
-"""Call partitioners and check what they return; `settings.contracts` says what one is."""
+"""Call partitioners, check what they return and write it to a file.
+
+`settings.contracts` says what a partitioner is.
+"""
 
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fedalign.errors import InputError
+from fedalign.files import reporting
 
 Indices = npt.NDArray[np.int64]
 
@@ -69,6 +75,25 @@ def checked(dealt: Sequence[Any], num_clients: int, examples: int, called: str) 
         wrong = every.min() if every.min() < 0 else every.max()
         raise InputError(f"partition: {called} dealt example {wrong}, outside 0..{examples - 1}")
     return shares
+
+
+def write_indices(shares: Sequence[Indices], file: Path) -> None:
+    """Write the indices of each client as the partitioner `indices` reads them.
+
+    Raises:
+        InputError: The file ends neither in `.json` nor in `.npz`.
+        FedalignError: It cannot be written.
+    """
+    if file.suffix == ".npz":
+        arrays = {str(client): share for client, share in enumerate(shares)}
+        with reporting(file), file.open("wb") as open_file:
+            np.savez_compressed(open_file, **arrays)  # type: ignore[arg-type]
+    elif file.suffix == ".json":
+        lists = ",\n".join(json.dumps(share.tolist()) for share in shares)
+        with reporting(file):
+            file.write_text(f"[\n{lists}\n]\n", "utf-8")
+    else:
+        raise InputError(f"--save: {str(file)!r} must end in .json or .npz")
 
 
 def deal(owner: Indices, num_clients: int) -> list[Indices]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import fedalign
 from fedalign.api import configuration
 from fedalign.report.gallery import figures
-from fedalign.runs import start
+from fedalign.runs import launch
 from fedalign.server.participation import LimpingRunError
 from fedalign.settings.config import read
 from fedalign.studies import make
@@ -91,7 +91,7 @@ def test_a_finished_run_is_returned_and_not_repeated(run, again, monkeypatch):
     def never(*_, **__):
         raise AssertionError("it trained")
 
-    monkeypatch.setattr(start, "simulate", never)
+    monkeypatch.setattr(launch, "simulate", never)
     assert again().metrics.equals(run.metrics)
     with pytest.raises(AssertionError, match="it trained"):
         again(again=True)
@@ -145,7 +145,7 @@ def test_a_comparison_is_a_frame_a_text_and_a_table_of_a_notebook(run):
 def test_a_sweep_makes_all_combinations_of_lists(tmp_path, monkeypatch):
     def execute(planned, how):
         assert (how.jobs, how.changed) == (2, "refuse")
-        return sum(not start.launch(how.placed(own.config)) for own in planned)
+        return sum(not launch.launch(how.placed(own.config)) for own in planned)
 
     monkeypatch.setattr(make, "execute", execute)
     monkeypatch.setattr(make, "write", lambda *_: "written")

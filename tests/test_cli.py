@@ -70,10 +70,12 @@ def test_commas_make_a_sweep(fedalign, tmp_path):
     result = fedalign("run", "quickstart", *BRIEF, *words, "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert len(list(tmp_path.iterdir())) == 4
-    table = fedalign("report", *map(str, tmp_path.iterdir()), "--figure", str(tmp_path / "x.png"))
+    files = ("--figure", str(tmp_path / "x.png"), "--page", str(tmp_path / "x.html"))
+    table = fedalign("report", *map(str, tmp_path.iterdir()), *files)
     assert re.search(r"\| fedavg +\| 2 +\|", table.output)
     assert re.search(r"\| fedpnu +\| 2 +\|", table.output)
     assert (tmp_path / "x.png").stat().st_size > 10_000
+    assert "fedpnu, seed 1" in (tmp_path / "x.html").read_text()
 
 
 def test_a_sweep_with_one_bad_value_starts_nothing(fedalign, tmp_path):
@@ -153,9 +155,47 @@ def test_list_tells_all_about_a_part(fedalign):
     told = fedalign("list", "scaffold").output
     assert "strategies: scaffold" in told
     assert "clients: scaffold" in told
-    result = fedalign("list", "fedpfm")
+
+
+def test_list_by_kind_section_setting_and_file(fedalign):
+    told = fedalign("list", "partitioners").output
+    assert told.startswith("partitioners (partition=NAME)\n  iid ")
+    assert "fedavg" not in told
+    told = fedalign("list", "evaluation").output
+    assert "  evaluation.pairs = 3  int >= 0\n" in told
+    assert "rounds = " not in told
+    assert "  evaluation.pairs = 3" in fedalign("list", "settings").output
+    assert fedalign("list", "rounds").output.startswith("setting\n  rounds = 10  int > 0\n")
+    for word in ("mu", "client.mu"):
+        told = fedalign("list", word).output
+        assert told.startswith("option of clients: fedprox\n  client.mu = 0.01  float >= 0\n")
+        assert "option of clients: moon\n  client.mu = 1.0" in told
+    assert "  quickstart " in fedalign("list", "configs").output
+    assert "name: quickstart\nrounds: 20" in fedalign("list", "quickstart").output
+    assert "Ways to fix weights, " in fedalign("list", "studies").output
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [("fedpfm", "fedpfn"), ("partitoners", "partitioners"), ("clip_nrm", "clip_norm"),
+     ("evaluation.pair", "evaluation.pairs"), ("quikstart", "quickstart")],
+)  # fmt: skip
+def test_list_names_what_is_nearest_to_a_word_that_means_nothing(fedalign, word, near):
+    result = fedalign("list", word)
     assert result.exit_code == 2
-    assert "'fedpfm' is not a part of fedalign; did you mean 'fedpfn'?" in result.output
+    told = f"error: {word!r} is not a part, a setting or a file of fedalign; did you mean {near!r}"
+    assert result.stderr.startswith(told)
+
+
+def test_version_and_short_help(fedalign):
+    result = fedalign("--version")
+    assert result.exit_code == 0
+    assert re.match(
+        r"fedalign \d+\.\d+\.\d+ \(flwr \d+\S+, torch \S+, ray \S+, Python 3", result.output
+    )
+    for words in ([], ["run"], ["deploy", "local"]):
+        assert fedalign(*words, "-h").output == fedalign(*words, "--help").output
+        assert fedalign(*words, "-h").exit_code == 0
 
 
 def test_flower_simulation_runs_our_app(flower_simulation, tmp_path):

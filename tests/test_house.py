@@ -24,13 +24,15 @@ ORDER = (
     "trackers",
     "runs",
     "server strategies client_app",
+    "fusions",
     "landscape training",
     "clients simulation federation",
     "algorithm messages",
     "masks",
     "network",
+    "console",
     "models settings data partitions",
-    "partitioning testing console",
+    "partitioning testing",
     "seeding files usage",
     "errors rng __version__",
 )
@@ -269,8 +271,13 @@ LOADERS = {"torch.load", "pd.read_pickle", "pandas.read_pickle", "np.lib.format.
 def unpickles(file):
     """Return how a file could run what it reads, with the lines."""
     found = {name for name in imported(file) if name.split(".")[0] in UNPICKLE}
+    calls = [node for node in ast.walk(tree(file)) if isinstance(node, ast.Call)]
+    tensors_only = [
+        call.func for call in calls if "weights_only=True" in map(ast.unparse, call.keywords)
+    ]
     for node in ast.walk(tree(file)):
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in LOADERS:
+        loads = isinstance(node, ast.Attribute) and ast.unparse(node) in LOADERS
+        if loads and node not in tensors_only:
             found.add(f"line {node.lineno}: {ast.unparse(node)}")
         if isinstance(node, ast.Call) and ast.unparse(node.func) in {"eval", "exec"}:
             found.add(f"line {node.lineno}: {ast.unparse(node.func)}")

@@ -1,20 +1,43 @@
-"""Commands that look before a run: `validate`, `partition`, `doctor`, `list`.
+"""Commands that train nothing: `validate`, `partition`, `doctor`, `evaluate`, `list`.
 
 Each command imports what it needs when it runs, so that `--help` does not wait for torch.
 """
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
+from platform import python_version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedalign import __version__
 from fedalign.commands.choices import combined
 from fedalign.console import ConfigFile, Overrides, guarded
+from fedalign.settings import completion
 
 if TYPE_CHECKING:
     from fedalign.settings.config import Config
+
+
+def _versions(wanted: bool) -> None:
+    """Print the versions of fedalign and of what it runs on."""
+    if wanted:
+        shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("flwr", "torch", "ray"))
+        print(f"fedalign {__version__} ({shown}, Python {python_version()})")
+        raise typer.Exit
+
+
+def about(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the versions and exit.", callback=_versions, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Federated learning simulations with neuron alignment."""
 
 
 def validate(config: ConfigFile, overrides: Overrides = None) -> None:
@@ -32,6 +55,13 @@ def partition(
     out: Annotated[
         Path, typer.Option(help="PNG or PDF file; numbered if there are several")
     ] = Path("partition.png"),
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON or .npz file for the indices of each client, which partition=indices reads",
+        ),
+    ] = None,
 ) -> None:
     """Show how the examples are partitioned: statistics and a figure.
 
@@ -39,16 +69,20 @@ def partition(
     """
     with guarded():
         from fedalign.federation.federation import Federation
-        from fedalign.report.partition import counts_of, describe, picture
-        from fedalign.report.style import save
+        from fedalign.report import style
+        from fedalign.report.partition import counts_of, describe, picture, save_indices
 
         several = combined(config, overrides or [], None)
         for number, planned in enumerate(several, 1):
-            counts = counts_of(Federation(planned))
-            file = out if len(several) == 1 else out.with_stem(f"{out.stem}-{number}")
-            save(picture(counts), file)
-            print(describe(counts))
-            print(f"figure in {file}\n" if number < len(several) else f"figure in {file}")
+            suffix = "" if len(several) == 1 else f"-{number}"
+            federation, file = Federation(planned), out.with_stem(f"{out.stem}{suffix}")
+            counts = counts_of(federation)
+            lines = [describe(counts), f"figure in {file}"]
+            if save is not None:
+                words = save_indices(federation, save.with_stem(f"{save.stem}{suffix}"))
+                lines.append(f"the same partition again: {words}")
+            style.save(picture(counts), file)
+            print(*lines, *[""] * (number < len(several)), sep="\n")
 
 
 def doctor(
@@ -75,14 +109,58 @@ def doctor(
                 print(f"{heading:10}{text}")
 
 
-def list_parts(
-    name: Annotated[str | None, typer.Argument(help="show only this part, in detail")] = None,
+def evaluate(
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN|MODEL.safetensors", help="run folder, or file of a model")
+    ],
+    overrides: Overrides = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="configuration of the model; if not given, config.yaml in the folder of the run",
+            autocompletion=completion.configs,
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the scores of each client")] = None,
 ) -> None:
-    """List the parts that a configuration can name, or show one of them in detail."""
-    with guarded():
-        from fedalign.report.parts import print_part, print_parts
+    """Evaluate a model on the test set and on the data of all clients, without training.
 
-        print_parts() if name is None else print_part(name)
+    A client is tested on the examples that it holds out (`evaluation.holdout`), or else on those
+    that it trains on.
+    """
+    with guarded():
+        from fedalign.report import evaluation
+
+        told, clients = evaluation.evaluate(*evaluation.how(model, overrides or [], config))
+        print(told)
+        if out is not None:
+            evaluation.write(clients, out)
+            print(f"each client in {out}")
+
+
+def _words(incomplete: str) -> list[str]:
+    """Return what `list` knows that begins so."""
+    from fedalign.report import lookup
+
+    return [word for word in lookup.words() if word.startswith(incomplete)]
+
+
+def list_parts(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[WORD]",
+            autocompletion=_words,
+            help="a kind (partitioners), a part (dirichlet), a setting (rounds, evaluation, "
+            "client.lr), settings, configs, studies",
+        ),
+    ] = None,
+) -> None:
+    """List parts, settings, configurations and studies; tell all about one of them."""
+    with guarded():
+        from fedalign.report import lookup, parts
+
+        parts.show_all() if name is None else lookup.show(name)
 
 
 def _check_twice(several: list[Config]) -> None:

@@ -1,7 +1,8 @@
-"""What commands that make several runs share: their options, and what several settings mean."""
+"""What the words of a command mean: files, settings, and several values of a setting."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,9 +39,15 @@ def combined(
     fixed: dict[str, object] = {} if out is None else {"out": out}
     fixed |= {"trackers": trackers} if trackers else {}
     every = [read(config, chosen | fixed) for chosen in combinations(parse_choices(overrides))]
-    if any(own.stop_when or own.patience or own.keep_best for own in every):
+    found = list({repr(own.model_dump()): own for own in every}.values())
+    if any(own.stop_when or own.patience or own.keep_best for own in found):
         from fedalign.runs.stopping import check_metrics  # imports torch
 
-        for own in every:
+        for own in found:
             check_metrics(own)
-    return list({repr(one.model_dump()): one for one in every}.values())
+    return found
+
+
+def is_file(word: str) -> bool:
+    """Return whether a word names a file, even one with an equals sign, and not a setting."""
+    return "=" not in word or word.endswith(".safetensors") or Path(word).exists()

@@ -22,18 +22,27 @@ def report(
     plane: Annotated[
         Path | None, typer.Option(help="PNG or PDF file for planes (see evaluation.plane)")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="HTML file for the page; by default report.html here")
+    ] = None,
+    no_page: Annotated[bool, typer.Option("--no-page", help="write no page")] = False,
 ) -> None:
-    """Print a table of runs, averaged over seeds, and draw their curves and planes.
+    """Print a table of runs, averaged over seeds, and write a page that shows all about them.
+
+    The page is one HTML file: curves to zoom into, lines and planes between models, what each
+    client has and how it fared, cost, settings. It needs no network.
 
     A row is named by the settings in which runs differ; of many, the common values are left out and
     stated below. Runs that have not finished, copies, and runs in which clients failed are named.
     """
     with guarded():
         from fedalign.report.figures import over_rounds
+        from fedalign.report.page.page import target, write
         from fedalign.report.reading import distinct, read_runs
         from fedalign.report.style import save
         from fedalign.report.tables import common_settings, groups, remarks, table
 
+        written = target(page, no_page)
         folders, repeated = distinct(runs)
         found = read_runs(folders)
         rows = groups(found)
@@ -48,6 +57,9 @@ def report(
 
             save(maps(planes_of(rows)), plane)
             print(f"planes in {plane}")
+        if written is not None:
+            write(found, rows, written, repeated)
+            print(f"page in {written}")
 
 
 def connect(
@@ -74,20 +86,16 @@ def connect(
     Prints the barriers of every pair, before and after their neurons are matched.
     """
     with guarded():
+        from fedalign.commands.choices import is_file
         from fedalign.landscape.connect import connect, how
         from fedalign.report.connection import describe, write
 
         if out.exists() and not out.is_dir():
             raise InputError(f"--out: {out} is a file, not a folder")
-        models = [Path(word) for word in files if _is_file(word)]
-        words = [word for word in files if not _is_file(word)]
+        models = [Path(word) for word in files if is_file(word)]
+        words = [word for word in files if not is_file(word)]
         planned = how(models, words, config, {"model": model, "data": data})
         connection = connect(models, planned)
         print(describe(connection, planned.evaluation.match != "none"))
         write(connection, out)
         print(f"\ncurves, barriers and figures in {out}")
-
-
-def _is_file(word: str) -> bool:
-    """Return whether a word names a file, even one with an equals sign, and not a setting."""
-    return "=" not in word or word.endswith(".safetensors") or Path(word).is_file()

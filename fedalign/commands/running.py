@@ -37,9 +37,9 @@ def run(
     """
     with guarded(verbose):
         from fedalign.runs.identity import refuse_changed
+        from fedalign.runs.launch import launch
         from fedalign.runs.models import missing_models
         from fedalign.runs.paths import folder_of, limping
-        from fedalign.runs.start import launch
         from fedalign.server.participation import LimpingRunError
 
         several, limped = combined(config, overrides or [], out, trackers or []), False

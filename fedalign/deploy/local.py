@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 from fedalign.deploy.certs import certify, make_key
 from fedalign.deploy.processes import PATIENCE, Processes, free_port
 from fedalign.deploy.superlink import SuperLink, follow
+from fedalign.deploy.watch import Watch
 from fedalign.errors import FedalignError, InputError
 from fedalign.federation.client_state import STATES
 from fedalign.runs.identity import refuse_changed
@@ -95,6 +96,17 @@ class Local(Processes):
             *more,
         )
 
+    def watch(self) -> Watch:
+        """Return a context manager in which nodes that end by themselves are started again."""
+
+        def nodes() -> dict[str, psutil.Popen]:
+            return {n: process for n, process in self.running.items() if n.startswith("node-")}
+
+        def start(name: str) -> None:
+            self.start_node(int(name.removeprefix("node-")))
+
+        return Watch(nodes, start, lambda name: self.log(name).strip().rpartition("\n")[2])
+
     def node_options(self) -> tuple[str, ...]:
         """Return the options of every SuperNode: the SuperLink's door, and a free port."""
         return ("--superlink", self.door, "--port", str(free_port()))
@@ -137,12 +149,8 @@ def run(
     for i, node in enumerate(nodes):
         node |= {"data-dir": str(data[i].resolve())} if data else {"num-partitions": count}
     print(f"starting a SuperLink and {count} SuperNodes", flush=True)
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        with Local(nodes, logs) as local:
-            follow(local.superlink, planned)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with Local(nodes, logs) as local, local.watch():
+        follow(local.superlink, planned)
 
 
 def _planned(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import psutil
 from fedalign.deploy.superlink import HOME, environment, program
 
 PATIENCE = 60.0  # seconds that a process has to start
+PORTS = range(20_000, 32_000)  # below those that systems choose, above those of Ray's workers
 GRACE = 5.0  # seconds that a process has to end after SIGTERM
 
 
@@ -105,11 +107,15 @@ class Processes:
 
 
 def free_port() -> int:
-    """Return a free port on loopback."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a free port on loopback that the system gives to nobody.
+
+    A port that the system chooses may be given to another process before it is bound again.
+    """
+    while True:
+        port = PORTS.start + secrets.randbelow(len(PORTS))
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def _alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:

@@ -71,7 +71,7 @@ class Examples(Protocol):
 class DealtExamples:
     """One data set that the partitioner of a configuration deals to the clients.
 
-    Every machine deals alike, since all draws come from the run's seed.
+    Every machine deals alike, since all draws come from the run's seed, or the partition's own.
     """
 
     config: Config
@@ -88,7 +88,8 @@ class DealtExamples:
         """Return the examples of one of `num_clients` clients."""
         if num_clients not in self._dealt:
             shares, config = self._shares(num_clients), self.config
-            self._dealt[num_clients] = hold_out_all(shares, config.evaluation.holdout, config.seed)
+            share, seed = config.evaluation.holdout, config.partition_seed
+            self._dealt[num_clients] = hold_out_all(shares, share, seed)
         return self._dealt[num_clients][partition]
 
     def seen(
@@ -116,9 +117,10 @@ class DealtExamples:
     ) -> torch.Tensor:
         """Return some of a client's images; each is the same whichever others are asked for."""
         owned = self.held(partition, num_clients).owned
-        images, stream = self.data.images, rng(self.config.seed, "transform", partition)
+        images, seed = self.data.images, self.config.partition_seed
         place = named(f"partition: {self.config.partition.name!r}: transform")
-        with place, seeded(self.config.seed, "transform", partition):
+        with place, seeded(seed, "transform", partition):
+            stream = rng(seed, "transform", partition)
             changed = partitioner.transform(
                 images[torch.from_numpy(owned)].cpu(), partition, num_clients, stream
             )
@@ -129,9 +131,10 @@ class DealtExamples:
         """Return the rows that each client owns."""
         config, labels = self.config, self.data.labels.cpu().numpy()
         groups = None if self.data.groups is None else self.data.groups.cpu().numpy()
-        name, stream = config.partition.name, rng(config.seed, "partition")
+        name, seed = config.partition.name, config.partition_seed
         known = {"called": name, "data": f"data set {config.data.name!r}"}
-        with named(f"partition: {name!r}"), seeded(config.seed, "partition"):
+        with named(f"partition: {name!r}"), seeded(seed, "partition"):
+            stream = rng(seed, "partition")
             dealt = split(self.partitioner, labels, num_clients, stream, groups, **known)
             return checked(dealt, num_clients, len(labels), name)
 

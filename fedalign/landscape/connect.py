@@ -78,8 +78,7 @@ def how(
     """
     overrides = {key: value for key, value in given.items() if value is not None}
     overrides |= parse_overrides(words)
-    above = [*files[0].absolute().parents][:ABOVE] if files else []
-    found = next((f / "config.yaml" for f in above if (f / "config.yaml").is_file()), None)
+    found = config_of(files[0]) if files else None
     missing = [key for key in given if key not in overrides and f"{key}.name" not in overrides]
     if missing and config is None and found:
         config = str(found)
@@ -92,6 +91,12 @@ def how(
         )
     defaults = {"evaluation.match": "weights", "evaluation.examples": EXAMPLES}
     return read_config(config, defaults | overrides)
+
+
+def config_of(file: File) -> File | None:
+    """Return the configuration of the run that a model lies in; None if it lies in none."""
+    above = (folder / "config.yaml" for folder in [*file.absolute().parents][:ABOVE])
+    return next((path for path in above if path.is_file()), None)
 
 
 def connect(files: Sequence[File], config: Config) -> Connection:
@@ -114,7 +119,7 @@ def connect(files: Sequence[File], config: Config) -> Connection:
     federation, settings = Federation(config), config.evaluation
     if (test := federation.test) is None:
         raise InputError(f"connect: data set {config.data.name!r} has no test part to measure on")
-    named = {_letter(number): file for number, file in enumerate(files)}
+    named = {letter(number): file for number, file in enumerate(files)}
     models = {name: read(file, federation.network) for name, file in named.items()}
     evaluator = Evaluator(federation.network, test, federation.reference, settings)
     with torch_threads(1):
@@ -178,6 +183,6 @@ def _mean(names: Sequence[str]) -> Mix:
     return dict.fromkeys(names, 1 / len(names))
 
 
-def _letter(number: int) -> str:
+def letter(number: int) -> str:
     """Return A to Z, then A1 to Z1 and so on."""
     return chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from flwr.app import Array, ArrayRecord
@@ -11,17 +13,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedalign.errors import InputError
+from fedalign.errors import InputError, shortened
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 
 NAMED = 6  # names of unexpected or missing tensors that a message lists
-CURE = "check --model, --data, --config and model.KEY=VALUE, which define the network"
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")  # the endings of files that torch.save writes
+SAFE_TORCH = "2.6"  # earlier ones can be made to run code even with weights_only
+CURE = "check the configuration (model, data, model.KEY=VALUE), which defines the network"
 
 
 def read(file: Path, network: Network) -> Tensor:
-    """Return the model `(F,)` in a safetensors file of any floating-point type.
+    """Return the model `(F,)` in a file of safetensors, or of torch.save, of any float type.
 
+    What stands before the names of its tensors, such as `module.` or `state_dict`, is taken off.
     BatchNorm's counts of batches are ignored; any other integer buffer must be the network's own.
 
     Raises:
@@ -29,27 +34,27 @@ def read(file: Path, network: Network) -> Tensor:
             finite.
     """
     layout = network.layout
-    tensors = _untied(file, _tensors(file), layout)
+    tensors = _untied(file, _called_as(file, _tables(_read(file)), layout), layout)
     for name in layout.transient:  # no file of a state dict has them
         own = torch.from_numpy(network.initial[name].numpy().copy())
         tensors.setdefault(name, own)
     _check_counters(file, tensors, network)
     names = [entry.name for entry in layout.entries]
     _check_names(file, tensors, names, layout.counters)
+    _check_shapes(file, tensors, layout)
     for name in names:
         _check_numbers(file, name, tensors[name])
     record = ArrayRecord({name: Array(tensors[name].float().numpy()) for name in names})
-    try:
-        return layout.to_vector(record)
-    except ValueError as error:
-        raise InputError(f"{file}: {error}; {CURE}") from None
+    return layout.to_vector(record)
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
+def _read(file: Path) -> Mapping[Any, Any]:
     if not file.exists():
         raise InputError(f"{file}: no such file")
     if file.is_dir():
         raise InputError(f"{file} is a folder; give a safetensors file, such as those in it")
+    if file.suffix in PICKLED:
+        return _read_pickled(file)
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
@@ -58,6 +63,92 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             f"{file} is not a safetensors file ({reason}); "
             "safetensors.torch.save_file writes one from a state dict"
         ) from None
+
+
+def _read_pickled(file: Path) -> Mapping[Any, Any]:
+    """Return what torch.save wrote, if it can be read without running any code of the file."""
+    cure = "safetensors.torch.save_file writes a file of its state dict that is safe to read"
+    if torch.__version__ < SAFE_TORCH:
+        raise InputError(f"{file}: PyTorch {torch.__version__} cannot read it safely; {cure}")
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds
+        reason = shortened(str(error).partition(". ")[0], 200)
+        raise InputError(
+            f"{file} has more than tensors, or is damaged ({reason}); {cure}"
+        ) from None
+    if not isinstance(found, Mapping):
+        raise InputError(f"{file} holds a {type(found).__name__}, not a state dict; {cure}")
+    return found
+
+
+class _Table(NamedTuple):
+    """Tensors that stand in one dictionary of a file, and the place of that dictionary."""
+
+    place: str
+    tensors: dict[str, Tensor]
+
+
+def _tables(found: Mapping[Any, Any], place: str = "") -> Iterator[_Table]:
+    tensors = {str(key): own.detach() for key, own in found.items() if isinstance(own, Tensor)}
+    if tensors or not place:
+        yield _Table(place, tensors)
+    for key, inner in found.items():
+        if isinstance(inner, Mapping):
+            yield from _tables(inner, f"{place}.{key}".lstrip("."))
+
+
+class _Names(NamedTuple):
+    """A way to read the names in a table of a file: with `on` in place of `off`."""
+
+    table: int
+    off: str
+    on: str
+
+
+def _called_as(file: Path, tables: Iterable[_Table], layout: Layout) -> dict[str, Tensor]:
+    """Return the tensors of a file under the names that they have in the model.
+
+    Raises:
+        InputError: the file holds several models that have all of the names.
+    """
+    wanted = {entry.name for entry in layout.entries} - set(layout.transient)
+    listed, scores, as_they_are = list(tables), Counter[_Names](), _Names(0, "", "")
+    for on in _shared_beginnings(wanted):
+        stripped = {name.removeprefix(on) for name in wanted}
+        for number, table in enumerate(listed):
+            for name in table.tensors:
+                fits = (off for off in _beginnings(name) if name[len(off) :] in stripped)
+                scores.update(_Names(number, off, on) for off in fits)
+    full = [names for names in scores if scores[names] == len(wanted)]
+    if len(full) > 1 and as_they_are not in full:
+        called = (f"{listed[n.table].place}.{n.off}".strip(".") for n in full)
+        raise InputError(
+            f"{file} holds several such models ({', '.join(map(repr, called))}); save the one "
+            "that you mean alone"
+        )
+    first = [as_they_are] if as_they_are in full else []
+    best = max([*first, *scores], key=scores.__getitem__, default=as_they_are)
+    return {
+        best.on + name.removeprefix(best.off) if name.startswith(best.off) else name: tensor
+        for name, tensor in listed[best.table].tensors.items()
+    }
+
+
+def _beginnings(name: str) -> list[str]:
+    """Return what may stand before a name: "" and each dotted beginning.
+
+    >>> _beginnings("module.fc.weight")
+    ['', 'module.', 'module.fc.']
+    """
+    steps = name.split(".")
+    return ["".join(f"{step}." for step in steps[:count]) for count in range(len(steps))]
+
+
+def _shared_beginnings(names: Iterable[str]) -> list[str]:
+    """Return the beginnings that all names have; "" is first."""
+    first, *others = (_beginnings(name) for name in names)
+    return [own for own in first if all(own in other for other in others)]
 
 
 def _untied(file: Path, tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -92,6 +183,14 @@ def _check_names(
     differences += [f"the file has no {_some(missing)}"] if missing else []
     if differences:
         raise InputError(f"{file}: {', and '.join(differences)}; {CURE}")
+
+
+def _check_shapes(file: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
+    pairs = [(e.name, tuple(tensors[e.name].shape), e.shape) for e in layout.entries]
+    wrong = [f"{name!r} is {found}, not {own}" for name, found, own in pairs if found != own]
+    if wrong:
+        more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        raise InputError(f"{file}: {', '.join(wrong[:NAMED])}{more}; {CURE}")
 
 
 def _check_numbers(file: Path, name: str, tensor: Tensor) -> None:

@@ -171,6 +171,13 @@ def counted(messages: Sequence[Message], replies: list[Message]) -> list[Message
     return replies
 
 
+def mean_metrics(metrics: Sequence[MetricRecord]) -> MetricRecord:
+    """Return the weighted mean of clients' metrics, with the sum of the weights as its weight."""
+    mean = aggregate_metricrecords([RecordDict({"m": own}) for own in metrics], WEIGHT)
+    mean[WEIGHT] = sum(cast(float, own[WEIGHT]) for own in metrics)
+    return mean
+
+
 def _pair(reply: Message) -> tuple[ArrayRecord, MetricRecord] | None:
     """Return the model and the metrics of a reply that has one of each."""
     models = list(records_in(reply.content, ArrayRecord).values())
@@ -192,9 +199,10 @@ def _replace_by_means(reply: Message, pairs: Pairs) -> None:
     """Replace the model and the metrics in the first of several replies by the means of all."""
     models, metrics = [model for model, _ in pairs], [own for _, own in pairs]
     weights = [cast(float, own[WEIGHT]) for own in metrics]
-    mean = aggregate_metricrecords([RecordDict({"m": own}) for own in metrics], WEIGHT)
-    mean[WEIGHT] = sum(weights)
-    means: dict[int, Any] = {id(models[0]): _mean(models, weights), id(metrics[0]): mean}
+    means: dict[int, Any] = {
+        id(models[0]): _mean(models, weights),
+        id(metrics[0]): mean_metrics(metrics),
+    }
     for key, record in list(reply.content.items()):
         if id(record) in means:
             reply.content[key] = means[id(record)]

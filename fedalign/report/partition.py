@@ -6,19 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedalign.federation.federation import Federation
+from fedalign.partitioning import write_indices
 from fedalign.report.style import COLOURS, PAGE, save, styled
 from fedalign.report.summary import described
+from fedalign.settings.contracts import TransformsImages
 
 MAX_BUBBLES = 40  # clients; more are drawn as a heat map
 MAX_COLUMNS = 2000  # clients in a heat map; of more, a sample is drawn
 TERMINAL_COLUMNS = 64  # clients in a terminal; of more, a sample is shown
 MAX_TICKS = 20  # classes that are labelled
 SHADES = " ░▒▓█"
+CLASSES = "classes.csv"  # in a run folder: a row a client, a column a class
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,20 @@ def describe(partition: PartitionCounts) -> str:
     return "\n".join([*lines, "", *_shaded(partition)])
 
 
+def save_indices(federation: Federation, file: Path) -> str:
+    """Write which examples each client owns; return the settings that read them back."""
+    config, examples = federation.config, len(federation.train)
+    shares = [federation.held(i, config.num_clients).owned for i in range(config.num_clients)]
+    write_indices(shares, file)
+    times = np.bincount(np.concatenate(shares), minlength=examples)
+    words = ["partition=indices", f"partition.file={file}"]
+    words += ["partition.overlap=true"] * bool(times.max() > 1)
+    words += ["partition.partial=true"] * bool(times.min() < 1)
+    if isinstance(config.partition.build(), TransformsImages):
+        words.append("(without the changes to the images)")
+    return " ".join(words)
+
+
 @styled({"axes.grid": False})
 def picture(partition: PartitionCounts) -> Figure:
     """Return a figure of the class counts of each client, with the client sizes below.
@@ -142,8 +160,10 @@ def picture(partition: PartitionCounts) -> Figure:
 
 
 def draw(federation: Federation, num_clients: int, file: Path) -> None:
-    """Write the picture of who has what in a run of so many clients."""
-    save(picture(counts_of(federation, num_clients)), file)
+    """Write the picture of who has what in a run of so many clients, and `CLASSES` beside it."""
+    partition = counts_of(federation, num_clients)
+    save(picture(partition), file)
+    pd.DataFrame(partition.counts).rename_axis("client").to_csv(file.with_name(CLASSES))
 
 
 def _bubbles(panel: Axes, partition: PartitionCounts, order: np.ndarray) -> None:

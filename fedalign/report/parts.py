@@ -1,21 +1,19 @@
-"""Print the parts that a configuration can name, and their options."""
+"""What `fedalign list` prints: parts with their options, settings, configurations, studies."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import re
-from collections.abc import Collection
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Iterable
+from dataclasses import replace
 
 from rich.console import Console
-from rich.markup import escape
 
-from fedalign.errors import InputError, nearest
-from fedalign.settings.builtin import BUILTIN
-from fedalign.settings.conformance import kind_of
-from fedalign.settings.registry import import_part, load, names, options
-from fedalign.settings.signatures import Option
+from fedalign.errors import InputError
+from fedalign.settings.builtin import BUILTIN, PLACES
+from fedalign.settings.reference import Setting, about, common, options_of_part, sections, settings
+from fedalign.settings.registry import load, names
+from fedalign.settings.sources import own, read_yaml
 
 # Most of Flower's own strategies do not name their paper.
 PAPERS = {
@@ -35,60 +33,130 @@ PAPERS = {
     "dp-client-fixed": "McMahan et al. 2018",
     "dp-client-adaptive": "Andrew et al. 2021",
 }
-SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+PLACE_OF = {kind: place for place, kind in PLACES.items()}
+MORE = """
+More: fedalign list KIND (such as partitioners), NAME (such as dirichlet), settings, SECTION (such
+as evaluation), SETTING (such as rounds or client.lr), configs, studies."""
+console = Console(highlight=False, markup=False)
 
 
-def print_parts() -> None:
-    """Print every part that a configuration can name: one line each, then its options.
+def show_all() -> None:
+    """Print every part that a configuration can name: one line each, then its options."""
+    for kind in BUILTIN:
+        show_kind(kind)
+    console.print(MORE)
+
+
+def show_kind(kind: str) -> None:
+    """Print the parts of a kind: one line each, then its options.
 
     Options that all client algorithms share are printed for `local` only.
     """
-    console = Console(highlight=False)
-    common = options("clients", "local")
-    for kind in BUILTIN:
-        console.print(f"[bold]{kind}[/]")
-        width = max(map(len, names(kind)))
-        for name in names(kind):
-            shared = common if kind == "clients" and name != "local" else {}
-            headline, values = _listed(kind, name, shared)
-            console.print(f"  [cyan]{name:<{width}}[/]  {headline}", soft_wrap=True)
-            if values:
-                console.print(f"  {'':<{width}}  [dim]{values}[/]", soft_wrap=True)
+    common = {o.key for o in options_of_part("clients", "local")} if kind == "clients" else set()
+    console.print(f"{kind} ({PLACE_OF[kind]}=NAME)", style="bold")
+    width = max(map(len, names(kind)))
+    for name in names(kind):
+        headline, values = _listed(kind, name, common if name != "local" else set())
+        _print_named(name, width, headline)
+        if values:
+            console.print(f"  {'':<{width}}  {values}", style="dim", soft_wrap=True)
 
 
-def print_part(wanted: str) -> None:
-    """Print the docstring of a part and its options; `InputError` if no part has this name."""
-    console = Console(highlight=False, markup=False)
-    kinds = [kind for kind in BUILTIN if wanted in names(kind)]
-    if ":" in wanted:
-        kinds = [kind_of(import_part(wanted))]
-    if not kinds:
-        every = [name for kind in BUILTIN for name in names(kind)]
-        raise InputError(f"{wanted!r} is not a part of fedalign{nearest(wanted, every)}")
-    for kind in kinds:
-        console.print(wanted if ":" in wanted else f"{kind}: {wanted}", style="bold")
-        headline = _headline(kind, wanted)
-        body = (inspect.getdoc(load(kind, wanted)) or "").partition("\n")[2]
-        console.print(f"{headline}\n{'' if wanted in PAPERS else body}".rstrip(), soft_wrap=True)
+def show_part(kind: str, name: str) -> None:
+    """Print the docstring of a part and its options."""
+    console.print(f"{kind}: {name}", style="bold")
+    doctest = "\n>>>"
+    body = (inspect.getdoc(load(kind, name)) or "").partition("\n")[2].partition(doctest)[0]
+    text = f"{_headline(kind, name)}\n{'' if name in PAPERS else body}".rstrip()
+    console.print(f"{text}\n", soft_wrap=True)
+    show_settings([*options_of_part(kind, name), *common(PLACE_OF[kind])])
+
+
+def show_sections() -> None:
+    """Print every setting of a run, section by section; the options of parts are not among them."""
+    top = [setting for setting in settings() if "." not in setting.key]
+    console.print("settings", style="bold")
+    show_settings(top)
+    for section in sections():
         console.print()
-        for key, option in options(kind, wanted).items():
-            described, allowed = _described(option)
-            console.print(f"  {key} = {_default(option)}  {allowed}", soft_wrap=True)
-            if described:
-                console.print(f"      {described}", style="dim", soft_wrap=True)
+        show_section(section)
 
 
-def _listed(kind: str, name: str, shared: Collection[str]) -> tuple[str, str]:
+def show_section(section: str) -> None:
+    """Print the settings of a section, such as `evaluation`."""
+    console.print(f"{section}: {about(sections()[section])}", style="bold")
+    show_settings(s for s in settings() if s.key.startswith(f"{section}."))
+
+
+def show_setting(setting: Setting) -> None:
+    """Print a setting; of one that names a part, also the parts that it can name."""
+    console.print("setting", style="bold")
+    show_settings([setting])
+    if setting.key in PLACES and setting.key not in BUILTIN:  # as trackers, shown as a kind
+        console.print()
+        show_kind(PLACES[setting.key])
+
+
+def show_option(kind: str, owners: Iterable[str], option: Setting) -> None:
+    """Print an option that several parts of a kind share."""
+    console.print(f"option of {kind}: {', '.join(owners)}", style="bold", soft_wrap=True)
+    show_settings([replace(option, key=f"{PLACE_OF[kind]}.{option.key}")])
+
+
+def show_settings(several: Iterable[Setting]) -> None:
+    """Print settings: key, default and what is allowed, then what each means."""
+    for setting in several:
+        kind = "" if "|" in setting.allowed or setting.kind == "part" else setting.kind
+        allowed = " ".join(filter(None, (kind, setting.allowed)))
+        line = f"  {setting.key} = {setting.default}  {allowed}"
+        console.print(line.rstrip(), soft_wrap=True)
+        if setting.description:
+            console.print(f"      {setting.description}", style="dim", soft_wrap=True)
+
+
+def show_configs() -> None:
+    """Print fedalign's own configurations, each with its first line."""
+    files = {name: file.read_text("utf-8") for name, file in own("configs").items()}
+    lines = {name: text.partition("\n")[0].removeprefix("# ") for name, text in files.items()}
+    _show_files("configs (fedalign run NAME)", lines)
+
+
+def show_studies() -> None:
+    """Print fedalign's own studies, each with its title."""
+    files = own("configs/studies")
+    titles = {name: str(read_yaml(file).get("title", "")) for name, file in files.items()}
+    _show_files("studies (fedalign reproduce NAME)", titles)
+
+
+def show_file(folder: str, name: str) -> None:
+    """Print one of fedalign's own files."""
+    file = own(folder)[name]
+    console.print(f"{folder}/{name}: {file}", style="bold", soft_wrap=True)
+    console.print(file.read_text("utf-8").rstrip(), soft_wrap=True)
+
+
+def _show_files(heading: str, lines: dict[str, str]) -> None:
+    console.print(heading, style="bold")
+    width = max(map(len, lines))
+    for name, line in lines.items():
+        _print_named(name, width, line)
+
+
+def _print_named(name: str, width: int, text: str) -> None:
+    console.print(f"  {name:<{width}}", style="cyan", end="")
+    console.print(f"  {text}", soft_wrap=True)
+
+
+def _listed(kind: str, name: str, shared: set[str]) -> tuple[str, str]:
     """Return the headline of a part and its options with their defaults, without `shared` ones.
 
     A plug-in that cannot be imported has its error as headline, so that the others are listed.
     """
     try:
-        own = {key: o for key, o in options(kind, name).items() if key not in shared}
-        values = ", ".join(f"{key}={_default(option)}" for key, option in own.items())
-        return escape(_headline(kind, name)), escape(values)
+        mine = [o for o in options_of_part(kind, name) if o.key not in shared]
+        return _headline(kind, name), ", ".join(f"{o.key}={o.default}" for o in mine)
     except InputError as error:
-        return escape(str(error)), ""
+        return str(error), ""
 
 
 def _headline(kind: str, name: str) -> str:
@@ -97,29 +165,3 @@ def _headline(kind: str, name: str) -> str:
         return first
     title = re.sub(r" ?\[.*?\]", "", first).rstrip(".")  # without Flower's own citation
     return f"{title} ({PAPERS[name]})"
-
-
-def _described(option: Option) -> tuple[str, str]:
-    """Return the description in an option's annotation, and the values that it allows."""
-    if option.nested:
-        return "", f"one of the {option.nested}"
-    kind, *more = get_args(option.annotation) if _is_annotated(option) else (option.annotation,)
-    description = next((m.description for m in more if getattr(m, "description", None)), "")
-    if get_origin(kind) is Literal:
-        return description, " | ".join(map(str, get_args(kind)))
-    bounds = [
-        f"{sign} {getattr(bound, key):g}"
-        for m in more
-        for bound in getattr(m, "metadata", ())
-        for key, sign in SIGNS.items()
-        if hasattr(bound, key)
-    ]
-    return description, f"{getattr(kind, '__name__', kind)} {', '.join(bounds)}".strip()
-
-
-def _is_annotated(option: Option) -> bool:
-    return hasattr(option.annotation, "__metadata__")
-
-
-def _default(option: Option) -> Any:
-    return "required" if option.default is ... else json.dumps(option.default)

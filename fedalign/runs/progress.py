@@ -66,9 +66,7 @@ class Progress(Callback):
         done: int = 0,
     ):
         self._console = console or Console()
-        self._cell = Cell(self._draw) if self._console.is_jupyter else None
-        terminal = self._console.is_terminal and not self._console.is_dumb_terminal
-        self._is_live = terminal or self._cell is not None
+        self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal
         personal = {k: v for k, v in PERSONAL.items() if v[0] in measured}
         self._columns = COLUMNS | personal
         self._title = f"{title} (resumed after round {done})" if done else title
@@ -78,14 +76,18 @@ class Progress(Callback):
         self._bar = progress.Progress(progress.BarColumn(40), progress.MofNCompleteColumn())
         self._task = self._bar.add_task("", total=rounds, completed=done)
         self._live = Live(get_renderable=self._draw, console=self._console)
+        self._cell = Cell(self._draw) if self._console.is_jupyter else None
 
     def __enter__(self) -> Progress:
         self._ends[0] = time.monotonic()
         heading = self._plain({key: key for key in self._columns} | {"left": "left"})
-        if self._is_live:
+        if self._is_drawn:
             note(self._title)
             note(heading)
-            self._cell.update() if self._cell else self._live.start()
+        if self._cell is not None:
+            self._cell.update()
+        elif self._is_live:
+            self._live.start()
         else:
             say(self._title)
             say(heading)
@@ -93,7 +95,7 @@ class Progress(Callback):
 
     def __exit__(self, *_: object) -> None:
         if self._is_live:
-            self._cell.update() if self._cell else self._live.stop()
+            self._live.stop()
 
     def on_round(self, outcome: Round) -> None:
         """Show the finished round."""
@@ -102,14 +104,19 @@ class Progress(Callback):
         cells = self._cells(outcome)
         self._lines.append([cells[heading] for heading in self._columns])
         self._bar.advance(self._task)
-        (note if self._is_live else say)(self._plain(cells))
-        if self._cell:
+        (note if self._is_drawn else say)(self._plain(cells))
+        if self._cell is not None:
             self._cell.update()
+
+    @property
+    def _is_drawn(self) -> bool:
+        """Whether the table is shown, in a terminal or a notebook's cell, and not lines."""
+        return self._is_live or self._cell is not None
 
     def tell(self, notice: str) -> None:
         """Show a notice; a signal handler may call this in the middle of anything."""
         self._notice = notice
-        if self._cell:
+        if self._cell is not None:
             self._cell.update()
         elif not self._is_live:  # a print could meet itself
             os.write(sys.stderr.fileno(), f"{notice}\n".encode())

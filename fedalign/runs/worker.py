@@ -19,8 +19,8 @@ import torch
 from fedalign.console import guarded
 from fedalign.errors import FedalignError, in_one_line
 from fedalign.federation.federation import forget
+from fedalign.runs.launch import start
 from fedalign.runs.sources import files_of
-from fedalign.runs.start import start
 from fedalign.server.participation import LimpingRunError
 from fedalign.settings.config import from_run_config
 from fedalign.settings.registry import import_part

@@ -18,6 +18,7 @@ from fedalign.masks.phases import phases, trainable_mask
 from fedalign.messages.copies import for_nodes
 from fedalign.messages.rules import ReplyRules
 from fedalign.messages.validation import BOUNDS, Bounds
+from fedalign.settings.coherence import moves_neurons
 from fedalign.settings.contracts import (
     FLOWER_SAMPLING,
     AddsNoise,
@@ -25,7 +26,6 @@ from fedalign.settings.contracts import (
     PlansMasks,
     StrategyArguments,
 )
-from fedalign.settings.registry import traits
 
 
 def strategy_of(federation: Federation, num_clients: int | None = None) -> Strategy:
@@ -41,8 +41,8 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
     """
     config, network = federation.config, federation.network
     num_clients = config.num_clients if num_clients is None else num_clients
-    moves_neurons = traits("strategies", config.strategy.name).moves_neurons
-    if moves_neurons and not network.symmetry:
+    moved = moves_neurons(config.strategy)
+    if moved and not network.symmetry:
         raise InputError(
             f"strategy.name: {config.strategy.name!r} needs a model whose exchangeable neurons are "
             f"known: {network.exchangeable.reason}; give its class a method symmetry(), or choose "
@@ -55,6 +55,7 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
         "seed": config.seed,
         "num_clients": num_clients,
         "num_sampled_clients": min(config.clients_per_round or num_clients, num_clients),
+        "federation": federation,
     }
     built: Strategy = config.strategy.build(**arguments, **FLOWER_SAMPLING)
     for strategy in chain(built):
@@ -62,7 +63,7 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
         if getattr(type(strategy), "_construct_messages", None) is FedAvg._construct_messages:
             vars(strategy)["_construct_messages"] = for_nodes  # which does the same, quicker
         if isinstance(strategy, PlansMasks):
-            _check_plan(federation, strategy, moves_neurons)
+            _check_plan(federation, strategy, moved)
     return built
 
 
@@ -122,7 +123,7 @@ def inner_strategies(strategy: Strategy) -> dict[str, Strategy]:
     return {name: value for name, value in vars(strategy).items() if isinstance(value, Strategy)}
 
 
-def _check_plan(federation: Federation, strategy: PlansMasks, moves_neurons: bool) -> None:
+def _check_plan(federation: Federation, strategy: PlansMasks, moved: bool) -> None:
     """Raise `InputError` for a mask plan that clients, or a strategy around it, cannot follow."""
     layout, client = federation.network.layout, federation.client
     epochs = client.epochs if isinstance(client, HasEpochs) else 1
@@ -131,7 +132,7 @@ def _check_plan(federation: Federation, strategy: PlansMasks, moves_neurons: boo
         phases(plan, layout, epochs, epochs)
     except ValueError as error:
         raise InputError(f"strategy: {error}") from None
-    if moves_neurons and trainable_mask(plan, layout) is not None:
+    if moved and trainable_mask(plan, layout) is not None:
         raise InputError(
             "strategy.base: its mask fixes weights at their places for the round, and "
             f"{federation.config.strategy.name!r} moves neurons (fixed_ratio: 0, or a "

@@ -14,6 +14,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "fednova": "strategies.fednova:FedNova",
         "fedexp": "strategies.fedexp:FedExP",
         "matched": "strategies.matched:Matched",
+        "fused": "strategies.fused:Fused",
         "fedavgm": "flwr.serverapp.strategy:FedAvgM",
         "fedadagrad": "flwr.serverapp.strategy:FedAdagrad",
         "fedadam": "flwr.serverapp.strategy:FedAdam",
@@ -90,18 +91,46 @@ BUILTIN: dict[str, dict[str, str]] = {
         "mlflow": "fedalign.trackers.mlflow:MLflow",
         "wandb": "fedalign.trackers.wandb:WandB",
     },
+    "fusions": {
+        "mean": "fedalign.fusions.means:Mean",
+        "weighted": "fedalign.fusions.means:Weighted",
+        "greedy": "fedalign.fusions.choosing:Greedy",
+        "best": "fedalign.fusions.choosing:Best",
+        "ensemble": "fedalign.fusions.ensemble:Ensemble",
+        "slerp": "fedalign.fusions.means:Slerp",
+        "task-arithmetic": "fedalign.fusions.tasks:TaskArithmetic",
+        "ties": "fedalign.fusions.tasks:TIES",
+        "fisher": "fedalign.fusions.fisher:FisherWeighted",
+        "matched": "fedalign.fusions.matched:Matched",
+    },
 }
-# What Flower's strategies take without a word, and fail of in the first round.
-FLOWER_BOUNDS: dict[str, dict[str, Any]] = {
-    "client_learning_rate": {"gt": 0},
-    "q": {"ge": 0},
-    "num_malicious_nodes": {"ge": 0},
-    "num_nodes_to_select": {"ge": 1},
-    "tau": {"ge": 0},
-    "beta_1": {"ge": 0, "lt": 1},
-    "beta_2": {"ge": 0, "lt": 1},
-    "server_learning_rate": {"ge": 0},
-    "server_momentum": {"ge": 0},
+# What Flower's strategies take without a word, and fail of in the first round; and what it means.
+FLOWER_FIELDS: dict[str, dict[str, Any]] = {
+    "server_learning_rate": {"ge": 0, "description": "factor on the mean update of a round"},
+    "server_momentum": {
+        "ge": 0,
+        "description": "share of earlier updates that is added to each; 0: none",
+    },
+    "eta": {"description": "the server's learning rate"},
+    "eta_l": {"description": "kept by Flower and used by nothing: client.lr is the clients' rate"},
+    "beta_1": {"ge": 0, "lt": 1, "description": "decay of the mean of updates (momentum)"},
+    "beta_2": {"ge": 0, "lt": 1, "description": "decay of the mean of squared updates"},
+    "tau": {"ge": 0, "description": "added to the denominator; large: less adaptive"},
+    "client_learning_rate": {"gt": 0, "description": "the clients' learning rate, client.lr"},
+    "q": {"ge": 0, "description": "how much more clients with a high loss count; 0: all alike"},
+    "train_loss_key": {"description": "the metric of a reply that holds its training loss"},
+    "beta": {"description": "share of the values cut off at each end, for every weight"},
+    "num_malicious_nodes": {"ge": 0, "description": "malicious clients to withstand in a round"},
+    "num_nodes_to_select": {"ge": 1, "description": "clients whose models are averaged"},
+    "noise_multiplier": {"description": "standard deviation of the noise, in clipping norms"},
+    "clipping_norm": {"description": "largest L2 norm of an update; longer ones are scaled down"},
+    "initial_clipping_norm": {"description": "clipping norm of the first round"},
+    "target_clipped_quantile": {"description": "share of the updates that are not to be clipped"},
+    "clip_norm_lr": {"description": "how fast the clipping norm changes from round to round"},
+    "clipped_count_stddev": {
+        "description": "standard deviation of the noise on the number of clipped updates; null: "
+        "a 20th of the clients in a round"
+    },
 }
 SINGULAR = {
     "strategies": "strategy",
@@ -111,6 +140,7 @@ SINGULAR = {
     "models": "model",
     "datasets": "data set",
     "trackers": "tracker",
+    "fusions": "fusion",
 }
 PLACES = {  # where a configuration names a part, and the kind of part it is
     "data": "datasets",
@@ -119,8 +149,9 @@ PLACES = {  # where a configuration names a part, and the kind of part it is
     "client": "clients",
     "strategy": "strategies",
     "strategy.schedule": "schedules",
+    "strategy.fusion": "fusions",
+    "trackers": "trackers",
 }
-KINDS = {place: kind for place, kind in PLACES.items() if "." not in place}  # the sections
 DEFAULT_PARTS = {
     "data": "digits",
     "partition": "dirichlet",
@@ -128,3 +159,4 @@ DEFAULT_PARTS = {
     "client": "local",
     "strategy": "fedavg",
 }
+KINDS = {place: PLACES[place] for place in DEFAULT_PARTS}  # the sections

@@ -59,12 +59,20 @@ def _order_of_neurons(chain: list[Part], client: Part) -> None:
     """Refuse to move neurons while something else relies on their order."""
     outer, *inner = chain
     for part in inner:
-        if traits("strategies", part.name).moves_neurons:
+        if moves_neurons(part):
             reason = f"would see neurons before {part.name!r} moves them, which must be the "
             raise BadValueError("strategy.name", f"{outer.name!r} {reason}outermost strategy")
-    if traits("strategies", outer.name).moves_neurons and traits("clients", client.name).stateful:
+    if moves_neurons(outer) and traits("clients", client.name).stateful:
         reason = f"keeps weights from round to round in an order of neurons that {outer.name!r} "
         raise BadValueError("client.name", f"{client.name!r} {reason}changes; local does not")
+
+
+def moves_neurons(strategy: Part) -> bool:
+    """Return whether a strategy, or its fusion, puts neurons into another order."""
+    fusions = [own for own in strategy.options.values() if isinstance(own, Part)]
+    return traits("strategies", strategy.name).moves_neurons or any(
+        traits("fusions", own.name).moves_neurons for own in fusions if own.kind == "fusions"
+    )
 
 
 def _is_a(kind: str, name: str, other: str) -> bool:

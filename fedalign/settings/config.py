@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flwr.app import UserConfigValue
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, model_validator
+from pydantic import Field, model_validator
 
 from fedalign.errors import BadValueError, InputError
-from fedalign.settings.builtin import BUILTIN, DEFAULT_PARTS, KINDS
+from fedalign.settings.builtin import KINDS
 from fedalign.settings.coherence import check
+from fedalign.settings.fields import PartField, TrackersField, part
 from fedalign.settings.layers import holds, validate, with_layers
-from fedalign.settings.registry import Part, parse
+from fedalign.settings.registry import options
 from fedalign.settings.sections import STATISTICS_BATCH, Evaluation, Section, Simulation
 from fedalign.settings.sources import (
     INLINE,
@@ -49,38 +50,6 @@ NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
 
 
-def _part(section: Any, info: ValidationInfo) -> Part:
-    place = str(info.field_name)
-    if isinstance(section, Part):
-        return section
-    default = {"name": DEFAULT_PARTS[place]}
-    return parse(KINDS[place], default | section if isinstance(section, dict) else section, place)
-
-
-PartField = Annotated[Part, BeforeValidator(_part), PlainSerializer(Part.dump)]
-
-
-def trackers_of(given: Any) -> list[Part]:
-    """Return what is given as a list of parts; a single one needs no list."""
-    if not isinstance(given, list | tuple):
-        given = [given]
-    parts = [raw if isinstance(raw, Part) else parse("trackers", raw, "trackers") for raw in given]
-    names = [part.name for part in parts]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadValueError("trackers", f"{twice[0]!r} is given twice")
-    return parts
-
-
-TrackerField = Annotated[Part, PlainSerializer(Part.dump)]
-
-
-def _default(place: str) -> Any:
-    return Field(
-        default_factory=lambda: parse(KINDS[place], DEFAULT_PARTS[place], place),
-        description=f"one of: {', '.join(BUILTIN[KINDS[place]])}, or package.module:Name",
-    )
-
-
 class Config(Section):
     """A run: what is trained, on which data, by which clients, and what is measured."""
 
@@ -88,6 +57,7 @@ class Config(Section):
         "run",
         pattern=r"^[\w.-]+$",
         description="the run folder is called <name>-<hash of the settings>",
+        json_schema_extra={"allowed": "letters, digits, _ . -"},
     )
     seed: int = Field(0, ge=0, description="of every random draw in the run")
     rounds: int = Field(10, gt=0, description="rounds of training, aggregation and measurement")
@@ -147,7 +117,9 @@ class Config(Section):
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="auto: a GPU if there is one, otherwise the CPU",
+        description="where models are trained; auto: on a GPU if there is one, else on the CPU; "
+        "cuda:1: on the second GPU",
+        json_schema_extra={"allowed": "auto | cpu | cuda | cuda:N"},
     )
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="bf16: forward and backward pass under autocast, updates in float32"
@@ -173,17 +145,17 @@ class Config(Section):
         description="largest L2 norm of a client's update, over all parameters; clients with a "
         "larger one are left out of the round; null: 100 times the norm of the model that was sent",
     )
-    data: PartField = _default("data")
-    partition: PartField = _default("partition")
-    model: PartField = _default("model")
-    client: PartField = _default("client")
-    strategy: PartField = _default("strategy")
+    data: PartField = part("data", "the data set")
+    partition: PartField = part("partition", "how the examples are divided among the clients")
+    model: PartField = part("model", "the network that is trained")
+    client: PartField = part("client", "how a client trains")
+    strategy: PartField = part("strategy", "how the server combines the clients' models")
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
-    trackers: Annotated[list[TrackerField], BeforeValidator(trackers_of)] = Field(
+    trackers: TrackersField = Field(
         default=[],
-        description=f"where the run is shown beside its folder: {', '.join(BUILTIN['trackers'])}, "
-        "or package.module:Name",
+        description="where the run is shown beside its folder",
+        json_schema_extra={"allowed": "any of the trackers, or package.module:Name"},
     )
 
     @model_validator(mode="after")
@@ -200,6 +172,14 @@ class Config(Section):
             problem = f"{late[0]} is not allowed: the run has {self.rounds} rounds"
             raise BadValueError("keep_models", problem)
         return self
+
+    @property
+    def partition_seed(self) -> int:
+        """The seed of who has which examples: the partition's own, or the run's."""
+        if "seed" in options("partitioners", self.partition.name):  # an option of the partitioner
+            return self.seed
+        own: int | None = self.partition.options.get("seed")
+        return self.seed if own is None else own
 
     @property
     def sampled(self) -> int:
@@ -225,6 +205,8 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a whole configuration on which the results of a run depend."""
     usual = {key for key, value in LATER.items() if tree.get(key) == value}
     kept = {key: value for key, value in tree.items() if key not in NOT_IN_DIGEST | usual}
+    if isinstance(own := kept.get("partition"), dict) and own.get("seed") is None:
+        kept["partition"] = {key: value for key, value in own.items() if key != "seed"}
     evaluation = dict(tree.get("evaluation", {}))
     for key in NOT_IN_DIGEST_OF_EVALUATION & evaluation.keys():
         del evaluation[key]

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from flwr.serverapp.strategy import Strategy
 from pydantic import TypeAdapter, ValidationError
 
-from fedalign.settings import contracts
+from fedalign.settings import contracts, result_contracts
 from fedalign.settings.builtin import SINGULAR
 
 MISSING = object()
@@ -61,13 +61,19 @@ CONTRACTS = {
         frozenset(contracts.ModelArguments.__annotations__),
     ),
     "datasets": Contract(contracts.Source, (contracts.HasParts, contracts.HasSpec)),
-    "trackers": Contract(contracts.Tracker),
+    "trackers": Contract(result_contracts.Tracker),
+    "fusions": Contract(
+        result_contracts.Fusion, (result_contracts.HasNeeds,), result_contracts.FusionTraits
+    ),
 }
 
 
 def kind_of(target: Any) -> str:
     """Return the kind whose contract a class keeps; of a function it is not known, so `models`."""
-    order = ("models", "strategies", "schedules", "partitioners", "clients", "datasets", "trackers")
+    order = (
+        *("models", "strategies", "schedules", "partitioners", "clients", "datasets"),
+        *("trackers", "fusions"),
+    )
     found = (kind for kind in order if isinstance(target, type) and not any(faults(kind, target)))
     return next(found, "models")
 

@@ -3,7 +3,8 @@
 A part is a class, or a function that returns an object. Four things make up a contract:
 
 - **required** methods and attributes: `Strategy` (Flower's), `ClientAlgorithm`, `Schedule`,
-  `Partitioner`, `Source`, `Model`. A part without them is refused when it is loaded.
+  `Partitioner`, `Source`, `Model`; `Fusion` and `Tracker` in `result_contracts`. A part without
+  them is refused when it is loaded.
 - **optional** methods and attributes, each a small protocol such as `TransformsImages`. Code that
   depends on one asks by `isinstance`.
 - **traits**: class attributes by which a part describes itself, such as `stateful = True`. Code
@@ -22,17 +23,16 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_che
 if TYPE_CHECKING:
     import numpy as np
     from flwr.app import ArrayRecord
-    from matplotlib.figure import Figure
     from torch import Tensor
 
     from fedalign.algorithm import Stack, Trained
     from fedalign.data import Dataset, Spec
+    from fedalign.federation.federation import Federation
     from fedalign.masks.drawing import Draw
     from fedalign.masks.plan import MaskPlan
     from fedalign.models.symmetry import Group
     from fedalign.network.layout import Layout
     from fedalign.partitioning import Indices
-    from fedalign.trackers.tracked import Tracked
 
 
 class StrategyArguments(TypedDict):
@@ -45,6 +45,7 @@ class StrategyArguments(TypedDict):
         seed: the run's seed.
         num_clients: clients in the federation.
         num_sampled_clients: clients drawn for each round.
+        federation: the run's network, and the examples that the server has.
     """
 
     layout: Layout
@@ -53,6 +54,7 @@ class StrategyArguments(TypedDict):
     seed: int
     num_clients: int
     num_sampled_clients: int
+    federation: Federation
 
 
 # fedalign draws each round's clients itself, so a Flower strategy takes all the nodes it is shown.
@@ -272,27 +274,4 @@ class HasSymmetry(Protocol):
 
     def symmetry(self) -> Iterable[Group]:
         """Return the groups of exchangeable neurons, see `fedalign.models.symmetry`."""
-        ...
-
-
-class Tracker(Protocol):
-    """Shows a run elsewhere; what a method raises is said once, and the run goes on without it."""
-
-    def start(self, run: Tracked) -> int:
-        """Begin a run, or go on with it; return the last round that it has, 0 if none.
-
-        All later rounds are told. `run.told` is right unless the tracker forgets some here.
-        """
-        ...
-
-    def log(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of a round: the columns of `metrics.csv` that were measured."""
-        ...
-
-    def figure(self, name: str, figure: Figure) -> None:
-        """Take a figure of the run, which has finished."""
-        ...
-
-    def finish(self, status: Literal["finished", "stopped", "failed"]) -> None:
-        """Close the run; one that was stopped may go on later."""
         ...

@@ -98,7 +98,7 @@ def _apply(tree: Tree, layer: Mapping[str, Any]) -> None:
         section, path = sections[place], _path(place)
         table = _table(tree, path, f"{place}.{next(iter(section))}")
         if path and path[0] in KINDS and "name" in section:
-            _drop_options(table, KINDS[path[0]], section["name"])
+            _drop_options(table, place, section["name"])
         table |= _current(section, place, section.get("name", table.get("name")))
 
 
@@ -118,9 +118,9 @@ def _table(tree: Tree, path: list[str], key: str) -> Tree:
     return tree
 
 
-def _drop_options(table: Tree, kind: str, name: Any) -> None:
+def _drop_options(table: Tree, place: str, name: Any) -> None:
     """Remove the options that a table's new part does not have."""
-    known = _options(kind, name)
+    known = _options(KINDS[place.partition(".")[0]], name, place)
     if known is not None and table.get("name") != name:
         for old in [old for old in table if old not in known]:
             del table[old]
@@ -135,9 +135,9 @@ def _current(section: Tree, place: str, name: Any) -> Tree:
     return current_keys(section, renamed, _options(kind, name) or {}, place) if renamed else section
 
 
-def _options(kind: str, name: Any) -> Mapping[str, Any] | None:
+def _options(kind: str, name: Any, place: str = "") -> Mapping[str, Any] | None:
     """Return the options of a part; None for one that is refused later, with its place."""
     try:
-        return options(kind, name) if isinstance(name, str) else None
+        return options(kind, name, place) if isinstance(name, str) else None
     except InputError:
         return None

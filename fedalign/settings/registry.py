@@ -16,10 +16,10 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Annotated, Any, Literal, overload
 
 from flwr.serverapp.strategy import Strategy
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from fedalign.errors import (
@@ -34,10 +34,27 @@ from fedalign.settings.booleans import NUMBER_MEANT, read_as_number
 from fedalign.settings.builtin import BUILTIN, PLACES, SINGULAR
 from fedalign.settings.conformance import CONTRACTS, faults
 from fedalign.settings.contracts import ClientTraits, StrategyTraits
+from fedalign.settings.result_contracts import FusionTraits
 from fedalign.settings.signatures import Option, options_of
 
 HOME = Path(__file__).resolve().parents[2]
+Traits = StrategyTraits | ClientTraits | FusionTraits
+TRAITS: dict[str, type[Traits]] = {
+    "strategies": StrategyTraits,
+    "clients": ClientTraits,
+    "fusions": FusionTraits,
+}
 FOLDERS = ("strategies", "clients", "partitions")
+SEED = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        description="of the draws that decide who has which examples, so that runs of other seeds "
+        "have the same clients; null: the run's seed",
+    ),
+]
+# Options that all parts in a section have; a part's own option of the same name comes first.
+COMMON = {"partition": {"seed": Option(SEED, None)}}
 BRANCHES = {"bool", "float", "int", "str"}  # what pydantic calls the branches of a union,
 NAMED_BRANCHES = ("literal[", "constrained-")  # and how other such names begin
 
@@ -65,6 +82,7 @@ class Part:
         given = {
             key: value.build(**arguments) if known[key].annotation is Strategy else value
             for key, value in self.options.items()
+            if key in known
         }
         by_name = asked.keys() & (contract.arguments | contract.untouched)
         place = f"{SINGULAR[self.kind]}: {self.name!r}"
@@ -108,18 +126,20 @@ def load(kind: str, name: str) -> Callable[..., Any]:
     return target
 
 
-def options(kind: str, name: str) -> dict[str, Option]:
-    """Return the options of a part, in the order of its signature."""
-    return _options(kind, name, load(kind, name))
+def options(kind: str, name: str, place: str = "") -> dict[str, Option]:
+    """Return the options of a part, in the order of its signature; first those of its place."""
+    return COMMON.get(place, {}) | _options(kind, name, load(kind, name))
 
 
 @overload
 def traits(kind: Literal["strategies"], name: str) -> StrategyTraits: ...
 @overload
 def traits(kind: Literal["clients"], name: str) -> ClientTraits: ...
-def traits(kind: Literal["strategies", "clients"], name: str) -> StrategyTraits | ClientTraits:
+@overload
+def traits(kind: Literal["fusions"], name: str) -> FusionTraits: ...
+def traits(kind: Literal["strategies", "clients", "fusions"], name: str) -> Traits:
     """Return what a part declares about itself."""
-    target, described = load(kind, name), StrategyTraits if kind == "strategies" else ClientTraits
+    target, described = load(kind, name), TRAITS[kind]
     known = [field.name for field in fields(described) if hasattr(target, field.name)]
     return described(**{key: getattr(target, key) for key in known})
 
@@ -140,7 +160,7 @@ def parse(kind: str, raw: Any, place: str) -> Part:
         raise BadValueError(place, f"{raw!r} is not a name, or a table with a name")
     name = section["name"]
     try:
-        known = options(kind, name)
+        known = options(kind, name, place)
     except InputError as error:
         raise BadValueError(f"{place}.name", str(error)) from None
     for key in section:

@@ -119,7 +119,8 @@ class Evaluation(Section):
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         gt=0,
-        description="threads for the measurements on the server; default: one for each core",
+        description="threads for the measurements on the server",
+        json_schema_extra={"shown": "the number of cores"},
     )
 
     @property

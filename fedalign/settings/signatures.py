@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from pydantic import Field
 
 from fedalign.errors import InputError
-from fedalign.settings.builtin import BUILTIN, FLOWER_BOUNDS
+from fedalign.settings.builtin import BUILTIN, FLOWER_FIELDS
 from fedalign.settings.conformance import CONTRACTS
 
 
@@ -47,8 +47,8 @@ def options_of(kind: str, called: str, target: Callable[..., Any]) -> dict[str, 
         contract = CONTRACTS[kind]
         if key not in contract.arguments | contract.untouched and not is_callback(hint):
             default = ... if parameter.default is parameter.empty else parameter.default
-            if key in FLOWER_BOUNDS and target.__module__.startswith("flwr."):
-                hint = Annotated[hint, Field(**FLOWER_BOUNDS[key])]
+            if key in FLOWER_FIELDS and target.__module__.startswith("flwr."):
+                hint = Annotated[hint, Field(**FLOWER_FIELDS[key])]
             found[key] = _option(hint, default)
     return found
 

@@ -29,17 +29,25 @@ def find(path: str, *folders: str) -> Path:
         folders: where fedalign's own lie, such as `configs/studies`; by default `configs`.
     """
     homes, folders = (HOME, HOME / "fedalign"), folders or ("configs",)  # checkout, or installed
-    own = [home / folder for folder in folders for home in homes]
-    for place in (Path(), *homes, *own):
+    for place in (Path(), *homes, *(home / folder for folder in folders for home in homes)):
         for candidate in (place / path, place / f"{path}.yaml"):
             with suppress(OSError):  # such as of a name that is too long
                 if candidate.is_file():
                     return candidate
-    if path in {file.stem for place in own for file in place.glob("algorithms/*.yaml")}:
+    names = own(*folders)
+    if f"algorithms/{path}" in names:
         raise InputError(f"{path}: no such file; did you mean 'algorithms/{path}'?")
-    names = sorted(file.stem for place in own for file in place.glob("*.yaml"))
-    raise InputError(
-        f"{path}: no such file, nor one in {' or '.join(folders)}{nearest(path, names)}"
+    short = [name for name in names if "/" not in name]
+    places = " or ".join(folders)
+    raise InputError(f"{path}: no such file, nor one in {places}{nearest(path, short)}")
+
+
+def own(*folders: str) -> dict[str, Path]:
+    """Return fedalign's own files in folders of `find`, by the name that `find` knows."""
+    homes = [home / folder for folder in folders for home in (HOME, HOME / "fedalign")]
+    files = [(f, h) for h in homes for f in (*h.glob("*.yaml"), *h.glob("algorithms/*.yaml"))]
+    return dict(
+        sorted((file.relative_to(home).with_suffix("").as_posix(), file) for file, home in files)
     )
 
 

@@ -20,7 +20,8 @@ from fedalign.runs.checkpoint import command
 from fedalign.runs.identity import changes_since, refuse_changed
 from fedalign.runs.jobs import run_all
 from fedalign.runs.paths import CHECKPOINT, MANIFEST, folder_of, forget, is_finished
-from fedalign.settings.config import Config, trackers_of
+from fedalign.settings.config import Config
+from fedalign.settings.fields import trackers_of
 from fedalign.studies.live import Board
 from fedalign.studies.plan import Planned
 from fedalign.studies.state import state_of

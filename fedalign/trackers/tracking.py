@@ -16,8 +16,8 @@ from fedalign.runs.paths import folder_of
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Round
 from fedalign.settings.config import Config
-from fedalign.settings.contracts import Tracker
 from fedalign.settings.layers import flatten
+from fedalign.settings.result_contracts import Tracker
 from fedalign.trackers.tracked import Tracked
 
 if TYPE_CHECKING:

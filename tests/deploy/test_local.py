@@ -18,6 +18,7 @@ from fedalign.settings.config import read
 
 SETTINGS = {
     "strategy": "fedpnu",
+    "timeout": 300,  # for nodes to come
     "evaluation.pairs": 2,
     "evaluation.holdout": 0.25,
     "simulation.stack": 1,
@@ -97,7 +98,7 @@ def test_own_data_over_tls_is_the_simulation_to_the_bit(
             str(logs),
         ],
     )
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 0, done.output + "".join(log.read_text() for log in logs.iterdir())
     assert not processes(mark)  # nothing is left behind
     (deployed,) = out.iterdir()
     assert deployed.name.startswith("quickstart-deployed-")

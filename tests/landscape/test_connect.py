@@ -179,13 +179,13 @@ def test_numbers_that_are_none_are_refused(connect):
         ("none.safetensors", "none.safetensors: no such file"),
         ("folder", "folder is a folder"),
         ("text", "text is not a safetensors file"),
-        ("pickle.pt", "pickle.pt is not a safetensors file"),
+        ("pickle.pt", "pickle.pt has more than tensors, or is damaged"),
     ],
 )
 def test_what_is_no_safetensors_file_is_refused(connect, tmp_path, name, message):
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("no tensors here")
-    torch.save(state(0), tmp_path / "pickle.pt")
+    torch.save(Own((), 10), tmp_path / "pickle.pt")  # a module, whose class would be run
     refused(connect(state(0), words=[name, *DIGITS]), message)
     assert not (tmp_path / "connection").exists()
 

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -92,3 +93,6 @@ def test_the_command_prints_and_draws_each_of_several(tmp_path):
 def test_a_run_has_the_picture_too(run):
     folder = run(rounds=1)
     assert (folder / "partition.png").stat().st_size > 5_000
+    classes = pd.read_csv(folder / "classes.csv", index_col="client")
+    assert classes.shape == (4, 10)
+    assert classes.to_numpy().sum() == 300  # `data.max_examples` of the run

@@ -18,7 +18,7 @@ def test_a_run_measures_planes_and_repaired_paths_and_a_report_draws_them(run, t
     assert metrics["matched_repaired_loss_barrier"].notna().all()
 
     picture = tmp_path / "planes.png"
-    result = CliRunner().invoke(app, ["report", str(folder), "--plane", str(picture)])
+    result = CliRunner().invoke(app, ["report", "--no-page", str(folder), "--plane", str(picture)])
     assert result.exit_code == 0, result.output
     assert picture.stat().st_size > 10_000
 
@@ -26,7 +26,7 @@ def test_a_run_measures_planes_and_repaired_paths_and_a_report_draws_them(run, t
 def test_a_report_names_a_run_without_planes(run, tmp_path):
     folder = run(rounds=1)
     picture = tmp_path / "planes.png"
-    result = CliRunner().invoke(app, ["report", str(folder), "--plane", str(picture)])
+    result = CliRunner().invoke(app, ["report", "--no-page", str(folder), "--plane", str(picture)])
     assert result.exit_code == 2
     assert f"error: {folder} has no planes.csv" in result.output
     assert not picture.exists()

@@ -68,7 +68,7 @@ def test_a_run_that_limps_says_so(tmp_path, monkeypatch, failing, more, code):
         assert again.exit_code == 3
         assert told in again.stderr
     if failing:
-        assert told in CliRunner().invoke(app, ["report", str(folder)]).output
+        assert told in CliRunner().invoke(app, ["report", "--no-page", str(folder)]).output
 
 
 def test_the_other_runs_of_a_sweep_run_all_the_same(tmp_path, monkeypatch):

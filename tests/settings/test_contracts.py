@@ -51,6 +51,20 @@ class NoEpochs:
     def stretches(self, draw): ...
 
 
+class Fuses:
+    needs = frozenset({"start"})
+
+    def fuse(self, of): ...
+
+
+class FusesAlone(Fuses):
+    def fuse(self): ...
+
+
+class NeedsAWord(Fuses):
+    needs = "start"
+
+
 class EpochsToCome(NoEpochs):
     by_epochs: bool
 
@@ -141,6 +155,9 @@ def network(shape, classes, depth: int = 1):
         ("partitioners", "Nothing", "lacks split, which a partitioner must have"),
         ("partitioners", "Transformed", "transform: 'rotated' is not a method"),
         ("datasets", "Nothing", "lacks load, which a data set must have"),
+        ("fusions", "Nothing", "lacks fuse, which a fusion must have"),
+        ("fusions", "FusesAlone", r"fuse\(self\) cannot be called as fuse\(of\)"),
+        ("fusions", "NeedsAWord", r"needs: 'start' is not of type frozenset"),
         ("models", "Nothing", "lacks forward, named_parameters, which a model must have"),
         ("models", "np", r"'mine:np' is <module 'numpy'.*>, not a class or function"),
     ],
@@ -239,12 +256,16 @@ def test_a_name_of_another_kind_is_told(name, hint):
 
 
 def test_the_kind_of_a_part_is_seen_from_what_it_has():
-    found = {name: kind_of(globals()[name]) for name in ("Given", "Trains", "Even", "EpochsToCome")}
+    found = {
+        name: kind_of(globals()[name])
+        for name in ("Given", "Trains", "Even", "EpochsToCome", "Fuses")
+    }
     assert found == {
         "Given": "strategies",
         "Trains": "clients",
         "Even": "partitioners",
         "EpochsToCome": "schedules",
+        "Fuses": "fusions",
     }
     assert kind_of(nn.Linear) == kind_of(network) == "models"
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from fedalign.cli import app
 from fedalign.errors import FedalignError
 from fedalign.runs import worker
+from fedalign.runs.launch import start
 from fedalign.runs.paths import adopting, folder_of
-from fedalign.runs.start import start
 from fedalign.settings.config import read
 from fedalign.settings.layers import flatten
 from fedalign.settings.registry import HOME

@@ -1,4 +1,4 @@
-"""Make a run of fedalign's own app on the engine that its configuration names."""
+"""Start a run from its configuration, as the command line and Python do."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from fedalign.simulation.app import FlowerApp
 from fedalign.simulation.auto import needs_workers
 from fedalign.simulation.ray_setup import full_backend_config
 
-OWN = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
+APP = FlowerApp(HOME, "fedalign.server_app:app", "fedalign.client_app:app", {})
 _turn = threading.Lock()  # PyTorch and Flower have global state, of which each run needs its own
 
 
 def launch(config: Config, again: bool = False) -> bool:
     """Run a federation to its end in this process; return False if it had finished already.
 
-    Calls of several threads wait for one another.
+    An unfinished run continues from its last checkpoint. Calls of several threads wait for one
+    another.
 
     Args:
-        config: the run's.
+        config: of the run.
         again: repeat a finished run, and start an unfinished one from the first round.
 
     Raises:
@@ -52,4 +53,4 @@ def start(config: Config, crowded: bool = False) -> None:
     backend, given = config.simulation.backend, config.simulation.backend_config(config.device)
     if crowded and backend == "auto" and not needs_workers(full_backend_config(given)):
         backend, given = "inline", {"client_resources": given["client_resources"]}
-    simulate(OWN, config.num_clients, config.run_config(), backend=backend, backend_config=given)
+    simulate(APP, config.num_clients, config.run_config(), backend=backend, backend_config=given)

@@ -1,0 +1,1 @@
+"""Fusions: every way to make one model of several."""

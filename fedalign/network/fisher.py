@@ -1,0 +1,46 @@
+"""The diagonal of a model's Fisher information."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedalign.data import Dataset
+from fedalign.network.network import Network
+
+Kind = Literal["true", "sampled", "empirical"]
+
+
+def diagonal_fisher(
+    network: Network, model: Tensor, data: Dataset, kind: Kind, seed: int = 0
+) -> Tensor:
+    """Return the mean over examples of squared gradients of the log-likelihood, `(P,)`.
+
+    Args:
+        network: runs the model, in evaluation mode.
+        model: `(F,)`.
+        data: the examples.
+        kind: whose gradient; `true`: the expectation over all classes as the model predicts them;
+            `sampled`: one class drawn from that prediction; `empirical`: the example's label.
+        seed: of the drawn classes.
+    """
+    layout, weights = network.layout, list(network.module.parameters())
+    total = torch.zeros(layout.parameter_size, device=network.device)
+    draw = torch.Generator().manual_seed(seed)
+    run = network.function_of(model)
+    for image, label in zip(torch.split(data.images, 1), data.labels.tolist(), strict=True):
+        logs = run(image.to(network.device))[0].log_softmax(0)
+        chances = logs.detach().exp()
+        if kind == "true":
+            classes = {number: chance for number, chance in enumerate(chances.tolist()) if chance}
+        else:
+            drawn = int(torch.multinomial(chances.cpu(), 1, generator=draw))
+            classes = {label if kind == "empirical" else drawn: 1.0}
+        for number, chance in classes.items():
+            found = torch.autograd.grad(logs[number], weights, retain_graph=True, allow_unused=True)
+            for entry, gradient in zip(layout.parameters, found, strict=True):
+                if gradient is not None:
+                    entry.view(total).add_(gradient.square(), alpha=chance)
+    return total / len(data)

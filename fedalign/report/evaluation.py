@@ -1,0 +1,88 @@
+"""Report what `fedalign evaluate` measured: a few lines, and a table of the clients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fedalign.errors import InputError
+from fedalign.federation.federation import Federation
+from fedalign.files import reporting
+from fedalign.landscape.files import read
+from fedalign.report.summary import described
+from fedalign.server.client_metrics import spread
+from fedalign.settings.config import Config
+from fedalign.settings.config import read as read_config
+from fedalign.settings.sources import parse_overrides
+from fedalign.training.evaluation import Evaluated, everywhere
+
+DEPTH = 3  # folders above a model in which the configuration of its run may lie
+
+
+def how(place: Path, words: list[str], config: str | None) -> tuple[Path, Config]:
+    """Return the file of a model, and the configuration under which it is evaluated.
+
+    Args:
+        place: a run folder, whose model is meant, or a safetensors file.
+        words: overrides `KEY=VALUE`.
+        config: a YAML file; None: `config.yaml` in the run folder, or near the file.
+
+    Raises:
+        InputError: there is no such model, or no configuration.
+    """
+    file = place / "model.safetensors" if place.is_dir() else place
+    if not file.is_file():
+        what = f"{place} holds no model.safetensors" if place.is_dir() else f"{place}: no such file"
+        raise InputError(f"{what}; give a run folder, or a safetensors file")
+    near = [folder / "config.yaml" for folder in file.resolve().parents[:DEPTH]]
+    config = config or next((str(own) for own in near if own.is_file()), None)
+    if config is None:
+        raise InputError(
+            f"--config: must be given, the configuration that says which network and data {file} "
+            "belongs to, because there is no config.yaml in its folder"
+        )
+    return file, read_config(config, parse_overrides(words))
+
+
+def evaluate(file: Path, config: Config) -> tuple[str, pd.DataFrame]:
+    """Return what `fedalign evaluate` prints of a model, and the table of its clients."""
+    federation = Federation(config)
+    found = everywhere(federation, federation.network.upload(read(file, federation.network)))
+    return describe(found, file, federation), pd.DataFrame(found.clients)
+
+
+def describe(found: Evaluated, file: Path, federation: Federation) -> str:
+    """Return the scores of a model in a few lines."""
+    config, values = federation.config, spread(found.clients)
+    losses = [client["loss"] for client in found.clients]
+    sizes = [client["examples"] for client in found.clients]
+    whose = "hold out" if found.held_out else "train on (evaluation.holdout is 0)"
+    mean, std, worst = (values[f"accuracy_{key}"] for key in ("mean", "std", "worst10"))
+    pooled = np.average([client["accuracy"] for client in found.clients], weights=sizes)
+    return "\n".join(
+        [
+            f"model      {file}: {described(config.model)}",
+            f"test set   {_test(found, federation)}",
+            f"clients    {len(losses)} of {config.num_clients}, on the examples that they {whose}",
+            f"  loss     mean {np.mean(losses):.4f}, highest {max(losses):.4f}",
+            f"  accuracy mean {mean:.4f}, standard deviation {std:.4f}, worst 10 % {worst:.4f}",
+            f"           {pooled:.4f} of all {sum(sizes):,} examples together",
+        ]
+    )
+
+
+def write(clients: pd.DataFrame, file: Path) -> None:
+    """Write the table of the clients as CSV."""
+    if not file.parent.is_dir():
+        raise InputError(f"--out: {str(file.parent)!r} is not a folder")
+    with reporting(file):
+        clients.to_csv(file, index=False)
+
+
+def _test(found: Evaluated, federation: Federation) -> str:
+    if found.test is None or federation.test is None:
+        return f"none: the data set {federation.config.data.name!r} has no test part"
+    loss, accuracy = found.test
+    return f"loss {loss:.4f}, accuracy {accuracy:.4f} ({len(federation.test):,} examples)"

@@ -1,0 +1,207 @@
+"""Write the page of runs: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedalign import __version__
+from fedalign.errors import InputError
+from fedalign.files import replace_text
+from fedalign.report.labels import label
+from fedalign.report.page import claim, tables
+from fedalign.report.page.collect import collect
+from fedalign.report.page.folders import Folder
+from fedalign.report.reading import Run
+from fedalign.report.tables import Row, remarks
+
+HERE = Path(__file__).parent
+SCRIPTS = (
+    "vendor/uPlot.iife.min.js",
+    "shared.js",
+    "chart.js",
+    "heat.js",
+    "curves.js",
+    "landscape.js",
+    "clients.js",
+    "start.js",
+)
+STYLES = ("vendor/uPlot.min.css", "page.css")
+SUFFIXES = (".html", ".htm")
+USUAL = Path("report.html")
+MARK = '<meta name="generator" content="fedalign'  # by which a page is known
+MAX_NAMED = 4  # arms in a title
+SECTIONS = {  # heading in the contents; what is measured if the section is shown
+    "curves": "Curves",
+    "arms": "Arms and runs",
+    "lines": "Lines between models",
+    "planes": "Planes",
+    "partition": "Data",
+    "clients": "Clients",
+    "cost": "Cost",
+    "settings": "Settings",
+}
+MISSING = {
+    "lines": "lines between models: evaluation.pairs=3 measures three pairs of clients a round",
+    "planes": "planes through three models: evaluation.plane=21",
+    "clients": "how each client fares: evaluation.client_fraction=1 evaluation.holdout=0.2",
+}
+FACTS = ("data.name", "model.name", "partition.name", "num_clients", "rounds")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one run, and how it is repeated."""
+
+    run: Run
+    arm: str
+    config: str
+    manifest: str
+    command: str
+
+
+def write(runs: Sequence[Run], rows: Sequence[Row], page: Path, notes: Sequence[str]) -> None:
+    """Write the page of runs into a file.
+
+    Args:
+        runs: all runs, also those that count in no row.
+        rows: the runs by arm.
+        page: the file.
+        notes: further lines for the page.
+
+    Raises:
+        FedalignError: the file cannot be written.
+    """
+    replace_text(page, render(runs, rows, notes))
+
+
+def target(page: Path | None, no_page: bool) -> Path | None:
+    """Return the file for the page; None if none is wanted.
+
+    Args:
+        page: as given; None: `report.html` in the current folder.
+        no_page: whether none is wanted.
+
+    Raises:
+        InputError: it is not a file for a page, or would replace a file that is none unasked.
+    """
+    if no_page:
+        if page is not None:
+            raise InputError(f"--no-page: --page {page} asks for one")
+        return None
+    if page is None and USUAL.exists() and not _is_page(USUAL):
+        raise InputError(f"{USUAL} here is no page of fedalign; give --page FILE or --no-page")
+    page = page or USUAL
+    if page.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--page: {str(page)!r} must end in {' or '.join(SUFFIXES)}")
+    if page.is_dir() or not page.absolute().parent.is_dir():
+        raise InputError(f"--page: {str(page)!r} is not a file in a folder that exists")
+    return page
+
+
+def _is_page(file: Path) -> bool:
+    """Return whether a file is a page that fedalign wrote."""
+    with suppress(OSError), file.open(encoding="utf-8", errors="replace") as text:
+        return MARK in text.read(1000)
+    return False
+
+
+def render(runs: Sequence[Run], rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+    """Return the page as HTML."""
+    folders = [Folder(run) for row in rows for run in row.runs]
+    data = collect(rows, folders)
+    has, arms = _measured(data), [row.arm for row in rows for _ in row.runs]
+    settings = [_settings(arm, folder) for arm, folder in zip(arms, folders, strict=True)]
+    notes = [*notes, *remarks(runs, rows), *(line for folder in folders for line in folder.notes)]
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=_title(rows),
+            facts=_facts(rows),
+            claims=claim.claims([row for row in rows if not row.runs[0].unfinished]),
+            barriers=claim.barriers(rows),
+            notes=notes,
+            tables=tables,
+            rows=rows,
+            settings=settings,
+            has=has,
+            sections={key: name for key, name in SECTIONS.items() if has.get(key, True)}.items(),
+            missing=[line for part, line in MISSING.items() if not has[part]],
+            data=data,
+            styles=Markup("\n".join(_read(name) for name in STYLES)),
+            scripts=Markup("\n".join(_read(name) for name in SCRIPTS)),
+            version=__version__,
+            today=date.today().strftime("%-d %B %Y"),
+        )
+    )
+
+
+def _environment() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return found
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text("utf-8").strip()
+
+
+def _title(rows: Sequence[Row]) -> str:
+    names = claim.listed(sorted({str(run.settings["name"]) for row in rows for run in row.runs}))
+    arms = [row.arm for row in rows]
+    if arms == [names]:
+        return names
+    shown = claim.listed(arms) if len(arms) <= MAX_NAMED else f"{len(arms)} arms compared"
+    return f"{names}: {shown}"
+
+
+def _facts(rows: Sequence[Row]) -> list[str]:
+    """Return what all runs have in common, in a few words each."""
+    runs = [run for row in rows for run in row.runs]
+    settings = [run.settings for run in runs]
+    seeds = len({one["seed"] for one in settings})
+    facts = [_count(len(runs), "run"), _count(len(rows), "arm"), _count(seeds, "seed")]
+    for key in FACTS:
+        values = {str(one[key]): one[key] for one in settings if key in one}
+        if len(values) == 1:
+            facts.append(label({key: next(iter(values.values()))}).replace("_", " "))
+    return facts
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _settings(arm: str, folder: Folder) -> Settings:
+    command = [str(word) for word in folder.manifest.get("command", [])]
+    command[:1] = [Path(word).name for word in command[:1]]
+    manifest = json.dumps(folder.manifest, indent=2) if folder.manifest else ""
+    return Settings(folder.run, arm, folder.config, manifest, shlex.join(command))
+
+
+def _measured(data: dict[str, Any]) -> dict[str, bool]:
+    """Return which parts of the page have something to show."""
+    runs = data["runs"]
+    return {
+        "curves": any(len(run["rounds"]) > 1 for run in runs),
+        **{
+            part: any(run[part] for run in runs)
+            for part in ("lines", "planes", "partition", "clients")
+        },
+    }

@@ -1,0 +1,124 @@
+"""The tables of a page: cells as text, each with the number by which its column is sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+
+import numpy as np
+import pandas as pd
+
+from fedalign.report.reading import Run
+from fedalign.report.statistics import UNKNOWN, mean_std
+from fedalign.report.tables import COLUMNS, Row, measured
+
+Of = Callable[[Run], float]
+NUMBER = "{:,.4g}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell's text, and what its column is sorted by."""
+
+    text: str
+    key: str | float
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page; the first cell of a line names it."""
+
+    caption: str
+    headings: Sequence[str]
+    lines: Sequence[Sequence[Cell]]
+
+
+def of_arms(rows: Sequence[Row]) -> Table:
+    """Return mean ± deviation over seeds of what was measured, a line an arm."""
+    shown = [COLUMNS[name] for name in measured(rows) if COLUMNS[name].usual]
+    shown = [column for column in shown if not column.megabytes]
+    lines = [
+        [
+            Cell(row.arm, row.arm),
+            Cell(str(len(row.runs)), len(row.runs)),
+            *(_mean([column.of(run) for run in row.runs]) for column in shown),
+        ]
+        for row in rows
+    ]
+    return Table(
+        "Mean ± sample standard deviation over seeds.",
+        ["arm", "seeds", *(column.heading for column in shown)],
+        lines,
+    )
+
+
+def of_runs(rows: Sequence[Row]) -> Table:
+    """Return what became of each run, a line a run."""
+    headings = ["run", "arm", "seed", "rounds", "last 5", "best", "in round", "last"]
+    lines = [_of_run(row.arm, run) for row in rows for run in row.runs]
+    return Table("Test accuracy of each run's global model.", headings, lines)
+
+
+def of_cost(rows: Sequence[Row]) -> Table:
+    """Return means over seeds of time, bytes, memory and steps, a line an arm."""
+    costs = {heading: of for heading, of in COSTS.items() if _is_known(rows, of)}
+    shown = costs.values()
+    lines = [
+        [Cell(row.arm, row.arm), *(_mean([of(run) for run in row.runs], NUMBER) for of in shown)]
+        for row in rows
+    ]
+    return Table("Mean over seeds; MB are 10⁶ bytes.", ["arm", *costs], lines)
+
+
+def _total(column: str, unit: float = 1) -> Of:
+    return lambda run: float(run.metrics[column].sum() / unit) if column in run.metrics else nan
+
+
+def _mean_of(column: str) -> Of:
+    return lambda run: float(run.metrics[column].mean()) if column in run.metrics else nan
+
+
+def _peak(column: str, unit: float) -> Of:
+    return lambda run: float(run.metrics[column].max() / unit) if column in run.metrics else nan
+
+
+COSTS: dict[str, Of] = {
+    "seconds a round": _mean_of("seconds"),
+    "seconds in all": _total("seconds"),
+    "CPU seconds": _total("cpu_seconds"),
+    "peak memory, MB": _peak("peak_memory", 1e6),
+    "MB down": _total("bytes_down", 1e6),
+    "MB up": _total("bytes_up", 1e6),
+    "client steps": _total("client_steps"),
+    "replies dropped": _total("dropped"),
+}
+
+
+def _of_run(arm: str, run: Run) -> list[Cell]:
+    rounds = int(run.metrics["round"].max()) if len(run.metrics) else 0
+    progress = str(rounds) + (f" ({run.unfinished.partition(',')[0]})" if run.unfinished else "")
+    by_round = run.metrics.set_index("round")
+    known = by_round.get("test_accuracy", pd.Series(dtype=float)).dropna()
+    best = known.index[int(known.to_numpy().argmax())] if len(known) else nan
+    return [
+        Cell(run.path.name, run.path.name),
+        Cell(arm, arm),
+        Cell(str(run.settings["seed"]), run.settings["seed"]),
+        Cell(progress, rounds),
+        _mean([COLUMNS["accuracy"].of(run)]),
+        _mean([known.max()]),
+        _mean([float(best)], "{:.0f}"),
+        _mean(list(known.tail(1))),
+    ]
+
+
+def _mean(values: Sequence[float], form: str | None = None) -> Cell:
+    mean = float(np.mean(values)) if len(values) else nan
+    if isnan(mean):
+        return Cell(UNKNOWN, "")
+    return Cell(form.format(mean) if form else mean_std(values), mean)
+
+
+def _is_known(rows: Sequence[Row], of: Of) -> bool:
+    return not all(isnan(of(run)) for row in rows for run in row.runs)

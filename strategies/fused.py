@@ -1,0 +1,84 @@
+"""Rounds that end with a fusion: greedy soup, TIES and others in place of the average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated
+
+import torch
+from flwr.app import ArrayRecord, Message, MetricRecord
+
+from fedalign.errors import InputError
+from fedalign.federation.federation import Federation
+from fedalign.fusions.recipe import Ingredients, Supplies, require
+from fedalign.fusions.supplies import held_out, supplies_of
+from fedalign.messages.partial_sums import averages, mean_metrics
+from fedalign.messages.records import METRICS, arrays_of
+from fedalign.settings.registry import Part, parse, traits
+from fedalign.settings.result_contracts import Fusion
+from strategies.wrapper import Wrapper, examples_of, metrics_of
+
+CURES = {
+    "start": "",  # the model that was sent, which is always there
+    "held_out": ", on which no client trains: give evaluation.holdout, such as 0.1, and a "
+    "partition in which clients share no examples, on a server that has the data",
+    "images": ", and the server has none",
+    "symmetry": "; give its class a method symmetry()",
+}
+
+
+@dataclass
+class Fused(Wrapper):
+    """Fuse the clients' models as `fusion` says, then step as the base does (see `docs/fusing.md`).
+
+    The base gets the fused model as the only reply: `fedavg` takes it, `fedavgm` and `fedadam` make
+    their step towards it. The common start of the round's models is the model that was sent. What
+    a fusion chooses by are examples that clients hold out (`evaluation.holdout`).
+    """
+
+    federation: Federation
+    fusion: Annotated[Part | str, "fusions"] = "mean"
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for a fusion or a base that cannot work."""
+        part = self.fusion
+        part = parse("fusions", part, "strategy.fusion") if isinstance(part, str) else part
+        if not averages(self.base):
+            raise InputError(
+                f"strategy.base: {type(self.base).__name__} looks at each client's model, and "
+                "'fused' gives it one (fedavg, fedavgm, fedadam, fedpfn, …)"
+            )
+        if not traits("fusions", part.name).makes_model:
+            raise InputError(f"strategy.fusion: {part.name!r} makes no model, so none can be sent")
+        self.fusion = part
+        require(part.name, part.build(), self._supplies, start=True, cures=CURES)
+
+    @cached_property
+    def _supplies(self) -> Supplies:
+        """What the server has, with a network that nobody else runs."""
+        found = held_out(self.federation, share=0)
+        return supplies_of(self.federation, self.federation.network.twin(), found.rows)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return what the base makes of the fused model, and the mean of the clients' metrics."""
+        listed = list(replies)
+        if not listed:
+            return super().aggregate_train(server_round, listed)
+        of = Ingredients(
+            self._supplies,
+            torch.stack([self.layout.to_vector(arrays_of(reply)) for reply in listed]),
+            [examples_of(reply) for reply in listed],
+            self.layout.to_vector(self._sent),
+        )
+        assert isinstance(self.fusion, Part)
+        fusion: Fusion = self.fusion.build()
+        first, counters = listed[0], self.layout.counters_of(arrays_of(listed[0]))
+        fused = fusion.fuse(of).model
+        assert fused is not None
+        first.content[METRICS] = mean_metrics([metrics_of(reply) for reply in listed])
+        first.content["arrays"] = self.layout.to_record(fused, counters)
+        return super().aggregate_train(server_round, [first])

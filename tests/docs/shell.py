@@ -20,7 +20,7 @@ from fedalign.settings.config import Config
 from fedalign.settings.sources import find
 from tests.docs.blocks import Block
 
-EMBEDDED = ("digits", "shakespeare-excerpt")
+EMBEDDED = ("digits", "shakespeare-excerpt", "folder")
 Command = tuple[click.Command, click.Context]
 
 

@@ -75,8 +75,6 @@ TABLE = {
         Foreign("dataset", "data"),
         Foreign("sampling_perc", "data.max_examples", "the number of examples, not a share"),
         Foreign("distribution", "partition"),
-        Foreign("dir", "partition=dirichlet partition.alpha", "beta is called alpha"),
-        Foreign("path", "partition=shards partition.shards_per_client"),
         Foreign("lblqnt", "partition=classes-per-client partition.classes_per_client"),
         Foreign("qnt", "partition=quantity"),
         Foreign("covshift", "partition=feature-skew"),

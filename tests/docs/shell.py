@@ -21,7 +21,7 @@ from fedalign.studies.plan import plan
 from fedalign.studies.sweep import read_sweep
 from tests.docs.blocks import Block
 
-EMBEDDED = ("digits", "shakespeare-excerpt")
+EMBEDDED = ("digits", "shakespeare-excerpt", "folder")
 RUNS = ("strategy=fedavg,fedpfn", "seed=0,1")  # for pages that begin where there are some
 Command = tuple[click.Command, click.Context]
 

@@ -57,9 +57,9 @@ def beside_baseline(rows: Sequence[Row], baseline: str) -> Figure:
 @styled()
 def from_baseline(found: Comparison) -> Figure:
     """Return the same figure of a comparison: its metric, a panel for each baseline."""
-    shown = [panel for panel in panels(found) if panel.baseline]
     changes = dict(zip([arm.label for arm in found.arms], found.differences, strict=True))
-    if not any(changes.values()):
+    shown = [p for p in panels(found) if any(changes[arm.label] for arm in p.arms.values())]
+    if not shown:
         raise InputError(
             "no arm shares a seed with its baseline, so there is no difference to draw"
         )

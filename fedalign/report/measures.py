@@ -109,5 +109,5 @@ def reached(run: Run, metric: str, target: float) -> Reached | None:
     good = values <= target if lower_is_better(metric) else values >= target
     if not good.any():
         return None
-    first, traffic = int(values.index[int(good.to_numpy().argmax())]), series(run, TRAFFIC)
+    first, traffic = int(values.index.to_numpy(int)[good][0]), series(run, TRAFFIC)
     return Reached(first, float(traffic[:first].sum()) if len(traffic) else nan)

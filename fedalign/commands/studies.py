@@ -10,13 +10,18 @@ from typing import Annotated
 import typer
 
 from fedalign.commands.choices import Again, DryRun, Jobs, Out, Reuse
-from fedalign.console import Overrides, guarded
+from fedalign.console import Overrides, Trackers, guarded
+from fedalign.settings import completion
 
 
 def sweep(
     file: Annotated[
         str,
-        typer.Argument(metavar="FILE", help="YAML file with a block `sweep`, or any configuration"),
+        typer.Argument(
+            metavar="FILE",
+            help="YAML file with a block `sweep`, or any configuration",
+            autocompletion=completion.studies,
+        ),
     ],
     overrides: Overrides = None,
     jobs: Jobs = None,
@@ -29,6 +34,7 @@ def sweep(
             min=1, metavar="SECONDS", help="give a run up that finishes no round for so long"
         ),
     ] = None,
+    trackers: Trackers = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make all runs of a sweep, then write its table and its figure.
@@ -42,7 +48,7 @@ def sweep(
         from fedalign.studies.execute import Changed, How
 
         changed: Changed = "repeat" if again else "reuse" if reuse else "refuse"
-        how = How(jobs, out, changed, stalled)
+        how = How(jobs, out, changed, stalled, trackers or ())
         if dry_run:
             make.list_runs(file, overrides or [], how)
         else:

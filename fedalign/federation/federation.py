@@ -15,6 +15,7 @@ from fedalign.data import Dataset, Part, Spec
 from fedalign.errors import InputError, named, shortened
 from fedalign.federation.examples import DealtExamples, Examples, Held
 from fedalign.messages.codec import Codec
+from fedalign.models import takers
 from fedalign.network.device import device_of
 from fedalign.network.network import Network
 from fedalign.seeding import seeded
@@ -33,10 +34,12 @@ class Federation:
         config: the run's configuration.
         given: the examples, where they have been read already; None: the data set of `config`,
             dealt by its partitioner.
+        known: what every example looks like, where that is known without the data.
     """
 
     config: Config
     given: Examples | None = None
+    known: Spec | None = None
 
     @cached_property
     def examples(self) -> Examples:
@@ -67,6 +70,8 @@ class Federation:
     @cached_property
     def spec(self) -> Spec:
         """What every example looks like; some sources know it without reading any."""
+        if self.known is not None:
+            return self.known
         if self.given is None and isinstance(self.source, HasSpec):
             return self.source.spec()
         return self.train.spec
@@ -87,8 +92,8 @@ class Federation:
     @cached_property
     def network(self) -> Network:
         """The network, initialised from the run's seed."""
-        config, place = self.config, f"model: {self.config.model.name!r}"
-        module = self.module()
+        config, module = self.config, self.module()
+        place = f"model: {config.model.name!r}{takers(self.spec)}"
         with named(place):
             try:
                 where = device_of(config), config.precision

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from math import isfinite, nan
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from fedalign.report.reading import Run
 from fedalign.report.statistics import Difference, corrected, deviation, paired
 from fedalign.runs.tables import lower_is_better
 from fedalign.settings.builtin import KINDS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -97,10 +102,26 @@ class Comparison:
             for arm, group in zip(self.arms, self.baselines, strict=True)
         ]
 
+    def frame(self, each_run: bool = False) -> pd.DataFrame:
+        """Return the numbers in a row an arm, or in a row a run."""
+        from fedalign.report import frames
+
+        return frames.long(self) if each_run else frames.wide(self)
+
+    def text(self, form: str = "text") -> str:
+        """Return a table with its notes: `text`, `markdown` or `latex`, or without: `csv`."""
+        from fedalign.report.formats import Shown
+
+        return Shown(self).text(form)
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<li>{escape(line)}</li>" for line in self.notes)
+        return f"{self.frame().to_html(index=False)}<ul>{lines}</ul>"
+
 
 def compare(
     runs: Sequence[Run],
-    by: Sequence[str] = (),
+    by: str | Sequence[str] = (),
     metric: str = "test_accuracy",
     at: str = "last5",
     baseline: str | None = None,
@@ -109,7 +130,7 @@ def compare(
 
     Args:
         runs: as read from their folders.
-        by: settings that make the arms, such as `strategy` or `partition.alpha`; empty: those in
+        by: settings that make the arms, such as `strategy` or `partition.alpha`; none: those in
             which runs differ, except the seed and what the others decide.
         metric: a column of `metrics.csv`, or `bytes` (down and up).
         at: `last5` (or another number), `best`, `final`, `round=N`, `mean`, `sum` or `area`.
@@ -123,7 +144,7 @@ def compare(
     if not used:
         raise InputError(f"none of these {len(runs)} runs has finished")
     _check_metric(used, metric)
-    asked = _keys(used, by)
+    asked = _keys(used, [by] if isinstance(by, str) else by)
     split = _mixed(used, asked)
     keys = [*asked, *split]
     arms = _arms(used, keys, metric, rounds)

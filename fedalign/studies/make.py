@@ -17,7 +17,7 @@ from fedalign.studies.plan import SEED, Planned, full_keys, plan
 from fedalign.studies.report import write
 from fedalign.studies.sweep import Source, read_sweep
 
-__all__ = ["Changed", "How", "list_runs", "several", "sweep"]
+__all__ = ["Changed", "How", "list_runs", "planned_of", "read_sweep", "several", "sweep"]
 
 
 def sweep(name: str, words: Sequence[str] = (), how: How = How()) -> Path:  # noqa: B008 - frozen

@@ -87,7 +87,7 @@ def test_the_run_folder_tells_all(run):
     assert manifest["status"] == "finished"
     assert manifest["seed"] == 5
     assert "UCI handwritten digits" in manifest["data"]["source"]
-    assert {"flwr", "torch", "numpy", "python", "fedalign"} == set(manifest["versions"])
+    assert {"flwr", "torch", "numpy", "python", "fedalign"} <= set(manifest["versions"])
     metrics = pd.read_csv(folder / "metrics.csv")
     assert metrics["round"].tolist() == [1, 2, 3]
     assert not metrics.isna().any().any()

@@ -6,9 +6,10 @@ What goes wrong is an exception: `fedalign.InputError` for what you gave, anothe
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -23,6 +24,8 @@ from fedalign.runs.paths import folder_of
 from fedalign.server.participation import LimpingRunError
 from fedalign.settings.builtin import KINDS
 from fedalign.settings.config import Config, read
+from fedalign.settings.sources import combinations, is_inline
+from fedalign.studies import make
 
 SECTIONS = (*KINDS, "evaluation", "simulation")
 Source = str | Path | Mapping[str, Any]
@@ -77,6 +80,58 @@ def load(folder: str | Path) -> Run:
     return read_runs([Path(folder).expanduser()])[0]
 
 
+def sweep(
+    config: Source,
+    settings: Mapping[str, Any] | None = None,
+    /,
+    *,
+    jobs: int | None = None,
+    again: bool = False,
+    reuse: bool = False,
+    trackers: Sequence[str] = (),
+    **more: Any,
+) -> list[Run]:
+    """Run all combinations of the settings that are lists, several at a time; return all runs.
+
+    `fedalign.sweep("quickstart", {"partition.alpha": [0.1, 1.0]}, seed=[0, 1, 2], jobs=2)`
+
+    A file is taken as `fedalign sweep` takes it: with its block `sweep`, and with a table and a
+    figure beside the run folders. Finished runs are not repeated, and stopped ones go on.
+
+    Args:
+        config: as for `run`.
+        settings: as for `run`, but a list holds the values of an axis.
+        jobs: number of runs at a time; None: half the number of cores.
+        again: start all runs from the first round.
+        reuse: keep finished runs whose code or data have changed since.
+        trackers: names of those that all runs are reported to; none: as the configuration says.
+        **more: as for `run`, with lists as in `settings`.
+
+    Raises:
+        InputError: a setting is wrong, or code or data of finished runs have changed.
+        FedalignError: runs failed, after all others have been made.
+    """
+    changed: make.Changed = "all" if again else "reuse" if reuse else "refuse"
+    how = make.How(jobs, changed=changed, trackers=trackers)
+    choices = _flat({**(settings or {}), **more})
+    with _in_python():
+        if isinstance(config, Mapping) or is_inline(str(config)):
+            axes = {k: v if isinstance(v, list) else [v] for k, v in choices.items()}
+            configs = [configuration(config, chosen) for chosen in combinations(axes)]
+            make.several(configs, how)
+        else:
+            words = [f"{key}={_word(value)}" for key, value in choices.items()]
+            make.sweep(str(config), words, how)
+            planned = make.planned_of(make.read_sweep(str(config)), words, how)
+            configs = [run.config for run in planned]
+        return read_runs(list(dict.fromkeys(map(folder_of, configs))))
+
+
+def _word(value: Any) -> str:
+    """Return a value, or a list of values, as in a word of the command line."""
+    return ",".join(map(json.dumps, value)) if isinstance(value, list) else json.dumps(value)
+
+
 def configuration(config: Source, settings: Mapping[str, Any]) -> Config:
     """Return the configuration that `run` is given; see there."""
     layers = [config, settings] if isinstance(config, Mapping) else [settings]
@@ -113,6 +168,7 @@ def _in_python() -> Iterator[None]:
         yield
     except FedalignError as error:
         text = re.sub(r"--(again|reuse)\b", r"\1=True", str(error)).replace("--out", "out")
+        text = text.replace("command line: ", "settings: ")
         if text == str(error):
             raise
         error.args = (text,)

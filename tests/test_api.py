@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,11 @@ from safetensors.torch import load_file, save_file
 
 import fedalign
 from fedalign.api import configuration
-from fedalign.runs import launch as launching
+from fedalign.report.gallery import figures
+from fedalign.runs import launch
 from fedalign.server.participation import LimpingRunError
 from fedalign.settings.config import read
+from fedalign.studies import make
 from tests.conftest import BRIEF
 
 SETTINGS = {"rounds": 2, "seed": np.int64(3), "strategy": {"name": "fedpfn", "fixed_ratio": 0.25}}
@@ -88,7 +91,7 @@ def test_a_finished_run_is_returned_and_not_repeated(run, again, monkeypatch):
     def never(*_, **__):
         raise AssertionError("it trained")
 
-    monkeypatch.setattr(launching, "simulate", never)
+    monkeypatch.setattr(launch, "simulate", never)
     assert again().metrics.equals(run.metrics)
     with pytest.raises(AssertionError, match="it trained"):
         again(again=True)
@@ -122,11 +125,40 @@ def test_a_notebook_shows_a_table(run):
 
 
 def test_figures_are_found_by_their_name(run):
-    assert len(run.figure().axes) == 3
+    assert run.figure(metric="train_loss").get_supylabel() == "train loss"
     with pytest.raises(fedalign.InputError, match="did you mean 'planes'"):
         run.figure("plane")
     with pytest.raises(fedalign.InputError, match=r"evaluation.plane=21"):
         run.figure("planes")
+    stopped = replace(run, status="stopped")
+    assert set(figures(stopped)) == {"curves", "bytes", "barriers", "lines", "partition"}
+
+
+def test_a_comparison_is_a_frame_a_text_and_a_table_of_a_notebook(run):
+    found = fedalign.compare([run], by="strategy")
+    assert found.frame()["mean"].item() == pytest.approx(run.metrics["test_accuracy"].mean())
+    assert found.frame(each_run=True)["run"].item() == str(run.path)
+    assert "\\begin{tabular}" in found.text("latex")
+    assert "<li>" in found._repr_html_()
+
+
+def test_a_sweep_makes_all_combinations_of_lists(tmp_path, monkeypatch):
+    def execute(planned, how):
+        assert (how.jobs, how.changed) == (2, "refuse")
+        return sum(not launch.launch(how.placed(own.config)) for own in planned)
+
+    monkeypatch.setattr(make, "execute", execute)
+    monkeypatch.setattr(make, "write", lambda *_: "written")
+    few = BRIEF | {"rounds": 1, "out": tmp_path}
+    file = tmp_path / "mine.yaml"
+    file.write_text("strategy: fedpfn\nsweep: {grid: {strategy.fixed_ratio: [0.25]}}\n")
+    for config in ({"strategy": {"name": "fedpfn"}}, file):
+        runs = fedalign.sweep(config, few, seed=[0, 1], client={"lr": [0.1, 1e-5]}, jobs=2)
+        made = [(run.settings["seed"], run.settings["client.lr"]) for run in runs]
+        assert sorted(made) == [(0, 1e-5), (0, 0.1), (1, 1e-5), (1, 0.1)]
+    assert {run.settings["strategy.fixed_ratio"] for run in runs} == {0.25}
+    with pytest.raises(fedalign.InputError, match=r"^settings: client\.lrr: .* 'client\.lr'"):
+        fedalign.sweep(file, {"client.lrr": [1, 2]}, jobs=2)
 
 
 @pytest.mark.parametrize(
@@ -157,3 +189,11 @@ def test_importing_fedalign_imports_nothing_large():
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "set()\n"
     assert {"run", "load", "Run"} <= {*dir(fedalign)}
+
+
+def test_the_model_needs_no_data(run, monkeypatch):
+    monkeypatch.setattr("fedalign.data.digits.Digits.load", lambda *_: 1 / 0)
+    weights = load_file(run.path / "model.safetensors")
+    assert all(torch.equal(t, weights[name]) for name, t in run.model().state_dict().items())
+    with pytest.raises(fedalign.InputError, match="division by zero"):
+        run.examples()

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fedalign.commands.choices import Again, DryRun, Jobs, Out, Reuse
-from fedalign.console import Overrides, guarded
+from fedalign.console import Overrides, Trackers, guarded
 from fedalign.settings import completion
 
 
@@ -34,6 +34,7 @@ def sweep(
             min=1, metavar="SECONDS", help="give a run up that finishes no round for so long"
         ),
     ] = None,
+    trackers: Trackers = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make all runs of a sweep, then write its table and its figure.
@@ -47,7 +48,7 @@ def sweep(
         from fedalign.studies.execute import Changed, How
 
         changed: Changed = "repeat" if again else "reuse" if reuse else "refuse"
-        how = How(jobs, out, changed, stalled)
+        how = How(jobs, out, changed, stalled, trackers or ())
         if dry_run:
             make.list_runs(file, overrides or [], how)
         else:

@@ -34,10 +34,12 @@ class Federation:
         config: the run's configuration.
         given: the examples, where they have been read already; None: the data set of `config`,
             dealt by its partitioner.
+        known: what every example looks like, where that is known without the data.
     """
 
     config: Config
     given: Examples | None = None
+    known: Spec | None = None
 
     @cached_property
     def examples(self) -> Examples:
@@ -68,6 +70,8 @@ class Federation:
     @cached_property
     def spec(self) -> Spec:
         """What every example looks like; some sources know it without reading any."""
+        if self.known is not None:
+            return self.known
         if self.given is None and isinstance(self.source, HasSpec):
             return self.source.spec()
         return self.train.spec

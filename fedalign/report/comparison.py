@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from math import isfinite, nan
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedalign.errors import InputError, nearest
 from fedalign.report.baselines import baselines
 from fedalign.report.labels import Settings, beside, common, decides, ordered, varied
-from fedalign.report.measures import TRAFFIC, At, Reached, lower_is_better, reached
-from fedalign.report.notes import notes
+from fedalign.report.measures import TRAFFIC, At, Reached, reached
+from fedalign.report.notes import chosen, notes
 from fedalign.report.reading import Run
 from fedalign.report.statistics import Difference, corrected, deviation, paired
+from fedalign.runs.tables import lower_is_better
 from fedalign.settings.builtin import KINDS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -96,10 +102,26 @@ class Comparison:
             for arm, group in zip(self.arms, self.baselines, strict=True)
         ]
 
+    def frame(self, each_run: bool = False) -> pd.DataFrame:
+        """Return the numbers in a row an arm, or in a row a run."""
+        from fedalign.report import frames
+
+        return frames.long(self) if each_run else frames.wide(self)
+
+    def text(self, form: str = "text") -> str:
+        """Return a table with its notes: `text`, `markdown` or `latex`, or without: `csv`."""
+        from fedalign.report.formats import Shown
+
+        return Shown(self).text(form)
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<li>{escape(line)}</li>" for line in self.notes)
+        return f"{self.frame().to_html(index=False)}<ul>{lines}</ul>"
+
 
 def compare(
     runs: Sequence[Run],
-    by: Sequence[str] = (),
+    by: str | Sequence[str] = (),
     metric: str = "test_accuracy",
     at: str = "last5",
     baseline: str | None = None,
@@ -108,7 +130,7 @@ def compare(
 
     Args:
         runs: as read from their folders.
-        by: settings that make the arms, such as `strategy` or `partition.alpha`; empty: those in
+        by: settings that make the arms, such as `strategy` or `partition.alpha`; none: those in
             which runs differ, except the seed and what the others decide.
         metric: a column of `metrics.csv`, or `bytes` (down and up).
         at: `last5` (or another number), `best`, `final`, `round=N`, `mean`, `sum` or `area`.
@@ -122,7 +144,7 @@ def compare(
     if not used:
         raise InputError(f"none of these {len(runs)} runs has finished")
     _check_metric(used, metric)
-    asked = _keys(used, by)
+    asked = _keys(used, [by] if isinstance(by, str) else by)
     split = _mixed(used, asked)
     keys = [*asked, *split]
     arms = _arms(used, keys, metric, rounds)
@@ -173,29 +195,24 @@ def _mixed(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     """Return further settings, but for the seed, in which runs differ that have the same `keys`."""
     grouped: dict[str, list[Settings]] = {}
     for run in runs:
-        grouped.setdefault(repr(_chosen(run, keys)), []).append(run.counted)
+        grouped.setdefault(repr(chosen(run, keys)), []).append(run.counted)
     return list(dict.fromkeys(key for own in grouped.values() for key in _deciding(own)))
-
-
-def _chosen(run: Run, keys: Sequence[str]) -> Settings:
-    everything = {**run.settings, **run.counted}
-    return {key: everything[key] for key in keys if key in everything}
 
 
 def _arms(runs: Sequence[Run], keys: Sequence[str], metric: str, at: At) -> list[Arm]:
     """Return arms in the order of their settings; of runs with the same seed, the first counts."""
     grouped: dict[str, dict[int, Run]] = {}
     for run in runs:
-        grouped.setdefault(repr(_chosen(run, keys)), {}).setdefault(run.settings["seed"], run)
-    chosen = {key: _chosen(next(iter(own.values())), keys) for key, own in grouped.items()}
-    shared, arms = common(list(chosen.values())), {}
-    for key in sorted(grouped, key=lambda key: [ordered(chosen[key].get(k)) for k in keys]):
+        grouped.setdefault(repr(chosen(run, keys)), {}).setdefault(run.settings["seed"], run)
+    own_settings = {key: chosen(next(iter(own.values())), keys) for key, own in grouped.items()}
+    shared, arms = common(list(own_settings.values())), {}
+    for key in sorted(grouped, key=lambda key: [ordered(own_settings[key].get(k)) for k in keys]):
         own = [grouped[key][seed] for seed in sorted(grouped[key])]
-        name = beside(chosen[key], shared) or str(own[0].settings["name"])
+        name = beside(own_settings[key], shared) or str(own[0].settings["name"])
         name += f" [{own[0].path.name}]" if name in arms else ""
         values = {run.settings["seed"]: at.of(run, metric) for run in own}
         finite = {seed: value for seed, value in values.items() if isfinite(value)}
-        arms[name] = Arm(name, chosen[key], own, finite)
+        arms[name] = Arm(name, own_settings[key], own, finite)
     return list(arms.values())
 
 

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from fedalign.errors import InputError
 from fedalign.report.comparison import Comparison
 from fedalign.report.labels import label
-from fedalign.report.measures import lower_is_better
 from fedalign.report.panels import grid, panels
 from fedalign.report.statistics import Difference
 from fedalign.report.style import BLACK, COLOURS, layout, styled
 from fedalign.report.tables import Row, differences
+from fedalign.runs.tables import lower_is_better
 
 MAX_TICK = 24  # characters in a line beside an axis
 EXPLAINED = "mean and 95 % interval; filled: p < 0.05 (Holm)"
@@ -57,9 +57,9 @@ def beside_baseline(rows: Sequence[Row], baseline: str) -> Figure:
 @styled()
 def from_baseline(found: Comparison) -> Figure:
     """Return the same figure of a comparison: its metric, a panel for each baseline."""
-    shown = [panel for panel in panels(found) if panel.baseline]
     changes = dict(zip([arm.label for arm in found.arms], found.differences, strict=True))
-    if not any(changes.values()):
+    shown = [p for p in panels(found) if any(changes[arm.label] for arm in p.arms.values())]
+    if not shown:
         raise InputError(
             "no arm shares a seed with its baseline, so there is no difference to draw"
         )

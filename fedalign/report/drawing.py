@@ -65,7 +65,7 @@ KINDS = {
 def draw(
     kind: str,
     runs: Sequence[Run],
-    by: Sequence[str] = (),
+    by: str | Sequence[str] = (),
     metric: str | None = None,
     at: str = "last5",
     baseline: str | None = None,

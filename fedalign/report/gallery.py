@@ -1,60 +1,61 @@
-"""The figures of one run, by name."""
+"""The figures of runs as Python and trackers ask for them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 
 from matplotlib.figure import Figure
 
-from fedalign.errors import InputError, nearest
-from fedalign.federation.federation import Federation
-from fedalign.report.figures import over_rounds
-from fedalign.report.models import config_of
-from fedalign.report.partition import counts_of, picture
-from fedalign.report.planes import maps, planes_of
+from fedalign.errors import InputError
+from fedalign.report.drawing import KINDS, draw
 from fedalign.report.reading import Run
-from fedalign.report.tables import groups
+from fedalign.runs.paths import FINISHED
+from fedalign.runs.split import FILE
 
 
-def _partition(run: Run) -> Figure:
-    if not (run.path / "partition.png").is_file():
-        raise InputError(f"{run.path}: its nodes hold data of their own, or it has not finished")
-    return picture(counts_of(Federation(config_of(run))))
+def figure(
+    kind: str,
+    runs: Sequence[Run],
+    by: str | Sequence[str] = (),
+    metric: str | None = None,
+    at: str = "last5",
+    baseline: str | None = None,
+) -> Figure:
+    """Return a figure of runs; a notebook shows it, and `savefig` writes it.
 
-
-KINDS: dict[str, Callable[[Run], Figure]] = {
-    "rounds": lambda run: over_rounds(groups([run])),
-    "planes": lambda run: maps(planes_of(groups([run]))),
-    "partition": _partition,
-}
-
-
-def figure(run: Run, kind: str) -> Figure:
-    """Return a figure of a run.
+    Args:
+        kind: `curves`, `bytes`, `barriers`, `differences`, `lines`, `planes`, `clients` or
+            `partition`.
+        runs: finished runs.
+        by: settings that make the arms, such as `strategy` or `partition.alpha`; none: those in
+            which runs differ.
+        metric: a column of `metrics.csv`, or `bytes`; None: the kind's own.
+        at: rounds that count, in `differences`.
+        baseline: the arm that is black, and that others are compared with; None: the first.
 
     Raises:
-        InputError: there is no such kind, or the run has not measured what it shows.
+        InputError: there is no such kind, or the runs have not measured what it shows.
     """
-    if kind not in KINDS:
-        raise InputError(f"{kind!r} is not a figure{nearest(kind, KINDS)}")
-    _let_notebooks_show_figures()
-    return KINDS[kind](run)
-
-
-def _let_notebooks_show_figures() -> None:
-    """Do what importing pyplot does in a notebook, which our figures need none of."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is not None:
+    if shell is not None:  # as importing pyplot does, which our figures need not
         import_module("IPython.core.pylabtools").select_figure_formats(shell, {"png"})
+    return draw(kind, runs, by, metric, at, baseline)[0]
+
+
+def figure_of(run: Run, kind: str, metric: str | None = None) -> Figure:
+    """Return a figure of one run, which may not have finished; see `figure`."""
+    return figure(kind, [replace(run, status=FINISHED)], metric=metric)
 
 
 def figures(run: Run) -> dict[str, Figure]:
     """Return all figures for which a run has measured something, by name."""
     found = {}
-    for kind, draw in KINDS.items():
-        with suppress(InputError):
-            found[kind] = draw(run)
+    for kind in KINDS:
+        if kind != "partition" or (run.path / FILE).is_file():  # else only the nodes know it
+            with suppress(InputError):
+                found[kind] = figure_of(run, kind)
     return found

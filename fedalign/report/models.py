@@ -9,14 +9,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, device, nn
 
-from fedalign.data import Part
+from fedalign.data import Part, Spec
 from fedalign.errors import InputError, shortened
 from fedalign.federation.federation import Federation
 from fedalign.network.inputs import Inputs
 from fedalign.report.reading import Run
+from fedalign.runs.models import BEST, folder_in
 from fedalign.settings.config import Config, read
 
-FILES = {"final": "model.safetensors", "best": "best.safetensors"}
+FILES = {"final": "model.safetensors", "best": BEST}
 
 
 def config_of(run: Run) -> Config:
@@ -32,21 +33,21 @@ def global_model(run: Run, which: str) -> nn.Module:
     if not file.is_file():
         why = f"it has not finished ({run.unfinished})" if run.unfinished else "it kept none"
         raise InputError(f"{run.path} has no {file.name}: {why}")
-    return _module(Federation(config_of(run)), file)
+    return _module(_federation(run), file)
 
 
 def client_models(run: Run, number: int) -> dict[int, nn.Module]:
     """Return the clients' models of a round, by client; see `Run.client_models`."""
     files = {
         int(found[1]): file
-        for file in (run.path / "models" / f"round-{number}").glob("client-*.safetensors")
+        for file in folder_in(run.path, number).glob("client-*.safetensors")
         if (found := re.fullmatch(r"client-(\d+)", file.stem))
     }
     if not files:
         kept = sorted(int(f.name[6:]) for f in (run.path / "models").glob("round-*"))
         rounds = f"it kept those of rounds {kept}" if kept else "keep_models keeps them"
         raise InputError(f"{run.path} has no clients' models of round {number}; {rounds}")
-    federation = Federation(config_of(run))
+    federation = _federation(run)
     return {client: _module(federation, files[client]) for client in sorted(files)}
 
 
@@ -57,6 +58,14 @@ def examples(run: Run, part: Part) -> tuple[Tensor, Tensor]:
     if data is None:
         raise InputError(f"data set {federation.config.data.name!r} has no {part} part")
     return Inputs(data, device("cpu"))(data.images).contiguous(), data.labels
+
+
+def _federation(run: Run) -> Federation:
+    """Return the federation of a run, which need not read its data to know the model."""
+    facts = run.manifest.get("data", {})
+    return Federation(
+        config_of(run), known=Spec.from_config(facts) if "data-shape" in facts else None
+    )
 
 
 def _module(federation: Federation, file: Path) -> nn.Module:

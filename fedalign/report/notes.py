@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fedalign.report.labels import COMMON, Settings, common, label, varied
-from fedalign.report.measures import lower_is_better, series
+from fedalign.report.measures import series
 from fedalign.report.reading import Run
 from fedalign.report.statistics import UNKNOWN
+from fedalign.runs.tables import lower_is_better
 
 if TYPE_CHECKING:
     from fedalign.report.comparison import Comparison
@@ -62,13 +63,16 @@ def _values(key: str, arms: Sequence[Settings]) -> str:
 
 def _seeds(found: Comparison) -> Iterator[str]:
     every = {seed for arm in found.arms for seed in arm.values}
+    missing: dict[str, list[str]] = {}
     for arm in found.arms:
-        if missing := sorted(every - arm.values.keys()):
-            word = "seed" if len(missing) == 1 else "seeds"
-            yield f"{arm.label}: without {word} {', '.join(map(str, missing))}, which others have"
-    for arm, base in zip(found.arms, found.baselines, strict=True):
-        if base is None:
-            yield f"{arm.label}: no baseline is otherwise set like it, so no difference"
+        if lacks := sorted(every - arm.values.keys()):
+            seeds = f"seed{'s' * (len(lacks) > 1)} {', '.join(map(str, lacks))}"
+            missing.setdefault(seeds, []).append(arm.label)
+    for seeds, labels in missing.items():
+        yield f"without {seeds}, which others have: {'; '.join(labels)}"
+    pairs = zip(found.arms, found.baselines, strict=True)
+    if alone := [arm.label for arm, base in pairs if base is None]:
+        yield f"without a baseline that is otherwise set alike: {'; '.join(alone)}"
 
 
 def _left_out(runs: Sequence[Run], found: Comparison) -> Iterator[str]:
@@ -77,7 +81,8 @@ def _left_out(runs: Sequence[Run], found: Comparison) -> Iterator[str]:
         if run.unfinished:
             yield f"{run.path}: not finished, {run.unfinished}; left out"
         elif id(run) not in shown:
-            twin = next(other for other in shown.values() if other.is_twin_of(run))
+            own = _seed_of(run, found.by)
+            twin = next(other for other in shown.values() if _seed_of(other, found.by) == own)
             yield twin_of(run, twin)
         if run.warning:
             yield f"{run.path}: {run.warning}"
@@ -85,6 +90,16 @@ def _left_out(runs: Sequence[Run], found: Comparison) -> Iterator[str]:
         for run in arm.runs:
             if run.settings["seed"] not in arm.values:
                 yield f"{run.path}: no finite {found.metric} there; left out"
+
+
+def chosen(run: Run, keys: Sequence[str]) -> Settings:
+    """Return these settings of a run, as far as it has them, spelled as its hash counts them."""
+    everything = {**run.settings, **run.counted}
+    return {key: everything[key] for key in keys if key in everything}
+
+
+def _seed_of(run: Run, keys: Sequence[str]) -> str:
+    return repr((chosen(run, keys), run.settings["seed"]))
 
 
 def twin_of(run: Run, twin: Run) -> str:

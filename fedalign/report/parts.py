@@ -95,7 +95,7 @@ def show_setting(setting: Setting) -> None:
     """Print a setting; of one that names a part, also the parts that it can name."""
     console.print("setting", style="bold")
     show_settings([setting])
-    if setting.key in PLACES:
+    if setting.key in PLACES and setting.key not in BUILTIN:  # as trackers, shown as a kind
         console.print()
         show_kind(PLACES[setting.key])
 

@@ -13,8 +13,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from fedalign.errors import InputError
-from fedalign.runs.paths import FINISHED, DamagedManifestError, read_manifest
-from fedalign.runs.tables import BARRIERS, CLIENTS, LANDSCAPE, PLANES
+from fedalign.runs.paths import FINISHED, MEMBERS, DamagedManifestError, read_manifest
+from fedalign.runs.tables import BARRIERS, CLIENTS, LANDSCAPE, PLANES, SAMPLED
 from fedalign.settings.config import counted
 from fedalign.settings.layers import flatten
 from fedalign.settings.yaml12 import parse
@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # these take a second to import, and tables need none of them
     from torch import Tensor, nn
 
 TEXTS = ("path", "plane", "corner", "outcome")  # columns that hold no numbers
-SAMPLED = ("round", "client", "examples", "train_loss", "outcome")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,7 +90,8 @@ class Run:
     def model(self, which: Literal["final", "best"] = "final") -> nn.Module:
         """Return the final global model, or the best one if the run kept it, to evaluate with.
 
-        It takes examples as `examples` returns them, and runs on the CPU.
+        It takes examples as `examples` returns them, and runs on the CPU. The data set need not be
+        here.
 
         Raises:
             InputError: the run has no such model.
@@ -120,15 +120,19 @@ class Run:
 
         return examples(self, part)
 
-    def figure(self, kind: str = "rounds") -> Figure:
-        """Return a figure of the run; a notebook shows it, and `savefig` writes it.
+    def figure(self, kind: str = "curves", metric: str | None = None) -> Figure:
+        """Return a figure of the run as far as it is; see `fedalign.figure`.
+
+        Args:
+            kind: `curves`, `bytes`, `barriers`, `lines`, `planes`, `clients` or `partition`.
+            metric: of curves over rounds or bytes, a column of `metrics.csv`.
 
         Raises:
             InputError: there is no such kind, or the run has not measured what it shows.
         """
-        from fedalign.report.gallery import figure
+        from fedalign.report.gallery import figure_of
 
-        return figure(self, kind)
+        return figure_of(self, kind, metric)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.unfinished or FINISHED})"
@@ -170,9 +174,14 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def held(folder: Path) -> list[Path]:
-    """Return the run folders that a folder holds, or the folder itself if it holds none."""
+    """Return the run folders that a folder holds, or the folder itself if it holds none.
+
+    The folder of a sweep stands for its runs, which lie beside it.
+    """
     if (folder / "config.yaml").is_file():
         return [folder]
+    if (members := folder / MEMBERS).is_file():
+        return [folder.parent / name for name in members.read_text("utf-8").split("\n") if name]
     return sorted(file.parent for file in folder.glob("*/config.yaml")) or [folder]
 
 

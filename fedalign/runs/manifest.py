@@ -110,6 +110,7 @@ def _data(federation: Federation, nodes: Nodes) -> dict[str, Any]:
         "test_examples": len(federation.test or ()),
         "client_examples": _range(nodes.train_examples.values()),
         "client_tests": _range(nodes.test_examples.values()),
+        **federation.spec.to_config(),
     }
 
 

@@ -116,8 +116,14 @@ class Progress(Callback):
     def tell(self, notice: str) -> None:
         """Show a notice; a signal handler may call this in the middle of anything."""
         self._notice = notice
-        if not self._is_drawn:  # a print could meet itself
-            os.write(sys.stderr.fileno(), f"{notice}\n".encode())
+        if self._cell is not None:
+            self._cell.update()
+        if self._is_drawn:
+            return
+        try:
+            os.write(sys.stderr.fileno(), f"{notice}\n".encode())  # a print could meet itself
+        except OSError:  # there is no file, as under pytest
+            print(notice, file=sys.stderr)
 
     def seconds_left(self) -> float | None:
         """Return the seconds that the remaining rounds will take; None if there is no telling."""

@@ -150,8 +150,8 @@ PLACES = {  # where a configuration names a part, and the kind of part it is
     "strategy": "strategies",
     "strategy.schedule": "schedules",
     "strategy.fusion": "fusions",
+    "trackers": "trackers",
 }
-KINDS = {place: kind for place, kind in PLACES.items() if "." not in place}  # the sections
 DEFAULT_PARTS = {
     "data": "digits",
     "partition": "dirichlet",
@@ -159,3 +159,4 @@ DEFAULT_PARTS = {
     "client": "local",
     "strategy": "fedavg",
 }
+KINDS = {place: PLACES[place] for place in DEFAULT_PARTS}  # the sections

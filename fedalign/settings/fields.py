@@ -22,7 +22,7 @@ def _part(section: Any, info: ValidationInfo) -> Part:
 PartField = Annotated[Part, BeforeValidator(_part), PlainSerializer(Part.dump)]
 
 
-def _trackers(given: Any) -> Any:
+def trackers_of(given: Any) -> list[Part]:
     """Return what is given as a list of parts; a single one needs no list."""
     if not isinstance(given, list | tuple):
         given = [given]
@@ -34,7 +34,7 @@ def _trackers(given: Any) -> Any:
 
 
 TrackersField = Annotated[
-    list[Annotated[Part, PlainSerializer(Part.dump)]], BeforeValidator(_trackers)
+    list[Annotated[Part, PlainSerializer(Part.dump)]], BeforeValidator(trackers_of)
 ]
 
 

@@ -21,6 +21,7 @@ from fedalign.runs.identity import changes_since, refuse_changed
 from fedalign.runs.jobs import run_all
 from fedalign.runs.paths import CHECKPOINT, MANIFEST, folder_of, forget, is_finished
 from fedalign.settings.config import Config
+from fedalign.settings.fields import trackers_of
 from fedalign.studies.live import Board
 from fedalign.studies.plan import Planned
 from fedalign.studies.state import state_of
@@ -38,12 +39,14 @@ class How:
         changed: what becomes of finished runs whose code or data have changed since; `all`: those
             and all others start from their first round.
         stalled: seconds without a new round after which a run has failed; None: never.
+        trackers: names of those that runs are reported to; none: as the configuration says.
     """
 
     jobs: int | None = None
     out: str | None = None
     changed: Changed = "refuse"
     stalled: float | None = None
+    trackers: Sequence[str] = ()
 
     @property
     def at_a_time(self) -> int:
@@ -51,8 +54,9 @@ class How:
         return self.jobs or max(1, (os.cpu_count() or 1) // 2)
 
     def placed(self, config: Config) -> Config:
-        """Return the configuration with folder and threads set, on which no result depends."""
+        """Return the configuration with all set on which no result depends."""
         update: dict[str, object] = {} if self.out is None else {"out": self.out}
+        update |= {"trackers": trackers_of(self.trackers)} if self.trackers else {}
         if "threads" not in config.evaluation.model_fields_set:
             threads = max(1, (os.cpu_count() or 1) // self.at_a_time)
             update["evaluation"] = config.evaluation.model_copy(update={"threads": threads})

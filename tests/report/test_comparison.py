@@ -59,7 +59,7 @@ def test_arms_means_and_paired_differences_by_hand(runs):
     assert (pnu.significant, pfn.significant, one.significant) == (True, False, False)
     assert (one.mean, one.pairs) == pytest.approx((0.1, 1))
     assert np.isnan([one.half_width, one.p, found.arms[-1].std]).all()
-    assert "fedpfn, alpha 1.0: without seeds 1, 2, which others have" in found.notes
+    assert "without seeds 1, 2, which others have: fedpfn, alpha 1.0" in found.notes
     said = method(found)
     for part in ("test_accuracy (higher is better): last round.", "for 2 comparisons by Holm's"):
         assert part in said

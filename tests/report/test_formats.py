@@ -63,7 +63,7 @@ def test_markdown_has_the_best_in_bold_and_the_command(shown):
     text = shown.text("markdown")
     assert text.startswith("`fedalign compare x`\n\n| strategy")
     assert "| **0.7533 ± 0.0757** |" in text
-    assert "\n- a_1%&b, alpha 1.0: without seeds 1, 2, which others have\n" in text
+    assert "\n- without seeds 1, 2, which others have: a_1%&b, alpha 1.0\n" in text
 
 
 def test_a_wide_table_has_a_row_an_arm_and_reads_back(shown):

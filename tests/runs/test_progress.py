@@ -2,6 +2,7 @@ import io
 import os
 import re
 import signal
+import sys
 import threading
 
 import pytest
@@ -86,9 +87,17 @@ def test_what_clients_measure_is_shown_where_they_do(capsys):
     assert max(map(len, lines)) <= 80
 
 
+@pytest.fixture
+def listening():
+    """As in a shell: what is started in the background may ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 def test_the_first_ctrl_c_waits_for_the_round_and_the_second_does_not():
     told = []
-    before = signal.getsignal(signal.SIGINT)
     with Interrupts(told.append) as interrupts:
         interrupts.check()
         os.kill(os.getpid(), signal.SIGINT)
@@ -97,9 +106,10 @@ def test_the_first_ctrl_c_waits_for_the_round_and_the_second_does_not():
             interrupts.check()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_is_as_usual_where_nothing_is_kept_and_elsewhere_than_in_the_main_thread():
     with Interrupts(print, wanted=False), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
@@ -117,3 +127,11 @@ def test_the_notice_is_in_the_display():
         progress.on_round(outcome(1))
         progress.tell(NOTICE)
     assert last().rstrip().endswith(NOTICE)
+
+
+def test_the_notice_is_a_line_elsewhere(capfd, monkeypatch):
+    progress = Progress("fedpfn on digits", 3, Console(file=io.StringIO()))
+    progress.tell(NOTICE)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    progress.tell(NOTICE)
+    assert sys.stderr.getvalue() == capfd.readouterr().err == f"{NOTICE}\n"

@@ -56,11 +56,12 @@ def help_of_fedalign() -> str:
 
 def smaller(config: Config) -> list[str]:
     """Return settings that make a run take a second or two."""
-    own, epochs = ":" in config.data.name, config.client.options.get("epochs", 0)
+    name = config.data.name
+    own, epochs = ":" in name or name == "folder", config.client.options.get("epochs", 0)
     return [
         *("rounds=2", "num_clients=4", "evaluation.examples=60", "simulation.backend=inline"),
         *([] if own else ["data.max_examples=300"]),
-        *([] if own or config.data.name in EMBEDDED else ["data=digits"]),
+        *([] if own or name in EMBEDDED else ["data=digits"]),
         *(["clients_per_round=2"] if config.clients_per_round else []),
         *(["client.epochs=2"] if epochs > 2 else []),
     ]

@@ -17,8 +17,6 @@ def test_every_setting_has_a_row():
     for prefix, section in sections.items():
         for key in section.model_fields:
             assert f"| `{prefix}{key}` |" in text or key in ("evaluation", "simulation"), key
-    told = "number of clients that are sampled for each round; null: all of them"
-    assert f"| `clients_per_round` | {told} |" in text
 
 
 def test_every_part_has_a_section_with_its_options():

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
-from fedalign.fusions.recipe import Ingredients, Supplies, require
+from fedalign.fusions.recipe import Ingredients, Supplies, apply, require
 from fedalign.fusions.supplies import held_out, supplies_of
 from fedalign.messages.partial_sums import averages, mean_metrics
 from fedalign.messages.records import METRICS, arrays_of
@@ -64,7 +64,10 @@ class Fused(Wrapper):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return what the base makes of the fused model, and the mean of the clients' metrics."""
+        """Return what the base makes of the fused model, and the mean of the clients' metrics.
+
+        The metric `fused_models` is the number of models that have a share in it.
+        """
         listed = list(replies)
         if not listed:
             return super().aggregate_train(server_round, listed)
@@ -77,8 +80,11 @@ class Fused(Wrapper):
         assert isinstance(self.fusion, Part)
         fusion: Fusion = self.fusion.build()
         first, counters = listed[0], self.layout.counters_of(arrays_of(listed[0]))
-        fused = fusion.fuse(of).model
-        assert fused is not None
+        fused = apply(self.fusion.name, fusion, of)
+        assert fused.model is not None
         first.content[METRICS] = mean_metrics([metrics_of(reply) for reply in listed])
-        first.content["arrays"] = self.layout.to_record(fused, counters)
-        return super().aggregate_train(server_round, [first])
+        first.content["arrays"] = self.layout.to_record(fused.model, counters)
+        arrays, metrics = super().aggregate_train(server_round, [first])
+        if metrics is not None:
+            metrics["fused_models"] = sum(share > 0 for share in fused.shares)
+        return arrays, metrics

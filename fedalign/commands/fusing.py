@@ -13,6 +13,7 @@ import typer
 from fedalign.console import guarded
 
 OPTION = "fusion."
+DEFAULTS = "evaluation.pairs=10", "evaluation.alphas=11"  # a run's own are for every round
 
 
 def fuse(
@@ -68,7 +69,7 @@ def fuse(
         part = parse("fusions", {"name": by} | own, "fusion")
         words = [word for word in words if not word.startswith(OPTION)]
         given = {"model": model, "data": data}
-        planned = how(files, ["evaluation.pairs=10", *words], config, given)
+        planned = how(files, [*DEFAULTS, *words], config, given)
         fusing = fuse(found, part, planned, start, held_out)
         print(describe(fusing))
         write(fusing, out)

@@ -15,7 +15,7 @@ from fedalign.errors import InputError
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="run folders")],
+    runs: Annotated[list[Path], typer.Argument(help="run folders, or folders that hold some")],
     figure: Annotated[
         Path | None, typer.Option(help="PNG or PDF file for curves over rounds")
     ] = None,
@@ -38,12 +38,12 @@ def report(
     with guarded():
         from fedalign.report.figures import over_rounds
         from fedalign.report.page.page import target, write
-        from fedalign.report.reading import distinct, read_runs
+        from fedalign.report.reading import distinct, held, read_runs
         from fedalign.report.style import save
         from fedalign.report.tables import common_settings, groups, remarks, table
 
         written = target(page, no_page)
-        folders, repeated = distinct(runs)
+        folders, repeated = distinct([run for folder in runs for run in held(folder)])
         found = read_runs(folders)
         rows = groups(found)
         print(table(rows))
@@ -58,7 +58,7 @@ def report(
             save(maps(planes_of(rows)), plane)
             print(f"planes in {plane}")
         if written is not None:
-            write(found, rows, written, repeated)
+            write(found, written, repeated)
             print(f"page in {written}")
 
 

@@ -47,7 +47,8 @@ def run(
             from fedalign.studies import make
 
             changed: make.Changed = "all" if again else "reuse" if reuse else "refuse"
-            make.several(several, make.How(jobs, changed=changed), dry_run)
+            how = make.How(jobs, changed=changed)
+            make.several(several, how, dry_run, overrides or [])
             return
         if not again and not reuse:
             refuse_changed(several)

@@ -16,7 +16,7 @@ from fedalign.data import Dataset
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.fusions.inputs import Source
-from fedalign.fusions.recipe import Fused, Ingredients, require
+from fedalign.fusions.recipe import Fused, Ingredients, apply, require
 from fedalign.fusions.supplies import HeldOut, held_out, supplies_of
 from fedalign.landscape.barriers import Curve, Point
 from fedalign.landscape.connect import config_of, letter
@@ -27,6 +27,7 @@ from fedalign.landscape.paths import grid, pairs
 from fedalign.network.batch_norm import NORMS
 from fedalign.network.device import torch_threads
 from fedalign.settings.config import Config
+from fedalign.settings.config import read as read_config
 from fedalign.settings.registry import Part
 from fedalign.settings.result_contracts import Fusion
 
@@ -37,6 +38,7 @@ CURES = {
     "images": ", and the data set has no training part",
     "symmetry": "; give its class a method symmetry()",
 }
+OF_A_RUN = "seed", "num_clients", "partition", "data", "model", "init"
 log = logging.getLogger("fedalign")
 
 
@@ -65,6 +67,7 @@ class Fusing:
         result: of the fused model.
         curves: on lines between ingredients.
         examples: number of test images: of all measurements, and of those on lines.
+        source: which data they were tested on, with a digest.
     """
 
     part: Part
@@ -79,6 +82,7 @@ class Fusing:
     result: Measured
     curves: Sequence[Curve]
     examples: tuple[int, int]
+    source: str
 
     @property
     def best(self) -> str:
@@ -101,7 +105,7 @@ def fuse(
         part: the fusion.
         config: `model` is the network of the files, `data` what they are tested on, `evaluation`
             the settings of the measurements.
-        start: a file, or `init`; None: what the kept models of a run's first round started from.
+        start: a file, or `init`; None: what the kept models of a run's round started from.
         share: of the training set to be held out, unless a run's clients hold some out.
 
     Raises:
@@ -113,15 +117,18 @@ def fuse(
     network = federation.network
     fusion: Fusion = part.build()
     models = {name: read(source.file, network) for name, source in named.items()}
-    begun, told = _start(start, sources, federation)
-    rows = held_out(federation, share)
+    of_run = _of_its_run(sources, config)
+    begun, told = _start(start, sources if of_run else (), federation)
+    rows = held_out(federation, share, of_run)
     supplies = supplies_of(federation, network, rows.rows)
     if network.modules(*NORMS) and not len(supplies.images):
         log.warning("BatchNorm's statistics are averaged: there are no images to train on")
     require(part.name, fusion, supplies, begun is not None, CURES)
-    weights, together = _weights(sources, federation), torch.stack(list(models.values()))
+    weights = _weights(sources, federation) if of_run else None
+    together = torch.stack(list(models.values()))
+    of = Ingredients(supplies, together, weights, begun, list(named))
     with torch_threads(1):
-        fused = fusion.fuse(Ingredients(supplies, together, weights, begun, list(named)))
+        fused = apply(part.name, fusion, of)
         parts = [Fused(model, together, ()) for model in models.values()]
         measured = [_measure(federation, own, test, supplies.held_out) for own in (*parts, fused)]
         curves = _curves(models, federation, test)
@@ -138,6 +145,7 @@ def fuse(
         result=measured[-1],
         curves=curves,
         examples=(len(test), len(test.subset(config.evaluation.examples))),
+        source=test.source,
     )
 
 
@@ -147,25 +155,39 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def _of_its_run(sources: Sequence[Source], config: Config) -> bool:
+    """Return whether all models lie in the folder of one run, whose configuration is this one."""
+    found = {config_of(source.file) for source in sources}
+    path = found.pop()
+    if path is None or found:
+        return False
+    own = read_config(str(path), {})
+    same = [getattr(own, key) == getattr(config, key) for key in OF_A_RUN]
+    return all(same) and own.evaluation.holdout == config.evaluation.holdout
+
+
 def _start(
     given: str | None, sources: Sequence[Source], federation: Federation
 ) -> tuple[Tensor | None, str]:
-    """Return the common start and what it is."""
+    """Return the common start and what it is; of a run's models it may be known."""
     network, config = federation.network, federation.config
     if given is not None and (given != INIT or Path(given).exists()):
         file = Path(given)
         file = file / "model.safetensors" if file.is_dir() else file
         return read(file, network), str(file)
-    first_round = all(source.number == 1 for source in sources) and config.init == "shared"
-    runs = {config_of(source.file) for source in sources}
-    of_a_run = len(runs) == 1 and None not in runs
-    if given == INIT or (first_round and of_a_run):
+    rounds = {source.number for source in sources}
+    number = rounds.pop() if len(rounds) == 1 else None
+    if given == INIT or (number == 1 and config.init == "shared"):
         return network.layout.to_vector(network.initial), f"the weights of seed {config.seed}"
+    if number is not None:
+        before = sources[0].file.parent.with_name(f"round-{number - 1}") / "global.safetensors"
+        if before.is_file():
+            return read(before, network), str(before)
     return None, ""
 
 
 def _weights(sources: Sequence[Source], federation: Federation) -> list[float] | None:
-    """Return how many examples clients of a run trained on; None if they are not all such."""
+    """Return how many examples a run's clients trained on; None if not all are clients."""
     config = federation.config
     clients = [source.client for source in sources if source.client is not None]
     kept = len(clients) == len(sources) and all(c < config.num_clients for c in clients)

@@ -64,9 +64,9 @@ class Slerp(Recipe):
             raise InputError(f"fusion.t: {self.t} is a place between two models, not {count}")
         shares = [1 - self.t, self.t] if len(of.models) == 2 else alike(len(of.models))
         vector, angles = first, list[float]()
-        for number, model in enumerate(of.models[1:].double(), 2):
+        for number, model in enumerate(of.models[1:], 2):
             t = self.t if number == 2 else 1 / number
-            vector, angle = self._between(layout, vector, model, t)
+            vector, angle = self._between(layout, vector, model.double(), t)
             angles.append(angle)
         return Fused(vector.float(), of.models, shares, {"angles": angles})
 

@@ -12,10 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from fedalign.data import Dataset
-from fedalign.errors import InputError
+from fedalign.errors import InputError, named
 from fedalign.landscape.barriers import Point
 from fedalign.landscape.repair import Repair
 from fedalign.network.network import Network
+from fedalign.settings.result_contracts import Fusion
 
 Repairing = Annotated[
     Literal["none", "statistics", "repair"],
@@ -179,6 +180,26 @@ def require(
         if need in needs_of(fusion) and not (start if need == "start" else supplies.has(need)):
             why = f": {supplies.network.exchangeable.reason}" if need == "symmetry" else ""
             raise InputError(f"fusion: {called!r} needs {what}{why}{cures[need]}")
+
+
+def apply(called: str, fusion: Fusion, of: Ingredients) -> Fused:
+    """Return what any fusion makes of models.
+
+    Raises:
+        InputError: it fails, or returns no such model.
+    """
+    with named(f"fusion: {called!r}"):
+        fused = fusion.fuse(of)
+    if not isinstance(fused, Fused):
+        raise InputError(f"fusion: {called!r} returned a {type(fused).__name__}, no Fused")
+    if fused.model is None:
+        return fused
+    if fused.model.shape != of.models.shape[1:]:
+        shapes = f"{tuple(fused.model.shape)}, not {tuple(of.models.shape[1:])}"
+        raise InputError(f"fusion: {called!r} returned a model of shape {shapes}")
+    if bad := int((~torch.isfinite(fused.model)).sum()):
+        raise InputError(f"fusion: {called!r} returned a model with {bad} numbers not finite")
+    return fused
 
 
 def combined(models: Tensor, shares: Sequence[float]) -> Tensor:

@@ -29,14 +29,14 @@ class HeldOut:
     apart: bool
 
 
-def held_out(federation: Federation, share: float) -> HeldOut:
+def held_out(federation: Federation, share: float, of_run: bool = True) -> HeldOut:
     """Return the training examples to choose by.
 
     These are those that clients hold out and no client trains on (`evaluation.holdout`); where
-    there are none, a random share of the training set.
+    there are none, or the models are not of this run, a random share of the training set.
     """
     config, count = federation.config, 0 if federation.reference is None else len(federation.train)
-    if count and config.evaluation.holdout:
+    if count and config.evaluation.holdout and of_run:
         owned = np.concatenate(federation.holdouts(config.num_clients))
         rows = np.setdiff1d(owned, np.concatenate(federation.shards(config.num_clients)))
         if len(rows):

@@ -84,32 +84,28 @@ class TIES(Recipe):
         assert of.start is not None
         layout, shares = of.supplies.network.layout, alike(len(of.models))
         size, merged = layout.parameter_size, combined(of.models, shares)
-        start, models = of.start[:size].double(), of.models[:, :size].double()
-        tasks = trimmed(models - start, self.density, layout.num_parameters)
-        sign = tasks.sum(0).sign()
-        chosen = (tasks.sign() == sign) & (sign != 0)
-        count = chosen.sum(0)
-        mean = torch.where(chosen, models, 0.0).sum(0) / count.clamp(min=1)
-        merged[:size] = torch.where(count > 0, mean, start).float()
+        start, kept = of.start[:size].double(), max(1, round(self.density * layout.num_parameters))
+        tasks = torch.stack([trimmed(own[:size] - start, kept).float() for own in of.models])
+        sign = tasks.sum(0, dtype=torch.float64).sign()
+        total, count = torch.zeros_like(start), torch.zeros_like(start)
+        for model, task in zip(of.models, tasks, strict=True):
+            chosen = (task.sign() == sign) & (sign != 0)
+            total += torch.where(chosen, model[:size].double(), 0.0)
+            count += chosen
+        merged[:size] = torch.where(count > 0, total / count.clamp(min=1), start).float()
         model = _from_start(of, merged, self.scale)
-        facts = {"kept": float((count > 0).sum() / layout.num_parameters)}
+        facts = {"moved": int((count > 0).sum()), "of": layout.num_parameters}
         return Fused(model, of.models, shares, facts)
 
 
-def trimmed(tasks: Tensor, density: float, count: int) -> Tensor:
-    """Return task vectors `(K, P)` with 0 for all but the share `density` of largest magnitude.
+def trimmed(task: Tensor, kept: int) -> Tensor:
+    """Return a task vector `(P,)` with 0 for all but its `kept` entries of largest magnitude.
 
-    Args:
-        tasks: one row for each model; padding is 0.
-        density: above 0.
-        count: how many of the P entries are weights.
-
-    >>> trimmed(torch.tensor([[3.0, -1.0, -4.0, 2.0]]), 0.5, 4)
-    tensor([[ 3.,  0., -4.,  0.]])
+    >>> trimmed(torch.tensor([3.0, -1.0, -4.0, 2.0]), 2)
+    tensor([ 3.,  0., -4.,  0.])
     """
-    kept = max(1, round(density * count))
-    least = tasks.abs().topk(kept, dim=1).values[:, -1:]
-    return torch.where(tasks.abs() >= least, tasks, 0.0)
+    least = task.abs().topk(kept).values[-1]
+    return torch.where(task.abs() >= least, task, 0.0)
 
 
 def _from_start(of: Ingredients, model: Tensor, scale: float) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 
-from fedalign.errors import InputError, nearest
+from fedalign.errors import InputError
 from fedalign.report.labels import Settings, decides, label
 
 
@@ -26,8 +27,9 @@ def baselines(
     Raises:
         InputError: no arm is, or has, what is given.
     """
-    if given is not None and given in arms:
-        return given, dict.fromkeys(arms, given)
+    whole = {label(own): arm for arm, own in arms.items()} | {arm: arm for arm in arms}
+    if given is not None and given in whole:
+        return whole[given], dict.fromkeys(arms, whole[given])
     if not keys:  # there is but one arm
         return next(iter(arms)), dict.fromkeys(arms, next(iter(arms)))
     key, name = _setting(arms, keys, given)
@@ -52,7 +54,9 @@ def _setting(
         if key in own
     }
     if given not in named:
-        raise InputError(f"baseline: {given!r} is not an arm{nearest(given, [*named, *arms])}")
+        close = difflib.get_close_matches(given, [*named, *arms], n=1)
+        guess = f"; did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"baseline: {given!r} is not an arm{guess} (arms: {'; '.join(arms)})")
     return named[given], given
 
 

@@ -13,10 +13,11 @@ import numpy as np
 from fedalign.errors import InputError, nearest
 from fedalign.report.baselines import baselines
 from fedalign.report.labels import Settings, beside, common, decides, ordered, varied
-from fedalign.report.measures import TRAFFIC, At, Reached, lower_is_better, reached
-from fedalign.report.notes import notes
+from fedalign.report.measures import TRAFFIC, At, Reached, reached
+from fedalign.report.notes import chosen, notes
 from fedalign.report.reading import Run
 from fedalign.report.statistics import Difference, corrected, deviation, paired
+from fedalign.runs.tables import lower_is_better
 from fedalign.settings.builtin import KINDS
 
 if TYPE_CHECKING:
@@ -194,29 +195,24 @@ def _mixed(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     """Return further settings, but for the seed, in which runs differ that have the same `keys`."""
     grouped: dict[str, list[Settings]] = {}
     for run in runs:
-        grouped.setdefault(repr(_chosen(run, keys)), []).append(run.counted)
+        grouped.setdefault(repr(chosen(run, keys)), []).append(run.counted)
     return list(dict.fromkeys(key for own in grouped.values() for key in _deciding(own)))
-
-
-def _chosen(run: Run, keys: Sequence[str]) -> Settings:
-    everything = {**run.settings, **run.counted}
-    return {key: everything[key] for key in keys if key in everything}
 
 
 def _arms(runs: Sequence[Run], keys: Sequence[str], metric: str, at: At) -> list[Arm]:
     """Return arms in the order of their settings; of runs with the same seed, the first counts."""
     grouped: dict[str, dict[int, Run]] = {}
     for run in runs:
-        grouped.setdefault(repr(_chosen(run, keys)), {}).setdefault(run.settings["seed"], run)
-    chosen = {key: _chosen(next(iter(own.values())), keys) for key, own in grouped.items()}
-    shared, arms = common(list(chosen.values())), {}
-    for key in sorted(grouped, key=lambda key: [ordered(chosen[key].get(k)) for k in keys]):
+        grouped.setdefault(repr(chosen(run, keys)), {}).setdefault(run.settings["seed"], run)
+    own_settings = {key: chosen(next(iter(own.values())), keys) for key, own in grouped.items()}
+    shared, arms = common(list(own_settings.values())), {}
+    for key in sorted(grouped, key=lambda key: [ordered(own_settings[key].get(k)) for k in keys]):
         own = [grouped[key][seed] for seed in sorted(grouped[key])]
-        name = beside(chosen[key], shared) or str(own[0].settings["name"])
+        name = beside(own_settings[key], shared) or str(own[0].settings["name"])
         name += f" [{own[0].path.name}]" if name in arms else ""
         values = {run.settings["seed"]: at.of(run, metric) for run in own}
         finite = {seed: value for seed, value in values.items() if isfinite(value)}
-        arms[name] = Arm(name, chosen[key], own, finite)
+        arms[name] = Arm(name, own_settings[key], own, finite)
     return list(arms.values())
 
 

@@ -52,6 +52,6 @@ def _plot(ax: Axes, arm: Arm, metric: str, x: str, look: dict[str, Any], band: b
     else:
         at = pd.Series(table.index, index=table.index)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    ax.plot(at, mean, **look, markevery=max(1, -(-len(mean) // MAX_MARKERS)))
+    ax.plot(at, mean, **look, markevery=1 + len(mean) // MAX_MARKERS)
     if band and len(arm.runs) > 1:
         ax.fill_between(at, mean - spread, mean + spread, color=look["color"], alpha=0.13, lw=0)

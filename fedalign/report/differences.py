@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from fedalign.errors import InputError
 from fedalign.report.comparison import Comparison
 from fedalign.report.labels import label
-from fedalign.report.measures import lower_is_better
 from fedalign.report.panels import grid, panels
 from fedalign.report.statistics import Difference
 from fedalign.report.style import BLACK, COLOURS, layout, styled
 from fedalign.report.tables import Row, differences
+from fedalign.runs.tables import lower_is_better
 
 MAX_TICK = 24  # characters in a line beside an axis
 EXPLAINED = "mean and 95 % interval; filled: p < 0.05 (Holm)"

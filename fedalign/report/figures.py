@@ -92,7 +92,7 @@ def _plot_rounds(panel: Axes, row: Row, column: str, looks: Looks) -> None:
     rounds = pd.concat(measured).groupby("round")[column]
     mean, spread = rounds.mean().dropna(), rounds.std().fillna(0)
     spread = spread[mean.index]
-    panel.plot(mean.index, mean, **looks[row.arm], markevery=-(-len(mean) // MAX_MARKERS))
+    panel.plot(mean.index, mean, **looks[row.arm], markevery=1 + len(mean) // MAX_MARKERS)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(looks) <= MAX_BANDS:
         colour = looks[row.arm]["color"]

@@ -16,9 +16,9 @@ from fedalign.files import replace_text
 from fedalign.report import frames, latex
 from fedalign.report.comparison import Comparison
 from fedalign.report.labels import MAX_NAMED, label, short
-from fedalign.report.measures import lower_is_better
 from fedalign.report.notes import method
 from fedalign.report.statistics import UNKNOWN, Difference, mean_std
+from fedalign.runs.tables import lower_is_better
 
 SUFFIXES = {  # of files, by format; the longest first
     "csv-long": ".long.csv",

@@ -43,7 +43,8 @@ def verdict(fusing: Fusing) -> str:
     best, ours = fusing.measured[fusing.best].test[1], fusing.result.test[1]
     than = f"the best single model ({fusing.best}: {best:.4f})"
     if fusing.is_worse:
-        return f"the fused model ({ours:.4f}) is WORSE on the test set than {than}"
+        more = f"{round((best - ours) * fusing.examples[0])} more of {fusing.examples[0]} images"
+        return f"the fused model ({ours:.4f}) is WORSE than {than}: {more} are wrong"
     return (
         f"the fused model ({ours:.4f}) is {'better than' if ours > best else 'as good as'} {than}"
     )
@@ -58,7 +59,7 @@ def write(fusing: Fusing, out: Path) -> None:
     if fusing.state is not None:
         state = dict(fusing.state)
         replace(out, lambda new: save_file(state, new))
-    replace_text(card_of(out), json.dumps(card(fusing, out), indent=2) + "\n")
+    replace_text(card_of(out), json.dumps(card(fusing, out), indent=2, default=str) + "\n")
 
 
 def check_out(out: Path, inputs: list[Path]) -> None:
@@ -82,7 +83,8 @@ def card(fusing: Fusing, out: Path) -> dict[str, Any]:
         "decided": dict(fusing.fused.facts),
         "seed": config.seed,
         "network": config.model.dump(),
-        "data": config.data.dump(),
+        "data": config.data.dump() | {"tested_on": fusing.source},
+        "statistics_examples": config.evaluation.bn_examples,
         "start": fusing.start or None,
         "inputs": {
             name: {

@@ -11,19 +11,10 @@ from scipy.integrate import trapezoid
 
 from fedalign.errors import InputError
 from fedalign.report.reading import Run
+from fedalign.runs.tables import lower_is_better
 
 TRAFFIC = "bytes"  # a metric that is no column: `bytes_down` + `bytes_up`
-# A metric whose name has one of these words is better the lower it is.
-LOWER = (
-    "barrier", "bytes", "dropped", "gap", "instability", "loss", "memory", "seconds", "std",
-    "sweeps",
-)  # fmt: skip
 AT = ("lastN", "best", "final", "round=N", "mean", "sum", "area")
-
-
-def lower_is_better(metric: str) -> bool:
-    """Return whether the smallest value of a metric is the best, such as of a loss."""
-    return any(word in LOWER for word in metric.split("_"))
 
 
 def series(run: Run, metric: str) -> pd.Series[float]:
@@ -118,5 +109,5 @@ def reached(run: Run, metric: str, target: float) -> Reached | None:
     good = values <= target if lower_is_better(metric) else values >= target
     if not good.any():
         return None
-    first, traffic = int(values.index[int(good.to_numpy().argmax())]), series(run, TRAFFIC)
+    first, traffic = int(values.index.to_numpy(int)[good][0]), series(run, TRAFFIC)
     return Reached(first, float(traffic[:first].sum()) if len(traffic) else nan)

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fedalign.report.labels import COMMON, Settings, common, label, varied
-from fedalign.report.measures import lower_is_better, series
+from fedalign.report.measures import series
 from fedalign.report.reading import Run
 from fedalign.report.statistics import UNKNOWN
+from fedalign.runs.tables import lower_is_better
 
 if TYPE_CHECKING:
     from fedalign.report.comparison import Comparison
@@ -80,7 +81,8 @@ def _left_out(runs: Sequence[Run], found: Comparison) -> Iterator[str]:
         if run.unfinished:
             yield f"{run.path}: not finished, {run.unfinished}; left out"
         elif id(run) not in shown:
-            twin = next(other for other in shown.values() if other.is_twin_of(run))
+            own = _seed_of(run, found.by)
+            twin = next(other for other in shown.values() if _seed_of(other, found.by) == own)
             yield twin_of(run, twin)
         if run.warning:
             yield f"{run.path}: {run.warning}"
@@ -88,6 +90,16 @@ def _left_out(runs: Sequence[Run], found: Comparison) -> Iterator[str]:
         for run in arm.runs:
             if run.settings["seed"] not in arm.values:
                 yield f"{run.path}: no finite {found.metric} there; left out"
+
+
+def chosen(run: Run, keys: Sequence[str]) -> Settings:
+    """Return these settings of a run, as far as it has them, spelled as its hash counts them."""
+    everything = {**run.settings, **run.counted}
+    return {key: everything[key] for key in keys if key in everything}
+
+
+def _seed_of(run: Run, keys: Sequence[str]) -> str:
+    return repr((chosen(run, keys), run.settings["seed"]))
 
 
 def twin_of(run: Run, twin: Run) -> str:

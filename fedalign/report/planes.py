@@ -94,9 +94,16 @@ def _plot(panel: Axes, table: pd.DataFrame, best: float) -> QuadContourSet:
     panel.plot(corners["x"].iloc[:2], corners["y"].iloc[:2], "--", color="white", linewidth=1)
     panel.plot(corners["x"], corners["y"], "o", color="white", markeredgecolor="black")
     box = {"boxstyle": "round,pad=0.2", "color": "white", "alpha": 0.7, "linewidth": 0}
-    for name, x, y in corners[["corner", "x", "y"]].itertuples(index=False):
+    for number, (name, x, y) in enumerate(corners[["corner", "x", "y"]].itertuples(index=False)):
         panel.annotate(
-            name, (x, y), (6, 0), textcoords="offset points", va="center", fontsize=7, bbox=box
+            name,
+            (x, y),
+            xytext=(6 if number else -6, 0),
+            textcoords="offset points",
+            ha="left" if number else "right",
+            va="center",
+            fontsize=7,
+            bbox=box,
         )
     panel.set(aspect="equal")
     return contours

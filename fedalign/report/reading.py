@@ -13,7 +13,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from fedalign.errors import InputError
-from fedalign.runs.paths import FINISHED, DamagedManifestError, read_manifest
+from fedalign.runs.paths import FINISHED, MEMBERS, DamagedManifestError, read_manifest
 from fedalign.runs.tables import BARRIERS, CLIENTS, LANDSCAPE, PLANES, SAMPLED
 from fedalign.settings.config import counted
 from fedalign.settings.layers import flatten
@@ -174,9 +174,14 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def held(folder: Path) -> list[Path]:
-    """Return the run folders that a folder holds, or the folder itself if it holds none."""
+    """Return the run folders that a folder holds, or the folder itself if it holds none.
+
+    The folder of a sweep stands for its runs, which lie beside it.
+    """
     if (folder / "config.yaml").is_file():
         return [folder]
+    if (members := folder / MEMBERS).is_file():
+        return [folder.parent / name for name in members.read_text("utf-8").split("\n") if name]
     return sorted(file.parent for file in folder.glob("*/config.yaml")) or [folder]
 
 

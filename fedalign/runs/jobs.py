@@ -113,7 +113,7 @@ def run_all(
 ) -> Generator[tuple[Config, str | None], None, None]:
     """Yield each configuration when its run ends, with the reason if the run failed, else None.
 
-    Runs share processes, see `fedalign.runs.worker`; one in which a run has failed takes no other.
+    Runs share processes, see `fedalign.runs.worker`.
     Leaving the generator early, for example by Ctrl-C or SIGTERM, stops all runs, which keep their
     last finished round.
 

@@ -124,9 +124,23 @@ def keepers_of(
     found: list[Callback] = []
     if config.keep_models:
         found.append(KeepModels(config, layout, rule))
+        if past := _missing_rounds(config, len(earlier)):
+            log.warning("keep_models: the models of round %s were not kept", _listed(past))
     if config.keep_best:
         found.append(KeepBest(config, layout, earlier))
     return found
+
+
+def _missing_rounds(config: Config, done: int, last: int | None = None) -> list[int]:
+    """Return the rounds among the first `done` whose models are wanted and not there."""
+    wanted = config.keep_models
+    named = [n for n in range(1, done + 1) if wanted == ALL or n in wanted]
+    named += [last] if last and LAST in wanted and last not in named else []
+    return [n for n in named if not (folder_in(folder_of(config), n) / GLOBAL).exists()]
+
+
+def _listed(rounds: Sequence[int]) -> str:
+    return ", ".join(map(str, rounds))
 
 
 def missing_models(config: Config) -> str | None:
@@ -134,10 +148,8 @@ def missing_models(config: Config) -> str | None:
     folder = folder_of(config)
     manifest = read_manifest(folder) or {}
     last = int((manifest.get("totals") or {}).get("rounds") or config.rounds)
-    kept = [last if one == LAST else one for one in config.keep_models if one != ALL]
-    wanted = range(1, last + 1) if config.keep_models == ALL else sorted(set(map(int, kept)))
-    rounds = [n for n in wanted if n <= last and not (folder_in(folder, n) / GLOBAL).exists()]
-    parts = [f"the clients' models of round {', '.join(map(str, rounds))}"] if rounds else []
+    rounds = _missing_rounds(config, last, last)
+    parts = [f"the clients' models of round {_listed(rounds)}"] if rounds else []
     if config.keep_best and config.keep_best not in facts_in(folder / BEST):
         parts.append(f"the model of the best {config.keep_best}")
     if not parts:

@@ -11,6 +11,7 @@ from fedalign.settings.config import Config
 
 CHECKPOINT = "checkpoint.safetensors"
 MANIFEST = "manifest.json"
+MEMBERS = "runs.txt"  # in the folder of a sweep: the names of its run folders, which lie beside it
 FINISHED = "finished"  # the status of a run that has all its results
 
 

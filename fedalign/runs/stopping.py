@@ -6,25 +6,18 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 
 from fedalign.errors import BadValueError, nearest
-from fedalign.runs.tables import COSTS, columns
+from fedalign.runs.tables import COSTS, columns, lower_is_better
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Round
 from fedalign.settings.config import Config
 from fedalign.settings.stopping import condition
 
-LOWER = ("loss", "barrier", "gap", "std", "dropped", "bytes")  # in names of what should be low
-
 
 def is_better(metric: str, value: float, best: float | None, by: float = 0.0) -> bool:
-    """Return whether a value of a metric is better than the best one; NaN never is.
-
-    Losses, barriers, gaps, deviations and costs should be low, and all else high.
-    """
+    """Return whether a value of a metric is better than the best one; NaN never is."""
     if best is None:
         return not isnan(value)
-    if any(word in metric for word in LOWER):
-        return value < best - by
-    return value > best + by
+    return value < best - by if lower_is_better(metric) else value > best + by
 
 
 def check_metrics(config: Config) -> None:
@@ -58,7 +51,7 @@ class StopRule(Callback):
         self._patience, self._rounds = config.patience, config.rounds
         self._best: tuple[int, float] | None = None
         self.reason: str | None = None
-        self.last = 0
+        self.last, self._measured = 0, set[str]()
         for metrics in earlier:
             self._see(int(metrics["round"]), metrics)
 
@@ -80,6 +73,9 @@ class StopRule(Callback):
 
     def _see(self, number: int, metrics: Mapping[str, float]) -> None:
         self.last = number
+        self._measured |= metrics.keys()
+        if number == self._rounds:  # it ends anyway
+            return
         wanted, patience = self._condition, self._patience
         if wanted and wanted.metric in metrics and wanted.holds(metrics[wanted.metric]):
             value = metrics[wanted.metric]
@@ -95,10 +91,12 @@ class StopRule(Callback):
             self.reason = f"{patience.metric} has not improved since round {since} ({best:.6g})"
 
     def end(self) -> str:
-        """Return how a line on the run's results ends: why there are fewer rounds, or nothing."""
-        if self.reason is None:
-            return ""
-        return f"; ended after round {self.last} of {self._rounds}: {self.reason}"
+        """Return how a line on the results ends: why there are fewer rounds, or why not."""
+        if self.reason is not None:
+            return f"; ended after round {self.last} of {self._rounds}: {self.reason}"
+        asked = [own.metric for own in (self._condition, self._patience) if own]
+        missed = sorted({metric for metric in asked if metric not in self._measured})
+        return f"; no round has measured {' and '.join(missed)}" if missed else ""
 
     def facts(self) -> dict[str, object]:
         """Return what the manifest says of it."""

@@ -25,6 +25,17 @@ CLIENTS = (
     "round", "partition", "examples", "loss", "accuracy", "tuned_loss", "tuned_accuracy",
 )  # fmt: skip
 
+# A metric whose name has one of these words is better the lower it is.
+LOWER = (
+    "barrier", "bytes", "dropped", "gap", "instability", "loss", "memory", "seconds", "std",
+    "sweeps",
+)  # fmt: skip
+
+
+def lower_is_better(metric: str) -> bool:
+    """Return whether the smallest value of a metric is the best, such as of a loss."""
+    return any(word in LOWER for word in metric.split("_"))
+
 
 def columns(settings: Evaluation) -> dict[str, Sequence[str]]:
     """Return the columns of each table that a run with these settings writes, by file name."""

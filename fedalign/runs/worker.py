@@ -17,12 +17,12 @@ import psutil
 import torch
 
 from fedalign.console import guarded
-from fedalign.errors import FedalignError, in_one_line
+from fedalign.errors import FedalignError, InputError, in_one_line
 from fedalign.federation.federation import forget
 from fedalign.runs.launch import start
 from fedalign.runs.sources import files_of
 from fedalign.server.participation import LimpingRunError
-from fedalign.settings.config import from_run_config
+from fedalign.settings.config import Config, from_run_config
 from fedalign.settings.registry import import_part
 
 GROWTH = 1 << 30  # bytes that a process may gain before it makes room for a fresh one
@@ -53,20 +53,32 @@ def serve(line: str, crowded: bool) -> tuple[str | None, bool]:
     """Run a configuration; return why it failed, and whether this process is as good as new."""
     try:
         config = from_run_config({"config": line})
-        start(config, crowded)
-    except LimpingRunError:  # it has finished, and its manifest says so
-        return None, False
     except FedalignError as error:
         return str(error), False
+    try:
+        start(config, crowded)
+    except LimpingRunError:  # it has finished, and its manifest says so
+        told, warm = None, True
+    except InputError as error:  # it has not begun
+        told, warm = str(error), True
+    except FedalignError as error:
+        told, warm = str(error), False
     except Exception as error:
-        return in_one_line(error), False
+        told, warm = in_one_line(error), False
+    else:
+        told, warm = None, True
+    _forget(config)
+    return told, warm
+
+
+def _forget(config: Config) -> None:
+    """Let go of all that a run has left in this process."""
     forget()
     _forget_modules([path.resolve() for path in files_of(config).values()])
     gc.unfreeze()  # what a run froze would never be freed
     gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
-    return None, True
 
 
 def _forget_modules(files: Collection[Path]) -> None:

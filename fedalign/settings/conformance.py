@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedalign.settings import contracts, result_contracts
 from fedalign.settings.builtin import SINGULAR
 
+OURS = (contracts.__name__, result_contracts.__name__)  # modules of contracts that are not Flower's
 MISSING = object()
 MORE_ARGUMENTS = {"split": ("groups",)}  # given by name to methods that have such a parameter
 COMPUTED = (property, cached_property, MemberDescriptorType)  # their values are known later
@@ -96,7 +97,7 @@ def faults(kind: str, part: Any) -> Iterator[str]:
                 yield f"{name}: {getattr(part, name)!r} is not a method"
     for protocol in (contract.required, *contract.optional):
         for name in sorted(_methods(protocol)):
-            if _has(part, name) and protocol.__module__ == contracts.__name__:
+            if _has(part, name) and protocol.__module__ in OURS:
                 yield from _uncallable(part, protocol, name)
     described = (contract.required, *contract.optional, contract.traits)
     for owner in filter(None, described):
@@ -140,7 +141,7 @@ def _methods(owner: type) -> set[str]:
 
 def _attributes(owner: type) -> dict[str, Any]:
     """Return the attributes that a protocol or a dataclass has, with their types."""
-    return get_type_hints(owner) if owner.__module__ == contracts.__name__ else {}
+    return get_type_hints(owner) if owner.__module__ in OURS else {}
 
 
 def _has(part: Any, method: str) -> bool:

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
+from threading import Event, current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import UserConfigValue
@@ -64,6 +65,7 @@ class AutoGrid(InlineGrid):
         self._app, self._config, self._most = app, backend_config, most
         self._spent = 0.0
         self._hiring: threading.Thread | None = None
+        self._hired, self._over = Event(), Event()
         self._pool: Pool | None = None
         self._open = ExitStack()
 
@@ -76,10 +78,11 @@ class AutoGrid(InlineGrid):
         """Stop serving clients, and stop the workers."""
         super().close()
         if self._hiring is not None:
-            self._hiring.join()
+            self._hired.wait()
         if self._pool is not None:
             self._pool.close()
         self._open.close()
+        self._over.set()
 
     def serve_group(self, task: Task) -> float:
         """Serve a group, return the seconds that it took, and start workers if that pays."""
@@ -92,7 +95,7 @@ class AutoGrid(InlineGrid):
         return seconds
 
     def _hire(self) -> None:
-        """Start Ray and its workers; if that fails, all goes on in this process."""
+        """Start Ray and its workers, until the grid is closed; if that fails, go on without."""
         try:
             from fedalign.simulation.ray_cluster import ray_for
             from fedalign.simulation.workers import Pool
@@ -105,6 +108,10 @@ class AutoGrid(InlineGrid):
                 self._pool = pool
         except Exception as error:
             log.warning("no Ray workers, so all clients run in this process: %s", error)
+        finally:
+            self._hired.set()
+        if current_thread() is not main_thread():
+            self._over.wait()  # Linux kills Ray's processes when the thread ends that started them
 
 
 def run(

@@ -73,7 +73,8 @@ class Board:
         if not self._console.is_terminal:
             yield
             return
-        with Live(get_renderable=self._draw, console=self._console, refresh_per_second=2):
+        live = Live(get_renderable=self._draw, console=self._console, transient=True)
+        with live:
             yield
 
     def watch(self, folders: Collection[Path]) -> None:

@@ -11,8 +11,9 @@ from fedalign.report.labels import label, varied
 from fedalign.runs.paths import adopting, folder_of, is_finished
 from fedalign.settings.config import Config
 from fedalign.settings.layers import flatten
+from fedalign.settings.sources import parse_choices
 from fedalign.studies.execute import Changed, How, describe, execute
-from fedalign.studies.plan import Planned, plan
+from fedalign.studies.plan import SEED, Planned, full_keys, plan
 from fedalign.studies.report import write
 from fedalign.studies.sweep import Source, read_sweep
 
@@ -43,20 +44,28 @@ def sweep(name: str, words: Sequence[str] = (), how: How = How()) -> Path:  # no
     return folder
 
 
-def several(configs: Sequence[Config], how: How, dry: bool = False) -> None:
+def several(
+    configs: Sequence[Config], how: How, dry: bool = False, words: Sequence[str] = ()
+) -> None:
     """Make runs that are compared with nothing, or print where they stand.
+
+    Args:
+        configs: of the runs.
+        how: number of runs at a time, and what becomes of changed runs.
+        dry: make none.
+        words: the `key=value,value` settings that they are made of, for their names; without,
+            those in which they differ.
 
     Raises:
         FedalignError: runs have failed.
     """
-    settings = [flatten(config.model_dump()) for config in configs]
-    names = [
-        label({**own, "seed": s["seed"]}) for own, s in zip(varied(settings), settings, strict=True)
-    ]
-    planned = [
-        Planned(name, {}, how.placed(config), name)
-        for name, config in zip(names, configs, strict=True)
-    ]
+    every = [flatten(config.model_dump()) for config in configs]
+    typed = [key for key, values in full_keys(parse_choices(words)).items() if len(values) > 1]
+    keys = typed or [*dict.fromkeys(key for own in varied(every) for key in own), SEED]
+    planned = []
+    for config, settings in zip(configs, every, strict=True):
+        name = label({key: settings[key] for key in keys if key in settings})
+        planned.append(Planned(name, {}, how.placed(config), name))
     if dry:
         print(describe(planned))
     else:

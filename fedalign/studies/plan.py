@@ -47,7 +47,7 @@ def plan(source: Source, words: Sequence[str] = ()) -> list[Planned]:
         words: `key=value` settings that override all others and replace an axis of the same key;
             `key=value,value` adds an axis.
     """
-    file, sweep, given = source.file, source.sweep, _named(parse_choices(words))
+    file, sweep, given = source.file, source.sweep, full_keys(parse_choices(words))
     planned: list[Planned] = []
     options: Point = {}
     meant: Meant = {}
@@ -103,9 +103,9 @@ def axes(planned: Sequence[Planned]) -> list[str]:
 def _points(sweep: Sweep, arm: Arm, given: Axes) -> list[Point]:
     """Return every combination of the values of all axes; the last axis, the seed, is fastest."""
     seeds = list(range(sweep.seeds)) if isinstance(sweep.seeds, int) else sweep.seeds
-    single = _named(sweep.grid) | _named(arm.grid) | given
+    single = full_keys(sweep.grid) | full_keys(arm.grid) | given
     single[SEED] = single.pop(SEED, seeds or [])
-    together = {key: values for key, values in _named(sweep.pairs).items() if key not in given}
+    together = {key: values for key, values in full_keys(sweep.pairs).items() if key not in given}
     lists = [[{key: value} for value in values] for key, values in single.items() if values]
     if together:
         tuples = zip(*together.values(), strict=True)
@@ -162,13 +162,13 @@ def _resolve(base: str | None, layers: Layers) -> Config:
 
 
 def _refuse_unknown(keys: Mapping[str, Any], options: Mapping[str, Any], place: str) -> None:
-    for key in _named(keys):
+    for key in full_keys(keys):
         if key not in options and current_key(key) not in options:
             table = key.rpartition(".")[0]
             beside = [option for option in options if option.rpartition(".")[0] == table]
             raise InputError(f"{place}: {key}: no arm has such a setting{nearest(key, beside)}")
 
 
-def _named(settings: Mapping[str, Any]) -> dict[str, Any]:
+def full_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by full key; `strategy` is short for `strategy.name`."""
     return {f"{key}.name" if key in KINDS else key: value for key, value in settings.items()}

@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 
 from fedalign.report.differences import beside_baseline
 from fedalign.report.figures import over_rounds
+from fedalign.report.labels import short
 from fedalign.report.lines import along_the_line
 from fedalign.report.reading import Run, read_runs
-from fedalign.report.statistics import Difference, deviation
+from fedalign.report.statistics import UNKNOWN, Difference, deviation
 from fedalign.report.style import save
 from fedalign.report.sweeps import sweep as over_x
 from fedalign.report.tables import COLUMNS, Row, differences, measured, remarks, table
-from fedalign.runs.paths import folder_of, is_finished
+from fedalign.runs.paths import MEMBERS, folder_of, is_finished
 from fedalign.studies.plan import Planned, axes
 from fedalign.studies.sweep import Source, Sweep
 
@@ -56,15 +57,16 @@ def write(source: Source, planned: Sequence[Planned], folder: Path, command: str
     (folder / "table.md").write_text("\n\n".join(lines) + "\n", "utf-8")
     summary(rows, baseline).to_csv(folder / "summary.csv", index=False)
     curves(rows).to_csv(folder / "curves.csv", index=False)
-    runs = list(dict.fromkeys(str(run.path) for row in rows for run in row.runs))
-    (folder / "runs.txt").write_text("\n".join(runs) + "\n", "utf-8")
+    names = dict.fromkeys(run.path.name for row in rows for run in row.runs)
+    (folder / MEMBERS).write_text("\n".join(names) + "\n", "utf-8")
     save(_figure(sweep, rows, baseline), folder / "figure.png", folder / "figure.pdf")
     along = along_the_line(rows, str(sweep.figure.x)) if _is_over_x(sweep, rows) else None
     if along is not None:
         save(along, folder / "lines.png", folder / "lines.pdf")
-    short = [table(rows, ["accuracy"], baseline)] if "accuracy" in measured(rows) else []
-    further = f"next: fedalign report $(cat {shlex.quote(str(folder / 'runs.txt'))})"
-    return "\n\n".join([*short, f"table and figure in {folder}\n{further}"])
+    first = [_accuracies(rows, baseline)] if "accuracy" in measured(rows) else []
+    quoted = shlex.quote(str(folder))
+    further = f"next: fedalign compare {quoted}\n      fedalign report {quoted}"
+    return "\n\n".join([*first, f"table and figure in {folder}\n{further}"])
 
 
 def _baseline(sweep: Sweep, rows: Sequence[Row]) -> str | None:
@@ -108,6 +110,19 @@ def curves(rows: Sequence[Row]) -> pd.DataFrame:
         for run in row.runs
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def _accuracies(rows: Sequence[Row], baseline: str | None) -> str:
+    """Return the accuracy of each row as text for a terminal."""
+    keys = list(rows[0].varied)
+    cells = {short(key, keys): [row.varied[key] for row in rows] for key in keys}
+    cells |= {"arm": [row.arm for row in rows], "seeds": [len(row.runs) for row in rows]}
+    cells["accuracy"] = [COLUMNS["accuracy"].cell(row.runs) for row in rows]
+    if baseline is not None:
+        beside = differences(rows, baseline)
+        cells[f"minus {baseline}'s"] = [str(difference or UNKNOWN) for difference in beside]
+    frame = pd.DataFrame(cells).astype(str)
+    return frame.to_markdown(index=False, tablefmt="simple", disable_numparse=True)
 
 
 def _numbers(row: Row, names: Sequence[str]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from fedalign.cli import app
 from fedalign.data.digits import Digits
+from fedalign.fusions.recipe import Fused, Recipe
 from fedalign.models.symmetry import Group, Neurons
 from fedalign.network.device import torch_threads
 
@@ -163,8 +165,9 @@ def test_a_mean_of_models_of_different_starts_is_worse_than_the_best_and_greedy_
     best, fused = (card["inputs"][card["best"]]["test"], card["fused"]["test"])
     assert best["accuracy"] > 0.8
     assert fused["accuracy"] < 0.6
-    assert f"the fused model ({fused['accuracy']:.4f}) is WORSE on the test set than" in told(
-        result
+    assert (
+        f"the fused model ({fused['accuracy']:.4f}) is WORSE than the best single model ("
+        in told(result)
     )
     assert card["worse_than_best"] is True
     result, card = fuse("apart", "--by", "greedy")
@@ -225,6 +228,34 @@ def test_a_symmetry_that_changes_the_function_is_refused_by_group_and_tensor(
     assert fuse("apart", "evaluation.alphas=0", count=2, mine=wrong)[0].exit_code == 0
 
 
+@dataclass(frozen=True)
+class Careless(Recipe):
+    """A fusion of a user's own that returns what it should not."""
+
+    returns: str = "nothing"
+
+    def combine(self, of):
+        model = {"nan": of.models[0] * torch.nan, "short": of.models[0][:3]}.get(self.returns)
+        return Fused(of.models[9] if self.returns == "fails" else model, of.models, [1])
+
+    def fuse(self, of):
+        return None if self.returns == "nothing" else super().fuse(of)
+
+
+@pytest.mark.parametrize(
+    ("returns", "told"),
+    [
+        ("nothing", "returned a NoneType, no Fused"),
+        ("nan", "numbers not finite"),
+        ("short", "returned a model of shape (3,), not ("),
+        ("fails", "IndexError: index 9 is out of bounds"),
+    ],
+)
+def test_what_a_fusion_of_ones_own_does_wrong_is_told_in_a_line(fuse, returns, told):
+    words = ["--by", f"{__name__}:Careless", f"fusion.returns={returns}", "fusion.repair=none"]
+    refused(fuse("apart", *words)[0], f"fusion: '{__name__}:Careless'", told)
+
+
 def test_the_kept_models_of_a_run_know_their_start_their_examples_and_what_was_held_out(
     tmp_path, monkeypatch
 ):
@@ -262,12 +293,21 @@ def test_the_kept_models_of_a_run_know_their_start_their_examples_and_what_was_h
     assert card["held_out"]["trained_on"] == "by no client of the run"
     _, _, moved = fused(str(kept.relative_to(tmp_path)), "--by", "weighted")
     assert moved == pytest.approx(np.average([1, 2, 3], weights=list(map(len, shards))), rel=1e-5)
+    # With another configuration nothing of this is known.
+    result = CliRunner().invoke(app, ["fuse", "run-1234", "--by", "weighted", "seed=6"])
+    refused(result, "not known on how many examples")
+    given = ["--model", "mlp", "--data", "digits", "model.width=4", "--by", "task-arithmetic"]
+    refused(CliRunner().invoke(app, ["fuse", "run-1234", *given]), "--start FILE")
     (kept.parent / "round-2").mkdir()
     for client in (0, 2):
         file = kept.parent / "round-2" / f"client-{client}.safetensors"
         save_file(start | {"fc1.bias": start["fc1.bias"] + 10.0 + client}, file)
     save_file(start, run / "model.safetensors")
     assert fused("run-1234")[2] == pytest.approx(11)  # of the last round
+    save_file(start | {"fc1.bias": start["fc1.bias"] + 1}, kept / "global.safetensors")
+    _, card, moved = fused("run-1234", "--by", "task-arithmetic", "fusion.scale=1")
+    assert moved == pytest.approx(1 + 9 + 11)
+    assert card["start"].endswith("models/round-1/global.safetensors")
     assert fused("run-1234", f"{kept}/client-0.safetensors", "--start", "init")[2] == pytest.approx(
         0.5
     )

@@ -245,7 +245,7 @@ def test_the_page_names_every_fusion_and_its_options_and_its_example_works():
         (row,) = re.findall(rf"^\| `{name}` \|.*", page, re.MULTILINE)
         own = options("fusions", name).keys() - {"repair"}
         assert all(f"`{key}" in row or f", {key}" in row for key in own), (name, own)
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    *_, code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(code, space := {})
     assert numbers(space["Median"](), ingredients(A, B, C)) == [3, 2, 0, 0]
 

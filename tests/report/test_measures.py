@@ -3,7 +3,8 @@ from math import isnan
 import pytest
 
 from fedalign.errors import InputError
-from fedalign.report.measures import At, Reached, lower_is_better, reached
+from fedalign.report.measures import At, Reached, reached
+from fedalign.runs.tables import lower_is_better
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import unescape
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,12 @@ import yaml
 from typer.testing import CliRunner
 
 from fedalign.cli import app
-from fedalign.report.page.claim import claims
-from fedalign.report.page.numbers import MAX_POINTS, rounded, spread
+from fedalign.report.page.claim import claims, compared
+from fedalign.report.page.numbers import Budget, rounded, spread
 from fedalign.report.page.page import render
 from fedalign.report.reading import read_runs
-from fedalign.report.tables import groups
 
+POINTS = Budget(1).points
 EVIL = "</script><img src=x onerror=alert(1)>"
 
 
@@ -35,8 +36,7 @@ def written(path, accuracies, status="finished", **settings):
 
 
 def page_of(*folders):
-    runs = read_runs(folders)
-    return render(runs, groups(runs))
+    return render(read_runs(folders))
 
 
 def data_of(page):
@@ -94,10 +94,9 @@ def test_damaged_unfinished_and_empty_runs_make_a_page(tmp_path):
     assert runs["whole"]["metrics"]["test_accuracy"] == [None, None, 0.5]
     assert [runs[name]["rounds"] for name in ("stopped", "empty")] == [[1], []]
     text = without_data(page)
-    assert "clients.csv: cannot be read: clients.csv has no column &#39;partition&#39;" in text
-    assert "partition.png: cannot be read" in text
+    assert "clients.csv cannot be read: clients.csv has no column &#39;partition&#39;" in text
+    assert "partition.png cannot be read" in text
     assert "not finished, manifest damaged, round 1 of 9" in text
-    assert "manifest.json is damaged" in text
 
 
 def test_clients_are_a_map_of_rounds(tmp_path):
@@ -124,21 +123,21 @@ def test_the_claim_by_hand(tmp_path):
         for name, accuracies in {"fedavg": (0.5, 0.6, 0.7), "fedpfn": (0.6, 0.8, 1.0)}.items()
         for seed, accuracy in enumerate(accuracies)
     ]
-    (claim,) = claims(groups(read_runs(folders)))
+    (claim,) = claims(compared(read_runs(folders)))
     assert (claim.best, claim.accuracy, claim.seeds) == ("fedpfn", "0.800 ± 0.200", 3)
     # 0.1, 0.2 and 0.3 more: mean 0.2, and t(2) is 4.303 times the standard error of 0.1 / sqrt(3)
     minus = "\N{MINUS SIGN}"
     assert claim.comparison == f", 0.200 more than fedavg (95 % interval {minus}0.048 to 0.448)"
-    assert claim.verdict == "Not significant: the interval contains 0."
+    assert claim.verdict == "Not significant: p = 0.074."
     # 0.10 and 0.11 more: t(1) is 12.706 times the standard error of 0.005
     other = written(tmp_path / "y", [0.71], seed=1, strategy={"name": "fedpfn"})
-    (claim,) = claims(groups(read_runs([*folders[:2], folders[3], other])))
+    (claim,) = claims(compared(read_runs([*folders[:2], folders[3], other])))
     assert claim.comparison == ", 0.105 more than fedavg (95 % interval 0.041 to 0.169)"
-    assert claim.verdict == "The interval excludes 0."
-    (claim,) = claims(groups(read_runs([folders[0], folders[3]])))
+    assert claim.verdict == "Significant: p = 0.03."  # 1 - 2 atan(21) / pi
+    (claim,) = claims(compared(read_runs([folders[0], folders[3]])))
     assert claim.comparison == ", 0.100 more than fedavg"
     assert claim.verdict.startswith("They share one seed")
-    (claim,) = claims(groups(read_runs([folders[0], folders[4]])))
+    (claim,) = claims(compared(read_runs([folders[0], folders[4]])))
     assert "cannot be paired" in claim.comparison
 
 
@@ -148,19 +147,19 @@ def test_arms_are_compared_under_the_same_data(tmp_path):
         for alpha, accuracies in {0.1: (0.4, 0.3), 1.0: (0.7, 0.8)}.items()
         for name, accuracy in zip(("fedavg", "fedpfn"), accuracies, strict=True)
     ]
-    found = [(claim.where, claim.best) for claim in claims(groups(read_runs(folders)))]
+    found = [(claim.where, claim.best) for claim in claims(compared(read_runs(folders)))]
     assert found == [("alpha 0.1", "fedavg"), ("alpha 1.0", "fedpfn")]
 
 
 def test_long_curves_are_thinned_and_keep_their_ends(tmp_path):
-    folder = written(tmp_path / "a", np.linspace(0, 1, 5 * MAX_POINTS))
+    folder = written(tmp_path / "a", np.linspace(0, 1, 5 * POINTS))
     table = pd.read_csv(folder / "metrics.csv")
     table["rare"] = np.where(table["round"] % 50 == 0, 1.0, np.nan)
     table.to_csv(folder / "metrics.csv", index=False)
     (run,) = data_of(page_of(folder))["runs"]
-    assert MAX_POINTS <= len(run["rounds"]) <= MAX_POINTS + 30
-    assert (run["rounds"][0], run["rounds"][-1]) == (1, 5 * MAX_POINTS)
-    assert sum(value is not None for value in run["metrics"]["rare"]) == 5 * MAX_POINTS / 50
+    assert POINTS <= len(run["rounds"]) <= POINTS + 30
+    assert (run["rounds"][0], run["rounds"][-1]) == (1, 5 * POINTS)
+    assert sum(value is not None for value in run["metrics"]["rare"]) == 5 * POINTS / 50
     assert spread(range(10), 3) == [0, 4, 9]
     assert rounded([1e7, 1 / 3, np.nan, -np.inf], 3) == [10**7, 0.333, None, None]
 
@@ -186,19 +185,72 @@ def test_where_the_page_goes(tmp_path, monkeypatch):
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+USED = """<script>
+const press = (key) => $("curves-chart").dispatchEvent(new KeyboardEvent("keydown", { key }));
+const all = (selector) => [...document.querySelectorAll(selector)];
+const seen = {};
+all("#curves-legend button")[0].click();
+seen.pressed = all("#lines-legend button").map((button) => button.ariaPressed);
+press("Home");
+seen.read = all("#curves-chart .read")[0].innerText;
+press("+");
+setTimeout(() => {
+  seen.zoomed = !$("curves-reset").hidden;
+  $("curves-reset").click();
+  all("#table-runs thead button")[2].click();
+  seen.order = all("#table-runs tbody tr").map((line) => line.cells[2].innerText);
+  $("curves-numbers").closest("details").open = true;
+  $("line-round").value = "0";
+  $("line-round").oninput();
+  seen.round = $("line-round-value").innerText;
+  $("client-measure").value = "loss on own data";
+  $("client-measure").onchange();
+  seen.note = $("client-note").innerText;
+  dispatchEvent(new Event("beforeprint"));
+  dispatchEvent(new Event("afterprint"));
+  setTimeout(() => (document.body.dataset.seen = JSON.stringify(seen)), 50);
+}, 50);
+</script>"""
+
+
+def browse(page, folder):
+    """Open a page in Chromium; returns the DOM, after asserting that nothing was complained of."""
+    flags = ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'u'}")
+    told = ("--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", page.as_uri())
+    done = subprocess.run([CHROMIUM, *flags, *told], capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_a_browser_draws_it_without_an_error(tmp_path, run):
+def test_a_browser_shows_it_and_obeys(tmp_path, run):
     settings = {"evaluation.plane": 3, "evaluation.client_fraction": 1, "evaluation.holdout": 0.3}
-    folders = [run(strategy=name, **settings) for name in ("fedavg", "fedpfn")]
+    arms = [(name, seed) for name in ("fedavg", "fedpfn") for seed in (1, 0)]
     page = tmp_path / "page.html"
-    page.write_text(page_of(*folders))
-    flags = ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'u'}")
-    told = ("--enable-logging=stderr", "--dump-dom", page.as_uri())
-    done = subprocess.run([CHROMIUM, *flags, *told], capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in done.stderr
-    assert int(re.search(r'data-ready="(\d+)"', done.stdout)[1]) < 10_000
+    html = page_of(*[run(strategy=name, seed=seed, **settings) for name, seed in arms])
+    page.write_text(html.replace("</body>", USED + "</body>"))
+    shown = browse(page, tmp_path)
+    assert int(re.search(r'data-ready="(\d+)"', shown)[1]) < 10_000
     for place in ("curves-chart", "lines-chart", "plane-map", "client-map"):
-        assert re.search(rf'id="{place}"[^>]*>(?:<div>)?<(?:div class="uplot|canvas)', done.stdout)
+        assert re.search(rf'id="{place}"[^>]*>(?:<div>)?<(?:div class="uplot|canvas)', shown)
+    seen = json.loads(unescape(re.search(r'data-seen="([^"]*)"', shown)[1]))
+    assert seen["pressed"] == ["false", "true"]  # the legend of the other chart follows
+    assert re.fullmatch(r"round 1: fedpfn.* 0\.\d+", seen["read"])
+    assert seen["zoomed"]
+    assert seen["order"] == ["0", "0", "1", "1"]
+    assert seen["round"] == "1"
+    assert re.match(r"Round 3, loss on own data: lowest \d", seen["note"])
+    assert re.search(r'id="curves-numbers"[^>]*><table><caption>test accuracy', shown)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_bears_runs_without_anything(tmp_path):
+    empty = written(tmp_path / "empty", [], status="running")
+    one = written(tmp_path / "one", [0.5, np.nan], seed=1)
+    (one / "landscape.csv").write_text("round,path,alpha,loss,accuracy\n")
+    for name, folders in {"empty": [empty], "both": [empty, one]}.items():
+        page = tmp_path / f"{name}.html"
+        page.write_text(page_of(*folders))
+        assert "data-ready" in browse(page, tmp_path)

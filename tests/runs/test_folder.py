@@ -8,6 +8,7 @@ import stat
 import pandas as pd
 import pytest
 
+from clients.local import Local
 from fedalign.runs.log import RunLog, say
 from fedalign.runs.paths import CHECKPOINT
 from fedalign.runs.tables import COSTS
@@ -44,6 +45,27 @@ def test_who_was_sampled_and_how_each_client_did(run, partial_aggregation):
     assert metrics["client_steps"].tolist() == [steps] * 4
 
 
+@pytest.mark.parametrize("partial_aggregation", [True, False])
+def test_a_model_that_was_not_used_has_the_reason(run, monkeypatch, partial_aggregation):
+    train, calls = Local.train, []
+
+    def spoil(self, stack):
+        trained = train(self, stack)
+        calls.append(stack)
+        if len(calls) == 2:  # client 1, in round 1
+            stack.block[0] = float("nan")
+        return trained
+
+    monkeypatch.setattr(Local, "train", spoil)
+    together = {"simulation__partial_aggregation": partial_aggregation}
+    sampled = read(run(rounds=2, simulation__stack=1, **together)).set_index(["round", "client"])
+    told = sampled["outcome"][1, 1]
+    assert "holds NaN" in told
+    assert set(sampled["outcome"].drop((1, 1))) == {"used"}
+    assert sampled["train_loss"].isna().sum() == 1
+    assert sampled["train_loss"].isna()[1, 1]
+
+
 def test_a_resumed_run_has_each_round_once_and_goes_on_with_its_log(run, interrupt):  # noqa: F811
     whole = read(run(**BRIEF))
     interrupt(3, **BRIEF)
@@ -54,7 +76,7 @@ def test_a_resumed_run_has_each_round_once_and_goes_on_with_its_log(run, interru
     assert sum("command: " in line for line in said) == 2
     assert "ERROR   stopped" in said
     assert said[-1] == f"INFO    results in {folder}"
-    assert sum(line.startswith("INFO        3 ") for line in said) == 2  # round 3, twice
+    assert [line.split()[1] for line in said].count("3") == 2  # the round, twice
 
 
 def test_the_totals_are_of_all_starts(run, interrupt):  # noqa: F811

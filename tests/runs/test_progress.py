@@ -86,9 +86,17 @@ def test_what_clients_measure_is_shown_where_they_do(capsys):
     assert max(map(len, lines)) <= 80
 
 
+@pytest.fixture
+def listening():
+    """As in a shell: what is started in the background may ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 def test_the_first_ctrl_c_waits_for_the_round_and_the_second_does_not():
     told = []
-    before = signal.getsignal(signal.SIGINT)
     with Interrupts(told.append) as interrupts:
         interrupts.check()
         os.kill(os.getpid(), signal.SIGINT)
@@ -97,9 +105,10 @@ def test_the_first_ctrl_c_waits_for_the_round_and_the_second_does_not():
             interrupts.check()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_is_as_usual_where_nothing_is_kept_and_elsewhere_than_in_the_main_thread():
     with Interrupts(print, wanted=False), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)

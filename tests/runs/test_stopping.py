@@ -55,6 +55,13 @@ def test_patience_counts_rounds_since_the_best(values, min_delta, last):
     assert (reason is None) == (values[last - 1] is None)
 
 
+def test_the_last_round_ends_a_run_without_a_rule():
+    assert rule([0.5] * 8 + [0.9], stop_when="test_accuracy > 0.8") == (9, None)
+    found = StopRule(read(None, {"stop_when": "client_loss_barrier < 1"}))
+    found._see(1, {"test_accuracy": 0.5})
+    assert found.end() == "; no round has measured client_loss_barrier"
+
+
 def test_losses_barriers_and_gaps_should_be_low():
     assert is_better("test_loss", 1.0, 2.0)
     assert is_better("client_accuracy_barrier", 0.1, 0.2)
@@ -128,6 +135,14 @@ def test_a_resumed_run_ends_after_the_same_round(run, interrupt, monkeypatch):  
     assert results(folder) == whole
     assert models(folder) == kept
     assert json.loads((folder / "manifest.json").read_text())["resumed_after"] == [1, 4]
+
+
+def test_what_a_resumed_run_can_keep_no_more_is_said(run, interrupt, caplog):  # noqa: F811
+    interrupt(4, rounds=6, checkpoint_every=1)
+    folder = run(rounds=6, checkpoint_every=1, keep_models="all", keep_best="test_loss")
+    assert "keep_models: the models of round 1, 2, 3 were not kept" in caplog.text
+    assert "keep_best: best.safetensors is the best round after 3" in caplog.text
+    assert {p.name for p in folder.glob("models/*")} == {"round-4", "round-5", "round-6"}
 
 
 def interrupted(*_):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flwr.app import Message, RecordDict
@@ -104,3 +106,19 @@ def test_gpus_are_counted_without_using_them(monkeypatch, visible, count):
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert count_visible_gpus() == count
+
+
+def test_the_thread_that_starts_ray_lives_as_long_as_the_grid(grid, monkeypatch):
+    """Linux kills Ray's processes when the thread ends that started them (PR_SET_PDEATHSIG)."""
+    pytest.importorskip("ray")
+    alive, pool = [], SimpleNamespace(workers=[1], start=lambda _: None)
+    pool.close = lambda: alive.append(grid._hiring.is_alive())
+    monkeypatch.setattr("fedalign.simulation.ray_cluster.ray_for", lambda *_: nullcontext())
+    monkeypatch.setattr("fedalign.simulation.workers.Pool", lambda *_: pool)
+    monkeypatch.setattr(auto, "WORTH", 0.0)
+    told(grid)
+    assert grid._hired.wait(60)
+    grid.close()
+    grid._hiring.join(60)
+    assert alive == [True]
+    assert not grid._hiring.is_alive()

@@ -42,6 +42,7 @@ def test_the_new_model_is_the_fusion_to_the_bit_and_the_metrics_are_means():
     found, metrics, models, _ = after(strategy, federation, [0.1, -0.3, 0.7], [1, 1, 2])
     of = Ingredients(strategy._supplies, torch.stack(models))
     assert torch.equal(found, Slerp().fuse(of).model)
+    assert metrics["fused_models"] == 3
     assert metrics["train_loss"] == pytest.approx((0 + 1 + 2 * 2) / 4)
 
 

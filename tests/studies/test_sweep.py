@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from fedalign.cli import app
 from fedalign.errors import FedalignError
+from fedalign.report.reading import held, read_runs
 from fedalign.runs import worker
 from fedalign.runs.launch import start
 from fedalign.runs.paths import adopting, folder_of
@@ -95,9 +96,8 @@ def test_a_sweep_from_file_to_figure_and_again(go, tmp_path):
     again = go()
     assert again.exit_code == 0
     assert "4 runs, 4 of them finished\n" in again.output
-    assert "next: fedalign report $(cat " in again.output
-    listed = (tmp_path / "runs" / "tiny" / "runs.txt").read_text().split()
-    assert [Path(folder).is_dir() for folder in listed] == [True] * 4
+    assert f"next: fedalign compare {tmp_path / 'runs' / 'tiny'}" in again.output
+    assert len(read_runs(held(tmp_path / "runs" / "tiny"))) == 4
     assert not results(again.output)
     more = go("seed=0,1,2")
     assert [line[:5] for line in results(more.output)] == ["[5/6]", "[6/6]"]
@@ -285,4 +285,8 @@ def test_a_warm_process_has_nothing_of_the_run_before(tmp_path, monkeypatch):
     text = json.dumps(config.model_dump() | {"num_clients": 5000})
     error, warm = worker.serve(text, True)
     assert "left 3563 of 5000 clients without an example" in error
+    assert warm  # since it has not begun
+    monkeypatch.setattr(worker, "start", lambda *_: 1 / 0)
+    error, warm = worker.serve(text, True)
+    assert error.startswith("ZeroDivisionError: division by zero (")
     assert not warm

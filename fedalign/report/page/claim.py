@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from math import isnan
-from typing import Any
 
 import numpy as np
 
-from fedalign.report.labels import label, varied
-from fedalign.report.statistics import Difference, mean_std, paired
+from fedalign.errors import InputError
+from fedalign.report.comparison import Arm, Comparison, compare
+from fedalign.report.labels import label
+from fedalign.report.reading import Run
+from fedalign.report.statistics import Difference, mean_std
 from fedalign.report.tables import Row
 
-ALGORITHM = ("strategy.", "client.")  # settings in which arms may differ and still be compared
 USUAL_BASELINE = "fedavg"
 BARRIER = "last_client_accuracy_barrier"
+MAX_BARRIERS = 4  # arms in a sentence
 DIGITS = 3
 MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What runs under one choice of the other settings show.
+    """What the arms with one baseline show.
 
     Attributes:
-        where: the settings in which other runs differ, such as `alpha 0.1`; may be empty.
+        where: the settings that they share and others do not, such as `alpha 0.1`; may be empty.
         best: the arm with the highest accuracy.
         accuracy: its mean ± deviation, as text.
         seeds: over how many seeds.
-        rival: the arm that it is compared with; None if it is alone.
-        difference: from the rival, paired by seed; None if they share no seed.
-        others: number of arms that it was chosen from.
+        rival: the baseline, or the second best if the baseline is the best; None if it is alone.
+        difference: of the best from the rival; None if they share no seed.
+        comparisons: for how many p is corrected.
     """
 
     where: str
@@ -40,7 +43,7 @@ class Claim:
     seeds: int
     rival: str | None = None
     difference: Difference | None = None
-    others: int = 0
+    comparisons: int = 1
 
     @property
     def comparison(self) -> str:
@@ -55,8 +58,7 @@ class Claim:
             text = f", as much as {self.rival}"
         if isnan(half):
             return text
-        low, high = signed(mean - half), signed(mean + half)
-        return f"{text} (95 % interval {low} to {high})"
+        return f"{text} (95 % interval {_signed(mean - half)} to {_signed(mean + half)})"
 
     @property
     def verdict(self) -> str:
@@ -65,66 +67,87 @@ class Claim:
             return "One seed does not show how much chance there is." if self.seeds < 2 else ""
         if isnan(self.difference.half_width):
             return "They share one seed: whether the difference is chance cannot be said."
-        chosen = ", and the best of several looks better than it is" if self.others > 1 else ""
-        if abs(self.difference.mean) > self.difference.half_width:
-            return f"The interval excludes 0{chosen}."
-        return f"Not significant: the interval contains 0{chosen}."
+        p = self.difference.adjusted
+        said = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+        if self.comparisons > 1:
+            said += f" after Holm's correction for {self.comparisons} comparisons"
+        return f"{'Significant' if self.difference.significant else 'Not significant'}: {said}."
 
 
-def claims(rows: Sequence[Row]) -> list[Claim]:
-    """Return a claim for each choice of the settings that are not the algorithm's.
+def compared(runs: Sequence[Run]) -> Comparison | None:
+    """Return the comparison with FedAvg, or with the first arm; None if nothing can be compared."""
+    for baseline in (USUAL_BASELINE, None):
+        with suppress(InputError):
+            return compare(runs, baseline=baseline)
+    return None
 
-    Arms whose runs measured no test accuracy are passed over.
-    """
-    contexts: dict[str, list[tuple[str, Row]]] = {}
-    measured = [row for row in rows if row.by_seed("accuracy") and not isnan(_accuracy(row))]
-    for row, own in zip(measured, varied([row.runs[0].counted for row in measured]), strict=True):
-        where = {key: value for key, value in own.items() if not key.startswith(ALGORITHM)}
-        name = label({key: value for key, value in own.items() if key not in where})
-        contexts.setdefault(label(where), []).append((name or row.arm, row))
-    return [_claim(where, arms) for where, arms in contexts.items()]
+
+def claims(found: Comparison) -> list[Claim]:
+    """Return a claim for the arms of each baseline, and for each arm that has none."""
+    groups: dict[str, list[tuple[Arm, Difference | None]]] = {}
+    for arm, base, difference in zip(found.arms, found.baselines, found.differences, strict=True):
+        if arm.values:
+            groups.setdefault(base or f"alone: {arm.label}", []).append((arm, difference))
+    count = sum(d is not None and d.pairs > 1 for d in found.differences)
+    return [_claim(base, arms, len(groups) > 1, count) for base, arms in groups.items()]
 
 
 def barriers(rows: Sequence[Row]) -> str:
     """Return a sentence on the barrier between clients by arm; empty if it was not measured."""
     values = {row.arm: list(row.by_seed(BARRIER).values()) for row in rows}
     known = {arm: mean_std(v, DIGITS) for arm, v in values.items() if not isnan(np.mean(v))}
-    parts = [f"{text} for {arm}" for arm, text in list(known.items())[:4]]
-    if not parts or len(known) > len(parts):
+    if not 0 < len(known) <= MAX_BARRIERS:
         return ""
-    middle = "Between two clients' models, the accuracy barrier (0: none) is "
-    return middle + listed(parts) + "."
-
-
-def signed(value: float) -> str:
-    """Return a number with a proper minus sign."""
-    return f"{value:.{DIGITS}f}".replace("-", MINUS)
+    by_arm = listed([f"{text} for {arm}" for arm, text in known.items()])
+    return f"Between two clients' models, the accuracy barrier (0: none) is {by_arm}."
 
 
 def listed(words: Sequence[str]) -> str:
     """Return words as `a, b and c`; with semicolons if one of them holds a comma."""
     if any("," in word for word in words):
         return "; ".join(words)
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def _claim(where: str, arms: Sequence[tuple[str, Row]]) -> Claim:
-    best_name, best = max(arms, key=lambda arm: _accuracy(arm[1]))
-    values = best.by_seed("accuracy")
-    claim: dict[str, Any] = {"where": where, "best": best_name, "seeds": len(values)}
-    claim["accuracy"] = mean_std(list(values.values()), DIGITS)
-    others = [arm for arm in arms if arm[1] is not best]
-    if not others:
-        return Claim(**claim)
-    rival_name, rival = max(others, key=lambda arm: (_is_baseline(arm[1]), _accuracy(arm[1])))
-    difference = paired(values, rival.by_seed("accuracy"))
-    return Claim(**claim, rival=rival_name, difference=difference, others=len(others))
+def _claim(
+    base: str, arms: Sequence[tuple[Arm, Difference | None]], several: bool, comparisons: int
+) -> Claim:
+    """Return what arms with one baseline show; `several`: there are other baselines."""
+    ranked = sorted((arm for arm, _ in arms), key=lambda arm: -arm.mean)
+    best, by_arm = ranked[0], {arm.label: own for arm, own in arms}
+    shared = _shared(ranked) if several else {}
+    accuracy = mean_std(list(best.values.values()), DIGITS)
+    claim = Claim(label(shared), _name(best, shared), accuracy, best.n)
+    if len(ranked) == 1:
+        return claim
+    rival = next((arm for arm in ranked if arm.label == base), ranked[1])
+    difference = by_arm[best.label]
+    if rival is best:
+        rival = ranked[1]
+        difference = _turned(by_arm[rival.label])
+    return replace(
+        claim, rival=_name(rival, shared), difference=difference, comparisons=comparisons
+    )
 
 
-def _accuracy(row: Row) -> float:
-    return float(np.mean(list(row.by_seed("accuracy").values())))
+def _shared(arms: Sequence[Arm]) -> dict[str, object]:
+    """Return the settings that all of several arms share."""
+    first = arms[0].settings if len(arms) > 1 else {}
+    return {
+        key: value
+        for key, value in first.items()
+        if all(key in arm.settings and repr(arm.settings[key]) == repr(value) for arm in arms)
+    }
 
 
-def _is_baseline(row: Row) -> bool:
-    settings: Mapping[str, Any] = row.runs[0].settings
-    return settings.get("strategy.name") == USUAL_BASELINE
+def _name(arm: Arm, shared: dict[str, object]) -> str:
+    own = {key: value for key, value in arm.settings.items() if key not in shared}
+    return label(own) if shared and own else arm.label
+
+
+def _turned(difference: Difference | None) -> Difference | None:
+    return replace(difference, mean=-difference.mean) if difference else None
+
+
+def _signed(value: float) -> str:
+    return f"{value:.{DIGITS}f}".replace("-", MINUS)

@@ -8,14 +8,11 @@ from typing import Any
 import pandas as pd
 
 from fedalign.report.page.folders import Folder
-from fedalign.report.page.numbers import rounded, rounds_shown, spread
+from fedalign.report.page.numbers import Budget, rounded, rounds_shown, spread
 from fedalign.report.reading import Run
 from fedalign.report.tables import Row
 
-MAX_LANDSCAPES = 40  # rounds whose lines between models are kept
-MAX_PLANES = 5  # rounds whose planes are kept
-MAX_CELLS = 6000  # of a map of clients and rounds
-MAX_CLIENTS = 150  # in such a map
+MAX_CLIENTS = 150  # in a map of clients
 CELL_DIGITS = 3
 CLIENT_MEASURES = {
     "accuracy": "accuracy on own data",
@@ -33,14 +30,14 @@ def collect(rows: Sequence[Row], folders: Sequence[Folder]) -> dict[str, Any]:
         rows: the arms.
         folders: the folders of their runs, in order.
     """
-    shown = rounds_shown([folder.run for folder in folders])
+    shown, budget = rounds_shown([folder.run for folder in folders]), Budget(len(folders))
     arms = [i for i, row in enumerate(rows) for _ in row.runs]
-    runs = [_run(arm, folder, shown) for arm, folder in zip(arms, folders, strict=True)]
+    runs = [_run(arm, folder, shown, budget) for arm, folder in zip(arms, folders, strict=True)]
     metrics = dict.fromkeys(name for run in runs for name in run["metrics"])
     return {"arms": [row.arm for row in rows], "metrics": list(metrics), "runs": runs}
 
 
-def _run(arm: int, folder: Folder, shown: Collection[int]) -> dict[str, Any]:
+def _run(arm: int, folder: Folder, shown: Collection[int], budget: Budget) -> dict[str, Any]:
     run = folder.run
     kept = run.metrics["round"].isin(list(shown))
     columns = [str(column) for column in run.metrics if column != "round"]
@@ -52,9 +49,9 @@ def _run(arm: int, folder: Folder, shown: Collection[int]) -> dict[str, Any]:
         "rounds": rounded(run.metrics.loc[kept, "round"]),
         "x": {name: rounded(values[kept]) for name, values in _elapsed(run).items()},
         "metrics": {name: rounded(run.metrics.loc[kept, name]) for name in measured},
-        "lines": _lines(run.landscape),
-        "planes": _planes(folder.planes),
-        "clients": _clients(folder),
+        "lines": _lines(run.landscape, budget.lines),
+        "planes": _planes(folder.planes, budget.planes),
+        "clients": _clients(folder, budget.cells),
         "partition": _partition(folder),
     }
 
@@ -79,13 +76,13 @@ def _elapsed(run: Run) -> dict[str, pd.Series]:
     )
 
 
-def _lines(landscape: pd.DataFrame) -> dict[str, Any]:
+def _lines(landscape: pd.DataFrame, most: int) -> dict[str, Any]:
     """Return, for each kind of path, the mean line over its paths in each round."""
     kinds = landscape["path"].astype(str).str.split(":").str[0]
     found = {}
     for kind, points in landscape.groupby(kinds, sort=False):
         lines = points.groupby(["round", "alpha"])[["loss", "accuracy"]].mean().reset_index()
-        rounds = spread(sorted(lines["round"].unique()), MAX_LANDSCAPES)
+        rounds = spread(sorted(lines["round"].unique()), most)
         alphas = sorted(lines["alpha"].unique())
         found[str(kind)] = {"rounds": rounded(rounds), "alphas": rounded(alphas, 4)} | {
             measure: _grid(lines, measure, ("round", rounds), ("alpha", alphas), 4)
@@ -94,9 +91,9 @@ def _lines(landscape: pd.DataFrame) -> dict[str, Any]:
     return found
 
 
-def _planes(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _planes(table: pd.DataFrame, most: int) -> list[dict[str, Any]]:
     """Return the planes of the last rounds in which they were measured."""
-    last = sorted(table["round"].unique())[-MAX_PLANES:]
+    last = sorted(table["round"].unique())[-most:]
     by_round = {number: table[table["round"] == number] for number in last}
     return [
         _plane(int(number), str(name), points)
@@ -118,7 +115,7 @@ def _plane(number: int, name: str, points: pd.DataFrame) -> dict[str, Any]:
     } | {measure: _grid(grid, measure, ("y", ys), ("x", xs), 4) for measure in ("accuracy", "loss")}
 
 
-def _clients(folder: Folder) -> dict[str, Any] | None:
+def _clients(folder: Folder, cells: int) -> dict[str, Any] | None:
     """Return a map of clients and rounds for each measure, and what became of each reply."""
     tables = [(folder.clients, name) for name in CLIENT_MEASURES if name in folder.clients]
     tables += [(folder.sampled, name) for name in ("train_loss",) if name in folder.sampled]
@@ -127,7 +124,7 @@ def _clients(folder: Folder) -> dict[str, Any] | None:
         return None
     everyone = sorted(both["client"].unique())
     ids = spread(everyone, MAX_CLIENTS)
-    rounds = spread(sorted(both["round"].unique()), max(1, MAX_CELLS // len(ids)))
+    rounds = spread(sorted(both["round"].unique()), max(1, cells // len(ids)))
     at = ("client", ids), ("round", rounds)
     maps = {
         CLIENT_MEASURES[name]: _grid(table, name, *at, CELL_DIGITS)

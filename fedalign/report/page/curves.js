@@ -73,11 +73,13 @@ function startCurves() {
   drawings.push(show);
 }
 
+const fixed = (value) => (Math.abs(value) < 1000 ? value.toFixed(4) : number(value, 6));
+
 /** Write the means over seeds as a table, for those who read or copy them. */
 function numbersOf(metric) {
   const tables = DATA.arms.map((_, arm) => new Map(byRound(runsOf(arm), metric, "round").map(([round, , all]) => [round, known(all)])));
   const rounds = [...new Set(tables.flatMap((table) => [...table.keys()]))].sort((a, b) => a - b);
-  const cell = (values) => (values ? number(mean(values), 5) + (values.length > 1 ? ` ± ${number(deviation(values), 2)}` : "") : "–");
+  const cell = (values) => (values ? fixed(mean(values)) + (values.length > 1 ? ` ± ${fixed(deviation(values))}` : "") : "–");
   const head = make("tr", {}, ...["round", ...DATA.arms].map((text) => make("th", { scope: "col" }, text)));
   const lines = rounds.map((round) => make("tr", {}, make("th", { scope: "row" }, String(round)), ...tables.map((table) => make("td", {}, cell(table.get(round))))));
   const caption = make("caption", {}, `${words(metric)}: mean ± standard deviation over seeds`);

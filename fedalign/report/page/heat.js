@@ -63,7 +63,7 @@ function heat(box, spec) {
   const height = Math.min(520, Math.max(150, rows * 20)) + 46;
   const { canvas, context, bar, said, width } = frame(box, height, `${spec.title}: ${spec.downTitle} by ${spec.acrossTitle}. Arrow keys read values.`);
   const left = 26 + Math.max(...spec.down.map((name) => context.measureText(name).width));
-  const cell = [(width - left - 2) / spec.across.length, (height - 46) / rows];
+  const cell = [(width - left - 12) / spec.across.length, (height - 46) / rows];
   const gap = Math.min(...cell) > 7 ? 1 : 0;
   const range = rangeOf(spec.values);
   if (spec.kinds) kindsBar(bar, spec.kinds);

@@ -54,7 +54,9 @@ function startPlanes() {
   const show = () => {
     const run = DATA.runs[$("plane-run").value];
     const several = new Set(run.planes.map((plane) => plane.round)).size > 1;
+    const last = !$("plane").options.length;
     choices($("plane"), run.planes.map((p, i) => [i, p.name + (several ? `, round ${p.round}` : "")]), show);
+    if (last) $("plane").selectedIndex = run.planes.length - 1;
     drawPlane($("plane-map"), run.planes[$("plane").value], $("plane-height").value);
   };
   runChoices($("plane-run"), (run) => run.planes.length, show);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from typing import TypeVar
 
@@ -13,7 +14,40 @@ from fedalign.report.reading import Run
 T = TypeVar("T")
 Number = int | float | None
 DIGITS = 6  # significant ones
-MAX_POINTS = 300  # of a curve over rounds
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a page keeps of each of so many runs, so that one of 20 runs is below 5 MB.
+
+    Attributes:
+        runs: number of runs.
+    """
+
+    runs: int
+
+    @property
+    def points(self) -> int:
+        """Rounds of a metric."""
+        return self._share(300, 6_000)
+
+    @property
+    def lines(self) -> int:
+        """Rounds of lines between models."""
+        return self._share(40, 800)
+
+    @property
+    def planes(self) -> int:
+        """Rounds of planes."""
+        return self._share(5, 100)
+
+    @property
+    def cells(self) -> int:
+        """Cells of a map of clients and rounds."""
+        return self._share(6_000, 50_000)
+
+    def _share(self, most: int, of_all: int) -> int:
+        return max(2, min(most, of_all // max(1, self.runs)))
 
 
 def rounded(values: Iterable[float], digits: int = DIGITS) -> list[Number]:
@@ -40,11 +74,12 @@ def rounds_shown(runs: Sequence[Run]) -> set[int]:
     A metric that is measured in few rounds keeps as many of them as one measured in all. The last
     round of each run is kept.
     """
+    most = Budget(len(runs)).points
     measured: dict[str, set[int]] = {}
     for run in runs:
         for column in run.metrics:
             rounds = run.metrics.loc[run.metrics[column].notna(), "round"]
             measured.setdefault(str(column), set()).update(map(int, rounds))
     distinct = {tuple(sorted(rounds)) for rounds in measured.values()}
-    shown = {number for rounds in distinct for number in spread(rounds, MAX_POINTS)}
+    shown = {number for rounds in distinct for number in spread(rounds, most)}
     return shown | {int(run.metrics["round"].max()) for run in runs if len(run.metrics)}

@@ -17,12 +17,13 @@ from markupsafe import Markup
 from fedalign import __version__
 from fedalign.errors import InputError
 from fedalign.files import replace_text
+from fedalign.report.comparison import Comparison
 from fedalign.report.labels import label
 from fedalign.report.page import claim, tables
 from fedalign.report.page.collect import collect
 from fedalign.report.page.folders import Folder
 from fedalign.report.reading import Run
-from fedalign.report.tables import Row, remarks
+from fedalign.report.tables import Row, groups, remarks
 
 HERE = Path(__file__).parent
 SCRIPTS = (
@@ -60,28 +61,28 @@ FACTS = ("data.name", "model.name", "partition.name", "num_clients", "rounds")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one run, and how it is repeated."""
+    """The settings of one run, the command that made it and the one that repeats it."""
 
     run: Run
     arm: str
     config: str
     manifest: str
     command: str
+    repeat: str
 
 
-def write(runs: Sequence[Run], rows: Sequence[Row], page: Path, notes: Sequence[str]) -> None:
+def write(runs: Sequence[Run], page: Path, notes: Sequence[str] = ()) -> None:
     """Write the page of runs into a file.
 
     Args:
-        runs: all runs, also those that count in no row.
-        rows: the runs by arm.
+        runs: the runs.
         page: the file.
         notes: further lines for the page.
 
     Raises:
         FedalignError: the file cannot be written.
     """
-    replace_text(page, render(runs, rows, notes))
+    replace_text(page, render(runs, notes))
 
 
 def target(page: Path | None, no_page: bool) -> Path | None:
@@ -115,24 +116,31 @@ def _is_page(file: Path) -> bool:
     return False
 
 
-def render(runs: Sequence[Run], rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+def render(runs: Sequence[Run], notes: Sequence[str] = ()) -> str:
     """Return the page as HTML."""
+    comparison = claim.compared(runs)
+    rows = _rows(runs, comparison)
     folders = [Folder(run) for row in rows for run in row.runs]
     data = collect(rows, folders)
     has, arms = _measured(data), [row.arm for row in rows for _ in row.runs]
     settings = [_settings(arm, folder) for arm, folder in zip(arms, folders, strict=True)]
-    notes = [*notes, *remarks(runs, rows), *(line for folder in folders for line in folder.notes)]
+    notes = [
+        *notes,
+        *_remarks(runs, comparison),
+        *(line for folder in folders for line in folder.notes),
+    ]
     return (
         _environment()
         .get_template("page.html")
         .render(
             title=_title(rows),
             facts=_facts(rows),
-            claims=claim.claims([row for row in rows if not row.runs[0].unfinished]),
-            barriers=claim.barriers(rows),
+            claims=claim.claims(comparison) if comparison else [],
+            barriers=claim.barriers([row for row in rows if not row.runs[0].unfinished]),
             notes=notes,
-            tables=tables,
-            rows=rows,
+            arms=tables.of_arms(rows, comparison),
+            runs=tables.of_runs(rows),
+            cost=tables.of_cost(rows),
             settings=settings,
             has=has,
             sections={key: name for key, name in SECTIONS.items() if has.get(key, True)}.items(),
@@ -158,14 +166,26 @@ def _environment() -> Environment:
     return found
 
 
+def _rows(runs: Sequence[Run], comparison: Comparison | None) -> list[Row]:
+    """Return arms as they are compared, then runs that have not finished."""
+    if comparison is None:
+        return groups(runs)
+    unfinished = groups([run for run in runs if run.unfinished])
+    return [*(Row(arm.label, arm.runs) for arm in comparison.arms), *unfinished]
+
+
+def _remarks(runs: Sequence[Run], comparison: Comparison | None) -> Sequence[str]:
+    return remarks(runs, groups(runs)) if comparison is None else comparison.notes
+
+
 def _read(name: str) -> str:
     return (HERE / name).read_text("utf-8").strip()
 
 
 def _title(rows: Sequence[Row]) -> str:
     names = claim.listed(sorted({str(run.settings["name"]) for row in rows for run in row.runs}))
-    arms = [row.arm for row in rows]
-    if arms == [names]:
+    arms = [row.arm.replace(" ", "\N{NO-BREAK SPACE}") for row in rows]
+    if [row.arm for row in rows] == [names]:
         return names
     shown = claim.listed(arms) if len(arms) <= MAX_NAMED else f"{len(arms)} arms compared"
     return f"{names}: {shown}"
@@ -189,10 +209,11 @@ def _count(number: int, word: str) -> str:
 
 
 def _settings(arm: str, folder: Folder) -> Settings:
-    command = [str(word) for word in folder.manifest.get("command", [])]
+    command = [str(word) for word in folder.run.manifest.get("command", [])]
     command[:1] = [Path(word).name for word in command[:1]]
-    manifest = json.dumps(folder.manifest, indent=2) if folder.manifest else ""
-    return Settings(folder.run, arm, folder.config, manifest, shlex.join(command))
+    manifest = json.dumps(folder.run.manifest, indent=2) if folder.run.manifest else ""
+    repeat = shlex.join(["fedalign", "run", str(folder.run.path / "config.yaml"), "--again"])
+    return Settings(folder.run, arm, folder.config, manifest, shlex.join(command), repeat)
 
 
 def _measured(data: dict[str, Any]) -> dict[str, bool]:

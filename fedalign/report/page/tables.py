@@ -9,12 +9,13 @@ from math import isnan, nan
 import numpy as np
 import pandas as pd
 
+from fedalign.report.comparison import Comparison
 from fedalign.report.reading import Run
 from fedalign.report.statistics import UNKNOWN, mean_std
 from fedalign.report.tables import COLUMNS, Row, measured
 
 Of = Callable[[Run], float]
-NUMBER = "{:,.4g}"
+LARGE = 1000  # costs from here on are shown in whole units
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class Cell:
 
     text: str
     key: str | float
+
+
+NO_DIFFERENCE = [Cell(UNKNOWN, ""), Cell(UNKNOWN, "")]
+PAIRED = (
+    " Differences: paired by seed, ± half the 95 % interval; p corrected for their number (Holm)."
+)
 
 
 @dataclass(frozen=True)
@@ -34,23 +41,39 @@ class Table:
     lines: Sequence[Sequence[Cell]]
 
 
-def of_arms(rows: Sequence[Row]) -> Table:
-    """Return mean ± deviation over seeds of what was measured, a line an arm."""
-    shown = [COLUMNS[name] for name in measured(rows) if COLUMNS[name].usual]
-    shown = [column for column in shown if not column.megabytes]
-    lines = [
-        [
-            Cell(row.arm, row.arm),
-            Cell(str(len(row.runs)), len(row.runs)),
-            *(_mean([column.of(run) for run in row.runs]) for column in shown),
+def of_arms(rows: Sequence[Row], comparison: Comparison | None) -> Table:
+    """Return mean ± deviation over seeds of what was measured, a line an arm.
+
+    Args:
+        rows: the arms.
+        comparison: of them; None if they cannot be compared.
+    """
+    names = [name for name in measured(rows) if COLUMNS[name].usual]
+    shown = [COLUMNS[name] for name in names if not COLUMNS[name].megabytes]
+    beside = _beside(comparison) if comparison else {}
+    headings, lines = [column.heading for column in shown], []
+    for row in rows:
+        means = [_mean([column.of(run) for run in row.runs]) for column in shown]
+        if beside:
+            means[1:1] = beside.get(row.arm, NO_DIFFERENCE)
+        lines.append([Cell(row.arm, row.arm), Cell(str(len(row.runs)), len(row.runs)), *means])
+    if comparison and beside:  # accuracy comes first
+        headings[1:1] = [f"accuracy minus {comparison.baseline}'s", "p"]
+    caption = f"Mean ± sample standard deviation over seeds.{PAIRED if beside else ''}"
+    return Table(caption, ["arm", "seeds", *headings], lines)
+
+
+def _beside(comparison: Comparison) -> dict[str, list[Cell]]:
+    """Return difference and p of each arm; nothing if no arm has a difference."""
+    pairs = zip(comparison.arms, comparison.differences, strict=True)
+    return {
+        arm.label: [
+            Cell(f"{own.mean:+.4f} ± {own.half_width:.4f}".replace("nan", UNKNOWN), own.mean),
+            _mean([own.adjusted], "{:.2g}"),
         ]
-        for row in rows
-    ]
-    return Table(
-        "Mean ± sample standard deviation over seeds.",
-        ["arm", "seeds", *(column.heading for column in shown)],
-        lines,
-    )
+        for arm, own in pairs
+        if own is not None
+    }
 
 
 def of_runs(rows: Sequence[Row]) -> Table:
@@ -65,7 +88,7 @@ def of_cost(rows: Sequence[Row]) -> Table:
     costs = {heading: of for heading, of in COSTS.items() if _is_known(rows, of)}
     shown = costs.values()
     lines = [
-        [Cell(row.arm, row.arm), *(_mean([of(run) for run in row.runs], NUMBER) for of in shown)]
+        [Cell(row.arm, row.arm), *(_cost([of(run) for run in row.runs]) for of in shown)]
         for row in rows
     ]
     return Table("Mean over seeds; MB are 10⁶ bytes.", ["arm", *costs], lines)
@@ -118,6 +141,11 @@ def _mean(values: Sequence[float], form: str | None = None) -> Cell:
     if isnan(mean):
         return Cell(UNKNOWN, "")
     return Cell(form.format(mean) if form else mean_std(values), mean)
+
+
+def _cost(values: Sequence[float]) -> Cell:
+    large = np.mean(values) >= LARGE
+    return _mean(values, "{:,.0f}" if large else "{:.4g}")
 
 
 def _is_known(rows: Sequence[Row], of: Of) -> bool:

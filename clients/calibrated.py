@@ -47,7 +47,7 @@ class Calibrated(Local):
 class FedLC(Calibrated):
     """Logits calibrated by -tau n_c^(-1/4) (FedLC, Zhang et al. 2022, ICML, eq. 7)."""
 
-    tau: Annotated[float, Field(ge=0, description="strength of the calibration")] = 1.0
+    tau: Annotated[float, Field(ge=0, description="strength of the calibration; 0: none")] = 1.0
 
     def shift(self, counts: Tensor) -> Tensor:
         """Return -tau n_c^(-1/4)."""

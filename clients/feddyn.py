@@ -25,7 +25,10 @@ class FedDyn(Local):
     other_half = "feddyn"
     stateful = True
 
-    alpha: Annotated[float, Field(gt=0, description="weight of the regulariser")] = 0.01
+    alpha: Annotated[
+        float,
+        Field(gt=0, description="weight of the regulariser; strategy and client need the same"),
+    ] = 0.01
 
     def begin(self, training: Training) -> None:
         """Look up the g_i; they are 0 at first."""

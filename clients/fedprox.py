@@ -15,7 +15,9 @@ from clients.local import Local, Training
 class FedProx(Local):
     """Local loss plus mu/2 ||w - w_t||^2 (FedProx, Li et al. 2020, MLSys, eq. 2)."""
 
-    mu: Annotated[float, Field(ge=0, description="weight of the proximal term")] = 0.01
+    mu: Annotated[
+        float, Field(ge=0, description="weight of the proximal term; 0: as in FedAvg")
+    ] = 0.01
 
     def correct(self, training: Training, gradient: Tensor) -> None:
         """Add mu (w - w_t)."""

@@ -21,7 +21,9 @@ class FedSAM(Local):
     statistics come from the first of the two passes.
     """
 
-    rho: Annotated[float, Field(gt=0, description="radius of the ascent step")] = 0.05
+    rho: Annotated[
+        float, Field(gt=0, description="length of the step to the worst point nearby")
+    ] = 0.05
 
     def gradients(self, training: Training, step: Step) -> Tensor:
         """Return the losses at w; put the gradients at the perturbed weights into the optimiser."""

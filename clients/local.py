@@ -38,18 +38,45 @@ class Local:
                 gradient.add_(training.weights[: len(gradient)].sign(), alpha=self.l1)
     """
 
-    epochs: Annotated[int, Field(gt=0, description="passes over the client's examples")] = 1
-    batch_size: Annotated[int, Field(gt=0, description="examples in a step")] = 32
-    optimizer: Annotated[Literal["sgd", "adam"], Field(description="update rule")] = "sgd"
+    epochs: Annotated[
+        int, Field(gt=0, description="passes over the client's own examples in each round")
+    ] = 1
+    batch_size: Annotated[
+        int,
+        Field(gt=0, description="examples in each step; the last batch of an epoch may be smaller"),
+    ] = 32
+    optimizer: Annotated[Literal["sgd", "adam"], Field(description="the client's optimiser")] = (
+        "sgd"
+    )
     lr: Annotated[float, Field(gt=0, description="learning rate of the first round")] = 0.05
     lr_schedule: Annotated[
-        Literal["constant", "exponential", "cosine"], Field(description="of lr, over the rounds")
+        Literal["constant", "exponential", "cosine"],
+        Field(description="how the learning rate changes from round to round"),
     ] = "constant"
-    lr_decay: Annotated[float, Field(gt=0, le=1, description="a round, if exponential")] = 0.99
-    momentum: Annotated[float, Field(ge=0, lt=1, description="of SGD")] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, description="L2 term")] = 5e-4
-    clip_norm: Annotated[float, Field(ge=0, description="longest gradient of a step; 0: any")] = 0.0
-    threads: Annotated[int, Field(gt=0, description="torch threads a client trains with")] = 1
+    lr_decay: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="with lr_schedule exponential, factor on the learning rate for each round",
+        ),
+    ] = 0.99
+    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of SGD; 0: none")] = 0.9
+    weight_decay: Annotated[
+        float,
+        Field(ge=0, description="factor of the weights that is added to the gradient; 0: none"),
+    ] = 5e-4
+    clip_norm: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="largest L2 norm of a gradient; a longer one is scaled down to it; 0: "
+            "gradients are not clipped",
+        ),
+    ] = 0.0
+    threads: Annotated[
+        int, Field(gt=0, description="threads of PyTorch that a client trains with")
+    ] = 1
 
     def train(self, stack: Stack) -> Trained:
         """Train the block of a stack in place; return losses, vectors to send and client state."""

@@ -29,8 +29,12 @@ class MOON(Local):
     stateful = True
     uses_features = True
 
-    mu: Annotated[float, Field(ge=0, description="weight of the contrastive term")] = 1.0
-    temperature: Annotated[float, Field(gt=0, description="T, of the contrastive term")] = 0.5
+    mu: Annotated[
+        float, Field(ge=0, description="weight of the contrastive term; 0: as in FedAvg")
+    ] = 1.0
+    temperature: Annotated[
+        float, Field(gt=0, description="temperature of the contrastive term, T in the paper")
+    ] = 0.5
 
     def begin(self, training: Training) -> None:
         """Look up the last model of each client."""

@@ -11,6 +11,7 @@ app = typer.Typer(
     help="Federated learning simulations with neuron alignment.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 

@@ -17,14 +17,26 @@ GIVE_UP = 20, 50  # after 20 draws with more than 50 clients too small, on avera
 
 Alpha = Annotated[
     float,
-    Field(gt=0, allow_inf_nan=False, description="small: few classes per client; large: like IID"),
+    Field(
+        gt=0,
+        allow_inf_nan=False,
+        description="how even the mix of classes is; 0.1: few classes per client; 100: nearly IID",
+    ),
 ]
 MaxTries = Annotated[
-    int, Field(ge=1, description="draws until an error if a client still has less than `min_size`")
+    int,
+    Field(
+        ge=1,
+        description="with too_small: retry, draws after which it is an error that a client has "
+        "less than min_size",
+    ),
 ]
 TooSmall = Annotated[
     Literal["retry", "move"],
-    Field(description="clients below min_size: draw again, or move examples from the largest"),
+    Field(
+        description="what happens to a draw that leaves clients with less than min_size; retry: "
+        "draw everything again; move: move examples from the largest clients"
+    ),
 ]
 
 

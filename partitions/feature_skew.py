@@ -37,16 +37,24 @@ class FeatureSkew:
         Field(
             ge=0,
             allow_inf_nan=False,
-            description="standard deviation at the last client; white is 1",
+            description="standard deviation of the noise at the last client, on a scale where "
+            "black is 0 and white is 1",
         ),
     ] = 0.1
     rotation: Annotated[
         float,
-        Field(allow_inf_nan=False, description="degrees in total, divided evenly among the angles"),
+        Field(
+            allow_inf_nan=False,
+            description="degrees that are divided evenly among the angles, such as 360 with 4 "
+            "angles",
+        ),
     ] = 0.0
     angles: Annotated[
         int,
-        Field(ge=0, description="number of angles, used in turn by the clients; 0: one per client"),
+        Field(
+            ge=0,
+            description="number of angles, which the clients have in turn; 0: as many as clients",
+        ),
     ] = 0
 
     def split(

@@ -18,7 +18,7 @@ Scalar = bool | int | float | str
 Options = Annotated[
     dict[str, Scalar] | None,
     BeforeValidator(lambda options: None if options == {} else options),
-    Field(description="its arguments, such as partition.options.alpha=0.5"),
+    Field(description="arguments of that class, such as partition.options.alpha=0.5"),
 ]
 
 
@@ -34,7 +34,11 @@ class FlowerDatasets:
     def __init__(
         self,
         partitioner: Annotated[
-            str, Field(description="such as DirichletPartitioner, or package.module:Name")
+            str,
+            Field(
+                description="class of flwr-datasets, such as DirichletPartitioner, or "
+                "package.module:Name"
+            ),
         ] = "IidPartitioner",
         options: Options = None,
     ):

@@ -26,9 +26,16 @@ class FixedIndices:
     in the order of the data set. There is no randomness.
     """
 
-    file: Annotated[str, Field(description="JSON or .npz; must be given")] = ""
-    overlap: Annotated[bool, Field(description="an example may belong to several clients")] = False
-    partial: Annotated[bool, Field(description="an example may belong to no client")] = False
+    file: Annotated[
+        str,
+        Field(
+            description="JSON or .npz file, such as fedalign partition --save writes; must be given"
+        ),
+    ] = ""
+    overlap: Annotated[bool, Field(description="allow an example to belong to several clients")] = (
+        False
+    )
+    partial: Annotated[bool, Field(description="allow an example to belong to no client")] = False
 
     def split(
         self,

@@ -77,7 +77,11 @@ class Mixture:
     """
 
     alphas: Annotated[
-        str, Field(description="one alpha per group of clients, separated by spaces; small: skewed")
+        str,
+        Field(
+            description="an alpha for each group of clients, separated by spaces; 0.1: few "
+            "classes per client; 10: nearly all"
+        ),
     ] = "0.1 10"
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:

@@ -28,7 +28,9 @@ class Shards:
     [[0, 0, 0, 0], [1, 1, 1, 1]]
     """
 
-    shards_per_client: Annotated[int, Field(ge=1, description="shards that each client gets")] = 2
+    shards_per_client: Annotated[
+        int, Field(ge=1, description="shards that each client receives")
+    ] = 2
 
     def split(self, labels: Indices, num_clients: int, rng: np.random.Generator) -> list[Indices]:
         """Return the indices that each client owns, ascending.

@@ -18,7 +18,7 @@ Sigma = Annotated[
     Field(
         ge=0,
         allow_inf_nan=False,
-        description="log-normal sizes: standard deviation of their logarithm; 0: equal sizes",
+        description="standard deviation of the logarithm of log-normal sizes; 0: equal sizes",
     ),
 ]
 
@@ -35,16 +35,27 @@ class Quantity:
     """
 
     law: Annotated[
-        Literal["dirichlet", "lognormal", "zipf"], Field(description="distribution of the sizes")
+        Literal["dirichlet", "lognormal", "zipf"],
+        Field(description="distribution that the sizes follow"),
     ] = "dirichlet"
     alpha: Annotated[
         float,
-        Field(gt=0, allow_inf_nan=False, description="Dirichlet sizes: small: unequal sizes"),
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="with law: dirichlet, how equal the sizes are; 0.1: very unequal; 100: "
+            "nearly equal",
+        ),
     ] = 0.5
     sigma: Sigma = 1.0
     exponent: Annotated[
         float,
-        Field(ge=0, allow_inf_nan=False, description="Zipf sizes: 0: equal sizes, 1: 1/rank"),
+        Field(
+            ge=0,
+            allow_inf_nan=False,
+            description="with law: zipf, the size of the client of rank r is proportional to "
+            "r^-exponent; 0: equal sizes",
+        ),
     ] = 1.0
     min_size: MinSize = 1
 

@@ -12,7 +12,9 @@ from fedalign.errors import InputError
 from partitions import Indices
 
 Floats = npt.NDArray[np.float64]
-MinSize = Annotated[int, Field(ge=1, description="least number of examples of a client")]
+MinSize = Annotated[
+    int, Field(ge=1, description="smallest number of examples that a client may have")
+]
 
 
 def refuse_too_many(num_clients: int, examples: int, min_size: int = 1) -> None:

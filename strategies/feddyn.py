@@ -25,7 +25,10 @@ class FedDyn(Wrapper):
     other_half = "feddyn"
 
     num_clients: int
-    alpha: Annotated[float, Field(gt=0, description="weight of the regulariser")] = 0.01
+    alpha: Annotated[
+        float,
+        Field(gt=0, description="weight of the regulariser; strategy and client need the same"),
+    ] = 0.01
     weighting: Weighting = "uniform"
     h: np.ndarray = field(init=False, repr=False)
 

@@ -23,7 +23,14 @@ class FedExP(Wrapper):
     In the paper all clients have equal weights; here the base sets them, by number of examples.
     """
 
-    eps: Annotated[float, Field(ge=0, description="limits the step late in training")] = 1e-3
+    eps: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="added to the squared norm of the mean change, so that steps stay finite "
+            "when changes are small",
+        ),
+    ] = 1e-3
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

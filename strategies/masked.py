@@ -35,28 +35,73 @@ class Masked(Wrapper):
 
     initial: ArrayRecord
     seed: int
-    fixed_ratio: Annotated[float, Field(ge=0, le=1, description="share of the weights fixed")] = 0.4
+    fixed_ratio: Annotated[
+        float, Field(ge=0, le=1, description="share of the weights that are fixed")
+    ] = 0.4
     refresh: Annotated[
-        int, Field(ge=0, description="rounds a mask is kept; 0: one mask for the run (TNA-PFN)")
+        int,
+        Field(
+            ge=0,
+            description="rounds after which a new mask is drawn; 0: one mask for the whole run "
+            "(TNA-PFN)",
+        ),
     ] = 1
-    granularity: Annotated[Granularity, Field(description="what is fixed as one")] = "weight"
-    sampling: Annotated[Sampling, Field(description="exact: the share holds to the weight")] = (
-        "bernoulli"
-    )
-    include: Annotated[str, Field(description="tensors that may be fixed; head: last layer")] = "*"
-    exclude: Annotated[str, Field(description="tensors that may not")] = ""
+    granularity: Annotated[
+        Granularity,
+        Field(
+            description="what is fixed together: single weights, neurons with all their incoming "
+            "weights, or layers"
+        ),
+    ] = "weight"
+    sampling: Annotated[
+        Sampling,
+        Field(
+            description="bernoulli: each weight is fixed with probability fixed_ratio; exact: "
+            "exactly this share of each tensor is fixed"
+        ),
+    ] = "bernoulli"
+    include: Annotated[
+        str,
+        Field(
+            description="names of the tensors that may be fixed: patterns such as fc*, separated "
+            "by spaces; head means the last layer"
+        ),
+    ] = "*"
+    exclude: Annotated[
+        str, Field(description="names of the tensors that are never fixed, in the same form")
+    ] = ""
     fixed_value: Annotated[
         Literal["global", "init", "zero"],
-        Field(description="of fixed weights: the global model's, the first model's, 0 (pruning)"),
+        Field(
+            description="the value of fixed weights: that of the global model, of the first "
+            "model, or 0 (pruning)"
+        ),
     ] = "global"
-    freeze: Annotated[Freeze, Field(description="grad_only: zero the gradient, no more")] = "exact"
+    freeze: Annotated[
+        Freeze,
+        Field(
+            description="exact: fixed weights keep their value; grad_only: only their gradient is "
+            "set to 0, and momentum and weight decay still move them"
+        ),
+    ] = "exact"
     fixed_lr_scale: Annotated[
-        float, Field(ge=0, le=1, description="share of a step of fixed weights")
+        float,
+        Field(
+            ge=0, le=1, description="fixed weights move by this share of each step; 0: not at all"
+        ),
     ] = 0.0
-    reset: Annotated[bool, Field(description="fresh optimiser where the mask changes")] = True
-    per_client: Annotated[bool, Field(description="a mask each (federated dropout)")] = False
+    reset: Annotated[
+        bool,
+        Field(description="start with a fresh optimiser whenever the mask changes within a round"),
+    ] = True
+    per_client: Annotated[
+        bool, Field(description="draw another mask for each client (federated dropout)")
+    ] = False
     mask_server_step: Annotated[
-        bool, Field(description="the server holds weights that were fixed in the round")
+        bool,
+        Field(
+            description="the server keeps the fixed weights too, even if its optimiser has momentum"
+        ),
     ] = True
 
     schedule: SchedulePart = "hold"

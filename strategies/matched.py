@@ -42,11 +42,17 @@ class Matched(Wrapper):
     seed: int
     to: Annotated[
         Literal["clients", "global"],
-        Field(description="clients: all to one another; global: each to the model that was sent"),
+        Field(
+            description="clients: match all clients' models to one another; global: match each to "
+            "the model that the server sent"
+        ),
     ] = "clients"
     match_start: Annotated[
         matching.Start,
-        Field(description="start after a pass from the input on, or from the models as they are"),
+        Field(
+            description="how weight matching starts; layers: from a first pass, layer by layer "
+            "from the input on; identity: from the models as they are"
+        ),
     ] = "layers"
 
     def __post_init__(self) -> None:

@@ -28,7 +28,9 @@ class Scaffold(Wrapper):
     reply_arrays = ("control",)
 
     num_clients: int
-    server_lr: Annotated[float, Field(gt=0, description="eta_g, the server's learning rate")] = 1.0
+    server_lr: Annotated[
+        float, Field(gt=0, description="the server's learning rate, eta_g in the paper")
+    ] = 1.0
     weighting: Weighting = "uniform"
     control: np.ndarray = field(init=False, repr=False)
 

@@ -17,7 +17,10 @@ from fedalign.network.layout import Layout
 
 Weighting = Annotated[
     Literal["uniform", "examples"],
-    Field(description="uniform: all clients have the same weight, as in the paper"),
+    Field(
+        description="weight of a client in the mean; uniform: the same for all, as in the paper; "
+        "examples: its number of examples"
+    ),
 ]
 
 

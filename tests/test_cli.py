@@ -151,7 +151,7 @@ def test_list_names_every_part(fedalign):
 def test_list_tells_all_about_a_part(fedalign):
     told = fedalign("list", "growing").output
     assert "schedules: growing" in told
-    assert "length = 4  int > 0\n      rounds, or equal stretches of steps" in told
+    assert "length = 4  int > 0\n      number of steps of growth: rounds, or equal str" in told
     told = fedalign("list", "scaffold").output
     assert "strategies: scaffold" in told
     assert "clients: scaffold" in told
@@ -322,7 +322,9 @@ def test_doctor_says_what_will_be_done(fedalign):
     ]
     assert "CPU, float32; the same seed gives the same bits" in told
     assert "auto: in this process, and on Ray workers too if clients keep it busy" in told
-    assert "13 of 100 clients together: an eighth of 100 clients, so that workers" in told
+    assert (
+        "13 of 100 clients are trained together: an eighth of 100 clients, so that workers" in told
+    )
     assert "the models of 100 clients reach the server as at most 32 partial sums" in told
     assert "ms per client, measured with 100 clients and 3,466 numbers a message" in told
 
@@ -330,7 +332,7 @@ def test_doctor_says_what_will_be_done(fedalign):
 def test_doctor_knows_why_not(fedalign):
     words = ["simulation.stack=4", "strategy.base=fedmedian", "simulation.backend=flower"]
     told = fedalign("doctor", "quickstart", *words).stdout
-    assert "4 of 10 clients together: set by simulation.stack" in told
+    assert "4 of 10 clients are trained together: set by simulation.stack" in told
     assert "none: the strategy needs every single model" in told
     assert "flower: Flower's own, on Ray" in told
 

@@ -104,7 +104,9 @@ def test_ray_and_this_process_give_the_same_bits(run):
 
 
 def test_a_model_of_images_is_refused_before_anything_is_written(run, tmp_path):
-    with pytest.raises(InputError, match="'mlp' takes images, but this data is text"):
+    with pytest.raises(
+        InputError, match=r"^model: 'mlp' on text of .* which 'char-lstm' and 'char-t"
+    ):
         run(**settings_of(**SMALL, model="mlp"))
     assert not list(tmp_path.glob("*/metrics.csv"))
 

@@ -66,12 +66,16 @@ def connect(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="A.safetensors B.safetensors... [KEY=VALUE]...", help="models, then settings"
+            metavar="A.safetensors B.safetensors... [KEY=VALUE]...",
+            help="two or more models, then settings",
         ),
     ],
     config: Annotated[
         str | None,
-        typer.Option(help="their configuration; by default config.yaml beside the first file"),
+        typer.Option(
+            help="configuration of the models; if not given, config.yaml in the folder of the "
+            "first one"
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="name of the model whose weights they are")

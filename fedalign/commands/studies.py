@@ -11,12 +11,17 @@ import typer
 
 from fedalign.commands.choices import Again, DryRun, Jobs, Out, Reuse
 from fedalign.console import Overrides, Trackers, guarded
+from fedalign.settings import completion
 
 
 def sweep(
     file: Annotated[
         str,
-        typer.Argument(metavar="FILE", help="YAML file with a block `sweep`, or any configuration"),
+        typer.Argument(
+            metavar="FILE",
+            help="YAML file with a block `sweep`, or any configuration",
+            autocompletion=completion.studies,
+        ),
     ],
     overrides: Overrides = None,
     jobs: Jobs = None,

@@ -1,4 +1,4 @@
-"""Data sets in memory: labelled images or text as one value, and the interface of a source."""
+"""Data sets in memory: labelled images, text or tables as one value, and what its examples are."""
 
 import math
 import warnings
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from fedalign.errors import InputError
+from fedalign.errors import InputError, shortened
 from fedalign.rng import rng
 
 Part = Literal["train", "test"]
@@ -22,10 +22,12 @@ class Spec:
     """The form of the examples, which all clients of a federation share.
 
     Attributes:
-        shape: Shape of an example: `(C, H, W)` for images, `(L,)` for text.
+        shape: Shape of an example: `(C, H, W)` for images, `(L,)` for text, `(F,)` for a row of a
+            table.
         classes: Number of classes; for text the size of the vocabulary.
-        mean: Mean of every channel on the 0..1 scale; `()` for text.
-        std: Standard deviation of every channel on the 0..1 scale, above 0; `()` for text.
+        mean: Mean of every channel on the 0..1 scale, or of every feature; `()` for text.
+        std: Standard deviation of every channel on the 0..1 scale, or of every feature, above 0;
+            `()` for text.
         names: Names of the classes, in order; if empty, they are the numbers 0..classes-1.
 
     Raises:
@@ -40,19 +42,20 @@ class Spec:
 
     def __post_init__(self) -> None:
         """Check every attribute: a specification may come over the network or from a user."""
-        if len(self.shape) != (1 if self.is_text else 3) or min(self.shape) < 1:
-            wanted = "(L,) without a mean" if self.is_text else "(C, H, W)"
+        axes = (1,) if self.is_text else (1, 3)
+        if len(self.shape) not in axes or min(self.shape) < 1:
+            wanted = "(L,) without a mean" if self.is_text else "(C, H, W), or (F,) for a table"
             raise ValueError(f"shape: {self.shape} must be {wanted}, each at least 1")
         if not 1 <= self.classes <= MAX_CLASSES:
             raise ValueError(f"classes: {self.classes} must be from 1 to {MAX_CLASSES}")
         channels = 0 if self.is_text else self.shape[0]
+        what = "features" if self.is_table else "channels"
         for key, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels or not all(map(math.isfinite, values)):
-                raise ValueError(
-                    f"{key}: {values} must be numbers, as many as channels: {channels}"
-                )
+                shown = shortened(str(values), 100)
+                raise ValueError(f"{key}: {shown} must be numbers, as many as {what}: {channels}")
         if self.std and min(self.std) <= 0:
-            raise ValueError(f"std: {self.std} must be above 0")
+            raise ValueError(f"std: {shortened(str(self.std), 100)} must be above 0")
         if self.names and not len(set(self.names)) == len(self.names) == self.classes:
             found = f"{len(self.names)} names, {len(set(self.names))} of them different"
             raise ValueError(f"names: {found}, for {self.classes} classes")
@@ -61,6 +64,20 @@ class Spec:
     def is_text(self) -> bool:
         """Whether the examples are text, which is not normalised."""
         return not self.mean
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the examples are rows of numbers, each of which is normalised by itself."""
+        return bool(self.mean) and len(self.shape) == 1
+
+    @property
+    def kind(self) -> str:
+        """What the examples are, in words."""
+        if self.is_text:
+            return f"text of {self.shape[0]} characters"
+        if self.is_table:
+            return f"rows of {self.shape[0]} features"
+        return f"images of {'x'.join(map(str, self.shape))}"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -94,20 +111,28 @@ class Spec:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled images or text, entirely in memory as bytes; images are normalised in training.
+    """Labelled examples, entirely in memory: images, text, or rows of a table.
+
+    Images and rows are stored as they are. Networks see them normalised: an image as
+    `(bytes / 255 - mean) / std` for each channel, a row as `(x - mean) / std` for each feature.
+    The test part has the mean and standard deviation of the training part.
 
     Attributes:
-        images: `(N, C, H, W)` uint8, 0..255; for text `(N, L)` uint8, the codes of characters.
+        images: The examples. Images are `(N, C, H, W)` uint8, 0..255; text is `(N, L)` uint8, the
+            codes of characters; a table is `(N, F)` float32, finite.
         labels: `(N,)` int64, 0..classes-1; for text the code of the character that follows.
         classes: Number of classes; for text the size of the vocabulary.
-        mean: Mean of every channel on the 0..1 scale, over the training part; `()` for text.
-        std: Standard deviation of every channel on the 0..1 scale, over the training part; `()` for
-            text.
+        mean: For images the mean of every channel on the 0..1 scale, for a table the mean of every
+            feature, over the training part; `()` for text.
+        std: The standard deviations, above 0, in the same way; `()` for text.
         source: A sentence for the run's manifest: which data, read from where, with which digest.
         groups: `(N,)` int64, the group of each example: the number of its speaker or writer, or its
             coarse label; None if the data has no groups. See `partitions.natural`.
         group_names: Names of groups 0, 1, …; empty if they have none.
         class_names: Names of classes 0, 1, …; empty if they have none.
+
+    Raises:
+        InputError: A field has another type, shape or range; the message begins with `source`.
     """
 
     images: torch.Tensor
@@ -122,40 +147,53 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Check all fields, so that a bad file is reported when it is read and not in training."""
+        for key in ("images", "labels"):
+            if not isinstance(given := getattr(self, key), torch.Tensor):
+                found = f"a {type(given).__name__}; torch.from_numpy makes one of an array"
+                raise InputError(f"{self.source}: {key} must be a tensor, not {found}")
         self._check_images()
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            found = f"{self.labels.dtype} {tuple(self.labels.shape)}"
+            found = _described(self.labels)
             raise InputError(
-                f"{self.source}: labels must be int64, one for each image, not {found}"
+                f"{self.source}: labels must be int64 ({len(self.images)},), one for each "
+                f"example, not {found}"
             )
         if len(self) == 0:
             raise InputError(f"{self.source}: there are no examples")
         if self.labels.min() < 0 or self.labels.max() >= self.classes:
             found = f"{int(self.labels.min())}..{int(self.labels.max())}"
             raise InputError(f"{self.source}: labels {found} are outside 0..{self.classes - 1}")
-        if self.class_names and len(self.class_names) != self.classes:
-            found = f"{len(self.class_names)} class names"
-            raise InputError(f"{self.source}: {found} for {self.classes} classes")
+        try:
+            self.spec  # noqa: B018
+        except ValueError as error:
+            raise InputError(f"{self.source}: {error}") from None
         self._check_groups()
 
     def _check_images(self) -> None:
-        wanted, axes = ("text", "(N, L)") if self.is_text else ("images", "(N, C, H, W)")
-        if self.images.dtype != torch.uint8 or self.images.ndim != axes.count(",") + 1:
-            found = f"{self.images.dtype} {tuple(self.images.shape)}"
-            raise InputError(f"{self.source}: {wanted} must be uint8 {axes}, not {found}")
+        wanted = {
+            (torch.uint8, 2): self.is_text,
+            (torch.uint8, 4): not self.is_text,
+            (torch.float32, 2): not self.is_text,
+        }
+        if not wanted.get((self.images.dtype, self.images.ndim)):
+            forms = "uint8 (N, C, H, W) for images or float32 (N, F) for a table"
+            forms = "uint8 (N, L) for text, which has no mean" if self.is_text else forms
+            found = _described(self.images)
+            raise InputError(f"{self.source}: images must be {forms}, not {found}")
         if self.is_text:
             most = int(self.images.max()) if self.images.numel() else 0
             if most >= self.classes:
                 raise InputError(f"{self.source}: code {most} is outside 0..{self.classes - 1}")
-        elif self.images.shape[1] != len(self.mean) or len(self.mean) != len(self.std):
-            channels = f"{self.images.shape[1]} channels, not {len(self.mean)}"
-            raise InputError(f"{self.source}: the images have {channels}")
+        elif self.images.ndim == 2 and not self.images.isfinite().all():
+            row, feature = (~self.images.isfinite()).nonzero()[0].tolist()
+            value = float(self.images[row, feature])
+            raise InputError(f"{self.source}: feature {feature} of example {row} is {value}")
 
     def _check_groups(self) -> None:
         if self.groups is None:
             return
         if self.groups.dtype != torch.int64 or self.groups.shape != self.labels.shape:
-            found = f"{self.groups.dtype} {tuple(self.groups.shape)}"
+            found = _described(self.groups)
             raise InputError(
                 f"{self.source}: groups must be int64, one for each example, not {found}"
             )
@@ -171,7 +209,7 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one example: `(C, H, W)`, or `(L,)` for text."""
+        """The shape of one example: `(C, H, W)`, `(L,)` for text, `(F,)` for a row of a table."""
         return tuple(self.images.shape[1:])
 
     @property
@@ -222,3 +260,7 @@ class Dataset:
         chosen = torch.from_numpy(rng(0, "subset").permutation(len(self))[:examples])
         source = f"{self.source}; a fixed random {examples} of its {len(self)} examples"
         return replace(self.at(chosen), source=source)
+
+
+def _described(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

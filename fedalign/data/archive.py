@@ -1,4 +1,4 @@
-"""Users' own images in a NumPy archive."""
+"""Users' own images, or rows of a table, in a NumPy archive."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,9 +21,11 @@ BLOCK = 256  # images that are converted at a time
 class Archive:
     """An .npz file with the arrays `images` and `labels`, or `x` and `y`; nothing is unpickled.
 
+    Bytes with three or four axes are images; numbers with two are the rows of a table.
+
     Attributes:
         place: the file.
-        wanted: the shape of an image `(C, H, W)` if it is known; it tells which axis holds the
+        wanted: the shape of an example if it is known; of an image it tells which axis holds the
             channels.
     """
 
@@ -32,7 +34,7 @@ class Archive:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of an image, `(C, H, W)`."""
+        """The shape of an image, `(C, H, W)`, or of a row, `(F,)`."""
         return self._images.shape[1:]
 
     def labels(self) -> set[str] | int:
@@ -51,7 +53,7 @@ class Archive:
         """Return images and labels in the order of the archive; see `forms.Form`."""
         check_shape(self.place, self.shape, spec, whose)
         if len(self._labels) != len(self._images):
-            found = f"{len(self._images)} images and {len(self._labels)} labels"
+            found = f"{len(self._images)} examples and {len(self._labels)} labels"
             raise InputError(f"{self.place}: {found}")
         return torch.from_numpy(self._images), torch.from_numpy(self._numbered(spec, whose))
 
@@ -74,15 +76,29 @@ class Archive:
 
     @cached_property
     def _images(self) -> Array:
-        """Bytes `(N, C, H, W)`."""
+        """Bytes `(N, C, H, W)`, or float32 `(N, F)`."""
         (images,) = read_arrays(self.place, self._keys[:1])
-        if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        is_table = images.ndim == 2 and images.dtype.kind in "iuf" and images.shape[1]
+        if not is_table and (images.dtype != np.uint8 or images.ndim not in (3, 4)):
             found = f"{images.dtype} {images.shape}"
-            wanted = "uint8 (N, H, W), (N, H, W, C) or (N, C, H, W)"
+            wanted = (
+                "uint8 (N, H, W), (N, H, W, C) or (N, C, H, W), or the numbers (N, F) of a table"
+            )
             raise InputError(f"{self.place}: {self._keys[0]} must be {wanted}, not {found}")
         if not len(images):
-            raise InputError(f"{self.place}: there are no images")
+            raise InputError(f"{self.place}: there are no examples")
+        if is_table:
+            return self._finite(images)
         return _channels_first(self.place, images, self.wanted)
+
+    def _finite(self, rows: Array) -> Array:
+        with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite
+            floats = np.ascontiguousarray(rows, np.float32)
+        if not np.isfinite(floats).all():
+            row, feature = np.argwhere(~np.isfinite(floats))[0]
+            found = f"feature {feature} of row {row} is {rows[row, feature]}"
+            raise InputError(f"{self.place}: {found}, not a finite number of 32 bits")
+        return floats
 
     @cached_property
     def _labels(self) -> Array:

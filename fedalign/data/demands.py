@@ -8,15 +8,17 @@ from fedalign.errors import InputError, nearest
 
 
 def shown(shape: Iterable[int]) -> str:
-    """Return a shape in the notation of the option `data.image_shape`, such as 1x28x28."""
+    """Return a shape in the notation of the option `data.image_shape`: 1x28x28, or 13."""
     return "x".join(map(str, shape))
 
 
 def check_shape(place: Path, shape: tuple[int, ...], spec: Spec, whose: str) -> None:
-    """Raise `InputError` if the shape of an image `(C, H, W)` differs from the one in `spec`."""
+    """Raise `InputError` if the shape of an example differs from the one in `spec`."""
     if shape != spec.shape:
-        found = f"an image of {shown(shape)} (channels x height x width)"
-        raise InputError(f"{place}: {found}, and {whose} has {shown(spec.shape)}")
+        image = f"an image of {shown(shape)} (channels x height x width)"
+        found = f"rows of {shown(shape)} features" if len(shape) == 1 else image
+        wanted = shown(spec.shape) if len(shape) == len(spec.shape) else spec.kind
+        raise InputError(f"{place}: {found}, and {whose} has {wanted}")
 
 
 def numbers(at: Mapping[str, str], spec: Spec, whose: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A user's own images in a folder, for a simulation or as the data of one node."""
+"""A user's own images or tables in a folder, for a simulation or as the data of one node."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ Text = Field(coerce_numbers_to_str=True)  # YAML reads a single number as a numb
 
 @dataclass(frozen=True)
 class FolderData:
-    """Your own images, in a folder: NumPy archives, a folder for each class, or CSV files.
+    """Your own images or tables, in a folder: NumPy archives, CSV files, or a folder per class.
 
-    Each part, train or test, is stored as `train.npz` with `images` (uint8) and `labels`, as image
-    files `train/<class>/*.png`, or as `train.csv` with the columns `file` and `label`. The folders
-    of classes may also lie in `data.dir` itself; they are the training part then. Images are grey
-    or colour, have 8 bits a channel, and are all of one size. The options `labels` and
-    `image_shape` describe the federation's data where there is no training part.
+    Each part, train or test, is stored as `train.npz` with `images` and `labels`, as `train.csv`,
+    or as image files `train/<class>/*.png`. The folders of classes may also lie in `data.dir`
+    itself; they are the training part then. A CSV file of images has the columns `file` and
+    `label`; one of a table has `label` and a column of numbers for each feature. In an archive,
+    `images` are bytes (uint8), or the numbers `(N, F)` of a table. Images are grey or colour, have
+    8 bits a channel, and are all of one size. The options `labels` and `image_shape` describe the
+    federation's data where there is no training part.
     """
 
     dir: Annotated[str | None, Field(description="Folder that holds the data.")] = None
@@ -46,19 +48,23 @@ class FolderData:
     ] = None
     image_shape: Annotated[
         str | None,
+        Text,
         Field(
-            pattern=r"^[1-9]\d*x[1-9]\d*x[1-9]\d*$",
-            description="Channels x height x width, such as 1x28x28; that of the first image if "
-            "not given.",
+            pattern=r"^[1-9]\d*(x[1-9]\d*x[1-9]\d*)?$",
+            description="Channels x height x width, such as 1x28x28, or the number of features of "
+            "a table; if not given, that of the first example.",
+            json_schema_extra={"allowed": "such as 1x28x28, or 13"},
         ),
     ] = None
     mean: Annotated[
-        str | None, Text, Field(description=f"Mean of each channel, 0..1; {MEASURED}.")
+        str | None,
+        Text,
+        Field(description=f"Mean of each channel, 0..1, or of each feature; {MEASURED}."),
     ] = None
     std: Annotated[
         str | None,
         Text,
-        Field(description=f"Standard deviation of each channel, 0..1; {MEASURED}."),
+        Field(description=f"Standard deviation of each channel, or feature, likewise; {MEASURED}."),
     ] = None
     max_examples: MaxExamples = None
 
@@ -88,7 +94,7 @@ class FolderData:
         """Return the form of the examples, from the options where they are given.
 
         The training part supplies the rest. Without a training part `labels` and `image_shape` must
-        be given, and `mean` and `std` default to 0.5.
+        be given; `mean` and `std` then default to 0.5, or to 0 and 1 for a table.
         """
         given = self._given
         if {"shape", "classes", "mean", "std"} <= given.keys():
@@ -133,7 +139,7 @@ class FolderData:
 
 
 def read_folder(folder: Path, part: Part, spec: Spec | None) -> Dataset | None:
-    """Return one part of the images in a folder; None if it does not hold this part.
+    """Return one part of the data in a folder; None if it does not hold this part.
 
     The forms are those of `FolderData`. Images in folders are sorted by class and name; archives
     and CSV files keep their order.
@@ -148,7 +154,7 @@ def read_folder(folder: Path, part: Part, spec: Spec | None) -> Dataset | None:
             is None and there is no training part.
     """
     if spec is not None and spec.is_text:
-        raise InputError(f"{folder}: a folder holds images, but the federation has text")
+        raise InputError(f"{folder}: a folder holds images or a table, and the federation has text")
     form = find(folder, part, spec.shape if spec else None)
     if form is None:
         return None
@@ -185,22 +191,24 @@ def _training(folder: Path, given: dict[str, Any]) -> Dataset | None:
 def _dataset(form: Form, part: Part, spec: Spec, images: Tensor, labels: Tensor) -> Dataset:
     digest = hashlib.sha256(images.numpy().data)
     digest.update(labels.numpy().data)
+    what = "table" if spec.is_table else "images"
     return Dataset(
         images=images,
         labels=labels,
         classes=spec.classes,
         mean=spec.mean,
         std=spec.std,
-        source=f"own images, {part} part, from {form.place}, SHA-256 {digest.hexdigest()}",
+        source=f"own {what}, {part} part, from {form.place}, SHA-256 {digest.hexdigest()}",
         class_names=spec.names,
     )
 
 
 def _spec(attributes: dict[str, Any]) -> Spec:
-    """Return the `Spec` with these attributes; `mean` and `std` default to 0.5."""
-    half = (0.5,) * attributes["shape"][0]
+    """Return the `Spec` with these attributes; `mean` and `std` have defaults."""
+    values = (0.5, 0.5) if len(attributes["shape"]) == 3 else (0.0, 1.0)
+    mean, std = ((value,) * attributes["shape"][0] for value in values)
     try:
-        return Spec(**({"mean": half, "std": half} | attributes))
+        return Spec(**({"mean": mean, "std": std} | attributes))
     except ValueError as error:
         raise InputError(f"data.{error}") from None
 
@@ -221,7 +229,13 @@ def _named(folder: Path, forms: Iterable[Form | None]) -> dict[str, Any]:
 
 
 def _measured(images: Tensor) -> dict[str, tuple[float, ...]]:
-    """Return mean and standard deviation of every channel on the 0..1 scale, to four digits."""
+    """Return mean and standard deviation of every channel on the 0..1 scale, to four digits.
+
+    Those of every feature of a table in its own unit, to six significant digits.
+    """
+    if images.ndim == 2:
+        std, mean = torch.std_mean(images.double(), 0, correction=0)
+        return {"mean": _rounded(mean), "std": tuple(value or 1.0 for value in _rounded(std))}
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     for start in range(0, len(images), BLOCK):
         for channel, pixels in enumerate(images[start : start + BLOCK].unbind(1)):
@@ -234,6 +248,10 @@ def _measured(images: Tensor) -> dict[str, tuple[float, ...]]:
         # A constant channel carries no information, but must not divide by zero.
         "std": tuple(round(value, 4) or 1.0 for value in std.tolist()),
     }
+
+
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    return tuple(float(f"{value:.6g}") for value in values.tolist())
 
 
 def _words(text: str) -> list[str]:

@@ -1,6 +1,5 @@
-"""Forms of a user's own images: a NumPy archive, a folder for each class, or a CSV file."""
+"""Forms of a user's own data: a NumPy archive, a folder for each class, or a CSV file."""
 
-import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +15,18 @@ from fedalign.data import Part, Spec
 from fedalign.data.archive import Archive
 from fedalign.data.demands import check_shape, numbers
 from fedalign.data.pictures import SUFFIXES, pixels
+from fedalign.data.tables import LABEL, Lines, Table, read_csv
 from fedalign.errors import InputError
 
 FORMS = (
     "{part}.npz with images and labels, {part}/<class>/ with image files, "
-    "and {part}.csv with the columns file and label"
+    "and {part}.csv with the columns file and label, or label and numbers"
 )
 LEFT_BEHIND = {"thumbs.db", "desktop.ini"}  # files that Windows creates
 
 
 class Form(Protocol):
-    """One part of a data folder; its files are listed already, `read` reads the images."""
+    """One part of a data folder; its files are listed already, `read` reads the examples."""
 
     @property
     def place(self) -> Path:
@@ -35,7 +35,7 @@ class Form(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the first image, `(C, H, W)`."""
+        """The shape of the first example: an image `(C, H, W)`, or a row of a table `(F,)`."""
         ...
 
     def labels(self) -> set[str] | int:
@@ -43,7 +43,7 @@ class Form(Protocol):
         ...
 
     def read(self, spec: Spec, whose: str) -> tuple[Tensor, Tensor]:
-        """Return images `(N, C, H, W)` uint8 and labels `(N,)` int64.
+        """Return images `(N, C, H, W)` uint8, or rows `(N, F)` float32, and labels `(N,)` int64.
 
         Raises:
             InputError: A file cannot be read or does not fit `spec`, which belongs to `whose`.
@@ -62,7 +62,7 @@ def find(folder: Path, part: Part, shape: tuple[int, ...] | None) -> Form | None
     Args:
         folder: holds the data.
         part: which part.
-        shape: shape of an image `(C, H, W)`, if it is known.
+        shape: shape of an example, if it is known.
 
     Raises:
         InputError: The folder holds the part in several forms, or its files are in disorder.
@@ -75,7 +75,11 @@ def find(folder: Path, part: Part, shape: tuple[int, ...] | None) -> Form | None
         path = folder / name
         if path.suffix == ".npz":
             return Archive(path, shape)
-        return _listed(path) if path.suffix == ".csv" else _in_classes(path.parent, found[name])
+        if path.suffix != ".csv":
+            return _in_classes(path.parent, found[name])
+        lines = read_csv(path)
+        is_table = LABEL in lines.columns and "file" not in lines.columns and len(lines.columns) > 1
+        return Table(path, lines) if is_table else _listed(path, lines)
     return None
 
 
@@ -150,24 +154,19 @@ def _in_classes(place: Path, folders: Iterable[Path]) -> Files:
     return Files(place, files, at)
 
 
-def _listed(path: Path) -> Files:
+def _listed(path: Path, lines: Lines) -> Files:
     """Return the images that a CSV file lists, in its order; links are followed."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines, skipinitialspace=True)
-            columns = reader.fieldnames or []
-            if not {"file", "label"} <= set(columns):
-                found = ", ".join(columns) or "none"
-                raise InputError(f"{path}: its columns must be file and label, not {found}")
-            rows = [(f"{path} line {reader.line_num}", row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a readable CSV file in UTF-8: {error}") from error
+    if not {"file", LABEL} <= set(lines.columns):
+        found = ", ".join(lines.columns) or "none"
+        wanted = "file and label, or label and one for each feature of a table"
+        raise InputError(f"{path}: its columns must be {wanted}, not {found}")
     files, at = [], dict[str, str]()
-    for place, row in rows:
-        if not row["file"] or not row["label"] or None in row:
-            raise InputError(f"{place}: must have a value for each of {', '.join(columns)}")
-        files.append((_inside(path.parent, row["file"], place), row["label"]))
-        at.setdefault(row["label"], place)
+    for values, number in zip(lines.rows, lines.numbers, strict=True):
+        row, place = dict(zip(lines.columns, values, strict=True)), f"{path} line {number}"
+        if not row["file"] or not row[LABEL]:
+            raise InputError(f"{place}: must have a value for each of {', '.join(lines.columns)}")
+        files.append((_inside(path.parent, row["file"], place), row[LABEL]))
+        at.setdefault(row[LABEL], place)
     return Files(path, files, at)
 
 

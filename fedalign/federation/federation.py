@@ -15,6 +15,7 @@ from fedalign.data import Dataset, Part, Spec
 from fedalign.errors import InputError, named, shortened
 from fedalign.federation.examples import DealtExamples, Examples, Held
 from fedalign.messages.codec import Codec
+from fedalign.models import takers
 from fedalign.network.device import device_of
 from fedalign.network.network import Network
 from fedalign.seeding import seeded
@@ -91,8 +92,8 @@ class Federation:
     @cached_property
     def network(self) -> Network:
         """The network, initialised from the run's seed."""
-        config, place = self.config, f"model: {self.config.model.name!r}"
-        module = self.module()
+        config, module = self.config, self.module()
+        place = f"model: {config.model.name!r}{takers(self.spec)}"
         with named(place):
             try:
                 where = device_of(config), config.precision

@@ -24,10 +24,10 @@ class FisherWeighted(Recipe):
     fisher: Annotated[
         Kind,
         Field(
-            description="gradients of; true: all classes as predicted (the paper's); sampled: one "
+            description="gradients of; exact: all classes as predicted (the paper's); sampled: one "
             "class drawn from the prediction; empirical: the label"
         ),
-    ] = "true"
+    ] = "exact"
     examples: Annotated[int, Field(ge=1, description="held-out examples used, at most")] = 256
     floor: Annotated[
         float, Field(gt=0, description="least information of a weight; 1e-6 in the authors' code")

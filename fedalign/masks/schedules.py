@@ -30,7 +30,10 @@ from torch import Tensor
 from fedalign.masks.drawing import Draw
 
 Stretches = list[tuple[Tensor, float]]
-First = Annotated[Literal["mask", "complement"], Field(description="which of the two is first")]
+First = Annotated[
+    Literal["mask", "complement"],
+    Field(description="whether the mask or its complement comes first"),
+]
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ class AlternateRounds:
 class KWay:
     """Disjoint parts of equal size, one after the other within a round; ignores `fixed_ratio`."""
 
-    parts: Annotated[int, Field(gt=0, description="how many")] = 4
+    parts: Annotated[
+        int, Field(gt=0, description="number of parts that the weights are divided into")
+    ] = 4
     by_epochs = False
 
     def stretches(self, draw: Draw) -> Stretches:
@@ -99,8 +104,16 @@ class KWay:
 class Growing:
     """The trained share grows until all weights train, over rounds or within each round."""
 
-    over: Annotated[Literal["rounds", "steps"], Field(description="what it grows over")] = "steps"
-    length: Annotated[int, Field(gt=0, description="rounds, or equal stretches of steps")] = 4
+    over: Annotated[
+        Literal["rounds", "steps"],
+        Field(
+            description="whether the trained share grows from round to round, or within each round"
+        ),
+    ] = "steps"
+    length: Annotated[
+        int,
+        Field(gt=0, description="number of steps of growth: rounds, or equal stretches of a round"),
+    ] = 4
     by_epochs = False
 
     def stretches(self, draw: Draw) -> Stretches:
@@ -117,7 +130,9 @@ class Growing:
 class FrozenThenFull:
     """FedPFN for the first rounds, then FedAvg."""
 
-    rounds: Annotated[int, Field(ge=0, description="how many rounds are masked")] = 10
+    rounds: Annotated[
+        int, Field(ge=0, description="number of rounds at the start that are trained under a mask")
+    ] = 10
     by_epochs = False
 
     def stretches(self, draw: Draw) -> Stretches:

@@ -16,7 +16,7 @@ START = 0.5  # standard deviation of the transformer's initial embeddings
 def char_lstm(
     shape: tuple[int, ...],
     classes: int,
-    width: Annotated[int, Field(ge=1, description="State size of a layer; 256 in the paper.")] = 64,
+    width: Annotated[int, Field(ge=1, description="Neurons in each layer; 256 in the paper.")] = 64,
     depth: Annotated[int, Field(ge=1, description="Number of stacked LSTM layers.")] = 2,
     embedding: Annotated[int, Field(ge=1, description="Size of a character's embedding.")] = 8,
 ) -> nn.Module:
@@ -34,10 +34,12 @@ def char_lstm(
 def char_transformer(
     shape: tuple[int, ...],
     classes: int,
-    width: Annotated[int, Field(ge=1, description="Size of a token.")] = 64,
+    width: Annotated[int, Field(ge=1, description="Numbers in the vector of each token.")] = 64,
     depth: Annotated[int, Field(ge=1, description="Number of blocks.")] = 2,
     heads: Annotated[int, Field(ge=1, description="Attention heads in each block.")] = 4,
-    mlp: Annotated[int, Field(ge=1, description="Hidden neurons of a block, per width.")] = 2,
+    mlp: Annotated[
+        int, Field(ge=1, description="Hidden neurons of a block, in multiples of the width.")
+    ] = 2,
 ) -> nn.Module:
     """Transformer over characters with the vision transformer's pre-norm blocks; 0.08 M parameters.
 

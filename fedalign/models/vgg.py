@@ -19,8 +19,12 @@ GROUPS = 8
 def vgg(
     shape: tuple[int, int, int],
     classes: int,
-    depth: Annotated[Literal[11, 13, 16, 19], Field(description="Layers with weights.")] = 11,
-    width: Annotated[int, Field(ge=8, multiple_of=8, description="Width of the first stage.")] = 64,
+    depth: Annotated[
+        Literal[11, 13, 16, 19], Field(description="Layers in the name, such as 11 of VGG-11.")
+    ] = 11,
+    width: Annotated[
+        int, Field(ge=8, multiple_of=8, description="Channels of the first convolutions.")
+    ] = 64,
     norm: Annotated[Norm, Field(description="Normalisation after every convolution.")] = "none",
 ) -> nn.Sequential:
     """VGG with one linear layer after the convolutions, as is usual for CIFAR; by default no norm.

@@ -18,10 +18,12 @@ def vit(
     shape: tuple[int, int, int],
     classes: int,
     patch: Annotated[int, Field(ge=1, description="Side of a patch, in pixels.")] = 4,
-    width: Annotated[int, Field(ge=1, description="Size of a token.")] = 64,
+    width: Annotated[int, Field(ge=1, description="Numbers in the vector of each token.")] = 64,
     depth: Annotated[int, Field(ge=1, description="Number of blocks.")] = 4,
     heads: Annotated[int, Field(ge=1, description="Attention heads in each block.")] = 4,
-    mlp: Annotated[int, Field(ge=1, description="Hidden neurons of a block, per width.")] = 2,
+    mlp: Annotated[
+        int, Field(ge=1, description="Hidden neurons of a block, in multiples of the width.")
+    ] = 2,
 ) -> nn.Module:
     """Vision transformer with pre-norm blocks, a class token and learnt positions.
 

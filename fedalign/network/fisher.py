@@ -10,7 +10,7 @@ from torch import Tensor
 from fedalign.data import Dataset
 from fedalign.network.network import Network
 
-Kind = Literal["true", "sampled", "empirical"]
+Kind = Literal["exact", "sampled", "empirical"]
 
 
 def diagonal_fisher(
@@ -22,7 +22,7 @@ def diagonal_fisher(
         network: runs the model, in evaluation mode.
         model: `(F,)`.
         data: the examples.
-        kind: whose gradient; `true`: the expectation over all classes as the model predicts them;
+        kind: whose gradient; `exact`: the expectation over all classes as the model predicts them;
             `sampled`: one class drawn from that prediction; `empirical`: the example's label.
         seed: of the drawn classes.
     """
@@ -33,7 +33,7 @@ def diagonal_fisher(
     for image, label in zip(torch.split(data.images, 1), data.labels.tolist(), strict=True):
         logs = run(image.to(network.device))[0].log_softmax(0)
         chances = logs.detach().exp()
-        if kind == "true":
+        if kind == "exact":
             classes = {number: chance for number, chance in enumerate(chances.tolist()) if chance}
         else:
             drawn = int(torch.multinomial(chances.cpu(), 1, generator=draw))

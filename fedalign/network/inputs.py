@@ -11,27 +11,40 @@ from fedalign.data import Dataset, Spec
 class Inputs:
     """Turns stored examples into a module's input.
 
-    Images are stored as uint8 and normalised here; text is stored as codes.
+    Images are stored as uint8, rows of tables as float32; both are normalised here. Text is stored
+    as codes.
 
     Attributes:
         device: where the inputs are.
         shape: of one example.
-        values: how many values a stored number may have.
+        values: how many values a stored byte may have.
     """
 
     def __init__(self, spec: Spec | Dataset, device: torch.device):
         self.device = device
         self.shape, self._is_text = spec.shape, spec.is_text
         self.values = spec.classes if spec.is_text else 256
-        self._mean = torch.tensor(spec.mean, device=device)[None, :, None, None] * 255.0
-        self._std = torch.tensor(spec.std, device=device)[None, :, None, None] * 255.0
+        self._is_table = len(self.shape) == 1 and not spec.is_text
+        axes, scale = (1, -1, 1, 1)[: 1 + len(self.shape)], 1.0 if self._is_table else 255.0
+        self._mean = torch.tensor(spec.mean, device=device).view(axes) * scale
+        self._std = torch.tensor(spec.std, device=device).view(axes) * scale
 
     def __call__(self, examples: Tensor) -> Tensor:
-        """Return float32 images `(B, C, H, W)`, channels-last, or int64 codes `(B, L)`."""
+        """Return what a module takes in.
+
+        Float32 images `(B, C, H, W)`, channels-last, or rows `(B, F)`, or int64 codes `(B, L)`.
+        """
         if self._is_text:
             return examples.long()
+        if self._is_table:
+            return (examples - self._mean) / self._std
         floats = examples.to(torch.float32, memory_format=torch.channels_last)
         return floats.sub_(self._mean).div_(self._std)
+
+    def blank(self, count: int) -> Tensor:
+        """Return stored examples of zeros."""
+        dtype = torch.float32 if self._is_table else torch.uint8
+        return torch.zeros((count, *self.shape), dtype=dtype, device=self.device)
 
     def random(
         self, count: int, generator: torch.Generator | None = None, levels: Tensor | None = None
@@ -42,6 +55,11 @@ class Inputs:
         """
         generator = generator or torch.Generator().manual_seed(0)
         shape = count, *self.shape
+        if self._is_table:
+            rows = torch.randn(shape, generator=generator) * (
+                1.0 if levels is None else levels[:, None]
+            )
+            return rows.to(self.device)
         examples = torch.randint(0, self.values, shape, generator=generator).to(torch.uint8)
         if levels is not None:
             examples = (examples * levels.view(-1, *[1] * len(self.shape))).to(torch.uint8)

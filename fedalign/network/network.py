@@ -166,8 +166,7 @@ class Network:
     def footprint(self) -> Footprint:
         """What one example costs in a forward pass."""
         weights, run = self.receive(self.initial), self.twin().function_of
-        examples = torch.zeros((2, *self._inputs.shape), dtype=torch.uint8, device=self.device)
-        return footprint(run(weights), weights, examples)
+        return footprint(run(weights), weights, self._inputs.blank(2))
 
     def gradients(
         self,

@@ -60,7 +60,7 @@ def describe(connection: Connection, match: bool) -> str:
         paths.append([curve.path, *(f"{numbers[key]:.4f}" for key in SHOWN)])
     parts = [_markdown(["model", "file", "loss", "accuracy"], models)]
     parts.append(_markdown(["path", *SHOWN.values()], paths))
-    parts.append(f"all measured on {connection.examples} test images")
+    parts.append(f"all measured on {connection.examples} test examples")
     parts += [UNMATCHED] if match and len(connection.means) == 1 else []
     return "\n\n".join(parts)
 
@@ -128,7 +128,8 @@ def _label(panel: Axes, curves: Sequence[Curve], label: str) -> None:
 
 
 def _signed(gap: float) -> str:
-    return f"{abs(gap):.4f} {'below' if gap >= 0 else 'above'} their mean accuracy"
+    side = "below" if gap >= 0 else "above"
+    return f"all averaged; accuracy {abs(gap):.4f} {side} the mean of the single models'"
 
 
 def _markdown(headings: list[str], rows: list[list[str]]) -> str:

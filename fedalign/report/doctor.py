@@ -124,13 +124,14 @@ def _stack(federation: Federation, clients: int, workers: int) -> str:
     stacking = federation.network.stacking
     if stacking.runner is None:
         return f"groups of {size} of {clients} clients: {reason}" if size > 1 else f"1: {reason}"
-    return f"{size} of {clients} clients together: {reason}"
+    return f"{size} of {clients} clients are trained together: {reason}"
 
 
 def _mixes(federation: Federation) -> str:
     mixing = federation.network.mixing
     why = f", since {mixing.reason}" if mixing.reason else ""
-    return "evaluated together" if mixing.runner else f"evaluated one by one{why}"
+    together = "together" if mixing.runner else f"one by one{why}"
+    return f"mixed models, as on a line between two, are evaluated {together}"
 
 
 def _sums(federation: Federation, clients: int) -> str:
@@ -140,5 +141,5 @@ def _sums(federation: Federation, clients: int) -> str:
         return "none: the strategy needs every single model"
     most = max_sums(4 * federation.network.layout.num_values)
     if clients <= most:
-        return f"none needed: {clients} single models reach the server"
+        return f"none needed: each of the {clients} models of a round reaches the server by itself"
     return f"the models of {clients} clients reach the server as at most {most} partial sums"

@@ -10,6 +10,7 @@ from fedalign.errors import InputError
 from fedalign.report import parts
 from fedalign.settings.builtin import BUILTIN
 from fedalign.settings.conformance import kind_of
+from fedalign.settings.foreign import translated
 from fedalign.settings.reference import Setting, options_of_part, sections, settings
 from fedalign.settings.registry import import_part, names
 from fedalign.settings.sources import own
@@ -84,6 +85,8 @@ def _options(kind: str, name: str) -> list[Setting]:
 
 def _near(word: str) -> str:
     """Return the end of the error for a word that means nothing."""
+    if hint := translated(word):
+        return hint
     known = [*words(), *(name for name, _ in _short())]
     close = list(dict.fromkeys(get_close_matches(word, known, n=5)))[:3]
     guess = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -34,6 +34,9 @@ PAPERS = {
     "dp-client-adaptive": "Andrew et al. 2021",
 }
 PLACE_OF = {kind: place for place, kind in PLACES.items()}
+NAMED_BY = {kind: f"{place}=NAME" for kind, place in PLACE_OF.items()} | {
+    "trackers": "--tracker NAME"
+}
 MORE = """
 More: fedalign list KIND (such as partitioners), NAME (such as dirichlet), settings, SECTION (such
 as evaluation), SETTING (such as rounds or client.lr), configs, studies."""
@@ -53,7 +56,7 @@ def show_kind(kind: str) -> None:
     Options that all client algorithms share are printed for `local` only.
     """
     common = {o.key for o in options_of_part("clients", "local")} if kind == "clients" else set()
-    console.print(f"{kind} ({PLACE_OF[kind]}=NAME)", style="bold")
+    console.print(f"{kind} ({NAMED_BY[kind]})", style="bold")
     width = max(map(len, names(kind)))
     for name in names(kind):
         headline, values = _listed(kind, name, common if name != "local" else set())
@@ -65,11 +68,11 @@ def show_kind(kind: str) -> None:
 def show_part(kind: str, name: str) -> None:
     """Print the docstring of a part and its options."""
     console.print(f"{kind}: {name}", style="bold")
-    doctest = "\n>>>"
-    body = (inspect.getdoc(load(kind, name)) or "").partition("\n")[2].partition(doctest)[0]
+    body = (inspect.getdoc(load(kind, name)) or "").partition("\n")[2]
+    body = re.split(r"\n(?=>>>|Args:|Raises:|Attributes:)", body)[0]  # what follows is for authors
     text = f"{_headline(kind, name)}\n{'' if name in PAPERS else body}".rstrip()
     console.print(f"{text}\n", soft_wrap=True)
-    show_settings([*options_of_part(kind, name), *common(PLACE_OF[kind])])
+    show_settings([*options_of_part(kind, name), *common(PLACE_OF.get(kind, ""))])
 
 
 def show_sections() -> None:
@@ -100,7 +103,7 @@ def show_setting(setting: Setting) -> None:
 def show_option(kind: str, owners: Iterable[str], option: Setting) -> None:
     """Print an option that several parts of a kind share."""
     console.print(f"option of {kind}: {', '.join(owners)}", style="bold", soft_wrap=True)
-    show_settings([replace(option, key=f"{PLACE_OF[kind]}.{option.key}")])
+    show_settings([replace(option, key=f"{PLACE_OF.get(kind, kind)}.{option.key}")])
 
 
 def show_settings(several: Iterable[Setting]) -> None:
@@ -123,8 +126,8 @@ def show_configs() -> None:
 
 def show_studies() -> None:
     """Print fedalign's own studies, each with its title."""
-    files = own("configs/studies")
-    titles = {name: str(read_yaml(file).get("title", "")) for name, file in files.items()}
+    blocks = {name: read_yaml(file)["sweep"] for name, file in own("configs/studies").items()}
+    titles = {name: str(block["title"]) for name, block in blocks.items()}
     _show_files("studies (fedalign reproduce NAME)", titles)
 
 

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,6 +71,7 @@ def maps(planes: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
             `accuracy`.
     """
     figure, panels = grid(len(planes), 0.6 + 1.9 * max(_slope(table) for _, table in planes), False)
+    figure.set_figheight(figure.get_figheight() + 0.6)  # for the colour bar
     best = max(float(table["accuracy"].max()) for _, table in planes)
     for panel, (title, table) in zip(panels, planes, strict=True):
         contours = _plot(panel, table, best)
@@ -94,16 +96,9 @@ def _plot(panel: Axes, table: pd.DataFrame, best: float) -> QuadContourSet:
     panel.plot(corners["x"].iloc[:2], corners["y"].iloc[:2], "--", color="white", linewidth=1)
     panel.plot(corners["x"], corners["y"], "o", color="white", markeredgecolor="black")
     box = {"boxstyle": "round,pad=0.2", "color": "white", "alpha": 0.7, "linewidth": 0}
+    look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 7}
     for number, (name, x, y) in enumerate(corners[["corner", "x", "y"]].itertuples(index=False)):
-        panel.annotate(
-            name,
-            (x, y),
-            xytext=(6 if number else -6, 0),
-            textcoords="offset points",
-            ha="left" if number else "right",
-            va="center",
-            fontsize=7,
-            bbox=box,
-        )
+        beside, side = ((6, 0), "left") if number else ((-6, 0), "right")
+        panel.annotate(name, (x, y), beside, ha=side, bbox=box, **look)
     panel.set(aspect="equal")
     return contours

@@ -118,8 +118,12 @@ class Progress(Callback):
         self._notice = notice
         if self._cell is not None:
             self._cell.update()
-        elif not self._is_live:  # a print could meet itself
-            os.write(sys.stderr.fileno(), f"{notice}\n".encode())
+        if self._is_drawn:
+            return
+        try:
+            os.write(sys.stderr.fileno(), f"{notice}\n".encode())  # a print could meet itself
+        except OSError:  # there is no file, as under pytest
+            print(notice, file=sys.stderr)
 
     def seconds_left(self) -> float | None:
         """Return the seconds that the remaining rounds will take; None if there is no telling."""

@@ -21,7 +21,7 @@ def configs(incomplete: str) -> list[str]:
     """Return the names of fedalign's configurations that begin so."""
     from fedalign.settings.sources import own
 
-    return _beginning(incomplete, own())
+    return _beginning(incomplete, own("configs"))
 
 
 def studies(incomplete: str) -> list[str]:

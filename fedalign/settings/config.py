@@ -59,13 +59,19 @@ class Config(Section):
         description="the run folder is called <name>-<hash of the settings>",
         json_schema_extra={"allowed": "letters, digits, _ . -"},
     )
-    seed: int = Field(0, ge=0, description="of every random draw in the run")
-    rounds: int = Field(10, gt=0, description="rounds of training, aggregation and measurement")
+    seed: int = Field(0, ge=0, description="seed of every random draw in the run")
+    rounds: int = Field(
+        10,
+        gt=0,
+        description="number of rounds; in each, clients train and the server combines their models",
+    )
     num_clients: int = Field(
-        10, gt=0, description="clients in the federation; each owns one partition of the data"
+        10, gt=0, description="number of clients in the federation; the data are divided among them"
     )
     clients_per_round: int | None = Field(
-        None, gt=0, description="clients sampled for each round; null: all"
+        None,
+        gt=0,
+        description="number of clients that are sampled for each round; null: all of them",
     )
     init: Literal["shared", "own"] = Field(
         "shared",
@@ -76,27 +82,29 @@ class Config(Section):
         3600.0,
         gt=0,
         le=1e9,
-        description="seconds that a simulated client may take by itself, or to wait for real nodes",
+        description="seconds that a simulated client may take, once a worker has it; in a "
+        "deployed federation, seconds to wait for the nodes",
     )
     min_available_nodes: int | None = Field(
         None,
         gt=0,
-        description="nodes that must be connected before a round; null: all of the federation",
+        description="in a deployed federation, nodes that must be connected before a round "
+        "starts; null: all of them",
     )
     min_replies: int = Field(
-        1, gt=0, description="valid replies that a round needs; with fewer, the run stops"
+        1, gt=0, description="number of valid replies that a round needs; with fewer, the run stops"
     )
     min_participation: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="share of the sampled clients that must take part at least once; with fewer, "
-        "a finished run ends with exit code 3",
+        description="share of the clients that were sampled at least once whose reply must have "
+        "been used at least once; below it, a finished run ends with exit code 3",
     )
     checkpoint_every: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto",
-        description="rounds between checkpoints; 0: none; auto: as often as writing them takes "
-        "less than a tenth of the time, and when the run stops",
+        description="rounds between checkpoints; 0: none; auto: so often that writing them takes "
+        "less than a tenth of the time, and when the run is stopped",
     )
     keep_models: KeptRounds = Field(
         default_factory=list,
@@ -122,7 +130,9 @@ class Config(Section):
         json_schema_extra={"allowed": "auto | cpu | cuda | cuda:N"},
     )
     precision: Literal["float32", "bf16"] = Field(
-        "float32", description="bf16: forward and backward pass under autocast, updates in float32"
+        "float32",
+        description="of the forward and backward pass; bf16: bfloat16 (autocast), while updates "
+        "stay float32",
     )
     tf32: bool = Field(
         True,
@@ -136,14 +146,16 @@ class Config(Section):
     )
     wire: Literal["float32", "float16"] = Field(
         "float32",
-        description="float16: models travel in half precision, replies as differences",
+        description="precision in which models travel; float16 halves the bytes: replies are then "
+        "the differences from the model that was sent",
     )
     max_update_norm: float | None = Field(
         None,
         gt=0,
         allow_inf_nan=False,
         description="largest L2 norm of a client's update, over all parameters; clients with a "
-        "larger one are left out of the round; null: 100 times the norm of the model that was sent",
+        "larger one are left out of the round; null: 100 times the norm of the model that was "
+        "sent",
     )
     data: PartField = part("data", "the data set")
     partition: PartField = part("partition", "how the examples are divided among the clients")

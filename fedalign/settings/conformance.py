@@ -17,6 +17,7 @@ from fedalign.settings.builtin import SINGULAR
 
 OURS = (contracts.__name__, result_contracts.__name__)  # modules of contracts that are not Flower's
 MISSING = object()
+OURS = contracts.__name__, result_contracts.__name__  # not Flower's
 MORE_ARGUMENTS = {"split": ("groups",)}  # given by name to methods that have such a parameter
 COMPUTED = (property, cached_property, MemberDescriptorType)  # their values are known later
 

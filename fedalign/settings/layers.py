@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedalign.errors import BadValueError, InputError, nearest
 from fedalign.settings.builtin import KINDS
+from fedalign.settings.foreign import translated
 from fedalign.settings.registry import error_path, explain, options
 from fedalign.settings.renamed import OPTIONS, SETTINGS, current_key, current_keys
 from fedalign.settings.sections import Simulation
@@ -76,7 +77,7 @@ def validate(model: type[M], tree: Mapping[str, Any]) -> M:
             kind: Any = fields[step].annotation
             sections = (k for k in (kind, *get_args(kind)) if hasattr(k, "model_fields"))
             fields = next(sections).model_fields
-        hint = nearest(place[-1], fields)
+        hint = translated(place[-1]) or nearest(place[-1], fields)
         raise BadValueError(dotted, f"no such setting{hint}") from None
 
 

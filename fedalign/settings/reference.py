@@ -16,7 +16,14 @@ from fedalign.settings.config import Config
 from fedalign.settings.registry import COMMON, Part, options
 from fedalign.settings.signatures import Option
 
-SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "length >="}
+SIGNS = {
+    "gt": ">",
+    "ge": ">=",
+    "lt": "<",
+    "le": "<=",
+    "min_length": "length >=",
+    "multiple_of": "a multiple of",
+}
 NAMES = {int: "int", float: "float", bool: "bool", str: "text", dict: "table", list: "list"}
 REQUIRED = "required"
 

@@ -34,6 +34,7 @@ from fedalign.settings.booleans import NUMBER_MEANT, read_as_number
 from fedalign.settings.builtin import BUILTIN, PLACES, SINGULAR
 from fedalign.settings.conformance import CONTRACTS, faults
 from fedalign.settings.contracts import ClientTraits, StrategyTraits
+from fedalign.settings.foreign import translated
 from fedalign.settings.result_contracts import FusionTraits
 from fedalign.settings.signatures import Option, options_of
 
@@ -167,7 +168,7 @@ def parse(kind: str, raw: Any, place: str) -> Part:
         if key in CONTRACTS[kind].arguments and key not in known:
             raise BadValueError(f"{place}.{key}", "cannot be set: fedalign itself gives the value")
         if key != "name" and key not in known:
-            hint = nearest(str(key), known)
+            hint = translated(str(key)) or nearest(str(key), known)
             raise BadValueError(f"{place}.{key}", f"{name!r} has no such option{hint}")
     return Part(kind, name, {key: _value(known[key], section, key, place) for key in known})
 
@@ -227,10 +228,15 @@ def _plugins(kind: str, path: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG00
 def _hint(kind: str, name: str) -> str:
     """Return the end of the error for a name: where it is one, or what else there is."""
     own = "; your own: a 'package.module:Name' that Python can import"
+    short = name.rpartition(".")[2].lower()
+    if short in names(kind):
+        return f"; did you mean {short!r}?"
     for place, other in PLACES.items():
-        if name in names(other):
-            return f" but a {SINGULAR[other]}: {place}={name} ({', '.join(names(kind))}){own}"
+        if short in names(other):
+            return f" but a {SINGULAR[other]}: {place}={short} ({', '.join(names(kind))}){own}"
     known = names(kind)
+    if hint := translated(name):
+        return f"{hint} ({', '.join(known)}){own}"
     elsewhere = {other: f"{place}={other}" for place, k in PLACES.items() for other in names(k)}
     close = get_close_matches(name, [*known, *elsewhere], n=1)
     if close and close[0] not in known:

@@ -39,87 +39,111 @@ class Evaluation(Section):
     """What the server measures after each round."""
 
     pairs: int = Field(
-        3, ge=0, description="pairs of client models between which paths are measured"
+        3,
+        ge=0,
+        description="number of pairs of clients; loss and accuracy are measured along the line "
+        "between their models",
     )
     alphas: int = Field(
-        11, ge=0, description="points on each path, including both ends; 0: no paths"
+        11,
+        ge=0,
+        description="number of points on each line, including both ends; 0: no lines are measured",
     )
     extrapolate: float = Field(
         1.0,
         ge=1,
-        description="how far the path from the old global model goes; 1: to the new one",
+        description="end of the line from the old global model through the new one; 1: at the new "
+        "one; 2: as far again beyond it",
     )
     to_global: int = Field(
-        0, ge=0, description="client models whose path to the new global model is measured"
+        0,
+        ge=0,
+        description="number of clients; the line from their models to the new global model is "
+        "measured",
     )
     match: Literal["none", "weights", "activations"] = Field(
         "none",
-        description="also measure paths after the neurons of each pair, and of all clients, have "
+        description="also measure lines after the neurons of each pair, and of all clients, have "
         "been matched by their weights or activations",
     )
     match_start: Literal["layers", "identity"] = Field(
         "layers",
-        description="start of weight matching; layers: one pass from the input; identity: as is",
+        description="how weight matching starts; layers: from a first pass, layer by layer from "
+        "the input on; identity: from the models as they are",
     )
     repair: bool = Field(
-        False, description="also measure paths between clients with rescaled activations (REPAIR)"
+        False, description="also measure lines on which activations are rescaled (REPAIR)"
     )
     plane: int = Field(
         0,
         ge=0,
-        description="points along each side of the plane through two clients' models and the model "
-        "they started from; 0: no plane",
+        description="points along each side of the plane through two clients' models and the "
+        "model they started from; 0: no plane",
     )
     mixes: int = Field(
-        0, ge=0, description="random convex combinations of the client models to measure"
+        0, ge=0, description="number of random weighted means of the clients' models to measure"
     )
     layers: bool = Field(
         False,
-        description="also measure paths in which one layer moves (Adilova et al. 2024)",
+        description="also measure lines on which only one layer moves (Adilova et al. 2024)",
     )
     every: int = Field(
-        1, ge=1, description="measure paths and fusion gap in every n-th round and in the last one"
+        1,
+        ge=1,
+        description="measure lines, planes, mixes and the fusion gap in every n-th round, and in "
+        "the last one",
     )
     overlap: bool = Field(
         True, description="measure a round while the next one trains; does not change any result"
     )
     fusion_gap: bool = Field(
         False,
-        description="compare the new model with the clients' models, each of which is evaluated",
+        description="evaluate each client's model, and compare the new global model with their "
+        "mean",
     )
     examples: int | None = Field(
-        250, gt=0, description="test examples on which paths are measured; null: all"
+        250,
+        gt=0,
+        description="number of test examples on which lines are measured; null: all of them",
     )
     bn_examples: int = Field(
-        1000, gt=1, description="training examples for re-estimating BatchNorm statistics"
+        1000,
+        gt=1,
+        description="number of training examples on which the BatchNorm statistics of mixed "
+        "models are estimated",
     )
     client_fraction: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="fraction of the clients that evaluate the new model on their own data",
+        description="fraction of all clients that test the new model on their own data; 0: none do",
     )
     client_every: int = Field(
-        1, gt=0, description="clients evaluate in every n-th round and in the last one"
+        1, gt=0, description="clients test in every n-th round, and in the last one"
     )
     holdout: float = Field(
-        0.0, ge=0, lt=1, description="fraction of its examples that a client only tests on"
+        0.0,
+        ge=0,
+        lt=1,
+        description="fraction of its examples that each client keeps for testing and never trains "
+        "on",
     )
     finetune_epochs: int = Field(
         0,
         ge=0,
-        description="epochs of local fine-tuning, after which clients evaluate once more; 0: none",
+        description="epochs for which a client fine-tunes the model before it tests a second "
+        "time; 0: no second test",
     )
     batch_size: int | None = Field(
         None,
         gt=0,
-        description="examples in one forward pass; null: 200 on a CPU and for statistics; on a GPU "
-        "2000, or what fits into a 64th of its memory",
+        description="examples in one forward pass; null: 200 on a CPU and for statistics; on a "
+        "GPU 2000, or what fits into a 64th of its memory",
     )
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         gt=0,
-        description="threads for the measurements on the server",
+        description="number of threads for the measurements on the server",
         json_schema_extra={"shown": "the number of cores"},
     )
 
@@ -156,7 +180,7 @@ class Simulation(Section):
         "in this process; ray: on Ray workers; flower: on Flower's engine",
     )
     client_cpus: float = Field(
-        1, gt=0, allow_inf_nan=False, description="CPUs that Ray reserves for each worker"
+        1, gt=0, allow_inf_nan=False, description="number of CPUs that Ray reserves for each worker"
     )
     client_gpus: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         "auto",
@@ -164,15 +188,17 @@ class Simulation(Section):
         "there is a GPU and `device` allows it, which makes one worker for each GPU",
     )
     address: str | None = Field(
-        None, description="of a running Ray cluster; null: this machine only"
+        None, description="address of a running Ray cluster; null: this machine alone"
     )
     stack: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
         "auto",
-        description="clients trained as one stack; auto: by a rule from model, memory and device",
+        description="number of clients that are trained together, as one block of models; auto: "
+        "chosen from the model, the memory and the device",
     )
     partial_aggregation: bool = Field(
         True,
-        description="average models where they are trained, if the strategy needs only averages",
+        description="average models where they are trained, if the strategy needs nothing but "
+        "their average",
     )
 
     def workers_per_gpu(self, workers: int) -> int:

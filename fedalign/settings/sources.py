@@ -46,9 +46,8 @@ def own(*folders: str) -> dict[str, Path]:
     """Return fedalign's own files in folders of `find`, by the name that `find` knows."""
     homes = [home / folder for folder in folders for home in (HOME, HOME / "fedalign")]
     files = [(f, h) for h in homes for f in (*h.glob("*.yaml"), *h.glob("algorithms/*.yaml"))]
-    return dict(
-        sorted((file.relative_to(home).with_suffix("").as_posix(), file) for file, home in files)
-    )
+    names = {file.relative_to(home).with_suffix("").as_posix(): file for file, home in files}
+    return {name: names[name] for name in sorted(names, key=lambda name: ("/" in name, name))}
 
 
 def is_inline(source: str) -> bool:

@@ -6,6 +6,7 @@ from fedalign.data import Dataset, Spec
 from fedalign.errors import InputError
 
 TEXT = {"images": torch.zeros(10, 3, dtype=torch.uint8), "mean": (), "std": ()}
+TABLE = {"images": torch.arange(30.0).view(10, 3), "mean": (1.0,) * 3, "std": (2.0,) * 3}
 NAMES = tuple("abcdefghij")
 
 
@@ -51,6 +52,14 @@ def test_what_the_examples_look_like_goes_without_them():
     assert dataset(**TEXT).spec.is_text
 
 
+def test_a_table_is_rows_of_numbers():
+    table = dataset(**TABLE)
+    assert (table.shape, table.spec.is_table, table.spec.is_text) == ((3,), True, False)
+    assert table.spec == Spec.from_config(table.spec.to_config())
+    assert not dataset().spec.is_table
+    assert not dataset(**TEXT).spec.is_table
+
+
 def test_no_limit_and_too_large_a_limit_change_nothing():
     whole = dataset()
     assert whole.subset(None) is whole
@@ -60,15 +69,30 @@ def test_no_limit_and_too_large_a_limit_change_nothing():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"images": torch.zeros(10, 1, 2, 2)}, "images must be uint8"),
+        (
+            {"images": torch.zeros(10, 1, 2, 2)},
+            r"images must be uint8 \(N, C, H, W\) for images or flo",
+        ),
         ({"images": torch.zeros(10, 2, 2, dtype=torch.uint8)}, "images must be uint8"),
-        ({"images": torch.zeros(10, 3, 2, 2, dtype=torch.uint8)}, "3 channels, not 1"),
-        ({"labels": torch.arange(9)}, "labels must be int64, one for each image"),
+        (
+            {"images": torch.zeros(10, 3, 2, 2, dtype=torch.uint8)},
+            r"mean: \(0.5,\) must be numbers, as many as channels: 3",
+        ),
+        ({"labels": torch.arange(9)}, r"labels must be int64 \(10,\), one for each example"),
+        ({"images": np.zeros((10, 1, 2, 2), np.uint8)}, "images must be a tensor, not a ndarray"),
+        ({"labels": [0] * 10}, "labels must be a tensor, not a list"),
+        ({"std": (0.0,)}, r"std: \(0.0,\) must be above 0"),
+        ({"images": torch.zeros(10, 3).double()}, r"not float64 \(10, 3\)"),
+        (TABLE | {"mean": (0.0,)}, r"mean: \(0.0,\) must be numbers, as many as features: 3"),
+        (TABLE | {"images": torch.full((10, 3), float("inf"))}, "feature 0 of example 0 is inf"),
         ({"labels": torch.arange(10) - 1}, r"labels -1\.\.8 are outside 0\.\.9"),
         ({"groups": torch.zeros(10)}, "groups must be int64, one for each example"),
-        ({"class_names": NAMES[1:]}, "9 class names for 10 classes"),
+        ({"class_names": NAMES[1:]}, "names: 9 names, 9 of them different, for 10 classes"),
         ({"classes": 9}, r"labels 0\.\.9 are outside 0\.\.8"),
-        ({"mean": (), "std": ()}, r"text must be uint8 \(N, L\), not"),
+        (
+            {"mean": (), "std": ()},
+            r"images must be uint8 \(N, L\) for text, which has no mean, not",
+        ),
         (TEXT | {"images": torch.full((10, 3), 10).to(torch.uint8)}, r"code 10 is outside 0\.\.9"),
         ({"groups": torch.arange(9)}, "groups must be int64, one for each example"),
         ({"groups": torch.arange(10) - 1}, r"groups -1\.\.8 do not fit 0 group names"),

@@ -270,7 +270,7 @@ def test_images_of_another_size_or_without_a_class_are_refused(tmp_path):
     (tmp_path / "train" / "loose.png").write_bytes(png("L"))
     with pytest.raises(InputError, match=r"loose\.png: an image outside the folders of classes"):
         read_folder(tmp_path, "train", None)
-    with pytest.raises(InputError, match="holds images, but the federation has text"):
+    with pytest.raises(InputError, match="holds images or a table, and the federation has text"):
         read_folder(tmp_path, "train", Spec((80,), 81, (), ()))
     (tmp_path / "empty" / "train" / "cat").mkdir(parents=True)
     with pytest.raises(InputError, match="empty/train: there are no images"):
@@ -300,17 +300,17 @@ def test_a_class_that_the_federation_does_not_have_is_named_with_the_nearest(tmp
     [
         (
             {"images": GREY / 255},
-            r"images must be uint8 .*\(N, C, H, W\), not float64 \(12, 6, 5\)",
+            r"images must be uint8 .*\(N, C, H, W\), or .* of a table, not float64 \(12, 6, 5\)",
         ),
-        ({"images": GREY[0]}, r"not uint8 \(6, 5\)"),
-        ({"images": GREY[:0], "labels": LABELS[:0]}, "there are no images"),
+        ({"images": GREY[0]}, "rows of 5 features, and the federation has images of 1x6x5"),
+        ({"images": GREY[:0], "labels": LABELS[:0]}, "there are no examples"),
         ({"images": np.zeros((12, 6, 5, 2), np.uint8)}, "must have 1 or 3 channels"),
         ({"images": GREY[:, :5]}, "1x5x5 .*, and the federation has 1x6x5"),
         ({"images": COLOUR}, "3x6x5 .*, and the federation has 1x6x5"),
         ({"labels": LABELS + 0.5}, "labels must be whole numbers or strings"),
         ({"labels": LABELS > 1}, "labels must be whole numbers or strings"),
         ({"labels": np.stack([LABELS] * 2, 1)}, r"not int64 \(12, 2\)"),
-        ({"labels": LABELS[:5]}, "12 images and 5 labels"),
+        ({"labels": LABELS[:5]}, "12 examples and 5 labels"),
         ({"labels": LABELS - 1}, r"labels -1\.\.1, and the federation has 3 classes, 0\.\.2"),
         ({"labels": LABELS * 2}, r"labels 0\.\.4, and the federation has 3 classes, 0\.\.2"),
         ({"labels": np.array([{}] * 12)}, "not a readable .npz with labels"),
@@ -334,8 +334,11 @@ def test_an_archive_without_the_arrays_or_damaged_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,label\na.png,cat\n", "train.csv: its columns must be file and label, not name, lab"),
-        ("", "train.csv: its columns must be file and label, not none"),
+        (
+            "name,label\na.png,cat\n",
+            "train.csv: rows of 1 features, and the fed",
+        ),
+        ("", "train.csv: its columns must be file and label, or .*, not none"),
         ("file,label\n", "train.csv: there are no images"),
         ("file,label\na.png\n", "train.csv line 2: must have a value for each of file, label"),
         ("file,label\na.png,cat\n,cat\n", "train.csv line 3: must have a value for each"),

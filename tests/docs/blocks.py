@@ -19,7 +19,7 @@ PAGES = [
     *("README.md", "CONTRIBUTING.md", "docker/README.md", "examples/my-partitioner/README.md"),
     *sorted(file.relative_to(HOME).as_posix() for file in (HOME / "docs").rglob("*.md")),
 ]
-SHELL, SHOWN = ("bash", "sh", "console"), ("", "text", "{toctree}", "{eval-rst}")
+SHELL, SHOWN = ("bash", "sh", "console"), ("", "text", "{toctree}", "{eval-rst}", "latex")
 NOTE = re.compile(r"<!-- (not run|file): (.*?) -->", re.DOTALL)
 
 

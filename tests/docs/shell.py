@@ -17,10 +17,12 @@ from fedalign.commands.choices import combined
 from fedalign.report import lookup
 from fedalign.settings import registry
 from fedalign.settings.config import Config
-from fedalign.settings.sources import find
+from fedalign.studies.plan import plan
+from fedalign.studies.sweep import read_sweep
 from tests.docs.blocks import Block
 
-EMBEDDED = ("digits", "shakespeare-excerpt")
+EMBEDDED = ("digits", "shakespeare-excerpt", "folder")
+RUNS = ("strategy=fedavg,fedpfn", "seed=0,1")  # for pages that begin where there are some
 Command = tuple[click.Command, click.Context]
 
 
@@ -39,12 +41,17 @@ def parsed(words: Sequence[str], *, resilient: bool = False) -> Command:
 def resolve(context: click.Context) -> list[Config]:
     """Return the configurations that a command means; raises `InputError` for a wrong setting."""
     given = context.params
-    if given.get("study"):
-        find(given["study"], "configs/studies")
     if given.get("name"):  # of `fedalign list`
         lookup.show(given["name"])
+    if "stalled" in given:  # of a sweep
+        return [run.config for run in plan(read_sweep(given["file"]), given["overrides"] or [])]
     known = {"config", "overrides"} <= given.keys() and given["config"]
     return combined(given["config"], given["overrides"] or [], None) if known else []
+
+
+def help_of_fedalign() -> str:
+    """Return what `fedalign --help` prints."""
+    return CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
 
 
 def smaller(config: Config) -> list[str]:
@@ -61,10 +68,15 @@ def smaller(config: Config) -> list[str]:
 
 def run(words: Sequence[str]) -> str:
     """Run a command of fedalign in the current folder and in small; returns what it prints."""
+    if any(word.startswith("runs") for word in words) and not Path("runs").exists():
+        run(["fedalign", "run", "quickstart", *RUNS])
     given = [word for pattern in words for word in _expanded(pattern)]
     _, context = parsed(given)
-    configs = resolve(context) if "config" in context.params else []
-    result = CliRunner().invoke(app, [*given[1:], *(smaller(configs[0]) if configs else [])])
+    configs = resolve(context) if {"config", "stalled"} & context.params.keys() else []
+    more = smaller(configs[0]) if configs else []
+    if "stalled" in context.params:
+        more += ["--dry-run"] if words[1] == "reproduce" else ["seed=0,1"]
+    result = CliRunner().invoke(app, [*given[1:], *more])
     assert result.exit_code == 0, f"{' '.join(given)}\n{result.output}\n{result.exception!r}"
     return result.output
 

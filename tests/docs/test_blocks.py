@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from fedalign.settings.config import read
+from fedalign.studies.plan import plan
+from fedalign.studies.sweep import read_sweep
 from tests.docs.blocks import ALL, PAGES, RUN, SHELL, SHOWN, blocks, spans
-from tests.docs.shell import files_of, parsed, resolve, run
+from tests.docs.shell import files_of, help_of_fedalign, parsed, resolve, run
 
 LANGUAGES = {*SHELL, *SHOWN, "python", "yaml", "toml"}
 DONE = [block for block in RUN if block.language in (*SHELL, "python")]
@@ -46,19 +48,27 @@ def test_commands_in_blocks_and_text_are_right(page, tmp_path, monkeypatch):
 
 def _check_span(words):
     """A command in the text may leave things out; what it names must exist."""
+    if words[1].startswith("-"):  # of `fedalign` itself: not parsed, since that does it
+        assert words[1] in help_of_fedalign()
+        return
     command, context = parsed(words, resilient=True)
     known = {flag for parameter in command.params for flag in parameter.opts} | {"--help", "-h"}
     flags = {word.partition("=")[0] for word in words if word.startswith("-")}
     assert flags <= known or context.ignore_unknown_options, words
-    config = str(context.params.get("config", context.params.get("study", "")))
-    if config.islower() and not any(re.search("[…<]", word) or word.isupper() for word in words):
+    config = str(context.params.get("config", context.params.get("file", "")))
+    if (
+        config.islower()
+        and "." not in config
+        and not any(re.search("[…<]", word) or word.isupper() for word in words)
+    ):
         resolve(context)
 
 
 @pytest.mark.parametrize("block", [b for b in RUN if b.language == "yaml"], ids=str)
-def test_yaml_is_a_configuration(block):
-    assert yaml.safe_load(block.text)
-    read(f"# {block}\n{block.text}", {})
+def test_yaml_is_a_configuration(block, tmp_path):
+    tree, file = yaml.safe_load(block.text), tmp_path / "shown.yaml"
+    file.write_text(block.text, encoding="utf-8")
+    assert plan(read_sweep(str(file))) if "sweep" in tree else read(str(file), {})
 
 
 @pytest.mark.parametrize("block", [b for b in RUN if b.language == "toml"], ids=str)

@@ -8,6 +8,7 @@ from fedalign.settings.builtin import BUILTIN
 from fedalign.settings.config import Config
 from fedalign.settings.registry import options
 from fedalign.settings.sections import Evaluation, Simulation
+from tests.docs.blocks import HOME
 
 
 def test_every_setting_has_a_row():
@@ -27,6 +28,11 @@ def test_every_part_has_a_section_with_its_options():
             shared = options("clients", "local") if kind == "clients" and name != "local" else {}
             for key in options(kind, name).keys() - shared.keys():
                 assert f"| `{key}` |" in text, (kind, name, key)
+
+
+def test_all_that_is_made_has_a_page():
+    pages = "".join(file.read_text("utf-8") for file in (HOME / "docs").rglob("*.md"))
+    assert {name for name in MADE if f"<!-- from the code: {name} -->" in pages} == set(MADE)
 
 
 def test_every_command_has_a_section_with_its_options():

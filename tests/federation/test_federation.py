@@ -78,6 +78,6 @@ class Returning(nn.Module):
     ],
 )
 def test_a_model_that_makes_no_logits_is_one_line(monkeypatch, module, problem):
-    monkeypatch.setattr(Federation, "_module", lambda _: module())
+    monkeypatch.setattr(Federation, "module", lambda _: module())
     with pytest.raises(InputError, match=f"^model: 'mlp': .*{problem}"):
         Federation(read(None, SETTINGS)).network  # noqa: B018

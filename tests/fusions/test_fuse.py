@@ -181,6 +181,24 @@ def test_a_mean_of_models_of_different_starts_is_worse_than_the_best_and_greedy_
     assert card["model"] is None
 
 
+@pytest.mark.parametrize(
+    ("by", "words"),
+    [
+        ("slerp", ["fusion.across=tensor"]),
+        ("fisher", ["fusion.fisher=exact", "fusion.examples=5"]),
+        ("ties", ["--start", "start.pt", "fusion.density=0.5"]),
+        ("weighted", ["fusion.weights=[1,2,3]"]),
+        ("best", ["fusion.metric=loss"]),
+    ],
+)
+def test_options_are_given_as_words(fuse, by, words):
+    """Each of them fuses models of one start to one that is about as good."""
+    result, card = fuse("tuned", "--by", by, "evaluation.alphas=0", *words)
+    assert result.exit_code == 0, result.output
+    accuracies = [own["test"]["accuracy"] for own in card["inputs"].values()]
+    assert card["fused"]["test"]["accuracy"] >= min(accuracies)
+
+
 def test_held_out_examples_are_a_share_of_the_training_set_that_the_seed_draws(fuse):
     cards = [
         fuse("tuned", "--held-out", "0.25", f"seed={s}", "evaluation.alphas=0")[1]

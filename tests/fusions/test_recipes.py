@@ -168,18 +168,18 @@ def test_fisher_information_of_one_pixel():
     """
     network = line()
     zero = network.layout.spread(torch.zeros(4))
-    for kind in ("true", "empirical", "sampled"):
+    for kind in ("exact", "empirical", "sampled"):
         found = diagonal_fisher(network, zero, BLACK_AND_WHITE, kind)
         assert network.layout.compact(found).tolist() == pytest.approx([1 / 8, 1 / 8, 1 / 4, 1 / 4])
 
 
-def test_empirical_and_true_fisher_differ_where_the_model_is_sure():
+def test_empirical_and_exact_fisher_differ_where_the_model_is_sure():
     """Biases (0, log 3) predict 1/4 and 3/4; the gradients of log p0 are (3/4, -3/4), of log p1
-    (-1/4, 1/4). True: 1/4 · 9/16 + 3/4 · 1/16 = 3/16; empirical: (9/16 + 1/16) / 2 = 5/16.
+    (-1/4, 1/4). Exact: 1/4 · 9/16 + 3/4 · 1/16 = 3/16; empirical: (9/16 + 1/16) / 2 = 5/16.
     """
     network = line()
     model = network.layout.spread(torch.tensor([0, 0, 0, math.log(3)]))
-    for kind, bias in (("true", 3 / 16), ("empirical", 5 / 16)):
+    for kind, bias in (("exact", 3 / 16), ("empirical", 5 / 16)):
         found = network.layout.compact(diagonal_fisher(network, model, BLACK_AND_WHITE, kind))
         assert found[2:].tolist() == pytest.approx([bias, bias])
 

@@ -85,7 +85,7 @@ def test_models_and_paths_are_told_and_written(connect, tmp_path):
     assert result.exit_code == 0, result.output
     for row in ("| A | a.safetensors |", "| matched mean |", "| A-C |", "| matched:B-C |"):
         assert row in single_spaced(result.output)
-    assert "all measured on 360 test images" in result.output
+    assert "all measured on 360 test examples" in result.output
     folder = tmp_path / "connection"
     assert len(pd.read_csv(folder / "landscape.csv")) == 6 * 5
     assert pd.read_csv(folder / "barriers.csv")["path"].is_unique

@@ -2,6 +2,7 @@ import io
 import os
 import re
 import signal
+import sys
 import threading
 
 import pytest
@@ -126,3 +127,11 @@ def test_the_notice_is_in_the_display():
         progress.on_round(outcome(1))
         progress.tell(NOTICE)
     assert last().rstrip().endswith(NOTICE)
+
+
+def test_the_notice_is_a_line_elsewhere(capfd, monkeypatch):
+    progress = Progress("fedpfn on digits", 3, Console(file=io.StringIO()))
+    progress.tell(NOTICE)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    progress.tell(NOTICE)
+    assert sys.stderr.getvalue() == capfd.readouterr().err == f"{NOTICE}\n"

@@ -31,6 +31,7 @@ def offered(*words):
         (("run", "quickstart", "strategy", "=", "fedp"), ["fedpfn", "fedpnu"]),
         (("run", "quickstart", "init", "="), ["shared", "own"]),
         (("run", "lmc", "strategy", "=", "fedadam", "strategy.eta_"), ["strategy.eta_l=0.1"]),
+        (("sweep", "mas"), ["masks"]),
         (("list", "dirichlet-"), ["dirichlet-balanced", "dirichlet-sized"]),
         (("list", "evaluation.al"), ["evaluation.alphas"]),
         (("run", "quickstart", "no_such"), []),

@@ -2,7 +2,8 @@ import pytest
 
 from fedalign.errors import InputError
 from fedalign.settings.config import read
-from fedalign.settings.sources import find
+from fedalign.settings.layers import flatten
+from fedalign.settings.sources import find, parse_overrides
 from fedalign.studies.plan import axes, plan
 from fedalign.studies.sweep import read_sweep
 
@@ -192,6 +193,18 @@ def test_one_number_in_several_spellings_is_one_run(planned):
         " grid: {strategy.fixed_ratio: [0.1, 1e-1, '0.10']}}"
     )
     assert [run.chosen for run in runs] == [{"strategy.fixed_ratio": 0.1}] * 2
+
+
+def test_every_number_in_any_spelling_has_one_hash():
+    name = "algorithms/fedadam"
+    config = read(name, {})
+    settings = flatten(config.model_dump())
+    numbers = {k: v for k, v in settings.items() if type(v) in (int, float)}
+    assert {"rounds", "client.lr", "evaluation.extrapolate"} <= numbers.keys()
+    for key, value in numbers.items():
+        for text in (f"{value:.17e}", f'"{value}"', f"+{value}", f"{float(value)}0"):
+            other = read(name, parse_overrides([f"{key}={text}"]))
+            assert other.digest() == config.digest(), (key, text)
 
 
 def test_where_no_arms_are_named_the_first_axis_makes_them(planned):

@@ -71,9 +71,9 @@ def _elapsed(run: Run) -> dict[str, pd.Series]:
     found = run.metrics
     sent = [found[name].fillna(0) for name in ("bytes_down", "bytes_up") if name in found]
     elapsed = {"megabytes": sum(sent[1:], sent[0]).cumsum() / 1e6} if sent else {}
-    return elapsed | (
-        {"seconds": found["seconds"].fillna(0).cumsum()} if "seconds" in found else {}
-    )
+    if "seconds" in found:
+        elapsed["seconds"] = found["seconds"].fillna(0).cumsum()
+    return elapsed
 
 
 def _lines(landscape: pd.DataFrame, most: int) -> dict[str, Any]:

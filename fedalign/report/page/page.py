@@ -41,7 +41,7 @@ SUFFIXES = (".html", ".htm")
 USUAL = Path("report.html")
 MARK = '<meta name="generator" content="fedalign'  # by which a page is known
 MAX_NAMED = 4  # arms in a title
-SECTIONS = {  # heading in the contents; what is measured if the section is shown
+SECTIONS = {  # by id, as the contents name them; one that has nothing to show is left out
     "curves": "Curves",
     "arms": "Arms and runs",
     "lines": "Lines between models",
@@ -51,7 +51,7 @@ SECTIONS = {  # heading in the contents; what is measured if the section is show
     "cost": "Cost",
     "settings": "Settings",
 }
-MISSING = {
+MISSING = {  # what measures it
     "lines": "lines between models: evaluation.pairs=3 measures three pairs of clients a round",
     "planes": "planes through three models: evaluation.plane=21",
     "clients": "how each client fares: evaluation.client_fraction=1 evaluation.holdout=0.2",
@@ -209,7 +209,8 @@ def _count(number: int, word: str) -> str:
 
 
 def _settings(arm: str, folder: Folder) -> Settings:
-    command = [str(word) for word in folder.run.manifest.get("command", [])]
+    found = folder.run.manifest.get("command")
+    command = [str(word) for word in found] if isinstance(found, list) else []
     command[:1] = [Path(word).name for word in command[:1]]
     manifest = json.dumps(folder.run.manifest, indent=2) if folder.run.manifest else ""
     repeat = shlex.join(["fedalign", "run", str(folder.run.path / "config.yaml"), "--again"])

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fedalign.report.comparison import Comparison
 from fedalign.report.reading import Run
-from fedalign.report.statistics import UNKNOWN, mean_std
+from fedalign.report.statistics import UNKNOWN, Difference, mean_std
 from fedalign.report.tables import COLUMNS, Row, measured
 
 Of = Callable[[Run], float]
@@ -67,13 +67,15 @@ def _beside(comparison: Comparison) -> dict[str, list[Cell]]:
     """Return difference and p of each arm; nothing if no arm has a difference."""
     pairs = zip(comparison.arms, comparison.differences, strict=True)
     return {
-        arm.label: [
-            Cell(f"{own.mean:+.4f} ± {own.half_width:.4f}".replace("nan", UNKNOWN), own.mean),
-            _mean([own.adjusted], "{:.2g}"),
-        ]
+        arm.label: [Cell(_difference(own), own.mean), _mean([own.adjusted], "{:.2g}")]
         for arm, own in pairs
         if own is not None
     }
+
+
+def _difference(own: Difference) -> str:
+    text = f"{own.mean:+.4f} ± {own.half_width:.4f}"
+    return text.replace("-", "\N{MINUS SIGN}").replace("nan", UNKNOWN)
 
 
 def of_runs(rows: Sequence[Row]) -> Table:

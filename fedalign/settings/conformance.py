@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedalign.settings import contracts, result_contracts
 from fedalign.settings.builtin import SINGULAR
 
+OURS = (contracts.__name__, result_contracts.__name__)  # modules of contracts that are not Flower's
 MISSING = object()
 OURS = contracts.__name__, result_contracts.__name__  # not Flower's
 MORE_ARGUMENTS = {"split": ("groups",)}  # given by name to methods that have such a parameter

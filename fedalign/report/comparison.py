@@ -12,7 +12,7 @@ import numpy as np
 
 from fedalign.errors import InputError, nearest
 from fedalign.report.baselines import baselines
-from fedalign.report.labels import Settings, beside, common, decides, ordered, varied
+from fedalign.report.labels import Settings, beside, common, deciding, ordered
 from fedalign.report.measures import TRAFFIC, At, Reached, reached
 from fedalign.report.notes import chosen, notes
 from fedalign.report.reading import Run
@@ -174,7 +174,7 @@ def _check_metric(runs: Sequence[Run], metric: str) -> None:
 def _keys(runs: Sequence[Run], by: Sequence[str]) -> list[str]:
     """Return the full keys of the settings in `by`; without it, of those in which runs differ."""
     if not by:
-        return _deciding([run.counted for run in runs])
+        return deciding([run.counted for run in runs])
     known = sorted({key for run in runs for key in run.settings})
     keys = [f"{key}.name" if key in KINDS else key for key in by]
     for given, key in zip(by, keys, strict=True):
@@ -183,20 +183,12 @@ def _keys(runs: Sequence[Run], by: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-def _deciding(several: Sequence[Settings]) -> list[str]:
-    """Return the keys that vary, without those that depend on the ones before them."""
-    kept: list[str] = []
-    for key in dict.fromkeys(key for own in varied(several) for key in own):
-        kept += [] if decides(several, kept, key) else [key]
-    return kept
-
-
 def _mixed(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     """Return further settings, but for the seed, in which runs differ that have the same `keys`."""
     grouped: dict[str, list[Settings]] = {}
     for run in runs:
         grouped.setdefault(repr(chosen(run, keys)), []).append(run.counted)
-    return list(dict.fromkeys(key for own in grouped.values() for key in _deciding(own)))
+    return list(dict.fromkeys(key for own in grouped.values() for key in deciding(own)))
 
 
 def _arms(runs: Sequence[Run], keys: Sequence[str], metric: str, at: At) -> list[Arm]:

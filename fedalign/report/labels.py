@@ -48,6 +48,20 @@ def decides(arms: Iterable[Settings], keys: Sequence[str], other: str) -> bool:
     return len(pairs) == len({first for first, _ in pairs})
 
 
+def deciding(several: Sequence[Settings]) -> list[str]:
+    """Return the keys that vary, without those that depend on the ones before them."""
+    kept: list[str] = []
+    for key in dict.fromkeys(key for own in varied(several) for key in own):
+        kept += [] if decides(several, kept, key) else [key]
+    return kept
+
+
+def telling(several: Sequence[Settings]) -> list[Settings]:
+    """Return each arm's settings that tell it from the others, see `deciding`."""
+    keys = deciding(several)
+    return [{key: one[key] for key in keys if key in one} for one in several]
+
+
 def common(arms: Sequence[Settings]) -> Settings:
     """Return the values that more than half of the arms share; none if few settings vary."""
     keys = list(dict.fromkeys(key for arm in arms for key in arm))

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from fedalign.errors import FedalignError
 from fedalign.report.labels import COMMON, Settings, common, label, varied
 from fedalign.report.measures import series
 from fedalign.report.reading import Run
 from fedalign.report.statistics import UNKNOWN
 from fedalign.runs.tables import lower_is_better
+from fedalign.settings.builtin import KINDS
+from fedalign.settings.layers import flatten
+from fedalign.settings.registry import parse
 
 if TYPE_CHECKING:
     from fedalign.report.comparison import Comparison
@@ -50,8 +54,21 @@ def _differing(found: Comparison) -> Iterator[str]:
         )
     if shared := common([arm.settings for arm in found.arms]):
         yield f"{COMMON}, where an arm names no others: {label(shared)}"
-    if other := dict.fromkeys(k for own in varied(firsts) for k in own if k not in found.by):
+    keys = dict.fromkeys(k for own in varied(firsts) for k in own if k not in found.by)
+    if other := [key for key in keys if not all(_is_default(key, own) for own in firsts)]:
         yield f"arms also differ in {'; '.join(_values(key, firsts) for key in other)}"
+
+
+def _is_default(key: str, arm: Settings) -> bool:
+    """Return whether an arm leaves an option of a part as it is, or its part has no such option."""
+    place = key.partition(".")[0]
+    if key not in arm or place not in KINDS:
+        return key not in arm
+    try:
+        part = parse(KINDS[place], arm[f"{place}.name"], place)
+    except FedalignError:  # it is not here, or needs options
+        return False
+    return bool(flatten({place: part.dump()}).get(key) == arm[key])
 
 
 def _values(key: str, arms: Sequence[Settings]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedalign.report.labels import COMMON, Settings, beside, common, label, short, varied
+from fedalign.report.labels import COMMON, Settings, beside, common, label, short, telling
 from fedalign.report.measures import At
 from fedalign.report.notes import twin_of
 from fedalign.report.reading import Run
@@ -122,7 +122,7 @@ def groups(runs: Sequence[Run]) -> list[Row]:
     A seed counts once in a row. A run that has not finished has a row of its own, which says how
     far it is.
     """
-    settings = varied([run.counted for run in runs])
+    settings = telling([run.counted for run in runs])
     grouped: dict[str, tuple[Settings, dict[int, Run]]] = {}
     for run, own in zip(runs, settings, strict=True):
         _, by_seed = grouped.setdefault(f"{own} {run.unfinished}", (own, {}))
@@ -140,7 +140,7 @@ def groups(runs: Sequence[Run]) -> list[Row]:
 
 def common_settings(runs: Sequence[Run]) -> list[str]:
     """Return a line on the values that the names of rows leave out, if there are any."""
-    shared = common(list({str(own): own for own in varied([r.counted for r in runs])}.values()))
+    shared = common(list({str(own): own for own in telling([r.counted for r in runs])}.values()))
     return [f"{COMMON}, where a run names no others: {label(shared)}"] if shared else []
 
 

@@ -84,11 +84,11 @@ def execute(planned: Sequence[Planned], how: How) -> int:
         for config in todo:
             forget(config)
     try:
-        return _run(planned, todo, how, done)
+        return _run(planned, todo, how)
     except KeyboardInterrupt:
         finished = sum(map(is_finished, configs))
         kept = sum((folder / CHECKPOINT).is_file() for folder in configs)
-        told = f"{finished} of {len(configs)} runs are finished, {kept} keep their last round"
+        told = f"{finished} of {len(configs)} runs are finished, {kept} stopped after a whole round"
         print(f"{told}; to go on: {command()}", file=sys.stderr, flush=True)
         raise
 
@@ -114,11 +114,12 @@ def _is_due(config: Config, changed: Changed) -> bool:
     return changed == "repeat" and bool(changes_since(config))
 
 
-def _run(planned: Sequence[Planned], todo: Sequence[Config], how: How, done: int) -> int:
+def _run(planned: Sequence[Planned], todo: Sequence[Config], how: How) -> int:
     names: dict[Path, str] = {}
     for run in planned:
         names.setdefault(folder_of(run.config), run.name)
-    board = Board(names, {folder_of(run.config): run.config.rounds for run in planned}, done)
+    rounds = {folder_of(run.config): run.config.rounds for run in planned}
+    board = Board(names, rounds, names.keys() - {folder_of(config) for config in todo})
     failed = 0
 
     def watch(configs: Collection[Config]) -> None:

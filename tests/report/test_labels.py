@@ -109,6 +109,11 @@ def test_runs_that_would_have_one_name_stay_apart(folders):
 
 
 def test_what_names_leave_out_is_said(folders):
+    for number, folder in enumerate(folders):  # four settings, of which none decides another
+        tree = yaml.safe_load((folder / "config.yaml").read_text())
+        tree["client"] |= {"epochs": 2 if number == 0 else 1, "batch_size": 8 if number == 1 else 9}
+        tree["client"] |= {"lr": 0.1 if number == 2 else 0.2, "momentum": number % 2 * 0.5}
+        (folder / "config.yaml").write_text(yaml.safe_dump(tree))
     runs = read_runs(folders)
     (line,) = common_settings(runs)
     assert line.startswith("common settings, where a run names no others: ")

@@ -221,7 +221,7 @@ def test_whoever_interrupts_is_told_how_to_go_on(go, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["/bin/fedalign", "sweep", "my file.yaml", "--jobs", "2"])
     result = go()
     assert result.exit_code == 130
-    told = "1 of 4 runs are finished, 0 keep their last round; to go on: "
+    told = "1 of 4 runs are finished, 0 stopped after a whole round; to go on: "
     assert told + "fedalign sweep 'my file.yaml' --jobs 2" in result.stderr
     assert not (tmp_path / "runs" / "tiny").exists()
 

@@ -52,4 +52,4 @@ def test_without_the_time_left_where_it_is_narrow(draw):
 
 @pytest.mark.parametrize("size", [(62, 24), (80, 7)])
 def test_runs_that_go_on_where_it_is_small(draw, size):
-    assert ["fedavg,", "alpha", "0.1,", "seed", "1", "7/10", "0.8130", "-:--"] in draw(*size)
+    assert ["7/10", "0.8130", "-:--"] in [line[-3:] for line in draw(*size)]

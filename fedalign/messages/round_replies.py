@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import cast
 
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupReplies
@@ -133,9 +132,9 @@ def _receive(
         if remaining:
             try:
                 reply.content = decode(reply, partition_of[node], mark is not None)
-                usable.append((reply, remaining))
                 found = losses if mark else _loss(reply, node)
                 round_replies.losses |= {partition_of[n]: loss for n, loss in found.items()}
+                usable.append((reply, remaining))
             except Exception as error:  # nothing that a client sends ends a run
                 reason = str(error) if isinstance(error, ValueError) else repr(error)
                 round_replies.leave_out(partition_of[node], reason[:MAX_CHARACTERS], remaining)
@@ -147,8 +146,8 @@ def _receive(
 
 def _loss(reply: Message, node: int) -> dict[int, float]:
     """Return a client's training loss by its node; empty if its reply does not say it."""
-    metrics = cast(MetricRecord, reply.content[METRICS])
-    return {node: cast(float, metrics[LOSS])} if LOSS in metrics else {}
+    loss = reply.content.metric_records.get(METRICS, {}).get(LOSS)
+    return {node: loss} if isinstance(loss, int | float) else {}
 
 
 def _keep_alike(

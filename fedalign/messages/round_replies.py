@@ -146,7 +146,8 @@ def _receive(
 
 def _loss(reply: Message, node: int) -> dict[int, float]:
     """Return a client's training loss by its node; empty if its reply does not say it."""
-    loss = reply.content.metric_records.get(METRICS, {}).get(LOSS)
+    metrics = reply.content.metric_records.get(METRICS)
+    loss = metrics.get(LOSS) if metrics else None
     return {node: loss} if isinstance(loss, int | float) else {}
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from fedalign.settings.config import Config
 
 
+ModelName = Annotated[str | None, typer.Option(help="name of the model whose weights they are")]
+DataName = Annotated[str | None, typer.Option(help="name of the data set to test them on")]
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="number of runs at a time; by default half the cores")
 ]

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from fedalign.commands.choices import DataName, ModelName, is_file
 from fedalign.console import guarded
 
 OPTION = "fusion."
@@ -31,12 +32,11 @@ def fuse(
         str | None, typer.Option(help="the model that all started from: a file, or init")
     ] = None,
     config: Annotated[
-        str | None, typer.Option(help="their configuration; by default that of the first one's run")
+        str | None,
+        typer.Option(help="configuration of the models; if not given, that of the first one's run"),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="name of the model whose weights they are")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="name of the data set to test them on")] = None,
+    model: ModelName = None,
+    data: DataName = None,
     held_out: Annotated[
         float,
         typer.Option(
@@ -53,7 +53,6 @@ def fuse(
     `fedalign list` names the fusions. Nothing is chosen by the test set.
     """
     with guarded():
-        from fedalign.commands.choices import is_file
         from fedalign.fusions.fuse import fuse
         from fedalign.fusions.inputs import sources
         from fedalign.landscape.connect import how

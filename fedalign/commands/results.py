@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from fedalign.commands.choices import DataName, ModelName, is_file
 from fedalign.console import guarded
 from fedalign.errors import InputError
 
@@ -77,10 +78,8 @@ def connect(
             "first one"
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="name of the model whose weights they are")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="name of the data set to test them on")] = None,
+    model: ModelName = None,
+    data: DataName = None,
     out: Annotated[Path, typer.Option(help="folder for curves, barriers and figures")] = Path(
         "connection"
     ),
@@ -90,7 +89,6 @@ def connect(
     Prints the barriers of every pair, before and after their neurons are matched.
     """
     with guarded():
-        from fedalign.commands.choices import is_file
         from fedalign.landscape.connect import connect, how
         from fedalign.report.connection import describe, write
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fedalign.commands.choices import DryRun, Out, combined
+from fedalign.commands.choices import DryRun, Out, Reuse, combined
 from fedalign.console import ConfigFile, Overrides, Trackers, Verbose, guarded
 
 
@@ -19,9 +19,7 @@ def run(
     overrides: Overrides = None,
     out: Out = None,
     again: Annotated[bool, typer.Option("--again", help="repeat finished runs")] = False,
-    reuse: Annotated[
-        bool, typer.Option("--reuse", help="keep finished runs whose code or data have changed")
-    ] = False,
+    reuse: Reuse = False,
     trackers: Trackers = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="number of runs at a time; by default one")

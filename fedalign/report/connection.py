@@ -17,6 +17,7 @@ from fedalign.landscape.connect import Connection
 from fedalign.landscape.planes import rows_of
 from fedalign.report.planes import maps
 from fedalign.report.style import COLOURS, DASHES, layout, save, styled
+from fedalign.report.tables import markdown
 from fedalign.runs.tables import BARRIERS, LANDSCAPE, PLANES, barriers_row, landscape_rows
 
 SHOWN = {
@@ -58,8 +59,8 @@ def describe(connection: Connection, match: bool) -> str:
     for curve in connection.curves:
         numbers = barriers(curve)
         paths.append([curve.path, *(f"{numbers[key]:.4f}" for key in SHOWN)])
-    parts = [_markdown(["model", "file", "loss", "accuracy"], models)]
-    parts.append(_markdown(["path", *SHOWN.values()], paths))
+    parts = [markdown(models, ["model", "file", "loss", "accuracy"])]
+    parts.append(markdown(paths, ["path", *SHOWN.values()]))
     parts.append(f"all measured on {connection.examples} test examples")
     parts += [UNMATCHED] if match and len(connection.means) == 1 else []
     return "\n\n".join(parts)
@@ -130,10 +131,6 @@ def _label(panel: Axes, curves: Sequence[Curve], label: str) -> None:
 def _signed(gap: float) -> str:
     side = "below" if gap >= 0 else "above"
     return f"all averaged; accuracy {abs(gap):.4f} {side} the mean of the single models'"
-
-
-def _markdown(headings: list[str], rows: list[list[str]]) -> str:
-    return pd.DataFrame(rows, columns=headings).to_markdown(index=False, disable_numparse=True)
 
 
 def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.files import reporting
+from fedalign.landscape.connect import config_of
 from fedalign.landscape.files import read
 from fedalign.report.summary import described
 from fedalign.server.client_metrics import spread
@@ -17,8 +18,6 @@ from fedalign.settings.config import Config
 from fedalign.settings.config import read as read_config
 from fedalign.settings.sources import parse_overrides
 from fedalign.training.evaluation import Evaluated, everywhere
-
-DEPTH = 3  # folders above a model in which the configuration of its run may lie
 
 
 def how(place: Path, words: list[str], config: str | None) -> tuple[Path, Config]:
@@ -36,14 +35,13 @@ def how(place: Path, words: list[str], config: str | None) -> tuple[Path, Config
     if not file.is_file():
         what = f"{place} holds no model.safetensors" if place.is_dir() else f"{place}: no such file"
         raise InputError(f"{what}; give a run folder, or a safetensors file")
-    near = [folder / "config.yaml" for folder in file.resolve().parents[:DEPTH]]
-    config = config or next((str(own) for own in near if own.is_file()), None)
-    if config is None:
+    found = config or config_of(file.resolve())
+    if found is None:
         raise InputError(
             f"--config: must be given, the configuration that says which network and data {file} "
             "belongs to, because there is no config.yaml in its folder"
         )
-    return file, read_config(config, parse_overrides(words))
+    return file, read_config(str(found), parse_overrides(words))
 
 
 def evaluate(file: Path, config: Config) -> tuple[str, pd.DataFrame]:

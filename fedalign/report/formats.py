@@ -18,6 +18,7 @@ from fedalign.report.comparison import Comparison
 from fedalign.report.labels import MAX_NAMED, label, short
 from fedalign.report.notes import method
 from fedalign.report.statistics import UNKNOWN, Difference, mean_std
+from fedalign.report.tables import markdown
 from fedalign.runs.tables import lower_is_better
 
 SUFFIXES = {  # of files, by format; the longest first
@@ -87,7 +88,7 @@ class Shown:
         )
 
     def _markdown(self) -> str:
-        table = pd.DataFrame(self._cells("**{}**")).to_markdown(index=False, disable_numparse=True)
+        table = markdown(self._cells("**{}**"))
         lines = "\n".join(f"- {note}" for note in self.notes())
         return "\n\n".join([*([f"`{self.command}`"] if self.command else []), table, lines]) + "\n"
 

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from safetensors.numpy import save_file
 
 from fedalign import __version__
@@ -15,6 +14,7 @@ from fedalign.errors import InputError
 from fedalign.files import replace, replace_text
 from fedalign.fusions.fuse import Fusing, Measured, sha256
 from fedalign.landscape.barriers import Point, barriers
+from fedalign.report.tables import markdown
 
 BARRIERS = ("loss_barrier", "accuracy_barrier")
 
@@ -33,8 +33,8 @@ def describe(fusing: Fusing) -> str:
     rows.append(["fused", fusing.part.name, *_cells(fusing.result)])
     headings = ["model", "file", "test loss", "test accuracy", "held-out loss", "held-out accuracy"]
     lines = [[c.path, *(f"{barriers(c)[key]:.4f}" for key in BARRIERS)] for c in fusing.curves]
-    parts = [_markdown(headings[: len(rows[0])], rows)]
-    parts += [_markdown(["path", "loss barrier", "accuracy barrier"], lines)] if lines else []
+    parts = [markdown(rows, headings[: len(rows[0])])]
+    parts += [markdown(lines, ["path", "loss barrier", "accuracy barrier"])] if lines else []
     return "\n\n".join([*parts, "\n".join([*_remarks(fusing), verdict(fusing)])])
 
 
@@ -149,7 +149,3 @@ def _remarks(fusing: Fusing) -> list[str]:
 def _cells(own: Measured) -> list[str]:
     points = [own.test] if own.held_out is None else [own.test, own.held_out]
     return [f"{number:.4f}" for point in points for number in point]
-
-
-def _markdown(headings: list[str], rows: list[list[str]]) -> str:
-    return pd.DataFrame(rows, columns=headings).to_markdown(index=False, disable_numparse=True)

@@ -205,4 +205,12 @@ def table(
         if name == "accuracy" and baseline is not None:
             beside = differences(rows, baseline)
             cells[f"minus {baseline}'s"] = [str(difference or UNKNOWN) for difference in beside]
-    return pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True)
+    return markdown(cells)
+
+
+def markdown(
+    cells: Mapping[str, Sequence[str]] | Sequence[Sequence[str]],
+    headings: list[str] | None = None,
+) -> str:
+    """Return a Markdown table of texts: columns by heading, or rows with the headings beside."""
+    return pd.DataFrame(cells, columns=headings).to_markdown(index=False, disable_numparse=True)

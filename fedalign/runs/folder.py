@@ -22,7 +22,7 @@ from fedalign.runs.identity import changes
 from fedalign.runs.lock import LOCK
 from fedalign.runs.models import save_model
 from fedalign.runs.paths import CHECKPOINT, FINISHED, MANIFEST, folder_of, read_manifest
-from fedalign.runs.tables import barriers_row, columns, landscape_rows
+from fedalign.runs.tables import barriers_row, columns, landscape_rows, metrics_in
 from fedalign.runs.totals import totals
 from fedalign.server.callbacks import Callback
 from fedalign.server.meter import Meter
@@ -135,9 +135,7 @@ class RunFolder(Callback):
 
     def rounds(self) -> list[dict[str, float]]:
         """Return the metrics of the rounds that are there, as `metrics.csv` has them."""
-        with (self.path / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [{name: float(cell) for name, cell in row.items() if cell} for row in rows]
+        return metrics_in(self.path / "metrics.csv")
 
     def _begin(self) -> None:
         """Empty the folder; that the earlier run is not finished any more is written first."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
+from pathlib import Path
 
 from fedalign.landscape.barriers import Curve, barriers
 from fedalign.server import client_metrics, measure
@@ -30,6 +32,13 @@ LOWER = (
     "barrier", "bytes", "dropped", "gap", "instability", "loss", "memory", "seconds", "std",
     "sweeps",
 )  # fmt: skip
+
+
+def metrics_in(file: Path) -> list[dict[str, float]]:
+    """Return the rounds in a `metrics.csv`, each with the metrics that it measured."""
+    with file.open(newline="", encoding="utf-8") as table:
+        rows = list(csv.DictReader(table))
+    return [{name: float(cell) for name, cell in row.items() if cell} for row in rows]
 
 
 def lower_is_better(metric: str) -> bool:

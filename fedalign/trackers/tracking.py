@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fedalign.errors import in_one_line
 from fedalign.files import replace_text
 from fedalign.runs.paths import folder_of
+from fedalign.runs.tables import metrics_in
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Round
 from fedalign.settings.config import Config
@@ -112,10 +112,9 @@ class Tracking(Callback):
         last = min((told.last for told in self._told.values()), default=self._resumed_after)
         if last >= self._resumed_after:
             return
-        with (self._folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if last < (number := int(row.pop("round"))) <= self._resumed_after:
-                    yield number, {key: float(cell) for key, cell in row.items() if cell}
+        for metrics in metrics_in(self._folder / "metrics.csv"):
+            if last < (number := int(metrics.pop("round"))) <= self._resumed_after:
+                yield number, metrics
 
 
 def _start(told: _Told) -> None:

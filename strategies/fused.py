@@ -22,8 +22,9 @@ from strategies.wrapper import Wrapper, examples_of, metrics_of
 
 CURES = {
     "start": "",  # the model that was sent, which is always there
-    "held_out": ", on which no client trains: give evaluation.holdout, such as 0.1, and a "
-    "partition in which clients share no examples, on a server that has the data",
+    "held_out": ", on which no client trains: give evaluation.server_share, such as 0.1, or "
+    "evaluation.holdout and a partition in which clients share no examples, on a server that has "
+    "the data",
     "images": ", and the server has none",
     "symmetry": "; give its class a method symmetry()",
 }
@@ -35,7 +36,8 @@ class Fused(Wrapper):
 
     The base gets the fused model as the only reply: `fedavg` takes it, `fedavgm` and `fedadam` make
     their step towards it. The common start of the round's models is the model that was sent. What
-    a fusion chooses by are examples that clients hold out (`evaluation.holdout`).
+    a fusion chooses by are examples that the server keeps (`evaluation.server_share`), or that
+    clients hold out (`evaluation.holdout`).
     """
 
     federation: Federation

@@ -55,7 +55,9 @@ CONTRACTS = {
         contracts.ClientTraits,
     ),
     "schedules": Contract(contracts.Schedule),
-    "partitioners": Contract(contracts.Partitioner, (contracts.TransformsImages,)),
+    "partitioners": Contract(
+        contracts.Partitioner, (contracts.TransformsImages, contracts.NamesRows)
+    ),
     "models": Contract(
         contracts.Model,
         (contracts.HasSymmetry,),

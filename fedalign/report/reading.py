@@ -136,7 +136,8 @@ class Run:
         """Return a figure of the run as far as it is; see `fedalign.figure`.
 
         Args:
-            kind: `curves`, `bytes`, `barriers`, `lines`, `planes`, `clients` or `partition`.
+            kind: `curves`, `bytes`, `barriers`, `lines`, `planes`, `clients`, `fusions`, `gain` or
+                `partition`.
             metric: of curves over rounds or bytes, a column of `metrics.csv`.
 
         Raises:

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.fusions.recipe import Ingredients, Supplies, apply, require
-from fedalign.fusions.supplies import held_out, supplies_of
+from fedalign.fusions.supplies import CURE, held_out, supplies_of
 from fedalign.messages.partial_sums import averages, mean_metrics
 from fedalign.messages.records import METRICS, arrays_of
 from fedalign.settings.registry import Part, parse, traits
@@ -22,9 +22,7 @@ from strategies.wrapper import Wrapper, examples_of, metrics_of
 
 CURES = {
     "start": "",  # the model that was sent, which is always there
-    "held_out": ", on which no client trains: give evaluation.server_share, such as 0.1, or "
-    "evaluation.holdout and a partition in which clients share no examples, on a server that has "
-    "the data",
+    "held_out": CURE,
     "images": ", and the server has none",
     "symmetry": "; give its class a method symmetry()",
 }

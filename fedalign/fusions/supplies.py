@@ -15,6 +15,12 @@ from fedalign.fusions.recipe import Supplies
 from fedalign.network.network import Network
 from fedalign.rng import rng
 
+CURE = (
+    ", on which no client trains: give evaluation.server_share, such as 0.1, or evaluation.holdout "
+    "and a partition in which clients share no examples, on a server that has the data"
+)
+"""How a run gets examples to choose by."""
+
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:

@@ -29,7 +29,10 @@ LATER = {
 LATER_WITHIN: dict[str, dict[str, Any]] = {
     "partition": {"seed": None},
     "client": {"round_examples": None},
-    "evaluation": {"server_share": 0.0},
+    "evaluation": {
+        **{"fusions": [], "corruptions": [], "severity": [3], "corrupted_examples": 1000},
+        "server_share": 0.0,
+    },
 }
 
 

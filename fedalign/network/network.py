@@ -185,17 +185,18 @@ class Network:
         inputs = self._inputs(images.flatten(0, 1))
         return runner.gradients(block, inputs, labels, sizes, out, keep, loss, counts)
 
-    @torch.no_grad()
-    def features(self, block: Tensor, images: Tensor) -> Tensor:
+    def features(
+        self, block: Tensor, images: Tensor, batch_size: int | None = None, threads: int = 1
+    ) -> Tensor:
         """Return the input of the last linear layer of each model `(K, F)`: `(K, B, D)`.
 
-        Of images `(K, B, C, H, W)`, in evaluation mode.
+        Of images `(K, B, C, H, W)`, in evaluation mode; by default all at once.
         """
-        recorder, found = self._plain.recorder, []  # before the first forward pass
+        found, shared = [], 1 if self.traits.depends[False] else threads
         for vector, own in zip(block, images, strict=True):
+            run, parts = self.function_of(vector), own.split(batch_size or len(own))
             with self._measuring():
-                self.function_of(vector)(own)
-            found.append(recorder.features.float())
+                found.append(self._plain.recorder.of(run, parts, shared))
         return torch.stack(found)
 
     def watch(self, vector: Tensor, images: Tensor, modules: Iterable[str]) -> dict[str, Tensor]:

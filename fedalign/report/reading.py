@@ -14,7 +14,7 @@ from pandas.api.types import is_numeric_dtype
 
 from fedalign.errors import InputError
 from fedalign.runs.paths import FINISHED, MEMBERS, DamagedManifestError, read_manifest
-from fedalign.runs.tables import BARRIERS, CLIENTS, LANDSCAPE, PLANES, SAMPLED
+from fedalign.runs.tables import BARRIERS, CLIENTS, LANDSCAPE, PLANES, SAMPLED, TASKS
 from fedalign.settings.config import counted
 from fedalign.settings.layers import flatten
 from fedalign.settings.yaml12 import parse
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # these take a second to import, and tables need none of them
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
-TEXTS = ("path", "plane", "corner", "outcome")  # columns that hold no numbers
+TEXTS = ("path", "plane", "corner", "outcome", "task", "way")  # columns that hold no numbers
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,6 +86,11 @@ class Run:
         """`planes.csv`: a row a point of a plane; empty if none was measured."""
         table = self._table("planes.csv", PLANES)
         return table.fillna({"corner": ""})
+
+    @cached_property
+    def tasks(self) -> pd.DataFrame:
+        """`tasks.csv`: a row a task and way of a round; round 0 is the start. Empty without."""
+        return self._table("tasks.csv", TASKS)
 
     def model(self, which: Literal["final", "best"] = "final") -> nn.Module:
         """Return the final global model, or the best one if the run kept it, to evaluate with.
@@ -151,7 +156,7 @@ class Run:
             return pd.DataFrame(columns=list(columns))
         except ValueError as error:
             raise InputError(f"{file} cannot be read: {error}") from None
-        whole: pd.DataFrame = table[table["round"].isin(self.metrics["round"])]
+        whole: pd.DataFrame = table[table["round"].isin([0, *self.metrics["round"]])]
         return whole
 
     @property

@@ -106,6 +106,7 @@ class RunFolder(Callback):
         - `landscape.csv`: a row for each point of each curve.
         - `barriers.csv`: a row for each curve.
         - `planes.csv`: if planes are measured, a row for each point; corners have a name.
+        - `tasks.csv`: if there are tasks, a row for each task and way.
         - `clients.csv`: if clients evaluate, a row for each client.
         """
         number = outcome.number
@@ -122,6 +123,8 @@ class RunFolder(Callback):
             self._append("landscape.csv", [[number, *row] for row in landscape_rows(curve)])
         for plane in outcome.maps:
             self._append("planes.csv", [[number, *row] for row in rows_of(plane)])
+        if outcome.tasks:
+            self._append("tasks.csv", outcome.tasks)
         metrics_row = self._row("metrics.csv", {**outcome.metrics, "round": number})
         self._append("metrics.csv", [metrics_row])
 

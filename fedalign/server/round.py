@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flwr.app import ArrayRecord
 
@@ -55,11 +55,13 @@ class Added:
         metrics: columns of `metrics.csv`.
         curves: paths between the round's models.
         maps: planes through three of them.
+        tasks: rows of `tasks.csv`.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
     maps: Sequence[Map] = ()
+    tasks: Sequence[Sequence[Any]] = ()
 
 
 class Sampled(NamedTuple):
@@ -90,6 +92,7 @@ class Round:
         evaluations: by partition id, the metrics of the clients that evaluated `after`.
         curves: the measured paths between the round's models.
         maps: the measured planes through three of them.
+        tasks: rows of `tasks.csv`.
     """
 
     number: int
@@ -101,6 +104,7 @@ class Round:
     evaluations: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
     maps: Sequence[Map] = ()
+    tasks: Sequence[Sequence[Any]] = ()
 
     def plus(self, added: Added) -> Round:
         """Return the round with what a callback added."""
@@ -109,4 +113,5 @@ class Round:
             metrics={**self.metrics, **added.metrics},
             curves=[*self.curves, *added.curves],
             maps=[*self.maps, *added.maps],
+            tasks=[*self.tasks, *added.tasks],
         )

@@ -9,13 +9,16 @@ from flwr.serverapp import Grid
 
 from fedalign.federation.federation import Federation
 from fedalign.messages.groups import GroupGrid
+from fedalign.server.callbacks import Callback
 from fedalign.server.measure import Measure
 from fedalign.server.nodes import Nodes, SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
+from fedalign.server.tasks import Tasks
 from fedalign.settings.config import Config
 from fedalign.settings.contracts import HasEpochs
 from fedalign.training.stacks import StackChoice, choose_stack
+from fedalign.transfer.judge import Judge
 
 log = logging.getLogger("fedalign")
 
@@ -62,12 +65,24 @@ def stack_of(federation: Federation, grid: Grid, clients: int, before: int | Non
     return choose_stack(federation, clients, grid.num_workers)
 
 
-def measures(federation: Federation, nodes: Nodes) -> list[Measure]:
-    """Return what measures global and interpolated models; nothing if there is no test set.
+def measures(federation: Federation, nodes: Nodes) -> list[Callback]:
+    """Return what measures global and interpolated models, and judges bodies by tasks.
 
     Raises:
-        InputError: clients are to evaluate, and none can.
+        InputError: clients are to evaluate, and none can; or tasks do not fit the run.
     """
+    return [*_of_models(federation, nodes), *_of_tasks(federation)]
+
+
+def _of_tasks(federation: Federation) -> list[Tasks]:
+    settings = federation.config.evaluation
+    if not settings.tasks.on:
+        return []
+    return [Tasks(Judge(federation), settings, federation.config.rounds)]
+
+
+def _of_models(federation: Federation, nodes: Nodes) -> list[Measure]:
+    """Return what measures global and interpolated models; nothing if there is no test set."""
     config, settings = federation.config, federation.config.evaluation
     if settings.client_fraction:
         federation.check_testers(nodes.test_examples.values())

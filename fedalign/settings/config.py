@@ -30,6 +30,7 @@ from fedalign.settings.sources import (
     split_overrides,
 )
 from fedalign.settings.stopping import KeptRounds, Patience, StopWhen
+from fedalign.settings.tasks import Tasks, tuned
 
 # What `flwr run --run-config` accepts, see pyproject.toml; an empty text there means "not given".
 LISTED = {
@@ -48,6 +49,9 @@ NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 
 # Younger settings count only where they differ from these, so that older runs keep their names.
 LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
+LATER_OF_EVALUATION = {
+    "tasks": Tasks().model_dump(),
+}
 
 
 class Config(Section):
@@ -173,6 +177,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _parts_go_together(self) -> Config:
         check(self.strategy, self.client)
+        if self.evaluation.tasks.tunes:
+            tuned(self.evaluation.tasks, self.client)
         if self.sampled > self.num_clients:
             problem = f"{self.sampled} is not allowed: there are {self.num_clients} clients"
             raise BadValueError("clients_per_round", problem)
@@ -219,9 +225,11 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in tree.items() if key not in NOT_IN_DIGEST | usual}
     if isinstance(own := kept.get("partition"), dict) and own.get("seed") is None:
         kept["partition"] = {key: value for key, value in own.items() if key != "seed"}
-    evaluation = dict(tree.get("evaluation", {}))
-    for key in NOT_IN_DIGEST_OF_EVALUATION & evaluation.keys():
-        del evaluation[key]
+    evaluation = {
+        key: value
+        for key, value in tree.get("evaluation", {}).items()
+        if key not in NOT_IN_DIGEST_OF_EVALUATION and LATER_OF_EVALUATION.get(key, ...) != value
+    }
     evaluation["batch_size"] = evaluation.get("batch_size") or STATISTICS_BATCH
     return kept | {"evaluation": evaluation}
 

@@ -106,8 +106,8 @@ class RunFolder(Callback):
         - `landscape.csv`: a row for each point of each curve.
         - `barriers.csv`: a row for each curve.
         - `planes.csv`: if planes are measured, a row for each point; corners have a name.
-        - `tasks.csv`: if there are tasks, a row for each task and way.
         - `clients.csv`: if clients evaluate, a row for each client.
+        - what else callbacks tell, such as `fusions.csv`.
         """
         number = outcome.number
         sampled = [[number, client, *own] for client, own in outcome.sampled.items()]
@@ -121,10 +121,10 @@ class RunFolder(Callback):
         for curve in outcome.curves:
             self._append("barriers.csv", [[number, *barriers_row(curve)]])
             self._append("landscape.csv", [[number, *row] for row in landscape_rows(curve)])
+        for name, found in outcome.tables.items():
+            self._append(name, [self._row(name, {**own, "round": number}) for own in found])
         for plane in outcome.maps:
             self._append("planes.csv", [[number, *row] for row in rows_of(plane)])
-        if outcome.tasks:
-            self._append("tasks.csv", outcome.tasks)
         metrics_row = self._row("metrics.csv", {**outcome.metrics, "round": number})
         self._append("metrics.csv", [metrics_row])
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedalign.landscape.barriers import Curve, barriers
-from fedalign.server import client_metrics, measure
+from fedalign.server import client_metrics, corrupted, fusing, measure, tasks
 from fedalign.settings.sections import Evaluation
 from fedalign.transfer import judge
 
@@ -23,7 +23,6 @@ BARRIERS = (
     "midpoint_loss_gap", "midpoint_accuracy_gap",
 )  # fmt: skip
 PLANES = ("round", "plane", "corner", "x", "y", "loss", "accuracy")
-TASKS = ("round", "task", "seen", "way", "accuracy", "loss", "examples")
 SAMPLED = ("round", "client", "examples", "train_loss", "outcome")
 CLIENTS = (
     "round", "partition", "examples", "loss", "accuracy", "tuned_loss", "tuned_accuracy",
@@ -51,11 +50,13 @@ def lower_is_better(metric: str) -> bool:
 def columns(settings: Evaluation) -> dict[str, Sequence[str]]:
     """Return the columns of each table that a run with these settings writes, by file name."""
     metrics = [*METRICS, *measure.columns(settings), *client_metrics.columns(settings)]
-    metrics += judge.columns(settings)
+    metrics += [*corrupted.columns(settings), *fusing.columns(settings), *judge.columns(settings)]
     tables = {"metrics.csv": metrics, "landscape.csv": LANDSCAPE, "barriers.csv": BARRIERS}
     tables["sampled.csv"] = SAMPLED
     tables |= {"planes.csv": PLANES} if settings.plane else {}
-    tables |= {"tasks.csv": TASKS} if settings.tasks.on else {}
+    tables |= {corrupted.FILE: corrupted.ROW} if settings.corruptions else {}
+    tables |= {fusing.FILE: fusing.row(settings)} if settings.fusions else {}
+    tables |= {tasks.FILE: tasks.ROW} if settings.tasks.on else {}
     return tables | ({"clients.csv": CLIENTS} if settings.client_fraction else {})
 
 

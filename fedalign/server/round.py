@@ -55,13 +55,13 @@ class Added:
         metrics: columns of `metrics.csv`.
         curves: paths between the round's models.
         maps: planes through three of them.
-        tasks: rows of `tasks.csv`.
+        tables: rows of further tables of the run folder, by file name and column.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
     maps: Sequence[Map] = ()
-    tasks: Sequence[Sequence[Any]] = ()
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 class Sampled(NamedTuple):
@@ -92,7 +92,7 @@ class Round:
         evaluations: by partition id, the metrics of the clients that evaluated `after`.
         curves: the measured paths between the round's models.
         maps: the measured planes through three of them.
-        tasks: rows of `tasks.csv`.
+        tables: rows of further tables of the run folder, by file name and column.
     """
 
     number: int
@@ -104,7 +104,7 @@ class Round:
     evaluations: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
     maps: Sequence[Map] = ()
-    tasks: Sequence[Sequence[Any]] = ()
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def plus(self, added: Added) -> Round:
         """Return the round with what a callback added."""
@@ -113,5 +113,8 @@ class Round:
             metrics={**self.metrics, **added.metrics},
             curves=[*self.curves, *added.curves],
             maps=[*self.maps, *added.maps],
-            tasks=[*self.tasks, *added.tasks],
+            tables={
+                name: [*self.tables.get(name, ()), *added.tables.get(name, ())]
+                for name in {**self.tables, **added.tables}
+            },
         )

@@ -10,11 +10,12 @@ from flwr.serverapp import Grid
 from fedalign.federation.federation import Federation
 from fedalign.messages.groups import GroupGrid
 from fedalign.server.callbacks import Callback
+from fedalign.server.fusing import judges
 from fedalign.server.measure import Measure
 from fedalign.server.nodes import Nodes, SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
-from fedalign.server.tasks import Tasks
+from fedalign.server.tasks import Judging
 from fedalign.settings.config import Config
 from fedalign.settings.contracts import HasEpochs
 from fedalign.training.stacks import StackChoice, choose_stack
@@ -66,33 +67,36 @@ def stack_of(federation: Federation, grid: Grid, clients: int, before: int | Non
 
 
 def measures(federation: Federation, nodes: Nodes) -> list[Callback]:
-    """Return what measures global and interpolated models, and judges bodies by tasks.
+    """Return what measures global, interpolated and fused models, and judges bodies by tasks.
 
     Raises:
-        InputError: clients are to evaluate, and none can; or tasks do not fit the run.
+        InputError: clients are to evaluate, and none can; a fusion lacks something; or tasks do not
+            fit the run.
     """
     return [*_of_models(federation, nodes), *_of_tasks(federation)]
 
 
-def _of_tasks(federation: Federation) -> list[Tasks]:
+def _of_tasks(federation: Federation) -> list[Judging]:
     settings = federation.config.evaluation
     if not settings.tasks.on:
         return []
-    return [Tasks(Judge(federation), settings, federation.config.rounds)]
+    return [Judging(Judge(federation), settings, federation.config.rounds)]
 
 
-def _of_models(federation: Federation, nodes: Nodes) -> list[Measure]:
+def _of_models(federation: Federation, nodes: Nodes) -> list[Callback]:
     """Return what measures global and interpolated models; nothing if there is no test set."""
     config, settings = federation.config, federation.config.evaluation
     if settings.client_fraction:
         federation.check_testers(nodes.test_examples.values())
+    judging = judges(federation)
     if federation.test is None:
         if not settings.client_fraction:
             log.warning("there is no test set: give evaluation.client_fraction, or nothing tests")
         return []
     network, train = federation.network.twin(), federation.reference
     options = settings, config.seed, config.rounds
-    return [Measure(network, federation.test, train, *options, sizes=nodes.train_examples)]
+    measure = Measure(network, federation.test, train, *options, sizes=nodes.train_examples)
+    return [measure, *judging]
 
 
 def round_settings(federation: Federation, config: Config, stack: int) -> RoundSettings:

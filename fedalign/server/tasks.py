@@ -8,8 +8,11 @@ from fedalign.server.round import Added, Round
 from fedalign.settings.sections import Evaluation
 from fedalign.transfer.judge import Judge, means
 
+FILE = "tasks.csv"
+ROW = ("round", "task", "seen", "way", "accuracy", "loss", "examples")
 
-class Tasks(Callback):
+
+class Judging(Callback):
     """A callback that judges the new global model, and in round 1 also the start, as round 0.
 
     Args:
@@ -29,5 +32,6 @@ class Tasks(Callback):
             models[number] = outcome.after
         with torch_threads(1):
             found = {n: self._judge.scores(network.vector_of(model)) for n, model in models.items()}
-        rows = [(n, *score) for n, scores in found.items() for score in scores]
-        return Added(means(found.get(number, ())), tasks=rows)
+        scored = [(n, *score) for n, scores in found.items() for score in scores]
+        rows = [dict(zip(ROW, own, strict=True)) for own in scored]
+        return Added(means(found.get(number, ())), tables={FILE: rows})

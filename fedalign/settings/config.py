@@ -50,6 +50,10 @@ NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 # Younger settings count only where they differ from these, so that older runs keep their names.
 LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
 LATER_OF_EVALUATION = {
+    "fusions": [],
+    "corruptions": [],
+    "severity": [3],
+    "corrupted_examples": 1000,
     "tasks": Tasks().model_dump(),
 }
 

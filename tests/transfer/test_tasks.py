@@ -11,7 +11,7 @@ from fedalign.federation.federation import Federation
 from fedalign.network.device import torch_threads
 from fedalign.runs.tables import COSTS
 from fedalign.server.round import Round
-from fedalign.server.tasks import Tasks
+from fedalign.server.tasks import FILE, Judging
 from fedalign.settings.config import Config
 from fedalign.settings.layers import validate
 from fedalign.transfer.judge import Judge, columns
@@ -181,14 +181,14 @@ class Scaled(nn.Module):
 def test_the_callback_measures_the_start_the_last_round_and_what_is_due():
     of = federation(on=BOTH, ways=["probe"], every=2, l2=0.1)
     settings, start = of.config.evaluation, of.network.initial
-    observer = Tasks(Judge(of), settings, rounds=5)
+    observer = Judging(Judge(of), settings, rounds=5)
     seen = {n: observer.on_round(Round(n, start, start, {})) for n in (1, 2, 3, 4, 5)}
-    measured = {n: {row[0] for row in added.tasks} for n, added in seen.items()}
+    measured = {n: {row["round"] for row in added.tables[FILE]} for n, added in seen.items()}
     assert measured == {1: {0}, 2: {2}, 3: set(), 4: {4}, 5: {5}}
     assert list(seen[2].metrics) == columns(settings) == ["probe_seen", "probe_unseen"]
-    assert seen[2].metrics["probe_seen"] == seen[2].tasks[0][4]
+    assert seen[2].metrics["probe_seen"] == seen[2].tables[FILE][0]["accuracy"]
     assert not seen[1].metrics
-    assert [row[1:] for row in seen[1].tasks] == [row[1:] for row in seen[5].tasks]
+    assert [r | {"round": 5} for r in seen[1].tables[FILE]] == seen[5].tables[FILE]
 
 
 ON = {

@@ -137,12 +137,12 @@ class Federation:
                 raise InputError(f"{place}: {shortened(str(error))}") from error
         return network
 
-    def module(self, *client: int) -> torch.nn.Module:
-        """Return a new module with the run's first weights, or those of one client."""
+    def module(self, *stream: int | str) -> torch.nn.Module:
+        """Return a new module with the run's first weights, or those of a stream, as a client's."""
         config, spec, model = self.config, self.spec, self.config.model
         refuse_tokens(model.name, spec, signature(load("models", model.name)).parameters)
         given = {"classes": spec.classes, "vocabulary": spec.vocabulary}
-        with seeded(config.seed, "init", *client):
+        with seeded(config.seed, "init", *stream):
             built: torch.nn.Module = model.build(shape=spec.shape, **given)
         return built
 
@@ -217,13 +217,17 @@ class Federation:
         return self.source.has(part) if isinstance(self.source, HasParts) else True
 
     def _load(self, part: DataPart) -> Dataset:
-        place = named(f"data set: {self.config.data.name!r}: load({part!r})")
-        with place, seeded(0, "data", part):  # the same data for all seeds
-            data = self.source.load(part)
-        if not isinstance(data, Dataset):
-            name, found = self.config.data.name, type(data).__name__
-            raise InputError(f"data.name: {name!r}: load({part!r}) returned a {found}, no Dataset")
-        return data.to(device_of(self.config))
+        return loaded(self.source, part, self.config.data.name).to(device_of(self.config))
+
+
+def loaded(source: Source, part: DataPart, called: str) -> Dataset:
+    """Return a part of a data set, the same for all seeds; `InputError` if it is none."""
+    with named(f"data set: {called!r}: load({part!r})"), seeded(0, "data", part):
+        data = source.load(part)
+    if not isinstance(data, Dataset):
+        found = type(data).__name__
+        raise InputError(f"data.name: {called!r}: load({part!r}) returned a {found}, no Dataset")
+    return data
 
 
 _federations: dict[tuple[tuple[str, UserConfigValue], ...], Federation] = {}  # one at most

@@ -17,9 +17,11 @@ from fedalign.server.measure import Measure
 from fedalign.server.nodes import Nodes, SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
+from fedalign.server.tasks import Judging
 from fedalign.settings.config import Config
 from fedalign.settings.contracts import BoundsMetrics, HasEpochs
 from fedalign.training.stacks import StackChoice, choose_stack
+from fedalign.transfer.judge import Judge
 
 log = logging.getLogger("fedalign")
 
@@ -68,11 +70,24 @@ def stack_of(federation: Federation, grid: Grid, clients: int, before: int | Non
 
 
 def measures(federation: Federation, nodes: Nodes) -> list[Callback]:
-    """Return what measures global, interpolated and fused models; nothing without a test set.
+    """Return what measures global, interpolated and fused models, and judges bodies by tasks.
 
     Raises:
-        InputError: clients are to evaluate, and none can; or a fusion lacks something.
+        InputError: clients are to evaluate, and none can; a fusion lacks something; or tasks do not
+            fit the run.
     """
+    return [*_of_models(federation, nodes), *_of_tasks(federation)]
+
+
+def _of_tasks(federation: Federation) -> list[Judging]:
+    settings = federation.config.evaluation
+    if not settings.tasks.on:
+        return []
+    return [Judging(Judge(federation), settings, federation.config.rounds)]
+
+
+def _of_models(federation: Federation, nodes: Nodes) -> list[Callback]:
+    """Return what measures global and interpolated models; nothing if there is no test set."""
     config, settings = federation.config, federation.config.evaluation
     if settings.client_fraction:
         federation.check_testers(nodes.test_examples.values())

@@ -258,6 +258,21 @@ class HasSpec(Protocol):
         ...
 
 
+@runtime_checkable
+class HasTasks(Protocol):
+    """A data set that knows several tasks, each with classes of its own: `evaluation.tasks`.
+
+    Attributes:
+        tasks: names of those whose examples are among its own.
+    """
+
+    tasks: Sequence[str]
+
+    def task(self, name: str) -> Source:
+        """Return the data of one task alone, be it among `tasks` or not; `InputError` if none."""
+        ...
+
+
 class ModelArguments(TypedDict):
     """What a model is given by name.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedalign.settings.sections import STATISTICS_BATCH
+from fedalign.settings.tasks import Tasks
 
 # Where and how a run is computed is no part of what it computes, nor is how long it waits, nor
 # what it keeps.
@@ -31,7 +32,7 @@ LATER_WITHIN: dict[str, dict[str, Any]] = {
     "client": {"round_examples": None},
     "evaluation": {
         **{"fusions": [], "corruptions": [], "severity": [3], "corrupted_examples": 1000},
-        "server_share": 0.0,
+        **{"server_share": 0.0, "tasks": Tasks().model_dump()},
     },
 }
 

@@ -198,7 +198,7 @@ class Layout:
 
     def to_state(self, record: ArrayRecord) -> ArrayRecord:
         """Return a record as the module's state dict: with every name of a tensor used twice."""
-        named = {**record, **{alias: record[name] for alias, name in self.aliases}}
+        named = {**record, **{own: record[name] for own, name in self.aliases if name in record}}
         return record_of({n: array for n, array in named.items() if n not in self.transient})
 
     def _tensors(self, model: nn.Module) -> list[Tensor]:

@@ -15,10 +15,12 @@ from fedalign.data import Dataset, Part, Spec
 from fedalign.errors import InputError, named, shortened
 from fedalign.federation.examples import DealtExamples, Examples, Held
 from fedalign.messages.codec import Codec
+from fedalign.messages.private import Private
 from fedalign.models import takers
 from fedalign.network.device import device_of
 from fedalign.network.network import Network
 from fedalign.seeding import seeded
+from fedalign.settings.common import private_of
 from fedalign.settings.config import Config, from_run_config
 from fedalign.settings.contracts import ClientAlgorithm, HasParts, HasSpec, Source
 from fedalign.settings.registry import traits
@@ -118,7 +120,16 @@ class Federation:
     @property
     def codec(self) -> Codec:
         """How models travel."""
-        return Codec(self.network.layout, self.config.wire == "float16")
+        return Codec(self.network.layout, self.config.wire == "float16", self.private)
+
+    @cached_property
+    def private(self) -> Private | None:
+        """The tensors that clients keep to themselves; None if they share all of them."""
+        patterns = private_of(self.config.client)
+        try:
+            return Private.of(patterns, self.network.layout)
+        except ValueError as error:
+            raise InputError(f"client.private: {error}") from None
 
     @cached_property
     def client(self) -> ClientAlgorithm:

@@ -205,7 +205,8 @@ class Layout:
         It has every name of a tensor used twice, and the module's constants.
         """
         fixed = {name: Array(own.cpu().numpy()) for name, own in constants(module).items()}
-        named = {**record, **fixed, **{alias: record[name] for alias, name in self.aliases}}
+        more = {own: record[name] for own, name in self.aliases if name in record}
+        named = {**record, **fixed, **more}
         return record_of({n: array for n, array in named.items() if n not in self.transient})
 
     def _tensors(self, model: nn.Module) -> list[Tensor]:

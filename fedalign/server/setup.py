@@ -13,6 +13,7 @@ from fedalign.server.measure import Measure
 from fedalign.server.nodes import Nodes, SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
+from fedalign.settings.common import private_of
 from fedalign.settings.config import Config
 from fedalign.settings.contracts import HasEpochs
 from fedalign.training.stacks import StackChoice, choose_stack
@@ -63,7 +64,9 @@ def stack_of(federation: Federation, grid: Grid, clients: int, before: int | Non
 
 
 def measures(federation: Federation, nodes: Nodes) -> list[Measure]:
-    """Return what measures global and interpolated models; nothing if there is no test set.
+    """Return what measures global and interpolated models.
+
+    Nothing does if there is no test set, or if the models of the server lack private tensors.
 
     Raises:
         InputError: clients are to evaluate, and none can.
@@ -71,6 +74,9 @@ def measures(federation: Federation, nodes: Nodes) -> list[Measure]:
     config, settings = federation.config, federation.config.evaluation
     if settings.client_fraction:
         federation.check_testers(nodes.test_examples.values())
+    if federation.private:
+        _say_what_is_not_measured(federation)
+        return []
     if federation.test is None:
         if not settings.client_fraction:
             log.warning("there is no test set: give evaluation.client_fraction, or nothing tests")
@@ -78,6 +84,17 @@ def measures(federation: Federation, nodes: Nodes) -> list[Measure]:
     network, train = federation.network.twin(), federation.reference
     options = settings, config.seed, config.rounds
     return [Measure(network, federation.test, train, *options, sizes=nodes.train_examples)]
+
+
+def _say_what_is_not_measured(federation: Federation) -> None:
+    """Log that models of the server are not measured, since parts of them never train there."""
+    patterns = private_of(federation.config.client)
+    cure = "" if federation.config.evaluation.client_fraction else "; nothing tests: give "
+    log.warning(
+        "client.private: %s: the server's model has no trained values there, so that it is not "
+        "measured, nor are lines between models; clients test with their own%s",
+        *(patterns, cure and f"{cure}evaluation.client_fraction"),
+    )
 
 
 def round_settings(federation: Federation, config: Config, stack: int) -> RoundSettings:

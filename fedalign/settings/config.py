@@ -48,6 +48,7 @@ NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 
 # Younger settings count only where they differ from these, so that older runs keep their names.
 LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
+LATER_OPTIONS: dict[str, dict[str, Any]] = {"partition": {"seed": None}, "client": {"private": ""}}
 
 
 class Config(Section):
@@ -217,8 +218,10 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a whole configuration on which the results of a run depend."""
     usual = {key for key, value in LATER.items() if tree.get(key) == value}
     kept = {key: value for key, value in tree.items() if key not in NOT_IN_DIGEST | usual}
-    if isinstance(own := kept.get("partition"), dict) and own.get("seed") is None:
-        kept["partition"] = {key: value for key, value in own.items() if key != "seed"}
+    for place, later in LATER_OPTIONS.items():
+        if isinstance(own := kept.get(place), dict):
+            usual = {key for key, value in later.items() if own.get(key) == value}
+            kept[place] = {key: value for key, value in own.items() if key not in usual}
     evaluation = dict(tree.get("evaluation", {}))
     for key in NOT_IN_DIGEST_OF_EVALUATION & evaluation.keys():
         del evaluation[key]

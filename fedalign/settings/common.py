@@ -1,0 +1,37 @@
+"""Options that all parts in a section have; a part's own option of the same name comes first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from fedalign.settings.signatures import Option
+
+if TYPE_CHECKING:
+    from fedalign.settings.registry import Part
+
+SEED = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        description="of the draws that decide who has which examples, so that runs of other seeds "
+        "have the same clients; null: the run's seed",
+    ),
+]
+PRIVATE = Annotated[
+    str,
+    Field(
+        description="names of the tensors that each client keeps to itself from round to round "
+        "and never sends: patterns such as *norm*, separated by spaces; head means the last layer"
+    ),
+]
+COMMON = {
+    "partition": {"seed": Option(SEED, None)},
+    "client": {"private": Option(PRIVATE, "")},
+}
+
+
+def private_of(client: Part) -> str:
+    """Return the patterns of the tensors that clients keep to themselves; "" if there are none."""
+    return str(client.options.get("private", ""))

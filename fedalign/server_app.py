@@ -84,7 +84,7 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
             write_split(federation, config.num_clients, folder.path)
         earlier = folder.rounds() if resumed else []
         rule = StopRule(config, earlier)
-        keepers = keepers_of(config, federation.network.layout, rule, earlier)
+        keepers = keepers_of(config, federation.network, rule, earlier)
         progress = _progress(config, folder, resumed)
         checkpoints = Checkpoints(config, strategy, states, stack.size, seen, resumed)
         tracking.resume(after=resumed.number if resumed else 0)
@@ -121,7 +121,8 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
             folder.add(rule.facts())
             if not nodes.hold_own_data:  # at the end, so that no round waits for it
                 _draw(federation, config, folder.path / "partition.png")
-            folder.save(federation.network.layout.to_state(model))
+            network = federation.network
+            folder.save(network.layout.to_state(model, network.module))
     say(f"results in {folder.path}{rule.end()}")
     _say_who_took_part(seen, config, folder)
     interrupts.check()  # pressed in the last round: no further run begins

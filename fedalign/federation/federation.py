@@ -19,10 +19,12 @@ from fedalign.errors import InputError, named, shortened
 from fedalign.federation.examples import DealtExamples, Examples, Held
 from fedalign.federation.fresh import fresh
 from fedalign.messages.codec import Codec
+from fedalign.messages.private import Private
 from fedalign.models import refuse_tokens, takers
 from fedalign.network.device import device_of
 from fedalign.network.network import Network
 from fedalign.seeding import seeded
+from fedalign.settings.common import private_of
 from fedalign.settings.config import Config, from_run_config
 from fedalign.settings.contracts import ClientAlgorithm, HasEpochs, HasParts, HasSpec, Source
 from fedalign.settings.registry import Part, load, options, traits
@@ -153,7 +155,16 @@ class Federation:
     @property
     def codec(self) -> Codec:
         """How models travel."""
-        return Codec(self.network.layout, self.config.wire == "float16")
+        return Codec(self.network.layout, self.config.wire == "float16", self.private)
+
+    @cached_property
+    def private(self) -> Private | None:
+        """The tensors that clients keep to themselves; None if they share all of them."""
+        patterns = private_of(self.config.client)
+        try:
+            return Private.of(patterns, self.network.layout)
+        except ValueError as error:
+            raise InputError(f"client.private: {error}") from None
 
     def client_of(self, partition: int) -> ClientAlgorithm:
         """Return the algorithm of one client; those with the same options have the same object."""

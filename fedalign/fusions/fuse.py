@@ -222,5 +222,5 @@ def _state(federation: Federation, model: Tensor) -> dict[str, Any]:
     """Return a model as arrays under the names of the module's state dict."""
     layout = federation.network.layout
     counters = layout.counters_of(federation.network.initial)
-    record = layout.to_state(layout.to_record(model, counters))
+    record = layout.to_state(layout.to_record(model, counters), federation.network.module)
     return {name: array.numpy() for name, array in record.items()}

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedalign.errors import InputError, shortened
+from fedalign.network.constants import constants
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 
@@ -27,20 +28,23 @@ def read(file: Path, network: Network) -> Tensor:
     """Return the model `(F,)` in a file of safetensors, or of torch.save, of any float type.
 
     What stands before the names of its tensors, such as `module.` or `state_dict`, is taken off.
-    BatchNorm's counts of batches are ignored; any other integer buffer must be the network's own.
+    BatchNorm's counts of batches are ignored; any other integer buffer must be the network's own,
+    and so must what never trains.
 
     Raises:
         InputError: The file cannot be read, does not fit the network, or has values that are not
             finite.
     """
-    layout = network.layout
-    tensors = _untied(file, _called_as(file, _tables(_read(file)), layout), layout)
+    layout, fixed = network.layout, constants(network.module)
+    names = [entry.name for entry in layout.entries]
+    wanted = {*names, *fixed} - {*layout.transient}
+    tensors = _untied(file, _called_as(file, _tables(_read(file)), wanted), layout)
     for name in layout.transient:  # no file of a state dict has them
         own = torch.from_numpy(network.initial[name].numpy().copy())
         tensors.setdefault(name, own)
     _check_counters(file, tensors, network)
-    names = [entry.name for entry in layout.entries]
-    _check_names(file, tensors, names, layout.counters)
+    _check_names(file, tensors, [*names, *fixed], layout.counters)
+    _check_constants(file, tensors, fixed)
     _check_shapes(file, tensors, layout)
     for name in names:
         _check_numbers(file, name, tensors[name])
@@ -106,13 +110,12 @@ class _Names(NamedTuple):
     on: str
 
 
-def _called_as(file: Path, tables: Iterable[_Table], layout: Layout) -> dict[str, Tensor]:
+def _called_as(file: Path, tables: Iterable[_Table], wanted: set[str]) -> dict[str, Tensor]:
     """Return the tensors of a file under the names that they have in the model.
 
     Raises:
         InputError: the file holds several models that have all of the names.
     """
-    wanted = {entry.name for entry in layout.entries} - set(layout.transient)
     listed, scores, as_they_are = list(tables), Counter[_Names](), _Names(0, "", "")
     for on in _shared_beginnings(wanted):
         stripped = {name.removeprefix(on) for name in wanted}
@@ -170,6 +173,17 @@ def _check_counters(file: Path, tensors: Mapping[str, Tensor], network: Network)
             raise InputError(
                 f"{file}: {name!r} is not as in the network, which has integer buffers of its own; "
                 "give the seed with which it was built"
+            )
+
+
+def _check_constants(
+    file: Path, tensors: Mapping[str, Tensor], fixed: Mapping[str, Tensor]
+) -> None:
+    for name, own in fixed.items():
+        if not torch.equal(own.cpu().to(tensors[name].dtype), tensors[name]):
+            raise InputError(
+                f"{file}: {name!r} never trains, and is not as in the network, where it comes from "
+                "the seed or from model.weights"
             )
 
 

@@ -18,6 +18,7 @@ from fedalign.server.nodes import Nodes, SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
 from fedalign.server.tasks import Judging
+from fedalign.settings.common import private_of
 from fedalign.settings.config import Config
 from fedalign.settings.contracts import BoundsMetrics, HasEpochs
 from fedalign.training.stacks import StackChoice, choose_stack
@@ -91,6 +92,9 @@ def _of_models(federation: Federation, nodes: Nodes) -> list[Callback]:
     config, settings = federation.config, federation.config.evaluation
     if settings.client_fraction:
         federation.check_testers(nodes.test_examples.values())
+    if federation.private:
+        _say_what_is_not_measured(federation)
+        return []
     judging = judges(federation)
     if federation.test is None:
         if not settings.client_fraction:
@@ -100,6 +104,21 @@ def _of_models(federation: Federation, nodes: Nodes) -> list[Callback]:
     options = settings, config.seed, config.rounds
     measure = Measure(network, federation.test, train, *options, sizes=nodes.train_examples)
     return [measure, *judging]
+
+
+def _say_what_is_not_measured(federation: Federation) -> None:
+    """Log that models of the server are not measured, since parts of them never train there."""
+    patterns, settings = private_of(federation.config.client), federation.config.evaluation
+    for key in ("fusions", "corruptions"):
+        if getattr(settings, key):
+            raise InputError(f"evaluation.{key}: models with private tensors cannot be measured")
+    tested = settings.client_fraction or settings.tasks.on
+    cure = "" if tested else "; nothing tests: give "
+    log.warning(
+        "client.private: %s: the server's model has no trained values there, so that it is not "
+        "measured, nor are lines between models; clients test with their own%s",
+        *(patterns, cure and f"{cure}evaluation.client_fraction"),
+    )
 
 
 def round_settings(federation: Federation, config: Config, stack: int) -> RoundSettings:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from fedalign.settings.signatures import Option
+
+if TYPE_CHECKING:
+    from fedalign.settings.registry import Part
 
 SEED = Annotated[
     int | None,
@@ -24,7 +27,19 @@ ROUND_EXAMPLES = Annotated[
         "round, until all have been used; null: all of them",
     ),
 ]
+PRIVATE = Annotated[
+    str,
+    Field(
+        description="names of the tensors that each client keeps to itself from round to round "
+        "and never sends: patterns such as *norm*, separated by spaces; head means the last layer"
+    ),
+]
 COMMON = {
     "partition": {"seed": Option(SEED, None)},
-    "client": {"round_examples": Option(ROUND_EXAMPLES, None)},
+    "client": {"round_examples": Option(ROUND_EXAMPLES, None), "private": Option(PRIVATE, "")},
 }
+
+
+def private_of(client: Part) -> str:
+    """Return the patterns of the tensors that clients keep to themselves; "" if there are none."""
+    return str(client.options.get("private", ""))

@@ -29,7 +29,7 @@ LATER = {
 }
 LATER_WITHIN: dict[str, dict[str, Any]] = {
     "partition": {"seed": None},
-    "client": {"round_examples": None},
+    "client": {"round_examples": None, "private": ""},
     "evaluation": {
         **{"fusions": [], "corruptions": [], "severity": [3], "corrupted_examples": 1000},
         **{"server_share": 0.0, "tasks": Tasks().model_dump()},

@@ -20,7 +20,13 @@ from fedalign.network.device import device_of
 from fedalign.network.network import Network
 from fedalign.seeding import seeded
 from fedalign.settings.config import Config, from_run_config
-from fedalign.settings.contracts import ClientAlgorithm, HasParts, HasSpec, Source
+from fedalign.settings.contracts import (
+    ChecksExamples,
+    ClientAlgorithm,
+    HasParts,
+    HasSpec,
+    Source,
+)
 from fedalign.settings.registry import traits
 
 PLACE = {"partition-id", "num-partitions"}  # of a client, in its node's config
@@ -124,6 +130,8 @@ class Federation:
     def client(self) -> ClientAlgorithm:
         """The client algorithm."""
         built: ClientAlgorithm = self.config.client.build()
+        if isinstance(built, ChecksExamples):
+            built.check_examples(self.spec)
         return built
 
     @cached_property

@@ -48,6 +48,13 @@ NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 
 # Younger settings count only where they differ from these, so that older runs keep their names.
 LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
+LATER_OF_CLIENT = {
+    "lr_within_round": "constant",
+    "warmup": 0.0,
+    "label_smoothing": 0.0,
+    "mixup": 0.0,
+    "augment": [],
+}
 
 
 class Config(Section):
@@ -219,6 +226,9 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in tree.items() if key not in NOT_IN_DIGEST | usual}
     if isinstance(own := kept.get("partition"), dict) and own.get("seed") is None:
         kept["partition"] = {key: value for key, value in own.items() if key != "seed"}
+    if isinstance(own := kept.get("client"), dict):
+        usual = {key for key, value in LATER_OF_CLIENT.items() if own.get(key) == value}
+        kept["client"] = {key: value for key, value in own.items() if key not in usual}
     evaluation = dict(tree.get("evaluation", {}))
     for key in NOT_IN_DIGEST_OF_EVALUATION & evaluation.keys():
         del evaluation[key]

@@ -51,7 +51,7 @@ CONTRACTS = {
     ),
     "clients": Contract(
         contracts.ClientAlgorithm,
-        (contracts.HasEpochs, contracts.BoundsMetrics),
+        (contracts.HasEpochs, contracts.BoundsMetrics, contracts.ChecksExamples),
         contracts.ClientTraits,
     ),
     "schedules": Contract(contracts.Schedule),

@@ -169,6 +169,15 @@ class HasEpochs(Protocol):
     epochs: int
 
 
+@runtime_checkable
+class ChecksExamples(Protocol):
+    """A client algorithm some of whose options are not for all kinds of examples."""
+
+    def check_examples(self, spec: Spec) -> None:
+        """Raise `InputError` for options that cannot be used with examples like these."""
+        ...
+
+
 class Schedule(Protocol):
     """Says which weights train when, within a round and from round to round.
 

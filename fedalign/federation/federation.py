@@ -24,9 +24,10 @@ from fedalign.models import refuse_tokens, takers
 from fedalign.network.device import device_of
 from fedalign.network.network import Network
 from fedalign.seeding import seeded
+from fedalign.settings.client_contracts import ChecksExamples, ClientAlgorithm, HasEpochs
 from fedalign.settings.common import private_of
 from fedalign.settings.config import Config, from_run_config
-from fedalign.settings.contracts import ClientAlgorithm, HasEpochs, HasParts, HasSpec, Source
+from fedalign.settings.contracts import HasParts, HasSpec, Source
 from fedalign.settings.registry import Part, load, options, traits
 
 PLACE = {"partition-id", "num-partitions"}  # of a client, in its node's config
@@ -203,7 +204,9 @@ class Federation:
     def _built(self, part: Part) -> ClientAlgorithm:
         key = json.dumps(part.dump(), sort_keys=True)
         if key not in self._algorithms:
-            self._algorithms[key] = part.build()
+            self._algorithms[key] = built = part.build()
+            if isinstance(built, ChecksExamples):
+                built.check_examples(self.spec)
         return self._algorithms[key]
 
     def _at_most(self, partition: int) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fedalign.federation.federation import Federation
@@ -23,6 +25,7 @@ def summary(config: Config) -> str:
     network = federation.network
     strategy_of(federation)  # raises if it rejects its options
     judges(federation)  # the same
+    federation.algorithms  # noqa: B018  # the same
     drawn = config.sampled
     return "\n".join(
         [
@@ -98,8 +101,12 @@ def _evaluation(federation: Federation) -> list[str]:
 def described(part: Part) -> str:
     """Return a part's name and the options that are set: not None, empty or false."""
     values = ", ".join(
-        f"{key} {described(value) if isinstance(value, Part) else value}"
+        f"{key} {described(value) if isinstance(value, Part) else _written(value)}"
         for key, value in part.options.items()
-        if value not in (None, "", False)
+        if value not in (None, "", False, ())
     )
     return f"{part.name} ({values})" if values else part.name
+
+
+def _written(value: Any) -> str:
+    return " and ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -8,6 +8,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
+from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.messages.groups import GroupGrid
 from fedalign.messages.validation import Bounds
@@ -18,9 +19,9 @@ from fedalign.server.nodes import Nodes, SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
 from fedalign.server.tasks import Judging
+from fedalign.settings.client_contracts import BoundsMetrics, HasEpochs
 from fedalign.settings.common import private_of
 from fedalign.settings.config import Config
-from fedalign.settings.contracts import BoundsMetrics, HasEpochs
 from fedalign.training.stacks import StackChoice, choose_stack
 from fedalign.transfer.judge import Judge
 

@@ -29,7 +29,10 @@ LATER = {
 }
 LATER_WITHIN: dict[str, dict[str, Any]] = {
     "partition": {"seed": None},
-    "client": {"round_examples": None, "private": ""},
+    "client": {
+        **{"round_examples": None, "private": "", "lr_within_round": "constant", "warmup": 0.0},
+        **{"label_smoothing": 0.0, "mixup": 0.0, "augment": []},
+    },
     "evaluation": {
         **{"fusions": [], "corruptions": [], "severity": [3], "corrupted_examples": 1000},
         **{"server_share": 0.0, "tasks": Tasks().model_dump()},

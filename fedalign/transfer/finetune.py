@@ -38,7 +38,8 @@ class Tuner:
     def __init__(self, federation: Federation, spec: Spec, head: str):
         config = federation.config
         client = tuned(config.evaluation.tasks, config.client)
-        self._own = Federation(config.model_copy(update={"client": client}), known=spec)
+        config = config.model_copy(update={"client": client, "per_client": None})
+        self._own = Federation(config, known=spec)
         self.network, self._seed, self._head = self._own.network, config.seed, head
         self._body = _body(federation.network.layout, self.network.layout, head, spec.classes)
 
@@ -58,7 +59,7 @@ class Tuner:
         )
         self.network.restart()
         with seeded(self._seed, *stream):
-            self._own.client.train(stack)
+            self._own.client_of(0).train(stack)
         return stack.block[0]
 
 

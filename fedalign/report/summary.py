@@ -8,6 +8,7 @@ import numpy as np
 
 from fedalign.federation.federation import Federation
 from fedalign.runs.paths import folder_of
+from fedalign.server.fusing import judges
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.registry import Part
@@ -22,7 +23,8 @@ def summary(config: Config) -> str:
     federation = Federation(config)
     network = federation.network
     strategy_of(federation)  # raises if it rejects its options
-    federation.client  # noqa: B018  # so does it
+    federation.client  # noqa: B018  # the same
+    judges(federation)  # the same
     drawn = config.sampled
     return "\n".join(
         [

@@ -6,7 +6,6 @@ configuration on any engine.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +17,11 @@ from pydantic import Field, model_validator
 from fedalign.errors import BadValueError, InputError
 from fedalign.settings.builtin import KINDS
 from fedalign.settings.coherence import check
+from fedalign.settings.digest import digest
 from fedalign.settings.fields import PartField, TrackersField, part
 from fedalign.settings.layers import holds, validate, with_layers
 from fedalign.settings.registry import options
-from fedalign.settings.sections import STATISTICS_BATCH, Evaluation, Section, Simulation
+from fedalign.settings.sections import Evaluation, Section, Simulation
 from fedalign.settings.sources import (
     INLINE,
     is_inline,
@@ -35,25 +35,6 @@ from fedalign.settings.stopping import KeptRounds, Patience, StopWhen
 LISTED = {
     *("config", "overrides", "rounds", "seed", "num_clients", "clients_per_round"),
     *("alpha", *KINDS),
-}
-# Where and how a run is computed is no part of what it computes, nor is how long it waits, nor
-# what it keeps.
-NOT_IN_DIGEST = {
-    *("name", "out", "checkpoint_every", "simulation", "trackers"),
-    *("timeout", "min_available_nodes", "min_replies", "min_participation"),
-    *("keep_models", "keep_best"),
-}
-
-NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
-
-# Younger settings count only where they differ from these, so that older runs keep their names.
-LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
-LATER_OF_CLIENT = {
-    "lr_within_round": "constant",
-    "warmup": 0.0,
-    "label_smoothing": 0.0,
-    "mixup": 0.0,
-    "augment": [],
 }
 
 
@@ -216,24 +197,7 @@ class Config(Section):
 
     def digest(self) -> str:
         """Return 8 hex digits that name these settings; where and how it is run do not count."""
-        text = json.dumps(counted(self.model_dump()), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a whole configuration on which the results of a run depend."""
-    usual = {key for key, value in LATER.items() if tree.get(key) == value}
-    kept = {key: value for key, value in tree.items() if key not in NOT_IN_DIGEST | usual}
-    if isinstance(own := kept.get("partition"), dict) and own.get("seed") is None:
-        kept["partition"] = {key: value for key, value in own.items() if key != "seed"}
-    if isinstance(own := kept.get("client"), dict):
-        usual = {key for key, value in LATER_OF_CLIENT.items() if own.get(key) == value}
-        kept["client"] = {key: value for key, value in own.items() if key not in usual}
-    evaluation = dict(tree.get("evaluation", {}))
-    for key in NOT_IN_DIGEST_OF_EVALUATION & evaluation.keys():
-        del evaluation[key]
-    evaluation["batch_size"] = evaluation.get("batch_size") or STATISTICS_BATCH
-    return kept | {"evaluation": evaluation}
+        return digest(self.model_dump())
 
 
 def read(source: str | None, *layers: Mapping[str, Any], said: str = "command line") -> Config:

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.fusions.recipe import Ingredients, Supplies, apply, require
-from fedalign.fusions.supplies import held_out, supplies_of
+from fedalign.fusions.supplies import CURE, held_out, supplies_of
 from fedalign.messages.partial_sums import averages, mean_metrics
 from fedalign.messages.records import METRICS, arrays_of
 from fedalign.settings.registry import Part, parse, traits
@@ -22,8 +22,7 @@ from strategies.wrapper import Wrapper, examples_of, metrics_of
 
 CURES = {
     "start": "",  # the model that was sent, which is always there
-    "held_out": ", on which no client trains: give evaluation.holdout, such as 0.1, and a "
-    "partition in which clients share no examples, on a server that has the data",
+    "held_out": CURE,
     "images": ", and the server has none",
     "symmetry": "; give its class a method symmetry()",
 }
@@ -35,7 +34,8 @@ class Fused(Wrapper):
 
     The base gets the fused model as the only reply: `fedavg` takes it, `fedavgm` and `fedadam` make
     their step towards it. The common start of the round's models is the model that was sent. What
-    a fusion chooses by are examples that clients hold out (`evaluation.holdout`).
+    a fusion chooses by are examples that the server keeps (`evaluation.server_share`), or that
+    clients hold out (`evaluation.holdout`).
     """
 
     federation: Federation

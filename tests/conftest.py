@@ -212,9 +212,10 @@ def federate(monkeypatch):
         twin = Twin(
             config=SimpleNamespace(seed=0, rounds=rounds, init="shared"),
             network=network,
-            client=client,
+            client_of=lambda _: client,
             codec=codec,
             held=lambda partition, _: Held(np.array(shards[partition])),
+            trained_in=lambda _, partition, __: np.array(shards[partition]),
             examples=SimpleNamespace(seen=lambda _, __, rows: (data, rows)),
         )
         monkeypatch.setattr("fedalign.client_app.federation_of", lambda _: twin)

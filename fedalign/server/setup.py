@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flwr.serverapp import Grid
 
 from fedalign.federation.federation import Federation
 from fedalign.messages.groups import GroupGrid
+from fedalign.messages.validation import Bounds
 from fedalign.server.callbacks import Callback
 from fedalign.server.fusing import judges
 from fedalign.server.measure import Measure
@@ -16,7 +18,7 @@ from fedalign.server.nodes import Nodes, SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
 from fedalign.settings.config import Config
-from fedalign.settings.contracts import HasEpochs
+from fedalign.settings.contracts import BoundsMetrics, HasEpochs
 from fedalign.training.stacks import StackChoice, choose_stack
 
 log = logging.getLogger("fedalign")
@@ -27,8 +29,9 @@ def nodes_of(grid: Grid, federation: Federation) -> Nodes:
     config = federation.config
     if isinstance(grid, GroupGrid):
         ids = grid.partitions()
-        held = [federation.held(partition, len(ids)) for partition in ids]
-        return SimulatedNodes(ids, [len(h.trained) for h in held], [len(h.tested) for h in held])
+        trained = [federation.num_trained(partition, len(ids)) for partition in ids]
+        tested = [len(federation.held(partition, len(ids)).tested) for partition in ids]
+        return SimulatedNodes(ids, trained, tested)
     spec, least = federation.spec.to_config(), config.min_available_nodes
     if type(grid).__name__ == "InMemoryGrid":  # Flower's own engine, which starts the nodes itself
         return RemoteNodes(grid, spec, None, least, config.timeout)
@@ -36,8 +39,8 @@ def nodes_of(grid: Grid, federation: Federation) -> Nodes:
     def dealt(partition: int) -> tuple[int, int] | None:
         if federation.reference is None:
             return None
-        held = federation.held(partition, config.num_clients)
-        return len(held.trained), len(held.tested)
+        tested = federation.held(partition, config.num_clients).tested
+        return federation.num_trained(partition, config.num_clients), len(tested)
 
     return RemoteNodes(grid, spec, config.num_clients, least, config.timeout, dealt)
 
@@ -100,10 +103,29 @@ def round_settings(federation: Federation, config: Config, stack: int) -> RoundS
     )
 
 
-def steps_of(client: object) -> Callable[[int], int] | None:
+def steps_of(federation: Federation) -> Callable[[int, int], int] | None:
     """Return how many steps a client makes with so many examples; None if that is not known."""
-    batch = getattr(client, "batch_size", None)
-    if not isinstance(client, HasEpochs) or not isinstance(batch, int):
+    if not _counts_steps(federation.client_of(0)):
         return None
-    epochs = client.epochs
-    return lambda examples: epochs * -(-examples // batch)
+
+    def steps(partition: int, examples: int) -> int:
+        client: Any = federation.client_of(partition)
+        return int(client.epochs) * -(-examples // int(client.batch_size))
+
+    return steps
+
+
+def _counts_steps(client: object) -> bool:
+    return isinstance(client, HasEpochs) and isinstance(getattr(client, "batch_size", None), int)
+
+
+def bounds_of(federation: Federation) -> Callable[[int, int], Mapping[str, Bounds]] | None:
+    """Return the bounds of a client's metrics, given its number of examples; None if unknown."""
+    if not isinstance(federation.client_of(0), BoundsMetrics):
+        return None
+
+    def bounds(partition: int, examples: int) -> Mapping[str, Bounds]:
+        client = federation.client_of(partition)
+        return client.metric_bounds(examples) if isinstance(client, BoundsMetrics) else {}
+
+    return bounds

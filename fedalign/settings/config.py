@@ -20,7 +20,8 @@ from fedalign.settings.coherence import check
 from fedalign.settings.digest import digest
 from fedalign.settings.fields import PartField, TrackersField, part
 from fedalign.settings.layers import holds, validate, with_layers
-from fedalign.settings.registry import options
+from fedalign.settings.per_client import PerClient, check_clients, own_part
+from fedalign.settings.registry import Part, options
 from fedalign.settings.sections import Evaluation, Section, Simulation
 from fedalign.settings.sources import (
     INLINE,
@@ -149,6 +150,12 @@ class Config(Section):
     partition: PartField = part("partition", "how the examples are divided among the clients")
     model: PartField = part("model", "the network that is trained")
     client: PartField = part("client", "how a client trains")
+    per_client: PerClient = Field(
+        None,
+        description="options of `client` in which clients differ: drawn for each client, such as "
+        "{lr: {log_uniform: [1e-4, 1e-2]}}, or listed",
+        json_schema_extra={"allowed": "a table by option, or a list of rows"},
+    )
     strategy: PartField = part("strategy", "how the server combines the clients' models")
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
@@ -161,6 +168,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _parts_go_together(self) -> Config:
         check(self.strategy, self.client)
+        if self.per_client:
+            check_clients(self.strategy, self.client, self.per_client, self.num_clients, self.seed)
         if self.sampled > self.num_clients:
             problem = f"{self.sampled} is not allowed: there are {self.num_clients} clients"
             raise BadValueError("clients_per_round", problem)
@@ -172,6 +181,10 @@ class Config(Section):
             problem = f"{late[0]} is not allowed: the run has {self.rounds} rounds"
             raise BadValueError("keep_models", problem)
         return self
+
+    def client_of(self, number: int) -> Part:
+        """Return the algorithm of one client, with the options of its own."""
+        return own_part(self.client, self.per_client, number, self.seed)
 
     @property
     def partition_seed(self) -> int:

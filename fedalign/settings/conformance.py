@@ -12,12 +12,12 @@ from typing import Any, get_type_hints
 from flwr.serverapp.strategy import Strategy
 from pydantic import TypeAdapter, ValidationError
 
-from fedalign.settings import contracts, result_contracts
+from fedalign.settings import client_contracts, contracts, result_contracts
 from fedalign.settings.builtin import SINGULAR
 
-OURS = (contracts.__name__, result_contracts.__name__)  # modules of contracts that are not Flower's
 MISSING = object()
-OURS = contracts.__name__, result_contracts.__name__  # not Flower's
+MODULES = client_contracts, contracts, result_contracts
+OURS = {module.__name__ for module in MODULES}  # the contracts that are not Flower's
 MORE_ARGUMENTS = {"split": ("groups",)}  # given by name to methods that have such a parameter
 COMPUTED = (property, cached_property, MemberDescriptorType)  # their values are known later
 
@@ -51,11 +51,13 @@ CONTRACTS = {
     ),
     "clients": Contract(
         contracts.ClientAlgorithm,
-        (contracts.HasEpochs, contracts.BoundsMetrics, contracts.ChecksExamples),
+        (contracts.HasEpochs, contracts.BoundsMetrics, client_contracts.ChecksExamples),
         contracts.ClientTraits,
     ),
     "schedules": Contract(contracts.Schedule),
-    "partitioners": Contract(contracts.Partitioner, (contracts.TransformsImages,)),
+    "partitioners": Contract(
+        contracts.Partitioner, (contracts.TransformsImages, contracts.NamesRows)
+    ),
     "models": Contract(
         contracts.Model,
         (contracts.HasSymmetry,),

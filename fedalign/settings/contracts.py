@@ -80,12 +80,15 @@ class StrategyTraits:
             value that the strategy can work with. A reply that has not is left out.
         reply_arrays: the names of the vectors `(P,)` that every reply must have beside the model
             (`Trained.sends`). A reply with others is left out.
+        same_for_all: options of the client algorithm in which clients must not differ, where
+            `per_client` gives them options of their own.
     """
 
     other_half: str | None = None
     moves_neurons: bool = False
     reply_metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     reply_arrays: tuple[str, ...] = ()
+    same_for_all: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -169,15 +172,6 @@ class HasEpochs(Protocol):
     epochs: int
 
 
-@runtime_checkable
-class ChecksExamples(Protocol):
-    """A client algorithm some of whose options are not for all kinds of examples."""
-
-    def check_examples(self, spec: Spec) -> None:
-        """Raise `InputError` for options that cannot be used with examples like these."""
-        ...
-
-
 class Schedule(Protocol):
     """Says which weights train when, within a round and from round to round.
 
@@ -214,6 +208,17 @@ class Partitioner(Protocol):
             rng: The only source of randomness.
         """
         ...
+
+
+@runtime_checkable
+class NamesRows(Protocol):
+    """A partitioner that means examples by their number, so it is given all of the training set.
+
+    What the server keeps (`evaluation.server_share`) is taken out of its shares afterwards; other
+    partitioners never see that.
+    """
+
+    names_rows: bool
 
 
 @runtime_checkable

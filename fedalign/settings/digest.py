@@ -19,18 +19,22 @@ NOT_IN_DIGEST = {
 NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 
 # Younger settings count only where they differ from these, so that older runs keep their names.
-LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
+LATER = {
+    "tf32": True,
+    "deterministic": True,
+    "stop_when": None,
+    "patience": None,
+    "per_client": None,
+}
 LATER_WITHIN: dict[str, dict[str, Any]] = {
     "partition": {"seed": None},
     "client": {
-        **{"lr_within_round": "constant", "warmup": 0.0},
+        **{"round_examples": None, "lr_within_round": "constant", "warmup": 0.0},
         **{"label_smoothing": 0.0, "mixup": 0.0, "augment": []},
     },
     "evaluation": {
-        "fusions": [],
-        "corruptions": [],
-        "severity": [3],
-        "corrupted_examples": 1000,
+        **{"fusions": [], "corruptions": [], "severity": [3], "corrupted_examples": 1000},
+        "server_share": 0.0,
     },
 }
 

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from fedalign.settings.common import COMMON
 from fedalign.settings.config import Config
-from fedalign.settings.registry import COMMON, Part, options
+from fedalign.settings.registry import Part, options
 from fedalign.settings.signatures import Option
 
 SIGNS = {

@@ -68,6 +68,7 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
     config = config_of(federation, nodes)
     tracking = Tracking(config, lambda: _figures(config))
     strategy = strategy_of(federation, config.num_clients)
+    federation.check_clients()
     measured, states = measures(federation, nodes), states_of(config, grid)
     with locked(folder_of(config)):
         resumed = resume(config, strategy, states)

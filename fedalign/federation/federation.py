@@ -204,9 +204,7 @@ class Federation:
     def _built(self, part: Part) -> ClientAlgorithm:
         key = json.dumps(part.dump(), sort_keys=True)
         if key not in self._algorithms:
-            self._algorithms[key] = built = part.build()
-            if isinstance(built, ChecksExamples):
-                built.check_examples(self.spec)
+            self._algorithms[key] = part.build()
         return self._algorithms[key]
 
     def _at_most(self, partition: int) -> int | None:
@@ -216,6 +214,12 @@ class Federation:
             return None
         count: int | None = part.options.get("round_examples")
         return count
+
+    def check_clients(self) -> None:
+        """Raise `InputError` for options of clients that are not for examples like these."""
+        for client in self.algorithms:
+            if isinstance(client, ChecksExamples):
+                client.check_examples(self.spec)
 
     def check_testers(self, tests: Collection[int]) -> None:
         """Raise `InputError` if clients cannot evaluate; `tests` are their numbers of examples."""

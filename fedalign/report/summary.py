@@ -24,8 +24,8 @@ def summary(config: Config) -> str:
     federation = Federation(config)
     network = federation.network
     strategy_of(federation)  # raises if it rejects its options
+    federation.check_clients()
     judges(federation)  # the same
-    federation.algorithms  # noqa: B018  # the same
     drawn = config.sampled
     return "\n".join(
         [

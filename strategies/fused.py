@@ -24,6 +24,7 @@ CURES = {
     "start": "",  # the model that was sent, which is always there
     "held_out": ", on which no client trains: give evaluation.holdout, such as 0.1, and a "
     "partition in which clients share no examples, on a server that has the data",
+    "probing": ": give a larger evaluation.holdout, or metric: accuracy",
     "images": ", and the server has none",
     "symmetry": "; give its class a method symmetry()",
 }

@@ -34,6 +34,7 @@ CURES = {
     "start": ", and with init: own there is none; give init: shared",
     "held_out": ", on which no client trains: give evaluation.holdout, such as 0.1, and a "
     "partition in which clients share no examples, on a server that has the data",
+    "probing": ": give a larger evaluation.holdout, or metric: accuracy",
     "images": ", and the server has none",
     "symmetry": "; give its class a method symmetry()",
 }

@@ -17,6 +17,7 @@ from fedalign.fusions.supplies import CURE, held_out, supplies_of
 from fedalign.messages.partial_sums import averages, mean_metrics
 from fedalign.messages.records import METRICS, arrays_of
 from fedalign.network.batch_norm import NORMS
+from fedalign.network.features import last_linear
 from fedalign.settings.registry import Part, parse, traits
 from fedalign.settings.result_contracts import Fusion
 from strategies.wrapper import Wrapper, examples_of, metrics_of
@@ -24,6 +25,7 @@ from strategies.wrapper import Wrapper, examples_of, metrics_of
 CURES = {
     "start": "",  # the model that was sent, which is always there
     "held_out": CURE,
+    "probing": ": give a larger evaluation.server_share or holdout, or metric: accuracy",
     "images": ", and the server has none",
     "symmetry": "; give its class a method symmetry()",
 }
@@ -58,11 +60,17 @@ class Fused(Wrapper):
         require(part.name, part.build(), self._supplies, start=True, cures=CURES)
 
     def _check_private(self, part: Part) -> None:
-        """Raise `InputError` for a fusion that runs models, of which the server lacks a part."""
-        needs = {"held_out", "images"} & set(needs_of(part.build()))
-        repaired = part.options.get("repair", "none") != "none"
-        repaired = repaired and bool(self.federation.network.modules(*NORMS))
-        if self.federation.private and (needs or repaired):
+        """Raise `InputError` for a fusion that runs models, of which the server lacks a part.
+
+        A probe needs no head.
+        """
+        needs, network = set(needs_of(part.build())), self.federation.network
+        private = self.federation.private
+        if private and "probing" in needs and private.within(last_linear(network.module)):
+            needs.discard("held_out")
+        needs &= {"held_out", "images"}
+        repaired = part.options.get("repair", "none") != "none" and bool(network.modules(*NORMS))
+        if private and (needs or repaired):
             cure = "mean, slerp, ties" if needs else "strategy.fusion.repair: none"
             raise InputError(
                 f"strategy.fusion: {part.name!r} runs the clients' models, of which the server "

@@ -35,6 +35,7 @@ INIT = "init"  # in place of a file: the weights that the configuration's seed g
 CURES = {
     "start": f": --start FILE, or --start {INIT} for the weights of the configuration's seed",
     "held_out": ", and there are none: the data set needs a training part, and --held-out above 0",
+    "probing": ": give a larger --held-out, or fusion.metric=accuracy",
     "images": ", and the data set has no training part",
     "symmetry": "; give its class a method symmetry()",
 }

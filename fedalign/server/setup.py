@@ -12,6 +12,7 @@ from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.messages.groups import GroupGrid
 from fedalign.messages.validation import Bounds
+from fedalign.network.features import last_linear
 from fedalign.server.callbacks import Callback
 from fedalign.server.fusing import judges
 from fedalign.server.measure import Measure
@@ -85,6 +86,12 @@ def _of_tasks(federation: Federation) -> list[Judging]:
     settings = federation.config.evaluation
     if not settings.tasks.on:
         return []
+    private, module = federation.private, federation.network.module
+    if private and not private.within(last_linear(module)):
+        raise InputError(
+            "evaluation.tasks: they judge the server's body, of which it lacks what is private "
+            f"({', '.join(sorted(private.names)[:3])}); only the last layer may be"
+        )
     return [Judging(Judge(federation), settings, federation.config.rounds)]
 
 

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import UserConfigValue
+from flwr.app import ArrayRecord, UserConfigValue
 
 from fedalign.data import Dataset, Part, Spec
+from fedalign.data.classes import of_classes, spec_of
 from fedalign.errors import InputError, named, shortened
 from fedalign.federation.examples import DealtExamples, Examples, Held
+from fedalign.federation.start import Start, lenient_start, start_of
 from fedalign.messages.codec import Codec
 from fedalign.messages.private import Private
 from fedalign.models import takers
+from fedalign.network.constants import digest
 from fedalign.network.device import device_of
 from fedalign.network.network import Network
 from fedalign.seeding import seeded
@@ -75,7 +78,8 @@ class Federation:
         if self.known is not None:
             return self.known
         if self.given is None and isinstance(self.source, HasSpec):
-            return self.source.spec()
+            spec, classes = self.source.spec(), self.config.data.options.get("classes")
+            return spec if classes is None else spec_of(spec, classes)
         return self.train.spec
 
     def held(self, partition: int, num_clients: int) -> Held:
@@ -94,7 +98,7 @@ class Federation:
     @cached_property
     def network(self) -> Network:
         """The network, initialised from the run's seed."""
-        config, module = self.config, self.module()
+        config, module = self.config, self.start.module
         place = f"model: {config.model.name!r}{takers(self.spec)}"
         with named(place):
             try:
@@ -106,12 +110,37 @@ class Federation:
                 raise InputError(f"{place}: {shortened(str(error))}") from error
         return network
 
-    def module(self, *client: int) -> torch.nn.Module:
-        """Return a new module with the run's first weights, or those of one client."""
-        config, spec = self.config, self.spec
-        with seeded(config.seed, "init", *client):
-            built: torch.nn.Module = config.model.build(shape=spec.shape, classes=spec.classes)
-        return built
+    @cached_property
+    def start(self) -> Start:
+        """What the run starts from; a node need not have its weights."""
+        return lenient_start(self.config, self.spec)
+
+    @property
+    def first(self) -> ArrayRecord:
+        """The run's first weights; `InputError` if their file is missing."""
+        if self.start.flaw:
+            raise InputError(self.start.flaw)
+        if self.config.init == "own" and self.start.file and not self.start.is_drawn:
+            same = f"all clients would start from {self.start.file}, of which nothing starts anew"
+            raise InputError(f"init: 'own' is not allowed: {same}")
+        return self.network.initial
+
+    @cached_property
+    def constants(self) -> str:
+        """A digest of what never trains, which server and clients must share; "" if all trains."""
+        return digest(self.network.module)
+
+    @property
+    def num_constants(self) -> int:
+        """The number of parameters that never train."""
+        return sum(p.numel() for p in self.network.module.parameters() if not p.requires_grad)
+
+    def module(self, *client: int, filled: bool = True) -> torch.nn.Module:
+        """Return a new module with the run's first weights, or those of one client.
+
+        Without those of a file, unless it is `filled`.
+        """
+        return start_of(self.config, self.spec, *client, filled=filled).module
 
     def own_start(self, partition: int) -> torch.Tensor:
         """Return one client's first weights `(F,)`, where each client has its own."""
@@ -168,6 +197,8 @@ class Federation:
         if not isinstance(data, Dataset):
             name, found = self.config.data.name, type(data).__name__
             raise InputError(f"data.name: {name!r}: load({part!r}) returned a {found}, no Dataset")
+        classes = self.config.data.options.get("classes")
+        data = data if classes is None else of_classes(data, classes)
         return data.to(device_of(self.config))
 
 

@@ -19,19 +19,27 @@ def summary(config: Config) -> str:
     """
     federation = Federation(config)
     network = federation.network
+    federation.first  # noqa: B018  (raises if there is none)
     strategy_of(federation)  # raises if it rejects its options
     drawn = config.sampled
     return "\n".join(
         [
             f"valid: {config.rounds} rounds, {drawn} of {config.num_clients} clients in each",
             *(_data(federation) if federation.reference else _no_data(federation)),
-            f"  model      {described(config.model)}: {network.layout.num_parameters:,} parameters",
+            f"  model      {described(config.model)}: {network.layout.num_parameters:,} parameters"
+            f"{_fixed(federation)}",
+            *([f"             {federation.start.line()}"] if federation.start.file else ()),
             f"  client     {described(config.client)}",
             f"  strategy   {described(config.strategy)}",
             *(_evaluation(federation) if federation.reference else ()),
             f"  results    {folder_of(config)}",
         ]
     )
+
+
+def _fixed(federation: Federation) -> str:
+    fixed = federation.num_constants
+    return f" that train, {fixed:,} that do not" if fixed else ""
 
 
 def _data(federation: Federation) -> list[str]:

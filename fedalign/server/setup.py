@@ -8,6 +8,7 @@ from collections.abc import Callable
 from flwr.serverapp import Grid
 
 from fedalign.federation.federation import Federation
+from fedalign.federation.local_data import CONSTANTS
 from fedalign.messages.groups import GroupGrid
 from fedalign.server.measure import Measure
 from fedalign.server.nodes import Nodes, SimulatedNodes
@@ -24,11 +25,13 @@ log = logging.getLogger("fedalign")
 def nodes_of(grid: Grid, federation: Federation) -> Nodes:
     """Return the federation's nodes; simulated ones hold what the partition gives them."""
     config = federation.config
+    told = {CONSTANTS: federation.constants} if federation.constants else {}
     if isinstance(grid, GroupGrid):
         ids = grid.partitions()
         held = [federation.held(partition, len(ids)) for partition in ids]
-        return SimulatedNodes(ids, [len(h.trained) for h in held], [len(h.tested) for h in held])
-    spec, least = federation.spec.to_config(), config.min_available_nodes
+        sizes = [len(own.trained) for own in held], [len(own.tested) for own in held]
+        return SimulatedNodes(ids, *sizes, told)
+    spec, least = federation.spec.to_config() | told, config.min_available_nodes
     if type(grid).__name__ == "InMemoryGrid":  # Flower's own engine, which starts the nodes itself
         return RemoteNodes(grid, spec, None, least, config.timeout)
 

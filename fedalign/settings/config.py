@@ -48,7 +48,12 @@ NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 
 # Younger settings count only where they differ from these, so that older runs keep their names.
 LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
-LATER_OPTIONS: dict[str, dict[str, Any]] = {"partition": {"seed": None}, "client": {"private": ""}}
+LATER_OPTIONS: dict[str, dict[str, Any]] = {
+    "partition": {"seed": None},
+    "client": {"private": ""},
+    "model": {"weights": None, "frozen": "", "adapters": None},
+    "data": {"classes": None},
+}
 
 
 class Config(Section):

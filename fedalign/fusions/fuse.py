@@ -181,7 +181,7 @@ def _start(
     rounds = {source.number for source in sources}
     number = rounds.pop() if len(rounds) == 1 else None
     if given == INIT or (number == 1 and config.init == "shared"):
-        return network.layout.to_vector(network.initial), f"the weights of seed {config.seed}"
+        return network.layout.to_vector(federation.first), f"the weights of seed {config.seed}"
     if number is not None:
         before = sources[0].file.parent.with_name(f"round-{number - 1}") / "global.safetensors"
         if before.is_file():

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
+from fedalign.federation.local_data import CONSTANTS
 from fedalign.messages.groups import GroupGrid
 from fedalign.messages.validation import Bounds
 from fedalign.network.features import last_linear
@@ -32,12 +33,13 @@ log = logging.getLogger("fedalign")
 def nodes_of(grid: Grid, federation: Federation) -> Nodes:
     """Return the federation's nodes; simulated ones hold what the partition gives them."""
     config = federation.config
+    told = {CONSTANTS: federation.constants} if federation.constants else {}
     if isinstance(grid, GroupGrid):
         ids = grid.partitions()
         trained = [federation.num_trained(partition, len(ids)) for partition in ids]
         tested = [len(federation.held(partition, len(ids)).tested) for partition in ids]
-        return SimulatedNodes(ids, trained, tested)
-    spec, least = federation.spec.to_config(), config.min_available_nodes
+        return SimulatedNodes(ids, trained, tested, told)
+    spec, least = federation.spec.to_config() | told, config.min_available_nodes
     if type(grid).__name__ == "InMemoryGrid":  # Flower's own engine, which starts the nodes itself
         return RemoteNodes(grid, spec, None, least, config.timeout)
 

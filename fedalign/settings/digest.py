@@ -28,7 +28,9 @@ LATER = {
     "per_client": None,
 }
 LATER_WITHIN: dict[str, dict[str, Any]] = {
+    "data": {"classes": None},
     "partition": {"seed": None},
+    "model": {"weights": None, "frozen": "", "adapters": None},
     "client": {
         **{"round_examples": None, "private": "", "lr_within_round": "constant", "warmup": 0.0},
         **{"label_smoothing": 0.0, "mixup": 0.0, "augment": []},

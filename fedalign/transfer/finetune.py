@@ -45,7 +45,9 @@ class Tuner:
 
     def start(self, model: Tensor, task: str) -> Tensor:
         """Return the body of one of the run's models `(F,)` with the new head of a task."""
-        fresh = self.network.layout.flatten(self._own.module("task", task)).to(model.device)
+        fresh = self.network.layout.flatten(self._own.module("task", task, filled=False)).to(
+            model.device
+        )
         for theirs, ours in self._body:
             ours.view(fresh).copy_(theirs.view(model))
         return fresh

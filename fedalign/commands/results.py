@@ -27,6 +27,17 @@ def report(
         Path | None, typer.Option(help="HTML file for the page; by default report.html here")
     ] = None,
     no_page: Annotated[bool, typer.Option("--no-page", help="write no page")] = False,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="column of metrics.csv that the page compares; by default test_accuracy"),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="arm, or one of its settings, that the page compares others with; by default "
+            "fedavg, or the first"
+        ),
+    ] = None,
 ) -> None:
     """Print a table of runs, averaged over seeds, and write a page that shows all about them.
 
@@ -38,6 +49,7 @@ def report(
     """
     with guarded():
         from fedalign.report.figures import over_rounds
+        from fedalign.report.page.claim import compared
         from fedalign.report.page.page import target, write
         from fedalign.report.reading import distinct, held, read_runs
         from fedalign.report.soups import describe
@@ -47,7 +59,7 @@ def report(
         written = target(page, no_page)
         folders, repeated = distinct([run for folder in runs for run in held(folder)])
         found = read_runs(folders)
-        rows = groups(found)
+        rows, comparison = groups(found), compared(found, metric, baseline)
         print(table(rows))
         if fused := describe(rows):
             print(f"\n{fused}\n")
@@ -62,7 +74,7 @@ def report(
             save(maps(planes_of(rows)), plane)
             print(f"planes in {plane}")
         if written is not None:
-            write(found, written, repeated)
+            write(found, written, repeated, comparison)
             print(f"page in {written}")
 
 

@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from fedalign.cli import app
+from fedalign.errors import InputError
 from fedalign.report.page.claim import claims, compared
 from fedalign.report.page.numbers import Budget, rounded, spread
 from fedalign.report.page.page import render
@@ -124,7 +125,7 @@ def test_the_claim_by_hand(tmp_path):
         for seed, accuracy in enumerate(accuracies)
     ]
     (claim,) = claims(compared(read_runs(folders)))
-    assert (claim.best, claim.accuracy, claim.seeds) == ("fedpfn", "0.800 ± 0.200", 3)
+    assert (claim.best, claim.value, claim.seeds) == ("fedpfn", "0.800 ± 0.200", 3)
     # 0.1, 0.2 and 0.3 more: mean 0.2, and t(2) is 4.303 times the standard error of 0.1 / sqrt(3)
     minus = "\N{MINUS SIGN}"
     assert claim.comparison == f", 0.200 more than fedavg (95 % interval {minus}0.048 to 0.448)"
@@ -139,6 +140,27 @@ def test_the_claim_by_hand(tmp_path):
     assert claim.verdict.startswith("They share one seed")
     (claim,) = claims(compared(read_runs([folders[0], folders[4]])))
     assert "cannot be paired" in claim.comparison
+
+
+def test_another_metric_and_baseline(made):
+    """Of a loss the smallest is the best; both words reach sentence, table and curves."""
+    runs = [
+        made(f"{name}{seed}", {"test_loss": [loss]}, seed=seed, strategy={"name": name})
+        for name, losses in {"fedavg": (3.0, 4.0), "fedpfn": (1.0, 2.0), "fednova": (2, 2)}.items()
+        for seed, loss in enumerate(losses)
+    ]
+    found = compared(runs, "test_loss", "fednova")
+    (claim,) = claims(found)
+    assert (claim.best, claim.value) == ("fedpfn", "1.500 ± 0.707")
+    assert claim.comparison.startswith(", 0.500 less than fednova (95 %")
+    page = render(runs, comparison=found)
+    assert 'reaches a test loss of <strong class="whole">1.500' in page
+    assert "loss minus fednova&#39;s" in page
+    assert data_of(page)["shown"] == "test_loss"
+    for metric, baseline in (("test_los", None), ("test_loss", "fedavq"), (None, "fedavq")):
+        with pytest.raises(InputError, match=r"test_los'|fedavq|test_accuracy"):
+            compared(runs, metric, baseline)
+    assert compared(runs) is None
 
 
 def test_arms_are_compared_under_the_same_data(tmp_path):

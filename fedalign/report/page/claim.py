@@ -15,8 +15,9 @@ from fedalign.report.labels import label
 from fedalign.report.reading import Run
 from fedalign.report.statistics import Difference, mean_std
 from fedalign.report.tables import Row
+from fedalign.runs.tables import lower_is_better
 
-USUAL_BASELINE = "fedavg"
+USUAL_BASELINE, USUAL_METRIC = "fedavg", "test_accuracy"
 BARRIER = "last_client_accuracy_barrier"
 MAX_BARRIERS = 4  # arms in a sentence
 DIGITS = 3
@@ -29,8 +30,8 @@ class Claim:
 
     Attributes:
         where: the settings that they share and others do not, such as `alpha 0.1`; may be empty.
-        best: the arm with the highest accuracy.
-        accuracy: its mean ± deviation, as text.
+        best: the arm with the best mean.
+        value: its mean ± deviation, as text.
         seeds: over how many seeds.
         rival: the baseline, or the second best if the baseline is the best; None if it is alone.
         difference: of the best from the rival; None if they share no seed.
@@ -39,7 +40,7 @@ class Claim:
 
     where: str
     best: str
-    accuracy: str
+    value: str
     seeds: int
     rival: str | None = None
     difference: Difference | None = None
@@ -74,12 +75,29 @@ class Claim:
         return f"{'Significant' if self.difference.significant else 'Not significant'}: {said}."
 
 
-def compared(runs: Sequence[Run]) -> Comparison | None:
-    """Return the comparison with FedAvg, or with the first arm; None if nothing can be compared."""
-    for baseline in (USUAL_BASELINE, None):
+def compared(
+    runs: Sequence[Run], metric: str | None = None, baseline: str | None = None
+) -> Comparison | None:
+    """Return the comparison of a page; None if nothing was asked for and nothing can be compared.
+
+    Args:
+        runs: the runs.
+        metric: see `compare`; None: test accuracy.
+        baseline: see `compare`; None: FedAvg, or the first arm.
+
+    Raises:
+        InputError: there is no such metric or baseline.
+    """
+    of = metric or USUAL_METRIC
+    if baseline is None:
         with suppress(InputError):
-            return compare(runs, baseline=baseline)
-    return None
+            return compare(runs, metric=of, baseline=USUAL_BASELINE)
+    try:
+        return compare(runs, metric=of, baseline=baseline)
+    except InputError:
+        if metric or baseline:
+            raise
+        return None
 
 
 def claims(found: Comparison) -> list[Claim]:
@@ -89,7 +107,11 @@ def claims(found: Comparison) -> list[Claim]:
         if arm.values:
             groups.setdefault(base or f"alone: {arm.label}", []).append((arm, difference))
     count = sum(d is not None and d.pairs > 1 for d in found.differences)
-    return [_claim(base, arms, len(groups) > 1, count) for base, arms in groups.items()]
+    sign = 1 if lower_is_better(found.metric) else -1
+    ranked = {
+        base: sorted(arms, key=lambda own: sign * own[0].mean) for base, arms in groups.items()
+    }
+    return [_claim(base, arms, len(groups) > 1, count) for base, arms in ranked.items()]
 
 
 def barriers(rows: Sequence[Row]) -> str:
@@ -112,12 +134,12 @@ def listed(words: Sequence[str]) -> str:
 def _claim(
     base: str, arms: Sequence[tuple[Arm, Difference | None]], several: bool, comparisons: int
 ) -> Claim:
-    """Return what arms with one baseline show; `several`: there are other baselines."""
-    ranked = sorted((arm for arm, _ in arms), key=lambda arm: -arm.mean)
+    """Return what arms with one baseline show, best first; `several`: there are other baselines."""
+    ranked = [arm for arm, _ in arms]
     best, by_arm = ranked[0], {arm.label: own for arm, own in arms}
     shared = _shared(ranked) if several else {}
-    accuracy = mean_std(list(best.values.values()), DIGITS)
-    claim = Claim(label(shared), _name(best, shared), accuracy, best.n)
+    value = mean_std(list(best.values.values()), DIGITS)
+    claim = Claim(label(shared), _name(best, shared), value, best.n)
     if len(ranked) == 1:
         return claim
     rival = next((arm for arm in ranked if arm.label == base), ranked[1])

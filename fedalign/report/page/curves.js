@@ -62,7 +62,7 @@ function startCurves() {
     drawChart({ x, series, xlabel: AXES[axis], ylabel: words(metric), where, whole: axis === "round" });
     if ($("curves-numbers").closest("details").open) numbersOf(metric);
   };
-  const usual = ["test_accuracy", "train_loss"].find((name) => DATA.metrics.includes(name));
+  const usual = [DATA.shown, "train_loss"].find((name) => DATA.metrics.includes(name));
   choices($("metric"), DATA.metrics.map((name) => [name, words(name)]), show);
   if (usual) $("metric").value = usual;
   const axes = Object.entries(AXES).filter(([axis]) => axis === "round" || DATA.runs.some((run) => run.x[axis]));

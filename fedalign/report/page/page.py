@@ -73,18 +73,24 @@ class Settings:
     clients: tables.Table | None
 
 
-def write(runs: Sequence[Run], page: Path, notes: Sequence[str] = ()) -> None:
+def write(
+    runs: Sequence[Run],
+    page: Path,
+    notes: Sequence[str] = (),
+    comparison: Comparison | None = None,
+) -> None:
     """Write the page of runs into a file.
 
     Args:
         runs: the runs.
         page: the file.
         notes: further lines for the page.
+        comparison: of the runs; None: the usual one.
 
     Raises:
         FedalignError: the file cannot be written.
     """
-    replace_text(page, render(runs, notes))
+    replace_text(page, render(runs, notes, comparison))
 
 
 def target(page: Path | None, no_page: bool) -> Path | None:
@@ -118,12 +124,15 @@ def _is_page(file: Path) -> bool:
     return False
 
 
-def render(runs: Sequence[Run], notes: Sequence[str] = ()) -> str:
+def render(
+    runs: Sequence[Run], notes: Sequence[str] = (), comparison: Comparison | None = None
+) -> str:
     """Return the page as HTML."""
-    comparison = claim.compared(runs)
+    comparison = comparison or claim.compared(runs)
+    metric = comparison.metric if comparison else claim.USUAL_METRIC
     rows = _rows(runs, comparison)
     folders = [Folder(run) for row in rows for run in row.runs]
-    data = collect(rows, folders)
+    data = {"shown": metric, **collect(rows, folders)}
     fusions = tables.of_fusions(rows)
     has = _measured(data) | {"fusions": bool(fusions.lines)}
     arms = [row.arm for row in rows for _ in row.runs]
@@ -139,6 +148,7 @@ def render(runs: Sequence[Run], notes: Sequence[str] = ()) -> str:
         .render(
             title=_title(rows),
             facts=_facts(rows),
+            metric=metric.replace("_", " "),
             claims=claim.claims(comparison) if comparison else [],
             barriers=claim.barriers([row for row in rows if not row.runs[0].unfinished]),
             notes=notes,

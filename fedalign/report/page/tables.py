@@ -61,7 +61,8 @@ def of_arms(rows: Sequence[Row], comparison: Comparison | None) -> Table:
             means[1:1] = beside.get(row.arm, NO_DIFFERENCE)
         lines.append([Cell(row.arm, row.arm), Cell(str(len(row.runs)), len(row.runs)), *means])
     if comparison and beside:  # accuracy comes first
-        headings[1:1] = [f"accuracy minus {comparison.baseline}'s", "p"]
+        of = comparison.metric.removeprefix("test_").replace("_", " ")
+        headings[1:1] = [f"{of} minus {comparison.baseline}'s", "p"]
     caption = f"Mean ± sample standard deviation over seeds.{PAIRED if beside else ''}"
     return Table(caption, ["arm", "seeds", *headings], lines)
 

@@ -121,7 +121,8 @@ def load(kind: str, name: str) -> Callable[..., Any]:
 
 def options(kind: str, name: str, place: str = "") -> dict[str, Option]:
     """Return the options of a part, in the order of its signature; first those of its place."""
-    return COMMON.get(place, {}) | _options(kind, name, load(kind, name))
+    common = "data" if place and kind == "datasets" else place  # also in `evaluation.tasks.on`
+    return COMMON.get(common, {}) | _options(kind, name, load(kind, name))
 
 
 @overload

@@ -52,6 +52,8 @@ class Training:
         self.weights = self.block[:, : layout.parameter_size]
         self.start = stack.start
         self.images, self.own = torch.empty(0), dict[str, Tensor]()
+        if stack.private is not None:  # 1 where a weight is public, `(P,)`
+            self.own["public"] = (~stack.private[: layout.parameter_size]).float()
         self._smoothing, self._mixup = algorithm.label_smoothing, algorithm.mixup
         self._augment = Augment(algorithm.augment, stack.data, self.own)
         self.lr = algorithm.lr_of(stack.server_round, stack.rounds)
@@ -134,10 +136,23 @@ class Training:
             block, self.images, step.labels, step.sizes, out, keep, loss, step.counts
         )
 
-    def client_state(self, name: str, default: Tensor) -> Tensor:
+    def client_state(self, name: str, default: Tensor | Sequence[Tensor]) -> Tensor:
         """Return what each client stored under a name, `(K, ...)`; `default` for new clients."""
         states = self.stack.client_states or [{} for _ in self.block]
-        return torch.stack([state.get(name, default) for state in states])
+        defaults = [default] * len(states) if isinstance(default, Tensor) else default
+        return torch.stack([s.get(name, own) for s, own in zip(states, defaults, strict=True)])
+
+    def public(self, vectors: Tensor) -> Tensor:
+        """Return vectors `(…, P)` with 0 for private weights, of which there are no global ones."""
+        return vectors * self.own["public"] if "public" in self.own else vectors
+
+    def global_models(self) -> Tensor:
+        """Return the global model as each client has it, with its private tensors, `(K, F)`.
+
+        To be asked for before the first step.
+        """
+        assert self.stack.private is not None
+        return torch.where(self.stack.private, self.block, self.start)
 
     def normalized_steps_of_weights(self) -> Tensor:
         """Return the `normalized_steps` of each weight, 0 while it was fixed.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.mod import adaptiveclipping_mod
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
@@ -19,12 +19,13 @@ from fedalign.masks.plan import MaskPlan
 from fedalign.messages.contexts import place_of
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest, RunConfig
-from fedalign.messages.records import TrainTask, arrays_of, evaluate_reply, round_of
+from fedalign.messages.records import STATE, TrainTask, arrays_of, evaluate_reply, round_of
 from fedalign.network.device import torch_threads
 from fedalign.rng import rng
 from fedalign.seeding import seeded
 from fedalign.training import trainer
 from fedalign.training.evaluation import on_client
+from fedalign.training.private import own_model
 from fedalign.training.replies import Sender, each, mean
 from fedalign.training.stacks import notes
 
@@ -104,11 +105,15 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Return loss and accuracy of the global model on the client's held-out examples.
 
-    Where clients hold none out, on those it trains on. With `evaluation.finetune_epochs` also
-    those of the model after local fine-tuning (`tuned_…`).
+    The model has the client's own private tensors. Where clients hold none out, on those it trains
+    on. With `evaluation.finetune_epochs` also those of the model after local fine-tuning
+    (`tuned_…`).
     """
     federation, (partition, count) = federation_at(context, message), place_of(context)
-    models, number = {"": federation.network.receive(arrays_of(message))}, round_of(message)
+    ClientState(context, message, federation).fetch()
+    stored = cast(ArrayRecord | None, context.state.get(STATE))
+    sent, number = federation.network.receive(arrays_of(message)), round_of(message)
+    models = {"": own_model(federation, sent, stored, partition)}
     if federation.config.evaluation.finetune_epochs:
         models["tuned_"] = _tuned(federation, models[""], number, partition, count)
     with torch_threads(1), seeded(federation.config.seed, "evaluate", number, partition):
@@ -135,7 +140,9 @@ def _tuned(
     """Return the model `(F,)` after fine-tuning on the client's examples, without a mask."""
     held = federation.held(partition, count)
     data, rows = federation.examples.seen(count, [partition], [held.trained])
-    stream = rng(federation.config.seed, "finetune", server_round, partition)
+    stream, private = rng(federation.config.seed, "finetune", server_round, partition), None
+    if federation.private:
+        private = federation.private.mask().to(model.device)
     stack = Stack(
         federation.network,
         data,
@@ -146,6 +153,7 @@ def _tuned(
         plans=[MaskPlan()],
         server_round=server_round,
         rounds=federation.config.rounds,
+        private=private,
     )
     federation.network.restart()
     with seeded(federation.config.seed, "tune", server_round, partition):

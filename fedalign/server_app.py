@@ -63,6 +63,9 @@ def main(grid: Grid, context: Context) -> None:
 
 def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
     check_metrics(federation.config)
+    first = federation.first
+    if federation.start.file:
+        say(federation.start.line())
     meter, nodes = Meter(grid), nodes_of(grid, federation)
     clients = len(nodes.present())
     config = config_of(federation, nodes)
@@ -85,7 +88,7 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
             write_split(federation, config.num_clients, folder.path)
         earlier = folder.rounds() if resumed else []
         rule = StopRule(config, earlier)
-        keepers = keepers_of(config, federation.network.layout, rule, earlier)
+        keepers = keepers_of(config, federation.network, rule, earlier)
         progress = _progress(config, folder, resumed)
         checkpoints = Checkpoints(config, strategy, states, stack.size, seen, resumed)
         tracking.resume(after=resumed.number if resumed else 0)
@@ -113,16 +116,15 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
             steps=steps_of(federation),
             is_over=is_over,
         )
-        done, model = (
-            (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
-        )
+        done, model = (resumed.number, resumed.model) if resumed else (0, first)
         # A second torch thread keeps spinning after each large operation; measuring has its own.
         with interrupts, folder, tracking, checkpoints, progress, torch_threads(1), _rare_garbage():
             model = loop.run(model, first=done + 1)
             folder.add(rule.facts())
             if not nodes.hold_own_data:  # at the end, so that no round waits for it
                 _draw(federation, config, folder.path / "partition.png")
-            folder.save(federation.network.layout.to_state(model))
+            network = federation.network
+            folder.save(network.layout.to_state(model, network.module))
     say(f"results in {folder.path}{rule.end()}")
     _say_who_took_part(seen, config, folder)
     interrupts.check()  # pressed in the last round: no further run begins

@@ -12,8 +12,8 @@ class Inputs:
     """Turns stored examples into a module's input.
 
     Images are stored as uint8, rows of tables as float32; both are normalised here. Text is stored
-    as the numbers of characters or tokens. Images may have been changed before, even to
-    floats from 0 to 255.
+    as the numbers of characters or tokens. Images may have been changed before, even to floats from
+    0 to 255.
 
     Attributes:
         device: where the inputs are.

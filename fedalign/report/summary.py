@@ -23,6 +23,7 @@ def summary(config: Config) -> str:
     """
     federation = Federation(config)
     network = federation.network
+    federation.first  # noqa: B018  (raises if there is none)
     strategy_of(federation)  # raises if it rejects its options
     federation.check_clients()
     judges(federation)  # the same
@@ -31,7 +32,9 @@ def summary(config: Config) -> str:
         [
             f"valid: {config.rounds} rounds, {drawn} of {config.num_clients} clients in each",
             *(_data(federation) if federation.reference else _no_data(federation)),
-            f"  model      {described(config.model)}: {network.layout.num_parameters:,} parameters",
+            f"  model      {described(config.model)}: {network.layout.num_parameters:,} parameters"
+            f"{_fixed(federation)}",
+            *([f"             {federation.start.line()}"] if federation.start.file else ()),
             f"  client     {described(config.client)}",
             *_per_client(config),
             f"  strategy   {described(config.strategy)}",
@@ -39,6 +42,11 @@ def summary(config: Config) -> str:
             f"  results    {folder_of(config)}",
         ]
     )
+
+
+def _fixed(federation: Federation) -> str:
+    fixed = federation.num_constants
+    return f" that train, {fixed:,} that do not" if fixed else ""
 
 
 def _data(federation: Federation) -> list[str]:

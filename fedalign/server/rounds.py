@@ -7,11 +7,11 @@ lets dtypes drift, and carries on if no client answered. This one does not, for 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -142,6 +142,11 @@ class RoundLoop:
         replies.outcomes = self.participation.add(clients.nodes, used, why)
         _check_enough(replies, number, settings.min_replies, model)
         replies.states = {node: came.states[node] for node in replies.used & came.states.keys()}
+        if self.codec and (private := self.codec.private):
+            replies.models = {
+                client: private.whole(own, replies.states.get(clients.nodes[client], {}))
+                for client, own in replies.models.items()
+            }
         return replies, total_size_of(sent)
 
     def aggregate(
@@ -191,8 +196,9 @@ class RoundLoop:
             return model, None
         if result is None:
             raise RoundFailedError(f"round {number}: strategy {name} made no model of the replies")
+        private = self.codec.private if self.codec else None
         try:
-            return check_made(result, model), metrics
+            return check_made(private.kept(result, model) if private else result, model), metrics
         except ValueError as error:
             raise RoundFailedError(
                 f"round {number}: strategy {name} made a model that cannot be used: {error}"
@@ -209,7 +215,9 @@ class RoundLoop:
         config, shown = config_for(self.nodes), clients.grid(self.grid)
         with seeded(settings.seed, "configure evaluate", number):
             messages = self.strategy.configure_evaluate(number, outcome.after, config, shown)
-            ordered = clients.ordered(messages)
+            ordered: Sequence[Message] = clients.ordered(messages)
+        if self.codec and self.codec.private:  # whose values clients find in their states
+            ordered = self._states.address(ordered, clients)
         try:
             came = exchange(self.grid, ordered, clients, number, settings.timeout)
         except RoundFailedError as error:  # the model is there all the same

@@ -8,18 +8,24 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
+from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
+from fedalign.federation.local_data import CONSTANTS
 from fedalign.messages.groups import GroupGrid
 from fedalign.messages.validation import Bounds
+from fedalign.network.features import last_linear
 from fedalign.server.callbacks import Callback
 from fedalign.server.fusing import judges
 from fedalign.server.measure import Measure
 from fedalign.server.nodes import Nodes, SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
+from fedalign.server.tasks import Judging
+from fedalign.settings.client_contracts import BoundsMetrics, HasEpochs
+from fedalign.settings.common import private_of
 from fedalign.settings.config import Config
-from fedalign.settings.contracts import BoundsMetrics, HasEpochs
 from fedalign.training.stacks import StackChoice, choose_stack
+from fedalign.transfer.judge import Judge
 
 log = logging.getLogger("fedalign")
 
@@ -27,12 +33,13 @@ log = logging.getLogger("fedalign")
 def nodes_of(grid: Grid, federation: Federation) -> Nodes:
     """Return the federation's nodes; simulated ones hold what the partition gives them."""
     config = federation.config
+    told = {CONSTANTS: federation.constants} if federation.constants else {}
     if isinstance(grid, GroupGrid):
         ids = grid.partitions()
         trained = [federation.num_trained(partition, len(ids)) for partition in ids]
         tested = [len(federation.held(partition, len(ids)).tested) for partition in ids]
-        return SimulatedNodes(ids, trained, tested)
-    spec, least = federation.spec.to_config(), config.min_available_nodes
+        return SimulatedNodes(ids, trained, tested, told)
+    spec, least = federation.spec.to_config() | told, config.min_available_nodes
     if type(grid).__name__ == "InMemoryGrid":  # Flower's own engine, which starts the nodes itself
         return RemoteNodes(grid, spec, None, least, config.timeout)
 
@@ -68,14 +75,36 @@ def stack_of(federation: Federation, grid: Grid, clients: int, before: int | Non
 
 
 def measures(federation: Federation, nodes: Nodes) -> list[Callback]:
-    """Return what measures global, interpolated and fused models; nothing without a test set.
+    """Return what measures global, interpolated and fused models, and judges bodies by tasks.
 
     Raises:
-        InputError: clients are to evaluate, and none can; or a fusion lacks something.
+        InputError: clients are to evaluate, and none can; a fusion lacks something; or tasks do not
+            fit the run.
     """
+    return [*_of_models(federation, nodes), *_of_tasks(federation)]
+
+
+def _of_tasks(federation: Federation) -> list[Judging]:
+    settings = federation.config.evaluation
+    if not settings.tasks.on:
+        return []
+    private, module = federation.private, federation.network.module
+    if private and not private.within(last_linear(module)):
+        raise InputError(
+            "evaluation.tasks: they judge the server's body, of which it lacks what is private "
+            f"({', '.join(sorted(private.names)[:3])}); only the last layer may be"
+        )
+    return [Judging(Judge(federation), settings, federation.config.rounds)]
+
+
+def _of_models(federation: Federation, nodes: Nodes) -> list[Callback]:
+    """Return what measures global and interpolated models; nothing if there is no test set."""
     config, settings = federation.config, federation.config.evaluation
     if settings.client_fraction:
         federation.check_testers(nodes.test_examples.values())
+    if federation.private:
+        _say_what_is_not_measured(federation)
+        return []
     judging = judges(federation)
     if federation.test is None:
         if not settings.client_fraction:
@@ -85,6 +114,21 @@ def measures(federation: Federation, nodes: Nodes) -> list[Callback]:
     options = settings, config.seed, config.rounds
     measure = Measure(network, federation.test, train, *options, sizes=nodes.train_examples)
     return [measure, *judging]
+
+
+def _say_what_is_not_measured(federation: Federation) -> None:
+    """Log that models of the server are not measured, since parts of them never train there."""
+    patterns, settings = private_of(federation.config.client), federation.config.evaluation
+    for key in ("fusions", "corruptions"):
+        if getattr(settings, key):
+            raise InputError(f"evaluation.{key}: models with private tensors cannot be measured")
+    tested = settings.client_fraction or settings.tasks.on
+    cure = "" if tested else "; nothing tests: give "
+    log.warning(
+        "client.private: %s: the server's model has no trained values there, so that it is not "
+        "measured, nor are lines between models; clients test with their own%s",
+        *(patterns, cure and f"{cure}evaluation.client_fraction"),
+    )
 
 
 def round_settings(federation: Federation, config: Config, stack: int) -> RoundSettings:

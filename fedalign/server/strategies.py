@@ -63,6 +63,7 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
             vars(strategy)["_construct_messages"] = for_nodes  # which does the same, quicker
         if isinstance(strategy, PlansMasks):
             _check_plan(federation, strategy, moved)
+            _check_fixed_value(federation, strategy)
     return built
 
 
@@ -137,3 +138,17 @@ def _check_plan(federation: Federation, strategy: PlansMasks, moved: bool) -> No
             f"{federation.config.strategy.name!r} moves neurons (fixed_ratio: 0, or a "
             "schedule in which all weights train, such as complement_half)"
         )
+
+
+def _check_fixed_value(federation: Federation, strategy: PlansMasks) -> None:
+    """Raise `InputError` if private weights would be fixed at values that come with the model."""
+    value, private = getattr(strategy, "fixed_value", "global"), federation.private
+    mask = trainable_mask(strategy.plan(1), federation.network.layout)
+    if value != "global" and private and mask is not None:
+        own = private.mask()[: len(mask)]
+        if bool((own & ~mask).any()):
+            raise InputError(
+                f"strategy.fixed_value: {value!r} is sent with the model, and the tensors of "
+                "client.private are not (strategy.exclude: the same tensors, or fixed_value: "
+                "global)"
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from fedalign.errors import BadValueError, InputError
+from fedalign.settings.common import private_of
 from fedalign.settings.contracts import PlansMasks
 from fedalign.settings.registry import Part, load, traits
 
@@ -79,6 +80,9 @@ def _order_of_neurons(chain: list[Part], client: Part) -> None:
         if moves_neurons(part):
             reason = f"would see neurons before {part.name!r} moves them, which must be the "
             raise BadValueError("strategy.name", f"{outer.name!r} {reason}outermost strategy")
+    if moves_neurons(outer) and (patterns := private_of(client)):
+        reason = f"{patterns!r} would keep weights in an order of neurons that {outer.name!r} "
+        raise BadValueError("client.private", f"{reason}changes; fedavg does not")
     if moves_neurons(outer) and traits("clients", client.name).stateful:
         reason = f"keeps weights from round to round in an order of neurons that {outer.name!r} "
         raise BadValueError("client.name", f"{client.name!r} {reason}changes; local does not")

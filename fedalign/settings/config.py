@@ -31,6 +31,7 @@ from fedalign.settings.sources import (
     split_overrides,
 )
 from fedalign.settings.stopping import KeptRounds, Patience, StopWhen
+from fedalign.settings.tasks import tuned
 
 # What `flwr run --run-config` accepts, see pyproject.toml; an empty text there means "not given".
 LISTED = {
@@ -170,6 +171,8 @@ class Config(Section):
         check(self.strategy, self.client)
         if self.per_client:
             check_clients(self.strategy, self.client, self.per_client, self.num_clients, self.seed)
+        if self.evaluation.tasks.tunes:
+            tuned(self.evaluation.tasks, self.client)
         if self.sampled > self.num_clients:
             problem = f"{self.sampled} is not allowed: there are {self.num_clients} clients"
             raise BadValueError("clients_per_round", problem)

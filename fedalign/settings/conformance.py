@@ -16,8 +16,7 @@ from fedalign.settings import client_contracts, contracts, result_contracts
 from fedalign.settings.builtin import SINGULAR
 
 MISSING = object()
-MODULES = client_contracts, contracts, result_contracts
-OURS = {module.__name__ for module in MODULES}  # the contracts that are not Flower's
+OURS = [m.__name__ for m in (contracts, client_contracts, result_contracts)]  # not Flower's
 MORE_ARGUMENTS = {"split": ("groups",)}  # given by name to methods that have such a parameter
 COMPUTED = (property, cached_property, MemberDescriptorType)  # their values are known later
 
@@ -50,9 +49,13 @@ CONTRACTS = {
         frozenset({*contracts.FLOWER_SAMPLING, *contracts.FLOWER_DEFAULTS}),
     ),
     "clients": Contract(
-        contracts.ClientAlgorithm,
-        (contracts.HasEpochs, contracts.BoundsMetrics, client_contracts.ChecksExamples),
-        contracts.ClientTraits,
+        client_contracts.ClientAlgorithm,
+        (
+            client_contracts.HasEpochs,
+            client_contracts.BoundsMetrics,
+            client_contracts.ChecksExamples,
+        ),
+        client_contracts.ClientTraits,
     ),
     "schedules": Contract(contracts.Schedule),
     "partitioners": Contract(

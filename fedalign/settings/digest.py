@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedalign.settings.sections import STATISTICS_BATCH
+from fedalign.settings.tasks import Tasks
 
 # Where and how a run is computed is no part of what it computes, nor is how long it waits, nor
 # what it keeps.
@@ -27,14 +28,16 @@ LATER = {
     "per_client": None,
 }
 LATER_WITHIN: dict[str, dict[str, Any]] = {
+    "data": {"classes": None},
     "partition": {"seed": None},
+    "model": {"weights": None, "frozen": "", "adapters": None},
     "client": {
-        **{"round_examples": None, "lr_within_round": "constant", "warmup": 0.0},
+        **{"round_examples": None, "private": "", "lr_within_round": "constant", "warmup": 0.0},
         **{"label_smoothing": 0.0, "mixup": 0.0, "augment": []},
     },
     "evaluation": {
         **{"fusions": [], "corruptions": [], "severity": [3], "corrupted_examples": 1000},
-        "server_share": 0.0,
+        **{"server_share": 0.0, "tasks": Tasks().model_dump()},
     },
 }
 

@@ -18,7 +18,7 @@ from fedalign.network.convolution import ways_of
 from fedalign.network.device import NOT_DETERMINISTIC, WORKSPACE
 from fedalign.network.network import Network
 from fedalign.rng import rng
-from fedalign.settings.contracts import ClientAlgorithm
+from fedalign.settings.client_contracts import ClientAlgorithm
 
 
 @dataclass(frozen=True)

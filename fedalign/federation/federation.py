@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,14 @@ from fedalign.errors import InputError, named, shortened
 from fedalign.federation.examples import DealtExamples, Examples, Held
 from fedalign.messages.codec import Codec
 from fedalign.messages.private import Private
-from fedalign.models import takers
+from fedalign.models import refuse_tokens, takers
 from fedalign.network.device import device_of
 from fedalign.network.network import Network
 from fedalign.seeding import seeded
 from fedalign.settings.common import private_of
 from fedalign.settings.config import Config, from_run_config
 from fedalign.settings.contracts import ClientAlgorithm, HasParts, HasSpec, Source
-from fedalign.settings.registry import traits
+from fedalign.settings.registry import load, traits
 
 PLACE = {"partition-id", "num-partitions"}  # of a client, in its node's config
 
@@ -108,9 +109,11 @@ class Federation:
 
     def module(self, *client: int) -> torch.nn.Module:
         """Return a new module with the run's first weights, or those of one client."""
-        config, spec = self.config, self.spec
+        config, spec, model = self.config, self.spec, self.config.model
+        refuse_tokens(model.name, spec, signature(load("models", model.name)).parameters)
+        given = {"classes": spec.classes, "vocabulary": spec.vocabulary}
         with seeded(config.seed, "init", *client):
-            built: torch.nn.Module = config.model.build(shape=spec.shape, classes=spec.classes)
+            built: torch.nn.Module = model.build(shape=spec.shape, **given)
         return built
 
     def own_start(self, partition: int) -> torch.Tensor:

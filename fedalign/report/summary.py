@@ -6,6 +6,7 @@ import numpy as np
 
 from fedalign.federation.federation import Federation
 from fedalign.runs.paths import folder_of
+from fedalign.server.fusing import judges
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.registry import Part
@@ -20,6 +21,7 @@ def summary(config: Config) -> str:
     federation = Federation(config)
     network = federation.network
     strategy_of(federation)  # raises if it rejects its options
+    judges(federation)  # the same
     drawn = config.sampled
     return "\n".join(
         [

@@ -7,8 +7,11 @@ from collections.abc import Callable
 
 from flwr.serverapp import Grid
 
+from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.messages.groups import GroupGrid
+from fedalign.server.callbacks import Callback
+from fedalign.server.fusing import judges
 from fedalign.server.measure import Measure
 from fedalign.server.nodes import Nodes, SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
@@ -63,33 +66,45 @@ def stack_of(federation: Federation, grid: Grid, clients: int, before: int | Non
     return choose_stack(federation, clients, grid.num_workers)
 
 
-def measures(federation: Federation, nodes: Nodes) -> list[Measure]:
-    """Return what measures global and interpolated models.
+def measures(federation: Federation, nodes: Nodes) -> list[Callback]:
+    """Return what measures global, interpolated and fused models.
 
     Nothing does if there is no test set, or if the models of the server lack private tensors.
 
     Raises:
-        InputError: clients are to evaluate, and none can.
+        InputError: clients are to evaluate, and none can; or a fusion lacks something.
     """
     config, settings = federation.config, federation.config.evaluation
     if settings.client_fraction:
         federation.check_testers(nodes.test_examples.values())
     if federation.private:
-        _say_what_is_not_measured(federation)
+        _leave_unmeasured(federation)
         return []
+    judging = judges(federation)
     if federation.test is None:
         if not settings.client_fraction:
             log.warning("there is no test set: give evaluation.client_fraction, or nothing tests")
         return []
     network, train = federation.network.twin(), federation.reference
     options = settings, config.seed, config.rounds
-    return [Measure(network, federation.test, train, *options, sizes=nodes.train_examples)]
+    measure = Measure(network, federation.test, train, *options, sizes=nodes.train_examples)
+    return [measure, *judging]
 
 
-def _say_what_is_not_measured(federation: Federation) -> None:
-    """Log that models of the server are not measured, since parts of them never train there."""
-    patterns = private_of(federation.config.client)
-    cure = "" if federation.config.evaluation.client_fraction else "; nothing tests: give "
+def _leave_unmeasured(federation: Federation) -> None:
+    """Log that models of the server are not measured, since parts of them never train there.
+
+    Raises:
+        InputError: what was asked for can be measured of such models alone.
+    """
+    settings, patterns = federation.config.evaluation, private_of(federation.config.client)
+    for key in ("fusions", "corruptions"):
+        if getattr(settings, key):
+            raise InputError(
+                f"evaluation.{key}: cannot be measured, since the server does not have clients' "
+                f"tensors of client.private: {patterns} (evaluation.client_fraction)"
+            )
+    cure = "" if settings.client_fraction else "; nothing tests: give "
     log.warning(
         "client.private: %s: the server's model has no trained values there, so that it is not "
         "measured, nor are lines between models; clients test with their own%s",

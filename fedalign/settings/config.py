@@ -49,6 +49,12 @@ NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
 # Younger settings count only where they differ from these, so that older runs keep their names.
 LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
 LATER_OPTIONS: dict[str, dict[str, Any]] = {"partition": {"seed": None}, "client": {"private": ""}}
+LATER_OF_EVALUATION = {
+    "fusions": [],
+    "corruptions": [],
+    "severity": [3],
+    "corrupted_examples": 1000,
+}
 
 
 class Config(Section):
@@ -222,9 +228,11 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(own := kept.get(place), dict):
             usual = {key for key, value in later.items() if own.get(key) == value}
             kept[place] = {key: value for key, value in own.items() if key not in usual}
-    evaluation = dict(tree.get("evaluation", {}))
-    for key in NOT_IN_DIGEST_OF_EVALUATION & evaluation.keys():
-        del evaluation[key]
+    evaluation = {
+        key: value
+        for key, value in tree.get("evaluation", {}).items()
+        if key not in NOT_IN_DIGEST_OF_EVALUATION and LATER_OF_EVALUATION.get(key, ...) != value
+    }
     evaluation["batch_size"] = evaluation.get("batch_size") or STATISTICS_BATCH
     return kept | {"evaluation": evaluation}
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
+from fedalign.federation.untrained import check_trained
 from fedalign.files import reporting
 from fedalign.landscape.connect import config_of
 from fedalign.landscape.files import read
@@ -47,7 +48,9 @@ def how(place: Path, words: list[str], config: str | None) -> tuple[Path, Config
 def evaluate(file: Path, config: Config) -> tuple[str, pd.DataFrame]:
     """Return what `fedalign evaluate` prints of a model, and the table of its clients."""
     federation = Federation(config)
-    found = everywhere(federation, federation.network.upload(read(file, federation.network)))
+    model = read(file, federation.network)
+    check_trained(federation, model, file)
+    found = everywhere(federation, federation.network.upload(model))
     return describe(found, file, federation), pd.DataFrame(found.clients)
 
 

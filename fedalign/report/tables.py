@@ -68,6 +68,7 @@ class Column:
 # The authors of arXiv 2402.01342 report the mean over the last five rounds.
 COLUMNS = {
     "accuracy": Column("test accuracy, last 5 rounds", "test_accuracy", 5),
+    "own_accuracy": Column("accuracy on clients' own data, last 5 rounds", "client_accuracy", 5),
     "last_client_accuracy_barrier": Column(
         "client accuracy barrier, last 5", "client_accuracy_barrier", 5
     ),

@@ -90,7 +90,10 @@ def _task(federation: Federation, name: str, part: Part | None, seen: bool) -> T
     source, settings = _source(federation, name, part), config.evaluation.tasks
     if isinstance(source, HasParts) and not source.has("test"):
         raise InputError(f"{place}: has no test part")
-    train, test = loaded(source, "train", name), loaded(source, "test", name)
+    try:
+        train, test = loaded(source, "train", name), loaded(source, "test", name)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
     if found := _difference(train.spec, run) or _difference(test.spec, run):
         raise InputError(f"{place}: {found}; a body takes examples of one form")
     if len(train) < LEAST:

@@ -6,9 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fedalign.api import load
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.network.device import torch_threads
+from fedalign.report.tables import groups
+from fedalign.report.tasks import lines
 from fedalign.runs.tables import COSTS
 from fedalign.server.round import Round
 from fedalign.server.tasks import FILE, Judging
@@ -16,6 +19,7 @@ from fedalign.settings.config import Config
 from fedalign.settings.layers import validate
 from fedalign.transfer.judge import Judge, columns
 from fedalign.transfer.tasks import tasks_of
+from tests.runs.test_checkpoint import interrupt  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.xdist_group("probe")  # PyTorch's first optimiser takes a second
 
@@ -198,6 +202,23 @@ ON = {
 }
 
 
+def test_a_run_is_read_and_drawn_with_its_start(run):
+    brief = {"rounds": 2, "num_clients": 2, "evaluation__alphas": 0, "evaluation__tasks.l2": 0.1}
+    found = load(run(**ON, **brief))
+    assert found.tasks.groupby("round").size().to_dict() == {0: 4, 1: 4, 2: 4}
+    seen = found.tasks[(found.tasks["way"] == "finetune") & (found.tasks["seen"] == 1)]
+    assert seen["accuracy"].tolist()[1:] == found.metrics["finetune_seen"].tolist()
+    titles = [ax.get_title() for ax in found.figure("tasks").axes]
+    assert titles == [
+        *("seen tasks, probing", "unseen tasks, probing"),
+        *("seen tasks, fine-tuning", "unseen tasks, fine-tuning"),
+    ]
+    points = found.figure("tasks").axes[2].lines[0].get_xydata().tolist()
+    assert points == [list(pair) for pair in zip([0, 1, 2], seen["accuracy"], strict=True)]
+    line = next(own for own in lines(groups([found])) if own.seen and own.way == "fine-tuning")
+    assert (*line.start, *line.last) == (points[0][1], points[2][1])
+
+
 @pytest.mark.slow
 def test_nothing_of_it_changes_training_and_overlap_changes_nothing(run):
     plain = run()
@@ -207,5 +228,13 @@ def test_nothing_of_it_changes_training_and_overlap_changes_nothing(run):
     assert (found[0] / "tasks.csv").read_bytes() == (found[1] / "tasks.csv").read_bytes()
     without = pd.read_csv(plain / "metrics.csv").drop(columns=list(COSTS))
     pd.testing.assert_frame_equal(tables[0][without.columns], without)
-    rows = pd.read_csv(found[0] / "tasks.csv")
-    assert rows["round"].value_counts().to_dict() == dict.fromkeys(range(4), 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_run_that_goes_on_ends_with_the_same_tables(run, interrupt, number):  # noqa: F811
+    straight = run(**ON, name="straight")
+    stopped = {"name": "stopped", "checkpoint_every": 1}
+    interrupt(number, **ON, **stopped)
+    resumed = run(**ON, **stopped)
+    assert (straight / "tasks.csv").read_bytes() == (resumed / "tasks.csv").read_bytes()

@@ -13,10 +13,11 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from fedalign.errors import InputError
+from fedalign.runs.client_settings import FILE as CLIENT_SETTINGS
 from fedalign.runs.paths import FINISHED, MEMBERS, DamagedManifestError, read_manifest
 from fedalign.runs.tables import BARRIERS, CLIENTS, LANDSCAPE, PLANES, SAMPLED
 from fedalign.server import corrupted, fusing, tasks
-from fedalign.settings.config import counted
+from fedalign.settings.digest import counted
 from fedalign.settings.layers import flatten
 from fedalign.settings.yaml12 import parse
 
@@ -85,6 +86,12 @@ class Run:
     def sampled(self) -> pd.DataFrame:
         """`sampled.csv`: a row a client that was sampled; empty in folders without it."""
         return self._table("sampled.csv", SAMPLED)
+
+    @cached_property
+    def client_settings(self) -> pd.DataFrame:
+        """`client_settings.csv`: a row a client, a column each option in which clients differ."""
+        file = self.path / CLIENT_SETTINGS
+        return pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["client"])
 
     @cached_property
     def planes(self) -> pd.DataFrame:

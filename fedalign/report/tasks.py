@@ -83,7 +83,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
     """Return a line for each arm, task and way that was measured."""
     found = []
     for row in rows:
-        measured = [run.tasks.assign(run=run.path) for run in row.runs if len(run.tasks)]
+        measured = [run.tasks.assign(run=str(run.path)) for run in row.runs if len(run.tasks)]
         keys = ["task", "seen", "way"]
         for key, own in pd.concat(measured).groupby(keys, sort=False) if measured else ():
             task, seen, way = key

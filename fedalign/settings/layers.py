@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from fedalign.errors import BadValueError, InputError, nearest
+from fedalign.errors import BadValueError, InputError, nearest, shortened
 from fedalign.settings.builtin import KINDS
 from fedalign.settings.foreign import translated
 from fedalign.settings.registry import error_path, explain, options
@@ -116,8 +116,11 @@ def _table(tree: Tree, path: list[str], key: str) -> Tree:
         inner = tree.setdefault(step, {})
         if isinstance(inner, str) and path[0] in KINDS:
             inner = tree[step] = {"name": inner}
+        if inner is None:
+            inner = tree[step] = {}
         if not isinstance(inner, dict):
-            raise BadValueError(key, f"{step!r} holds the value {inner!r}, not a table")
+            found = shortened(repr(inner), 100)
+            raise BadValueError(key, f"{step!r} holds the value {found}, not a table")
         tree = inner
     return tree
 

@@ -132,6 +132,13 @@ class Evaluation(Section):
         description="fraction of its examples that each client keeps for testing and never trains "
         "on",
     )
+    server_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="fraction of the training set that the server keeps to choose models by, and "
+        "that no client has",
+    )
     finetune_epochs: int = Field(
         0,
         ge=0,

@@ -38,13 +38,16 @@ class Tuner:
     def __init__(self, federation: Federation, spec: Spec, head: str):
         config = federation.config
         client = tuned(config.evaluation.tasks, config.client)
-        self._own = Federation(config.model_copy(update={"client": client}), known=spec)
+        config = config.model_copy(update={"client": client, "per_client": None})
+        self._own = Federation(config, known=spec)
         self.network, self._seed, self._head = self._own.network, config.seed, head
         self._body = _body(federation.network.layout, self.network.layout, head, spec.classes)
 
     def start(self, model: Tensor, task: str) -> Tensor:
         """Return the body of one of the run's models `(F,)` with the new head of a task."""
-        fresh = self.network.layout.flatten(self._own.module("task", task)).to(model.device)
+        fresh = self.network.layout.flatten(self._own.module("task", task, filled=False)).to(
+            model.device
+        )
         for theirs, ours in self._body:
             ours.view(fresh).copy_(theirs.view(model))
         return fresh
@@ -58,7 +61,7 @@ class Tuner:
         )
         self.network.restart()
         with seeded(self._seed, *stream):
-            self._own.client.train(stack)
+            self._own.client_of(0).train(stack)
         return stack.block[0]
 
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 
 from fedalign.data import Dataset, Spec
 from fedalign.errors import InputError
-from fedalign.federation.federation import Federation, loaded
+from fedalign.federation.federation import Federation
+from fedalign.federation.loading import loaded
 from fedalign.network.features import last_linear
 from fedalign.rng import rng
 from fedalign.settings.contracts import HasParts, HasTasks, Source
@@ -90,8 +91,9 @@ def _task(federation: Federation, name: str, part: Part | None, seen: bool) -> T
     source, settings = _source(federation, name, part), config.evaluation.tasks
     if isinstance(source, HasParts) and not source.has("test"):
         raise InputError(f"{place}: has no test part")
+    classes = None if part is None else part.options.get("classes")
     try:
-        train, test = loaded(source, "train", name), loaded(source, "test", name)
+        train, test = (loaded(source, of, name, classes) for of in ("train", "test"))
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
     if found := _difference(train.spec, run) or _difference(test.spec, run):

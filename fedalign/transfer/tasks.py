@@ -82,8 +82,8 @@ def _is_own(federation: Federation, name: str, part: Part | None) -> bool:
     source, data = federation.source, federation.config.data
     if part is None:
         return isinstance(source, HasTasks) and name in source.tasks
-    options = [{k: v for k, v in own.options.items() if k not in TOLD_BY} for own in (part, data)]
-    return part.name == data.name and options[0] == options[1]
+    both = [{k: v for k, v in own.options.items() if k not in TOLD_BY} for own in (part, data)]
+    return part.name == data.name and both[0] == both[1]
 
 
 def _task(federation: Federation, name: str, part: Part | None, seen: bool) -> Task:

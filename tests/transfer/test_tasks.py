@@ -55,6 +55,9 @@ def test_which_tasks_are_seen():
     low = federation(LOW, on=["low", "high"])
     assert [(t.name, t.seen) for t in tasks_of(low)] == [("low", True), ("high", False)]
     assert {t.seen for t in tasks_of(federation(on=BOTH, unseen=[]))} == {True}
+    some, on = {"name": "digits", "classes": "0-6"}, {"name": "digits", "classes": [7, 8, 9]}
+    pretrained = tasks_of(federation(some, on={"others": on, "same": some}))
+    assert [(t.seen, t.spec.classes) for t in pretrained] == [(False, 3), (True, 7)]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +152,9 @@ def test_every_body_gets_the_same_new_head():
           "on": {"own": "shakespeare-excerpt"}, "ways": ["probe"]}, None),
         ({"model": ({"name": f"{__name__}:Convolution"},)}, "has no linear layer, whose inputs"),
         ({"model": ({"name": f"{__name__}:Scaled"},)}, "last linear layer 'fc' .* has 12 outputs"),
+        ({"model": ({"name": f"{__name__}:Early", "frozen": "head.*"},)}, "'head' never trains"),
+        ({"model": ({"name": f"{__name__}:Early", "wide": True},)},
+         r"of 2 classes: 'body.weight' is \(2, 64\), and the run's \(10, 64\)"),
     ],
 )  # fmt: skip
 def test_models_whose_features_are_not_known_are_refused(settings, says):
@@ -180,6 +186,28 @@ class Scaled(nn.Module):
 
     def forward(self, x):
         return self.fc(x.flatten(1))
+
+
+class Early(nn.Module):
+    """A network whose head is drawn before its body, and used after it."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int, wide: bool = False):
+        super().__init__()
+        width = classes if wide else 8
+        head = nn.Linear(width, classes)
+        self.body, self.head = nn.Linear(shape[1] * shape[2], width), head
+
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1)).relu())
+
+
+def test_what_never_trains_is_that_of_the_run_for_any_number_of_classes():
+    of = federation(model=({"name": f"{__name__}:Early", "frozen": "body.*"},), on=BOTH)
+    judge, fixed = Judge(of), of.network.module.body.weight
+    for task in judge.tasks:
+        network = judge._tuners[task.spec].network
+        assert torch.equal(network.module.body.weight, fixed)
+        assert [entry.name for entry in network.layout.entries] == ["head.weight", "head.bias"]
 
 
 def test_the_callback_measures_the_start_the_last_round_and_what_is_due():

@@ -151,8 +151,8 @@ class Run:
         """Return a figure of the run as far as it is; see `fedalign.figure`.
 
         Args:
-            kind: `curves`, `bytes`, `barriers`, `lines`, `planes`, `clients`, `fusions`, `gain` or
-                `partition`.
+            kind: `curves`, `bytes`, `barriers`, `lines`, `planes`, `clients`, `fusions`, `gain`,
+                `tasks` or `partition`.
             metric: of curves over rounds or bytes, a column of `metrics.csv`.
 
         Raises:

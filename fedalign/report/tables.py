@@ -113,6 +113,11 @@ COLUMNS = {
         "accuracy fusion gap after matching", "matched_fusion_gap_accuracy"
     ),
     "mix_gap": Column("gap of random mixes", "mix_gap"),
+    **{
+        f"{way}_{kind}": Column(f"{word}, {kind} tasks, last round", f"{way}_{kind}", 1)
+        for way, word in (("probe", "probing"), ("finetune", "fine-tuning"))
+        for kind in ("seen", "unseen")
+    },
     "corrupted_accuracy": Column("corrupted accuracy, last 5 rounds", "corrupted_accuracy", 5),
     "mean_ingredient_accuracy": Column(
         "ingredients' mean accuracy, last 5", "mean_ingredient_accuracy", 5, usual=False

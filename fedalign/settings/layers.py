@@ -50,8 +50,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def holds(layer: Mapping[str, Any], place: str) -> bool:
     """Return whether what stands at a dotted place comes from this layer of settings."""
     keys = {*layer, *map(current_key, layer)}
-    return any(f"{key}.".startswith(f"{place}.") for key in keys) or (
-        place.removesuffix(".name") in layer
+    inside = any(f"{place}.".startswith(f"{key}.") for key in keys - KINDS.keys())
+    return (
+        inside
+        or any(f"{key}.".startswith(f"{place}.") for key in keys)
+        or (place.removesuffix(".name") in layer)
     )
 
 

@@ -47,5 +47,5 @@ class FedDyn(Local):
     def finish(self, training: Training, result: Trained) -> None:
         """Store the new g_i."""
         start = training.start[: training.weights.shape[1]]
-        moved = training.weights - start
+        moved = training.public(training.weights - start)
         result.client_state["gradient"] = training.own["g"] - self.alpha * moved

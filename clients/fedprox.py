@@ -29,7 +29,11 @@ class FedProx(Local):
 
 
 def pull_towards_start(training: Training, gradient: Tensor, mu: float) -> None:
-    """Add mu (w - w_t) to gradients `(k, P)`."""
+    """Add mu (w - w_t) to gradients `(k, P)`, but to those of private weights nothing."""
     count = gradient.shape[1]
+    if "public" in training.own:
+        moved = training.weights[: len(gradient)] - training.start[:count]
+        gradient.add_(training.public(moved), alpha=mu)
+        return
     gradient.add_(training.weights[: len(gradient)], alpha=mu)
     gradient.sub_(training.start[:count], alpha=mu)

@@ -28,6 +28,7 @@ class MOON(Local):
 
     stateful = True
     uses_features = True
+    smooths = True
 
     mu: Annotated[
         float, Field(ge=0, description="weight of the contrastive term; 0: as in FedAvg")
@@ -37,14 +38,21 @@ class MOON(Local):
     ] = 0.5
 
     def begin(self, training: Training) -> None:
-        """Look up the last model of each client."""
-        training.own["previous"] = training.client_state("model", training.start)
+        """Look up the global model and the last model of each client."""
+        if training.stack.private is None:
+            training.own["previous"] = training.client_state("model", training.start)
+            return
+        training.own["global"] = models = training.global_models()
+        training.own["previous"] = training.client_state("model", list(models))
 
     def loss(self, training: Training) -> Loss:
         """Return cross-entropy plus mu times the contrastive term."""
         network, images = training.stack.network, training.images
-        glob = network.features(training.start[None], images.flatten(0, 1)[None])
-        glob = glob.view(*images.shape[:2], -1)
+        if "global" in training.own:
+            glob = network.features(training.own["global"][: len(images)], images)
+        else:
+            glob = network.features(training.start[None], images.flatten(0, 1)[None])
+            glob = glob.view(*images.shape[:2], -1)
         prev = network.features(training.own["previous"][: len(images)], images)
 
         def contrastive(logits: Tensor, labels: Tensor, z: Tensor, clients: slice) -> Tensor:
@@ -52,7 +60,8 @@ class MOON(Local):
             near = functional.cosine_similarity(z, glob[clients, :count], dim=-1)
             far = functional.cosine_similarity(z, prev[clients, :count], dim=-1)
             term = functional.softplus((far - near) / self.temperature)
-            return losses_of(logits, labels) + self.mu * torch.where(labels >= 0, term, 0)
+            own = losses_of(logits, labels, self.label_smoothing)
+            return own + self.mu * torch.where(labels >= 0, term, 0)
 
         return contrastive
 

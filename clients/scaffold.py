@@ -36,7 +36,7 @@ class Scaffold(Local):
     def finish(self, training: Training, result: Trained) -> None:
         """Store the new c_i and send their changes."""
         c, normalized_steps = training.own["c"], training.normalized_steps_of_weights()
-        gone = training.start[: len(c)] - training.weights
+        gone = training.public(training.start[: len(c)] - training.weights)
         change = torch.where(normalized_steps > 0, gone / (training.lr * normalized_steps) - c, 0)
         result.sends["control"] = change
         result.client_state["control"] = training.own["c_i"] + change

@@ -39,6 +39,8 @@ class Stack:
         received: vectors `(P,)` from the strategy beside the model, by name.
         client_states: what each client stored in the last round in which it took part, by name, see
             `Trained.client_state`; empty for a client that is new.
+        private: which of the F numbers each client keeps to itself, `(F,)` bool. Its own are in the
+            block already; those of `start` mean nothing to it. None: there are none.
     """
 
     network: Network
@@ -52,6 +54,7 @@ class Stack:
     rounds: int = 1
     received: Mapping[str, Tensor] = field(default_factory=dict)
     client_states: Sequence[Mapping[str, Tensor]] = ()
+    private: Tensor | None = None
 
 
 @dataclass

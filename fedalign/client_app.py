@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.mod import adaptiveclipping_mod
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
@@ -19,12 +19,13 @@ from fedalign.masks.plan import MaskPlan
 from fedalign.messages.contexts import place_of
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupApp, GroupReplies, GroupRequest, RunConfig
-from fedalign.messages.records import TrainTask, arrays_of, evaluate_reply, round_of
+from fedalign.messages.records import STATE, TrainTask, arrays_of, evaluate_reply, round_of
 from fedalign.network.device import torch_threads
 from fedalign.rng import rng
 from fedalign.seeding import seeded
 from fedalign.training import trainer
 from fedalign.training.evaluation import on_client
+from fedalign.training.private import own_model
 from fedalign.training.replies import Sender, each, mean
 from fedalign.training.stacks import notes
 
@@ -61,8 +62,12 @@ class App(GroupApp):
         return decoder.flaw(reply, int(context.node_config["partition-id"]))
 
     def sizes(self, run_config: RunConfig, num_partitions: int) -> list[float]:
-        """Return the number of examples that each client trains on."""
-        return [float(len(rows)) for rows in federation_of(run_config).shards(num_partitions)]
+        """Return how many examples each client visits in a round, in all of its epochs."""
+        federation = federation_of(run_config)
+        return [
+            float(federation.num_trained(i, num_partitions) * federation.epochs_of(i))
+            for i in range(num_partitions)
+        ]
 
     def share(self, run_config: RunConfig) -> Any:
         """Return the training set with NumPy arrays, which processes of a machine can share."""
@@ -100,11 +105,15 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Return loss and accuracy of the global model on the client's held-out examples.
 
-    Where clients hold none out, on those it trains on. With `evaluation.finetune_epochs` also
-    those of the model after local fine-tuning (`tuned_…`).
+    The model has the client's own private tensors. Where clients hold none out, on those it trains
+    on. With `evaluation.finetune_epochs` also those of the model after local fine-tuning
+    (`tuned_…`).
     """
     federation, (partition, count) = federation_at(context, message), place_of(context)
-    models, number = {"": federation.network.receive(arrays_of(message))}, round_of(message)
+    ClientState(context, message, federation).fetch()
+    stored = cast(ArrayRecord | None, context.state.get(STATE))
+    sent, number = federation.network.receive(arrays_of(message)), round_of(message)
+    models = {"": own_model(federation, sent, stored, partition)}
     if federation.config.evaluation.finetune_epochs:
         models["tuned_"] = _tuned(federation, models[""], number, partition, count)
     with torch_threads(1), seeded(federation.config.seed, "evaluate", number, partition):
@@ -117,7 +126,8 @@ def whoami(message: Message, context: Context) -> Message:
     """Return the partition of this node, the number of partitions, and its numbers of examples."""
     federation, (partition, count) = federation_at(context, message), place_of(context)
     held, own = federation.held(partition, count), DATA_DIR in context.node_config
-    facts = MetricRecord({"examples": len(held.trained), "tests": len(held.tested)})
+    examples = federation.num_trained(partition, count)
+    facts = MetricRecord({"examples": examples, "tests": len(held.tested)})
     facts["own"] = int(own)
     for key in PLACE & context.node_config.keys():
         facts[key] = int(context.node_config[key])
@@ -130,7 +140,9 @@ def _tuned(
     """Return the model `(F,)` after fine-tuning on the client's examples, without a mask."""
     held = federation.held(partition, count)
     data, rows = federation.examples.seen(count, [partition], [held.trained])
-    stream = rng(federation.config.seed, "finetune", server_round, partition)
+    stream, private = rng(federation.config.seed, "finetune", server_round, partition), None
+    if federation.private:
+        private = federation.private.mask().to(model.device)
     stack = Stack(
         federation.network,
         data,
@@ -141,8 +153,9 @@ def _tuned(
         plans=[MaskPlan()],
         server_round=server_round,
         rounds=federation.config.rounds,
+        private=private,
     )
     federation.network.restart()
     with seeded(federation.config.seed, "tune", server_round, partition):
-        federation.tuner.train(stack)
+        federation.tuner_of(partition).train(stack)
     return stack.block[0]

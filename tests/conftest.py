@@ -18,6 +18,7 @@ from fedalign.client_app import app as client_app
 from fedalign.data import Dataset
 from fedalign.federation.examples import Held
 from fedalign.messages.codec import Codec
+from fedalign.messages.private import Private
 from fedalign.network.layout import Entry, Layout
 from fedalign.network.network import Network
 from fedalign.report import partition
@@ -207,14 +208,18 @@ def federate(monkeypatch):
     The strategy is made of the network's layout; `shards` says whose the rows of `data` are.
     """
 
-    def federate(strategy, client, network, data, shards, start, rounds=1, **settings):
-        layout, codec, built = network.layout, Codec(network.layout), strategy(network.layout)
+    def federate(strategy, client, network, data, shards, start, rounds=1, private="", **settings):
+        layout, built = network.layout, strategy(network.layout)
+        kept = Private.of(private, layout)
+        codec = Codec(layout, private=kept)
         twin = Twin(
             config=SimpleNamespace(seed=0, rounds=rounds, init="shared"),
             network=network,
-            client=client,
+            client_of=lambda _: client,
             codec=codec,
+            private=kept,
             held=lambda partition, _: Held(np.array(shards[partition])),
+            trained_in=lambda _, partition, __: np.array(shards[partition]),
             examples=SimpleNamespace(seen=lambda _, __, rows: (data, rows)),
         )
         monkeypatch.setattr("fedalign.client_app.federation_of", lambda _: twin)

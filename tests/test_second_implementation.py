@@ -5,6 +5,7 @@ rounds, with batches of which the last is small. Only the draws are the product'
 in which order a client sees its examples, and which weights are fixed.
 """
 
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,7 @@ from clients.fedsam import FedSAM
 from clients.local import Local
 from clients.moon import MOON
 from clients.scaffold import Scaffold as ScaffoldClient
+from fedalign.messages.private import VALUES
 from fedalign.network.layout import Layout
 from fedalign.rng import rng
 from fedalign.settings.contracts import FLOWER_SAMPLING
@@ -90,9 +92,13 @@ class Network:
 
 
 class Naive:
-    """A federation; a model is one vector `w`, and `masks` are held for a round or half of it."""
+    """A federation; a model is one vector `w`, and `masks` are held for a round or half of it.
 
-    def __init__(self, client, server, masks, start):
+    Each client keeps its own weights where `own` is true, which `mine` holds.
+    """
+
+    def __init__(self, client, server, masks, start, own=False):
+        self.shared, self.mine = ~(torch.zeros(len(start)).bool() | own), {}
         self.client, self.server, self.masks, self.data = client, server, masks, examples()
         self.w, self.c, self.h = start, torch.zeros_like(start), torch.zeros_like(start)
         self.state = dict.fromkeys(range(len(SIZES)), self.c)  # SCAFFOLD's c_i, FedDyn's gradients
@@ -133,7 +139,8 @@ class Naive:
         half = -(-len(batches) // 2)
         stretches = {"hold": [(self.mask(t), batches)], None: [(self.mask(t) | True, batches)]}
         stretches["half"] = [(self.mask(t), batches[:half]), (~self.mask(t), batches[half:])]
-        w, steps, worth = self.w.clone().requires_grad_(), torch.zeros_like(self.w), 0.0
+        self.sent = torch.where(self.shared, self.w, self.mine.get(i, self.w))
+        w, steps, worth = self.sent.clone().requires_grad_(), torch.zeros_like(self.w), 0.0
         for mask, stretch in stretches[self.masks]:
             optimizer = self.optimizer(w)
             for rows in stretch:
@@ -146,13 +153,14 @@ class Naive:
             steps, k, rho = steps + len(stretch) * mask, len(stretch), told.momentum
             worth += (k - rho * (1 - rho**k) / (1 - rho)) / (1 - rho)
         w, moved = w.detach(), None
+        self.last[i] = self.mine[i] = w
+        w = torch.where(self.shared, w, self.w)
         if self.server == "scaffold":
             fresh = self.state[i] - self.c + (self.w - w) / (steps * told.lr)
             moved = torch.where(steps > 0, fresh - self.state[i], 0)
             self.state[i] = self.state[i] + moved
         if self.server == "feddyn":
             self.state[i] = self.state[i] - told.alpha * (w - self.w)
-        self.last[i] = w
         return w, worth, moved
 
     def optimizer(self, w):
@@ -178,7 +186,7 @@ class Naive:
             weight = torch.where(n > 0, weight, 0)
             own = (weight * logits.exp()).gather(1, y[:, None])[:, 0]
             return -(own / (weight * logits.exp()).sum(1)).log().mean()
-        loss, away = functional.cross_entropy(logits, y), w - self.w
+        loss, away = functional.cross_entropy(logits, y), self.shared * (w - self.w)
         if isinstance(told, FedProx):
             loss = loss + told.mu / 2 * away.dot(away)
         if isinstance(told, FedDynClient):
@@ -186,7 +194,7 @@ class Naive:
         if isinstance(told, MOON):
             near, far = (
                 (functional.cosine_similarity(z, mlp(other, x)[1]) / told.temperature).exp()
-                for other in (self.w, self.last.get(i, self.w))
+                for other in (self.sent, self.last.get(i, self.sent))
             )
             loss = loss - told.mu * (near / (near + far)).log().mean()
         return loss
@@ -238,8 +246,50 @@ def test_a_whole_run(federate, name, masks, stack):
     seen = federate(strategy, client, network, naive.data, ROWS, start.numpy(), **settings)
     assert np.linalg.norm(seen.models[-1] - start.numpy()) > 0.1
     np.testing.assert_allclose(seen.models[-1], naive.w, rtol=1e-6, atol=1e-8)
+    check_states(seen, naive, name)
+
+
+OWN = {"head": torch.arange(64) >= 36, "0.*": torch.arange(64) < 36, "*": torch.ones(64).bool()}
+
+
+QUICK = {
+    *(("momentum", "head", "half"), ("scaffold", "head", "hold"), ("feddyn", "0.*", None)),
+    *(("moon", "0.*", "half"), ("fedprox", "*", None), ("fednova", "head", "hold")),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "private", "masks"),
+    [
+        pytest.param(*own, marks=[] if own in QUICK else [pytest.mark.slow])
+        for own in product(CLIENTS, OWN, MASKS)
+    ],
+)
+def test_a_whole_run_in_which_clients_keep_a_part_to_themselves(federate, name, private, masks):
+    """Their own part trains on from where it stood, free of all that ties clients together."""
+    client, server = CLIENTS[name]
+    start = torch.randn(64, generator=torch.Generator().manual_seed(3)).double() / 2
+    naive = Naive(client, server, masks, start, OWN[private])
+    strategy = MASKS[masks](SERVERS[server](lambda _: FedAvg(**FLOWER_SAMPLING)))
+    for t in range(1, ROUNDS + 1):
+        naive.round(t)
+    settings = {"rounds": ROUNDS, "clients_per_round": PART, "stack": 3, "private": private}
+    seen = federate(strategy, client, Network(), naive.data, ROWS, start.numpy(), **settings)
+    own = OWN[private].numpy()
+    assert np.array_equal(seen.models[-1][own], start.numpy()[own])
+    np.testing.assert_allclose(seen.models[-1], naive.w, rtol=1e-6, atol=1e-8)
+    check_states(seen, naive, name)
+    for i, model in naive.mine.items():
+        mine = seen.client_state(i)[VALUES]
+        assert np.linalg.norm(mine - start.numpy()[own]) > 0.01
+        np.testing.assert_allclose(mine, model.numpy()[own], rtol=1e-6, atol=1e-8)
+
+
+def check_states(seen, naive, name):
+    """Check what clients keep for their algorithm."""
     kept = naive.last if name == "moon" else naive.state
     for i in range(len(SIZES)):
-        for value in seen.client_state(i).values():
+        for key, value in seen.client_state(i).items():
             assert i in naive.last
-            np.testing.assert_allclose(value, kept[i], rtol=1e-6, atol=1e-8)
+            if key != VALUES:
+                np.testing.assert_allclose(value, kept[i], rtol=1e-6, atol=1e-8)

@@ -35,10 +35,12 @@ INIT = "init"  # in place of a file: the weights that the configuration's seed g
 CURES = {
     "start": f": --start FILE, or --start {INIT} for the weights of the configuration's seed",
     "held_out": ", and there are none: the data set needs a training part, and --held-out above 0",
+    "probing": ": give a larger --held-out, or fusion.metric=accuracy",
     "images": ", and the data set has no training part",
     "symmetry": "; give its class a method symmetry()",
 }
 OF_A_RUN = "seed", "num_clients", "partition", "data", "model", "init"
+HELD_OUT = "holdout", "server_share"
 log = logging.getLogger("fedalign")
 
 
@@ -163,7 +165,8 @@ def _of_its_run(sources: Sequence[Source], config: Config) -> bool:
         return False
     own = read_config(str(path), {})
     same = [getattr(own, key) == getattr(config, key) for key in OF_A_RUN]
-    return all(same) and own.evaluation.holdout == config.evaluation.holdout
+    same += [getattr(own.evaluation, k) == getattr(config.evaluation, k) for k in HELD_OUT]
+    return all(same)
 
 
 def _start(
@@ -178,7 +181,7 @@ def _start(
     rounds = {source.number for source in sources}
     number = rounds.pop() if len(rounds) == 1 else None
     if given == INIT or (number == 1 and config.init == "shared"):
-        return network.layout.to_vector(network.initial), f"the weights of seed {config.seed}"
+        return network.layout.to_vector(federation.first), f"the weights of seed {config.seed}"
     if number is not None:
         before = sources[0].file.parent.with_name(f"round-{number - 1}") / "global.safetensors"
         if before.is_file():
@@ -193,7 +196,7 @@ def _weights(sources: Sequence[Source], federation: Federation) -> list[float] |
     kept = len(clients) == len(sources) and all(c < config.num_clients for c in clients)
     if not kept or federation.reference is None:
         return None
-    return [float(len(federation.held(c, config.num_clients).trained)) for c in clients]
+    return [float(federation.num_trained(c, config.num_clients)) for c in clients]
 
 
 def _measure(federation: Federation, fused: Fused, test: Dataset, held: Dataset | None) -> Measured:
@@ -220,5 +223,5 @@ def _state(federation: Federation, model: Tensor) -> dict[str, Any]:
     """Return a model as arrays under the names of the module's state dict."""
     layout = federation.network.layout
     counters = layout.counters_of(federation.network.initial)
-    record = layout.to_state(layout.to_record(model, counters))
+    record = layout.to_state(layout.to_record(model, counters), federation.network.module)
     return {name: array.numpy() for name, array in record.items()}

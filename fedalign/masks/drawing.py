@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedalign.masks.names import tensors_named
 from fedalign.masks.plan import MaskPlan
 from fedalign.network.layout import Entry, Layout
 from fedalign.rng import rng
@@ -82,7 +82,7 @@ def _places(plan: MaskPlan, layout: Layout) -> tuple[Tensor, bool]:
     The place of those is `NEVER_FIXED`.
     """
     layers = layout.layers
-    included = _named(plan.include, layers) - _named(plan.exclude, layers)
+    included = tensors_named(plan.include, layers) - tensors_named(plan.exclude, layers)
     units = [[entry] for entry in layout.parameters] if plan.granularity == "weight" else layers
     units = [unit for unit in units if included & {entry.name for entry in unit}]
     owner = () if plan.client is None else ("client", plan.client)
@@ -126,16 +126,3 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     ranks = np.empty(len(values), np.int64)
     ranks[np.argsort(values)] = np.arange(len(values))
     return ranks
-
-
-def _named(patterns: str, layers: Sequence[Sequence[Entry]]) -> set[str]:
-    """Return the names of the tensors that match; `ValueError` for a pattern that matches none."""
-    names = [entry.name for layer in layers for entry in layer]
-    found: set[str] = set()
-    for pattern in patterns.split():
-        own = {name for name in names if fnmatchcase(name, pattern)}
-        own |= {entry.name for entry in layers[-1]} if pattern == "head" else set()
-        if not own:
-            raise ValueError(f"{pattern!r} is no tensor of the model (head, {', '.join(names)})")
-        found |= own
-    return found

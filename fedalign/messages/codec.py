@@ -9,8 +9,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
+from fedalign.masks.plan import MaskPlan
+from fedalign.messages.private import Private, sent_mask
 from fedalign.messages.records import EXTRA
-from fedalign.messages.validation import check_as_sent, check_names, values_of
+from fedalign.messages.validation import check_as_sent, check_left_out, check_names, values_of
 from fedalign.network.arrays import LazyArray, record_of, view_of
 from fedalign.network.device import fetch
 from fedalign.network.layout import Entry, Layout
@@ -28,10 +30,16 @@ class Codec:
     Attributes:
         layout: of the model.
         half: send parameters, and extras in replies, as float16; buffers stay float32.
+        private: tensors that no reply holds; None: there are none.
     """
 
     layout: Layout
     half: bool = False
+    private: Private | None = None
+
+    def mask(self, plan: MaskPlan) -> Tensor | None:
+        """Return the parameters `(P,)` in the reply of a client with this plan; None: all."""
+        return sent_mask(plan, self.layout, self.private)
 
     def shrink(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return the global model as it is sent to clients."""
@@ -50,9 +58,10 @@ class Codec:
     ) -> ArrayRecord:
         """Return the record of a model `(F,)` that was trained from `start` `(F,)`.
 
-        With a mask `(P,)` each parameter tensor becomes the vector of its trained entries.
+        With a mask `(P,)` each parameter tensor becomes the vector of its trained entries. Of a
+        private tensor there are none.
         """
-        if mask is None and not self.half:
+        if mask is None and not self.half and not self.private:
             return self.layout.to_record(vector, dict(counters))
         vector = fetch(vector.detach())
         start = start.cpu() if self.half else start
@@ -64,7 +73,9 @@ class Codec:
             values = values if mask is None else values[entry.view(mask)]
             packed[entry.name] = LazyArray(values.contiguous().numpy())
         for entry in self.layout.buffers:
-            packed[entry.name] = LazyArray(entry.view(vector).numpy())
+            values = entry.view(vector)
+            values = values.new_empty(0) if self._keeps(entry.name) else values
+            packed[entry.name] = LazyArray(values.numpy())
         return record_of({**packed, **counters})
 
     def pack_extra(self, vector: Tensor, mask: Tensor | None) -> Array:
@@ -103,12 +114,19 @@ class Codec:
         entries = {entry.name: entry for entry in self.layout.parameters}
         whole: dict[str, Array] = {}
         for name, before in sent.items():
-            if name in entries:
+            if self._keeps(name):
+                check_left_out(name, arrays[name], before)
+                whole[name] = before
+            elif name in entries:
                 whole[name] = self._parameter(entries[name], arrays[name], before, mask)
             else:
                 check_as_sent(name, arrays[name], before, summed)
                 whole[name] = arrays[name]
         return record_of(whole)
+
+    def _keeps(self, name: str) -> bool:
+        """Return whether clients keep the tensor of this name to themselves."""
+        return self.private is not None and name in self.private.names
 
     def _parameter(self, entry: Entry, array: Array, sent: Array, mask: Tensor | None) -> Array:
         """Return a whole parameter from an array of a reply."""

@@ -10,7 +10,6 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
-from fedalign.masks.phases import update_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.codec import FLOATS, Codec
 from fedalign.messages.copies import node_of, records_in
@@ -144,7 +143,7 @@ class ReplyDecoder:
 
     def _mask(self, sent: _Sent, partition: int) -> Tensor | None:
         """Return the weights `(P,)` that a client's update can change, or None for all of them."""
-        return update_mask(sent.plan.of(partition), self._codec.layout) if self._codec else None
+        return self._codec.mask(sent.plan.of(partition)) if self._codec else None
 
     def _model(
         self, arrays: ArrayRecord, sent: _Sent, mask: Tensor | None, summed: bool

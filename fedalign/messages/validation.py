@@ -100,6 +100,12 @@ def check_as_sent(name: str, array: Array, sent: Array, summed: bool = False) ->
         raise ValueError(f"{name!r} came as {short(values.shape)}, and is {sent.shape}")
 
 
+def check_left_out(name: str, array: Array, sent: Array) -> None:
+    """Raise unless an array is empty, or has the form it was sent in; its values do not count."""
+    if tuple(array.shape) != (0,):
+        check_as_sent(name, array, sent)
+
+
 def check_finite(name: str, values: np.ndarray) -> None:
     """Raise for NaN or infinity; a finite product of the values with themselves rules out both."""
     flat = values.ravel("K")

@@ -47,14 +47,14 @@ class _LoopedConv(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:
         (x, weight), (to_weight, to_bias, how) = ctx.saved_tensors, ctx.rest
         wanted, back = ctx.needs_input_grad[0], []
-        mask, to_weights = (wanted, True, to_bias is not None), to_weight.rows()
-        to_biases = to_weights if to_bias is None else to_bias.rows()
+        mask = (wanted, to_weight is not None, to_bias is not None)
+        targets = [target and target.rows() for target in (to_weight, to_bias)]
         parts = zip(grads[0].chunk(len(weight)), x.chunk(len(weight)), weight, strict=True)
         for k, (dy, a, w) in enumerate(parts):
             dx, dw, db = _conv_backward(dy, a, w, how, mask)
-            to_weights[k].receive(dw.float())
-            if to_bias is not None:
-                to_biases[k].receive(db.float())
+            for target, gradient in zip(targets, (dw, db), strict=True):
+                if target is not None:
+                    target[k].receive(gradient.float())
             back.append(dx)
         return (torch.cat(back) if wanted else None), None, None, None, None, None
 
@@ -77,7 +77,8 @@ class _TritonConv(torch.autograd.Function):
         (images, own), (to_weight, to_bias, how) = ctx.saved_tensors, ctx.rest
         kernels, dx = _triton(), None
         dy = kernels.slopes_of(grads[0])
-        to_weight.receive(kernels.kernels_gradient(dy, images, own, how).movedim(-1, 2))
+        if to_weight is not None:
+            to_weight.receive(kernels.kernels_gradient(dy, images, own, how).movedim(-1, 2))
         if to_bias is not None:
             rows = dy.view(len(own), -1, dy.shape[-1])
             to_bias.receive(rows.sum(1, dtype=torch.float32))
@@ -105,8 +106,10 @@ class _GroupedConv(torch.autograd.Function):
         (x, kernels), (to_weight, to_bias, _) = ctx.saved_tensors, ctx.rest
         wanted = ctx.needs_input_grad[0]
         dy = to_groups(grads[0], ctx.count)
-        dx, dw, db = _conv_backward(dy, x, kernels, ctx.how, (wanted, True, to_bias is not None))
-        to_weight.receive(dw.view(to_weight.place.shape).float())
+        mask = (wanted, to_weight is not None, to_bias is not None)
+        dx, dw, db = _conv_backward(dy, x, kernels, ctx.how, mask)
+        if to_weight is not None:
+            to_weight.receive(dw.view(to_weight.place.shape).float())
         if to_bias is not None:
             to_bias.receive(db.view(to_bias.place.shape).float())
         return (from_groups(dx, ctx.count) if wanted else None), None, None, None, None, None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedalign.errors import InputError
 from fedalign.models.symmetry import Group, Place, stranger, symmetry
 from fedalign.network.agreement import Trial
+from fedalign.network.constants import constants
 from fedalign.network.layout import Layout
 from fedalign.network.permutations import permute
 from fedalign.network.twins import place_of
@@ -34,7 +35,7 @@ class Exchangeable(NamedTuple):
 def exchangeable(module: nn.Module, layout: Layout, trial: Trial | None) -> Exchangeable:
     """Return a module's groups of neurons, if exchanging them at random changes no output.
 
-    Without a `trial` its table is believed.
+    Without a `trial` its table is believed. Neurons with constants stay where they are.
 
     Raises:
         InputError: The module's own table is wrong; names the group, and the tensor if it can.
@@ -42,6 +43,10 @@ def exchangeable(module: nn.Module, layout: Layout, trial: Trial | None) -> Exch
     groups = symmetry(module)
     if not groups:
         return Exchangeable((), stranger(module))
+    fixed = constants(module).keys()
+    groups = tuple(group for group in groups if fixed.isdisjoint(p.tensor for p in group.places))
+    if not groups:
+        return Exchangeable((), "all of its neurons have weights that never train")
     if trial is None:
         return Exchangeable(groups)
     tried = _Tried(layout, trial)

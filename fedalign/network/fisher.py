@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedalign.data import Dataset
+from fedalign.network.constants import trained
 from fedalign.network.network import Network
 
 Kind = Literal["exact", "sampled", "empirical"]
@@ -26,7 +27,7 @@ def diagonal_fisher(
             `sampled`: one class drawn from that prediction; `empirical`: the example's label.
         seed: of the drawn classes.
     """
-    layout, weights = network.layout, list(network.module.parameters())
+    layout, weights = network.layout, list(trained(network.module).values())
     total = torch.zeros(layout.parameter_size, device=network.device)
     draw = torch.Generator().manual_seed(seed)
     run = network.function_of(model)

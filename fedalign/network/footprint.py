@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.module import register_module_forward_hook
 
+from fedalign.network.constants import constants
+
 
 class Footprint(NamedTuple):
     """The cost of one example in a forward pass of one model.
@@ -23,9 +25,12 @@ class Footprint(NamedTuple):
     activations: int
 
 
-def footprint(run: Callable[[Tensor], Tensor], weights: Tensor, examples: Tensor) -> Footprint:
-    """Return the cost of `run` on one of these examples; it is counted and not timed.
+def footprint(
+    run: Callable[[Tensor], Tensor], weights: Tensor, module: nn.Module, examples: Tensor
+) -> Footprint:
+    """Return the cost of one of these examples, which is counted and not timed.
 
+    `run` is a module with these weights; neither they nor its constants count as activations.
     PyTorch's own counter would import its compiler, which takes seconds and 200 MB.
     """
     stored: dict[int, int] = {}
@@ -48,7 +53,8 @@ def footprint(run: Callable[[Tensor], Tensor], weights: Tensor, examples: Tensor
             logits = run(examples)  # alive until the end, so that no address is used twice
     finally:
         handle.remove()
-    stored.pop(weights.untyped_storage().data_ptr(), None)
+    for own in (weights, *constants(module).values()):
+        stored.pop(own.untyped_storage().data_ptr(), None)
     del logits
     return Footprint(sum(counted) // len(examples), sum(stored.values()) // len(examples))
 

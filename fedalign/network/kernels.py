@@ -90,7 +90,9 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         (dy,), (x, weight), (to_weight, to_bias) = grads, ctx.saved_tensors, ctx.to
-        if dy.dtype == to_weight.place.dtype:
+        if to_weight is None:  # a constant
+            pass
+        elif dy.dtype == to_weight.place.dtype:
             to_weight.place.baddbmm_(dy.transpose(1, 2), x, beta=to_weight.take())
         else:
             to_weight.receive(torch.bmm(dy.transpose(1, 2), x).float())

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fedalign.network.arrays import record_of, view_of
+from fedalign.network.constants import constants, trained
 from fedalign.network.flat import Flat
 
 ALIGNMENT = 16
@@ -62,6 +63,7 @@ class Layout:
 
     Attributes:
         parameters: what the optimiser trains; a tensor used twice (tied weights) is listed once.
+            Those with `requires_grad=False` are constants of the module, which no vector holds.
         buffers: floating-point buffers, after the parameters.
         counters: names of integer buffers. No vector holds them, since they are never averaged.
         aliases: further names of tensors that are listed once, and the name that is listed.
@@ -78,7 +80,7 @@ class Layout:
     def of(cls, model: nn.Module) -> Layout:
         """Return the layout of a model; `TypeError` for parameters that cannot be trained."""
         _check(model)
-        parameters = _place(model.named_parameters(), 0)
+        parameters = _place(trained(model).items(), 0)
         buffers = [(name, b) for name, b in model.named_buffers() if b.is_floating_point()]
         counters = [name for name, b in model.named_buffers() if not b.is_floating_point()]
         return cls(
@@ -128,8 +130,9 @@ class Layout:
 
     def flatten(self, model: nn.Module) -> Tensor:
         """Return a copy of a model's tensors as a vector `(F,)`."""
-        vector = torch.zeros(self.size, device=next(model.parameters()).device)
-        for entry, tensor in zip(self.entries, self._tensors(model), strict=True):
+        tensors = self._tensors(model)
+        vector = torch.zeros(self.size, device=tensors[0].device)
+        for entry, tensor in zip(self.entries, tensors, strict=True):
             entry.view(vector).copy_(tensor.detach())
         return vector
 
@@ -140,7 +143,7 @@ class Layout:
 
     def bind_gradients(self, model: nn.Module, gradient: Tensor) -> None:
         """Make a model's gradients views of `gradient` `(P,)`: backward adds to it in place."""
-        for entry, parameter in zip(self.parameters, model.parameters(), strict=True):
+        for entry, parameter in zip(self.parameters, trained(model).values(), strict=True):
             parameter.grad = entry.view(gradient)
 
     def to_record(self, vector: Tensor, counters: dict[str, Array]) -> ArrayRecord:
@@ -196,23 +199,30 @@ class Layout:
         counters = {name: Array(np.asarray(state[name].cpu())) for name in self.counters}
         return self.to_record(self.flatten(model), counters)
 
-    def to_state(self, record: ArrayRecord) -> ArrayRecord:
-        """Return a record as the module's state dict: with every name of a tensor used twice."""
-        named = {**record, **{alias: record[name] for alias, name in self.aliases}}
+    def to_state(self, record: ArrayRecord, module: nn.Module) -> ArrayRecord:
+        """Return a record as the module's state dict.
+
+        It has every name of a tensor used twice, and the module's constants.
+        """
+        fixed = {name: Array(own.cpu().numpy()) for name, own in constants(module).items()}
+        more = {own: record[name] for own, name in self.aliases if name in record}
+        named = {**record, **fixed, **more}
         return record_of({n: array for n, array in named.items() if n not in self.transient})
 
     def _tensors(self, model: nn.Module) -> list[Tensor]:
         floats = [b for b in model.buffers() if b.is_floating_point()]
-        return [*model.parameters(), *floats]
+        return [*trained(model).values(), *floats]
 
 
 def _names_of(model: nn.Module) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Return a layout's `aliases` and `transient`."""
     first: dict[int, str] = {}
     aliases: list[tuple[str, str]] = []
+    fixed = constants(model)
     state = model.state_dict(keep_vars=True)
     for name, tensor in state.items():
-        if isinstance(tensor, Tensor) and first.setdefault(id(tensor), name) != name:
+        own = isinstance(tensor, Tensor) and name not in fixed
+        if own and first.setdefault(id(tensor), name) != name:
             aliases.append((name, first[id(tensor)]))
     transient = [name for name, _ in model.named_buffers() if name not in state]
     return tuple(aliases), tuple(transient)
@@ -229,9 +239,8 @@ def _check(model: nn.Module) -> None:
             raise TypeError(f"parameter {name!r} is on the device 'meta' and has no values")
         if parameter.dtype != torch.float32:
             raise TypeError(f"parameter {name!r} is {parameter.dtype}; fedalign trains float32")
-        if not parameter.requires_grad:
-            cure = "make it a buffer (register_buffer), or fix it by a mask (strategy=fedpfn)"
-            raise TypeError(f"parameter {name!r} has requires_grad=False; {cure}")
+    if not trained(model):
+        raise TypeError("all of its parameters have requires_grad=False, so none of them trains")
 
 
 def _place(named: Iterable[tuple[str, Tensor]], start: int) -> tuple[Entry, ...]:

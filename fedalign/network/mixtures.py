@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedalign.network.constants import constants
 from fedalign.network.convolution import convolved, from_groups
 from fedalign.network.device import autocast
 from fedalign.network.kernels import Target
@@ -27,7 +28,11 @@ class Mixtures:
 
     A layer that sees the examples themselves is linear in its weights, and its input is the same
     for all models. So its output for a mixture is the mixture of its outputs for the models: it
-    runs M times and not K times.
+    runs M times and not K times. Layers of constants before it run once.
+
+    Args:
+        spread: the network itself gets the examples of all mixtures, for one that adds what all
+            mixtures share to what they do not.
 
     Attributes:
         bf16: forward passes run under autocast.
@@ -35,9 +40,11 @@ class Mixtures:
         smallest: 0, likewise.
     """
 
-    def __init__(self, module: nn.Module, layout: Layout, bf16: bool = False):
+    def __init__(self, module: nn.Module, layout: Layout, bf16: bool = False, spread: bool = False):
+        self._spreads = spread
         self.bf16, self.examples, self.smallest = bf16, torch.empty(0), 0
         self._entries = {entry.name: entry for entry in layout.entries}
+        self._constants = constants(module)
         self._batch = threading.local()  # threads have batches of their own
         self.twin = stacked_twin(module, self, LAYERS).eval()
         chains = [chain for chain in self.twin.modules() if isinstance(chain, nn.Sequential)]
@@ -62,7 +69,8 @@ class Mixtures:
         """Return each mixture's logits for inputs `(B, …)`: `(K, B, classes)`, float32."""
         self._batch.size = len(inputs)
         with autocast(inputs.device, self.bf16):
-            logits: Tensor = self.twin(inputs).float()
+            own = self.spread(inputs) if self._spreads else inputs
+            logits: Tensor = self.twin(own).float()
         return logits.view(self._count, len(inputs), -1)
 
     def parameter(self, name: str) -> tuple[Tensor, Target]:
@@ -71,6 +79,8 @@ class Mixtures:
 
     def buffer(self, name: str) -> Tensor:
         """Return a tensor of all mixtures, `(K, …)`, mixed when it is first asked for."""
+        if name in self._constants:
+            return self._repeated(name, self._count)
         if name not in self._mixed:
             entry = self._entries[name]
             own = self._models[:, entry.start : entry.stop]
@@ -94,7 +104,13 @@ class Mixtures:
 
     def of_models(self, name: str) -> Tensor:
         """Return a parameter of all models, `(M, …)`."""
+        if name in self._constants:
+            return self._repeated(name, len(self._models))
         return self._entries[name].view(self._models)
+
+    def _repeated(self, name: str, count: int) -> Tensor:
+        own = self._constants[name]
+        return own.expand(count, *own.shape)
 
     def mixed(self, outputs: Tensor) -> Tensor:
         """Return the mixtures `(K * B, …)` of a layer's outputs for the models, `(M, B, …)`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from copy import copy, deepcopy
+from copy import copy
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from fedalign.data import Dataset, Spec
 from fedalign.models.symmetry import Group
 from fedalign.network.agreement import Trial
 from fedalign.network.batch_norm import NORMS, batch_sizes, reestimate
+from fedalign.network.constants import copied
 from fedalign.network.device import gpu_memory, send
 from fedalign.network.evaluation import CPU_BATCH, batch_on_gpu, evaluate
 from fedalign.network.exchanges import Exchangeable, exchangeable
@@ -95,7 +96,7 @@ class Network:
                 other.__dict__.pop(name, None)
         self.restart()
         other.draws = Draws()
-        module = deepcopy(self.module, {id(self.draws): other.draws})
+        module = copied(self.module, {id(self.draws): other.draws})
         other._plain = OneByOne(module, self.layout, self._bf16, other.draws)
         other._state, other._receiver = State(module), Receiver(self.layout, self.device)
         return other
@@ -130,7 +131,7 @@ class Network:
     @cached_property
     def traits(self) -> Traits:
         """What is known of the module."""
-        return Traits(deepcopy(self.module, {id(self.draws): Draws()}), self._inputs)
+        return Traits(copied(self.module, {id(self.draws): Draws()}), self._inputs)
 
     @cached_property
     def stacking(self) -> Stacking:
@@ -159,15 +160,15 @@ class Network:
     @property
     def _trial(self) -> Trial:
         """What compares other ways of running the network with the plain one."""
-        plain = OneByOne(deepcopy(self.module), self.layout, draws=self.draws)
+        plain = OneByOne(copied(self.module), self.layout, draws=self.draws)
         start = self.layout.to_vector(self.initial)
         return Trial(plain, self.layout, start, self._inputs, self.draws, self._features)
 
     @cached_property
     def footprint(self) -> Footprint:
         """What one example costs in a forward pass."""
-        weights, run = self.receive(self.initial), self.twin().function_of
-        return footprint(run(weights), weights, self._inputs.blank(2))
+        weights, twin = self.receive(self.initial), self.twin()
+        return footprint(twin.function_of(weights), weights, twin.module, self._inputs.blank(2))
 
     def gradients(
         self,
@@ -186,17 +187,15 @@ class Network:
         inputs, loss = self._inputs(images.flatten(0, 1)), self.tasks.loss(loss)
         return runner.gradients(block, inputs, labels, sizes, out, keep, loss, counts)
 
-    @torch.no_grad()
-    def features(self, block: Tensor, images: Tensor) -> Tensor:
-        """Return the input of the last linear layer of each model `(K, F)`: `(K, B, D)`.
-
-        Of images `(K, B, C, H, W)`, in evaluation mode.
-        """
-        recorder, found = self._plain.recorder, []  # before the first forward pass
+    def features(
+        self, block: Tensor, images: Tensor, batch_size: int | None = None, threads: int = 1
+    ) -> Tensor:
+        """Return the input `(K, B, D)` of each model's last linear layer; in evaluation mode."""
+        found, shared = [], 1 if self.traits.depends[False] else threads
         for vector, own in zip(block, images, strict=True):
+            run, parts = self.function_of(vector), own.split(batch_size or len(own))
             with self._measuring():
-                self.function_of(vector)(own)
-            found.append(recorder.features.float())
+                found.append(self._plain.recorder.of(run, parts, shared))
         return torch.stack(found)
 
     def watch(self, vector: Tensor, images: Tensor, modules: Iterable[str]) -> dict[str, Tensor]:

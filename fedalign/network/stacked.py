@@ -8,12 +8,12 @@ with weights must know that each B examples have weights of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from fedalign.network.constants import constants, copied
 from fedalign.network.device import autocast
 from fedalign.network.features import FeatureRecorder
 from fedalign.network.kernels import Target
@@ -88,13 +88,13 @@ class Stacked:
     ):
         self.bf16, self.examples, self.smallest = bf16, torch.empty(0), 0
         self._layout, self._draws = layout, draws or Draws()
-        self._tensors: dict[str, Tensor] = {}
+        self._constants, self._tensors = constants(module), dict[str, Tensor]()
         self._gradients: dict[str, Tensor] = {}
         self._targets: dict[str, Target] = {}
         self._bound: tuple[int, ...] | None = None
         self.twin: nn.Module
         if vmapped:
-            self.twin = Vmapped(deepcopy(module), layout, self, self._draws)
+            self.twin = Vmapped(copied(module), layout, self, self._draws)
         else:
             self.twin = stacked_twin(module, self, LAYERS)
         self.twin.train()
@@ -105,9 +105,9 @@ class Stacked:
             return self.twin.recorder
         return FeatureRecorder(self.twin)
 
-    def parameter(self, name: str) -> tuple[Tensor, Target]:
-        """Return a parameter's `(K, …)` view, and where its gradient goes."""
-        return self._tensors[name], self._targets[name]
+    def parameter(self, name: str) -> tuple[Tensor, Target | None]:
+        """Return a parameter's `(K, …)` view, and where its gradient goes; None for a constant."""
+        return self._tensors[name], self._targets.get(name)
 
     def buffer(self, name: str) -> Tensor:
         """Return a float buffer's `(K, …)` view."""
@@ -157,7 +157,9 @@ class Stacked:
             return losses_of(self.twin(inputs).float(), labels)
         recorder = self._recorder  # before the forward pass
         logits = self.twin(inputs).float().view(*labels.shape, -1)
-        features = recorder.features.float().view(*labels.shape, -1)
+        features = recorder.features.float()
+        if features.numel():  # a network without a linear layer has none
+            features = features.view(*labels.shape, -1)
         return loss(logits, labels, features, slice(0, len(labels)))
 
     def _bind(self, block: Tensor, out: Tensor) -> None:
@@ -169,5 +171,8 @@ class Stacked:
         # `data`: BatchNorm's statistics change in the same block before autograd is done with it.
         self._tensors = {e.name: e.view(block).data.requires_grad_() for e in parameters}
         self._tensors |= {e.name: e.view(block) for e in buffers}
+        self._tensors |= {
+            n: own.expand(len(block), *own.shape) for n, own in self._constants.items()
+        }
         self._gradients = {e.name: e.view(out) for e in parameters}
         self._bound = place

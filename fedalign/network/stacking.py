@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fedalign.network.agreement import Trial
+from fedalign.network.constants import constants, trained
 from fedalign.network.layout import Layout
 from fedalign.network.mixtures import Mixtures
 from fedalign.network.random_layers import Draws
@@ -101,24 +102,26 @@ def mixing(
 ) -> Mixing:
     """Return how mixtures of models are evaluated: at once, if that is right and gains anything.
 
-    On a CPU convolutions run one after the other anyway.
+    On a CPU convolutions run one after the other anyway. A network with constants may begin with
+    what all mixtures share.
     """
     if device.type == "cpu" and (place := _first(module, *CONVOLUTIONS)):
         return Mixing(None, f"on a CPU nothing is gained with convolutions ({place})")
-    try:
-        found = Mixtures(module, layout)
-        differs = trial.of_mixtures(found)
-        why = f"together {differs}"
-    except TypeError as error:
-        differs = why = str(error)
-    if differs:
-        log.warning("mixes of models are evaluated one by one, since %s", why)
-        return Mixing(None, why)
-    found.bf16 = bf16
-    return Mixing(found)
+    for spread in (False, True) if constants(module) else (False,):
+        try:
+            found = Mixtures(module, layout, spread=spread)
+            differs = trial.of_mixtures(found)
+            why = f"together {differs}"
+        except TypeError as error:
+            differs = why = str(error)
+        if not differs:
+            found.bf16 = bf16
+            return Mixing(found)
+    log.warning("mixes of models are evaluated one by one, since %s", why)
+    return Mixing(None, why)
 
 
 def _first(module: nn.Module, *kinds: type[nn.Module]) -> str:
-    """Return the first layer of these kinds by name; "" if there is none."""
+    """Return the first layer of these kinds that trains by name; "" if there is none."""
     found = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, kinds))
-    return next((place_of(*layer) for layer in found), "")
+    return next((place_of(*own) for own in found if trained(own[1])), "")

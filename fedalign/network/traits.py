@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fedalign.errors import code_at
+from fedalign.network.constants import copied
 from fedalign.network.device import without_cudnn
 from fedalign.network.inputs import Inputs
 from fedalign.network.state import State
@@ -77,7 +77,7 @@ class Traits:
 
     def check_logits(self, classes: int) -> None:
         """Raise `TypeError` unless the module makes a row of numbers for each example."""
-        probe = deepcopy(self._module).eval()
+        probe = copied(self._module).eval()
         with seeded(0, "probe"), torch.no_grad():
             found = probe(self._inputs.random(2))
         if not isinstance(found, Tensor):
@@ -92,7 +92,7 @@ class Traits:
 
     def _probe(self, training: bool) -> tuple[str, str]:
         """Return what `depends` and `reads` have of the network in training or not."""
-        probe, reads = deepcopy(self._module).train(training), Reads()
+        probe, reads = copied(self._module).train(training), Reads()
         state = State(probe)
         # cuDNN would hide the draws of recurrent layers.
         with watched(0, "probe") as drawn, without_cudnn(), reads:
@@ -107,7 +107,7 @@ class Traits:
 
     def _flaw(self, count: int) -> str:
         """Return the layer that fails on so many examples, or makes numbers that are not finite."""
-        probe, entered, flawed = deepcopy(self._module).train(), list[str](), list[str]()
+        probe, entered, flawed = copied(self._module).train(), list[str](), list[str]()
         for name, layer in probe.named_modules():
             place = place_of(name, layer)
 

@@ -7,12 +7,12 @@ Everything else treats examples one by one and stays as it is.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from fedalign.network.constants import copied, trained
 from fedalign.network.kernels import Target, leaf
 
 
@@ -28,8 +28,8 @@ class Weights(Protocol):
     examples: Tensor
     smallest: int
 
-    def parameter(self, name: str) -> tuple[Tensor, Target]:
-        """Return a parameter's `(K, …)` view, and where its gradient goes."""
+    def parameter(self, name: str) -> tuple[Tensor, Target | None]:
+        """Return a parameter's `(K, …)` view, and where its gradient goes; None for a constant."""
         ...
 
     def buffer(self, name: str) -> Tensor:
@@ -67,7 +67,8 @@ class StackedLayer(nn.Module):
 
     def parameter(self, name: str) -> Tensor:
         """Return a parameter `(K, …)`, through which autograd finds where its gradient goes."""
-        found: Tensor = leaf(*self.weights.parameter(self.names[name]))
+        weight, target = self.weights.parameter(self.names[name])
+        found: Tensor = weight if target is None else leaf(weight, target)
         return found
 
     def buffer(self, name: str) -> Tensor:
@@ -83,15 +84,18 @@ def stacked_twin(module: nn.Module, weights: Weights, layers: Layers) -> nn.Modu
     """Return a copy of a module, whose parameters and stacked layers come from `weights`.
 
     `layers` has their stacked forms. `TypeError` names a layer that has none, but parameters that
-    are not the same for all examples.
+    are not the same for all examples. A layer that has only constants, which are the same in all
+    models, runs as it is.
     """
     names = {id(p): name for name, p in module.named_parameters()}
-    nothing = {id(p): nn.Parameter(p.new_empty(0)) for p in module.parameters()}
-    twin: nn.Module = copy.deepcopy(module, dict(nothing))
+    nothing = {id(p): nn.Parameter(p.new_empty(0)) for p in trained(module).values()}
+    twin = copied(module, dict(nothing))
     pairs = list(zip(module.named_modules(), twin.modules(), strict=True))
     for (prefix, layer), other in pairs:
         own = {key: names[id(p)] for key, p in layer.named_parameters(recurse=False)}
         place = place_of(prefix, layer)
+        if own and _is_constant(layer):
+            continue
         if type(layer) in layers:
             _become(other, layers[type(layer)], weights, own, prefix)
             if (
@@ -100,10 +104,15 @@ def stacked_twin(module: nn.Module, weights: Weights, layers: Layers) -> nn.Modu
                 or own.keys() - other.known
             ):
                 raise TypeError(f"{place} has options that cannot be stacked")
-        elif own:
-            _require_broadcast(layer, place)
+        elif own := {key: own[key] for key in trained(layer) if key in own}:
+            _require_broadcast(layer, own, place)
             other.__class__ = _expanding(type(layer), weights, own)
     return twin
+
+
+def _is_constant(layer: nn.Module) -> bool:
+    """Return whether nothing in a layer differs between models."""
+    return not trained(layer) and not any(True for _ in layer.buffers())
 
 
 def _become(
@@ -125,9 +134,10 @@ def place_of(prefix: str, layer: nn.Module) -> str:
     return f"layer {prefix!r} ({type(layer).__name__ if chr(10) in whole else whole})"
 
 
-def _require_broadcast(module: nn.Module, place: str) -> None:
+def _require_broadcast(module: nn.Module, own: Iterable[str], place: str) -> None:
     """Raise `TypeError` for a module's own parameter that is not the same for all examples."""
-    for key, parameter in module.named_parameters(recurse=False):
+    for key in own:
+        parameter = getattr(module, key)
         if parameter.shape[:1] != (1,):
             shape = tuple(parameter.shape)
             raise TypeError(f"{place} has a parameter {key!r} {shape} that cannot be stacked")
@@ -138,7 +148,7 @@ def _expanding(kind: type[nn.Module], weights: Weights, own: dict[str, str]) -> 
 
     def expanded(name: str) -> property:
         def get(_: nn.Module) -> Tensor:
-            parameter: Tensor = leaf(*weights.parameter(name))  # (K, 1, …)
+            parameter: Tensor = leaf(*weights.parameter(name))  # (K, 1, …), no constant
             shape = (-1, weights.batch_size(), *parameter.shape[2:])
             return parameter.expand(shape).flatten(0, 1)
 

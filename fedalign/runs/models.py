@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from fedalign.files import replace, reporting
-from fedalign.network.layout import Layout
+from fedalign.network.network import Network
 from fedalign.runs.paths import folder_of, read_manifest
 from fedalign.runs.stopping import StopRule, is_better
 from fedalign.server.callbacks import Callback
@@ -51,13 +51,13 @@ class KeepModels(Callback):
 
     Args:
         config: of the run, with `keep_models`.
-        layout: of the models.
+        network: of the models.
         rule: says which round is the last one, once that is measured.
     """
 
-    def __init__(self, config: Config, layout: Layout, rule: StopRule):
+    def __init__(self, config: Config, network: Network, rule: StopRule):
         self._folder, self._kept = folder_of(config), config.keep_models
-        self._layout, self._rule = layout, rule
+        self._network, self._rule = network, rule
 
     def models_wanted(self, number: int, partitions: Sequence[int]) -> Sequence[int]:
         """Return all partitions in a round that is kept, or that may turn out to be the last."""
@@ -80,7 +80,7 @@ class KeepModels(Callback):
         return self._kept == ALL or number in self._kept
 
     def _save(self, path: Path, model: ArrayRecord) -> None:
-        save_model(path, self._layout.to_state(model))
+        save_model(path, self._network.layout.to_state(model, self._network.module))
 
 
 class KeepBest(Callback):
@@ -88,13 +88,15 @@ class KeepBest(Callback):
 
     Args:
         config: of the run, with `keep_best`.
-        layout: of the models.
+        network: of the models.
         earlier: the metrics of the rounds before this process began.
     """
 
-    def __init__(self, config: Config, layout: Layout, earlier: Sequence[Mapping[str, float]] = ()):
+    def __init__(
+        self, config: Config, network: Network, earlier: Sequence[Mapping[str, float]] = ()
+    ):
         self._path, self._metric = folder_of(config) / BEST, config.keep_best or ""
-        self._layout = layout
+        self._network = network
         self._best: float | None = None
         if earlier and self._metric not in facts_in(self._path):
             line = "keep_best: %s is the best round after %d; earlier models were not kept"
@@ -107,7 +109,8 @@ class KeepBest(Callback):
         """Write the model if no round was better."""
         if self._is_best(outcome.metrics):
             facts = {"round": outcome.number, self._metric: outcome.metrics[self._metric]}
-            save_model(self._path, self._layout.to_state(outcome.after), facts)
+            state = self._network.layout.to_state(outcome.after, self._network.module)
+            save_model(self._path, state, facts)
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
         value = metrics.get(self._metric)
@@ -118,16 +121,16 @@ class KeepBest(Callback):
 
 
 def keepers_of(
-    config: Config, layout: Layout, rule: StopRule, earlier: Sequence[Mapping[str, float]]
+    config: Config, network: Network, rule: StopRule, earlier: Sequence[Mapping[str, float]]
 ) -> list[Callback]:
     """Return the callbacks that keep models, as far as there are any to keep."""
     found: list[Callback] = []
     if config.keep_models:
-        found.append(KeepModels(config, layout, rule))
+        found.append(KeepModels(config, network, rule))
         if past := _missing_rounds(config, len(earlier)):
             log.warning("keep_models: the models of round %s were not kept", _listed(past))
     if config.keep_best:
-        found.append(KeepBest(config, layout, earlier))
+        found.append(KeepBest(config, network, earlier))
     return found
 
 

@@ -7,8 +7,10 @@ from math import isnan
 
 from fedalign.errors import BadValueError, nearest
 from fedalign.runs.tables import COSTS, columns, lower_is_better
+from fedalign.server import measure
 from fedalign.server.callbacks import Callback
 from fedalign.server.round import Round
+from fedalign.settings.common import private_of
 from fedalign.settings.config import Config
 from fedalign.settings.stopping import condition
 
@@ -26,10 +28,14 @@ def check_metrics(config: Config) -> None:
     What a round costs is refused too, since it differs between equal runs.
     """
     known = [n for n in columns(config.evaluation)["metrics.csv"] if n not in ("round", *COSTS)]
+    unmeasured = {"test_loss", "test_accuracy", *measure.columns(config.evaluation)}
     asked = {"keep_best": config.keep_best}
     asked["stop_when"] = condition(config.stop_when).metric if config.stop_when else None
     asked["patience.metric"] = config.patience.metric if config.patience else None
     for place, metric in asked.items():
+        if private_of(config.client) and metric in unmeasured:
+            reason = "is not measured, since the server's model lacks what client.private names"
+            raise BadValueError(place, f"{metric!r} {reason} (client_accuracy)")
         if metric is not None and metric not in known:
             problem = f"{metric!r} is no metric of this run{nearest(metric, known)}"
             raise BadValueError(place, problem)

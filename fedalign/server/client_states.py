@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from fedalign.messages.groups import GroupGrid
 from fedalign.messages.records import STATE, with_content
 from fedalign.server.sampling import Sample
+from fedalign.settings.common import private_of
 from fedalign.settings.config import Config
 from fedalign.settings.registry import traits
 
@@ -26,7 +27,7 @@ class ClientStates(Protocol):
     kind: ClassVar[type]
 
     def address(self, messages: Sequence[Message], clients: Sample) -> Sequence[Message]:
-        """Return train messages that say from which states their clients begin."""
+        """Return messages that say from which states their clients begin."""
 
     def keep(self, states: Mapping[int, RecordDict]) -> None:
         """Let the states that came with replies, by node, be those of the clients."""
@@ -45,7 +46,8 @@ def states_of(config: Config, grid: Grid) -> ClientStates:
     """Return the states of the clients behind a grid."""
     if isinstance(grid, GroupGrid):
         return HeldStates(grid)
-    return RemoteStates(traits("clients", config.client.name).stateful)
+    stateful = traits("clients", config.client.name).stateful
+    return RemoteStates(stateful or bool(private_of(config.client)))
 
 
 class HeldStates:

@@ -7,11 +7,11 @@ lets dtypes drift, and carries on if no client answered. This one does not, for 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -53,10 +53,11 @@ class RoundLoop:
         codec: how models travel; None: as they are.
         callbacks: called after each round.
         counts_known: `nodes` knows how many examples each client has, and replies must say so too.
-        bounds: of the client algorithm's metrics, see `BoundsMetrics`; None: unknown.
+        bounds: of a client's metrics, given its partition and its number of examples, see
+            `BoundsMetrics`; None: unknown.
         participation: who has taken part so far.
         states: what clients store from round to round; None: what the grid holds, if it does.
-        steps: how many steps a client makes with so many examples; None: unknown.
+        steps: how many steps a client makes, given the same; None: unknown.
         is_over: asked before each round; it may also raise.
     """
 
@@ -67,10 +68,10 @@ class RoundLoop:
     codec: Codec | None = None
     callbacks: CallbackRunner = field(default_factory=CallbackRunner)
     counts_known: bool = False
-    bounds: Callable[[int], Mapping[str, Bounds]] | None = None
+    bounds: Callable[[int, int], Mapping[str, Bounds]] | None = None
     participation: Participation = field(default_factory=Participation)
     states: ClientStates | None = None
-    steps: Callable[[int], int] | None = None
+    steps: Callable[[int, int], int] | None = None
     is_over: Callable[[], bool] = lambda: False
     _logged: set[str] = field(default_factory=set, init=False, repr=False)
 
@@ -141,6 +142,11 @@ class RoundLoop:
         replies.outcomes = self.participation.add(clients.nodes, used, why)
         _check_enough(replies, number, settings.min_replies, model)
         replies.states = {node: came.states[node] for node in replies.used & came.states.keys()}
+        if self.codec and (private := self.codec.private):
+            replies.models = {
+                client: private.whole(own, replies.states.get(clients.nodes[client], {}))
+                for client, own in replies.models.items()
+            }
         return replies, total_size_of(sent)
 
     def aggregate(
@@ -169,8 +175,10 @@ class RoundLoop:
 
     def _steps(self, sampled: Mapping[int, Sampled]) -> dict[str, int]:
         """Return how many optimiser steps are in the models that were used, if that is known."""
-        sizes = [own.examples or 0 for own in sampled.values() if own.outcome == USED]
-        return {"client_steps": sum(map(self.steps, sizes))} if self.steps else {}
+        if self.steps is None:
+            return {}
+        used = ((k, own.examples or 0) for k, own in sampled.items() if own.outcome == USED)
+        return {"client_steps": sum(self.steps(client, examples) for client, examples in used)}
 
     def _made(
         self, number: int, model: ArrayRecord, replies: RoundReplies
@@ -188,8 +196,9 @@ class RoundLoop:
             return model, None
         if result is None:
             raise RoundFailedError(f"round {number}: strategy {name} made no model of the replies")
+        private = self.codec.private if self.codec else None
         try:
-            return check_made(result, model), metrics
+            return check_made(private.kept(result, model) if private else result, model), metrics
         except ValueError as error:
             raise RoundFailedError(
                 f"round {number}: strategy {name} made a model that cannot be used: {error}"
@@ -206,7 +215,9 @@ class RoundLoop:
         config, shown = config_for(self.nodes), clients.grid(self.grid)
         with seeded(settings.seed, "configure evaluate", number):
             messages = self.strategy.configure_evaluate(number, outcome.after, config, shown)
-            ordered = clients.ordered(messages)
+            ordered: Sequence[Message] = clients.ordered(messages)
+        if self.codec and self.codec.private:  # whose values clients find in their states
+            ordered = self._states.address(ordered, clients)
         try:
             came = exchange(self.grid, ordered, clients, number, settings.timeout)
         except RoundFailedError as error:  # the model is there all the same

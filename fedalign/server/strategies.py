@@ -22,7 +22,6 @@ from fedalign.settings.coherence import moves_neurons
 from fedalign.settings.contracts import (
     FLOWER_SAMPLING,
     AddsNoise,
-    HasEpochs,
     PlansMasks,
     StrategyArguments,
 )
@@ -64,6 +63,7 @@ def strategy_of(federation: Federation, num_clients: int | None = None) -> Strat
             vars(strategy)["_construct_messages"] = for_nodes  # which does the same, quicker
         if isinstance(strategy, PlansMasks):
             _check_plan(federation, strategy, moved)
+            _check_fixed_value(federation, strategy)
     return built
 
 
@@ -81,14 +81,14 @@ def _check_counts(strategy: Strategy, sampled: int) -> None:
 def rules_of(
     strategy: Strategy,
     examples: Mapping[int, int] | None = None,
-    bounds: Callable[[int], Mapping[str, Bounds]] | None = None,
+    bounds: Callable[[int, int], Mapping[str, Bounds]] | None = None,
 ) -> ReplyRules:
     """Return what a strategy, with those that it wraps, needs of every reply.
 
     Args:
         strategy: any Flower strategy.
         examples: by partition, how many examples a client has; None: what it says is believed.
-        bounds: see `BoundsMetrics`.
+        bounds: of a client's metrics, see `ReplyRules`.
     """
     metrics: dict[str, Bounds] = {}
     arrays: list[str] = []
@@ -99,7 +99,7 @@ def rules_of(
             metrics[KEY_NORM_BIT] = (0.0, 1.0)
         metrics |= getattr(own, "reply_metrics", {})
         arrays += getattr(own, "reply_arrays", ())
-    return ReplyRules(metrics, arrays, bounds or (lambda _: {}), examples or {})
+    return ReplyRules(metrics, arrays, bounds or (lambda *_: {}), examples or {})
 
 
 def expect(strategy: Strategy, count: int) -> None:
@@ -125,11 +125,11 @@ def inner_strategies(strategy: Strategy) -> dict[str, Strategy]:
 
 def _check_plan(federation: Federation, strategy: PlansMasks, moved: bool) -> None:
     """Raise `InputError` for a mask plan that clients, or a strategy around it, cannot follow."""
-    layout, client = federation.network.layout, federation.client
-    epochs = client.epochs if isinstance(client, HasEpochs) else 1
+    layout, clients = federation.network.layout, range(federation.config.num_clients)
     try:
         plan = strategy.plan(1)
-        phases(plan, layout, epochs, epochs)
+        for epochs in set(map(federation.epochs_of, clients)):
+            phases(plan, layout, epochs, epochs)
     except ValueError as error:
         raise InputError(f"strategy: {error}") from None
     if moved and trainable_mask(plan, layout) is not None:
@@ -138,3 +138,17 @@ def _check_plan(federation: Federation, strategy: PlansMasks, moved: bool) -> No
             f"{federation.config.strategy.name!r} moves neurons (fixed_ratio: 0, or a "
             "schedule in which all weights train, such as complement_half)"
         )
+
+
+def _check_fixed_value(federation: Federation, strategy: PlansMasks) -> None:
+    """Raise `InputError` if private weights would be fixed at values that come with the model."""
+    value, private = getattr(strategy, "fixed_value", "global"), federation.private
+    mask = trainable_mask(strategy.plan(1), federation.network.layout)
+    if value != "global" and private and mask is not None:
+        own = private.mask()[: len(mask)]
+        if bool((own & ~mask).any()):
+            raise InputError(
+                f"strategy.fixed_value: {value!r} is sent with the model, and the tensors of "
+                "client.private are not (strategy.exclude: the same tensors, or fixed_value: "
+                "global)"
+            )

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fedalign.errors import BadValueError, InputError
+from fedalign.settings.common import private_of
 from fedalign.settings.contracts import PlansMasks
 from fedalign.settings.registry import Part, load, traits
 
 
-def check(strategy: Part, client: Part) -> None:
-    """Raise `BadValueError` for a strategy, with those it wraps, or a client that cannot work."""
+def check(strategy: Part, client: Part, own: Collection[str] = ()) -> None:
+    """Raise `BadValueError` for a strategy, with those it wraps, or a client that cannot work.
+
+    `own` are the options of the client in which it may differ from other clients.
+    """
     chain = _chain(strategy)
+    _same_for_all(chain, own)
     _one_mask_plan(chain)
     _both_halves(chain, client)
     _same_options(chain, client)
@@ -55,6 +62,17 @@ def _same_options(chain: list[Part], client: Part) -> None:
                     raise BadValueError(f"client.{key}", reason)
 
 
+def _same_for_all(chain: list[Part], own: Collection[str]) -> None:
+    """Refuse options that clients have of their own where a strategy counts on one value."""
+    for part in chain:
+        alike = traits("strategies", part.name).same_for_all
+        alike += ("lr",) if "client_learning_rate" in part.options else ()  # of Flower's q-FedAvg
+        for key in alike:
+            if key in own:
+                reason = f"strategy {part.name!r} needs clients with the same {key}"
+                raise BadValueError(f"client.{key}", reason)
+
+
 def _order_of_neurons(chain: list[Part], client: Part) -> None:
     """Refuse to move neurons while something else relies on their order."""
     outer, *inner = chain
@@ -62,6 +80,9 @@ def _order_of_neurons(chain: list[Part], client: Part) -> None:
         if moves_neurons(part):
             reason = f"would see neurons before {part.name!r} moves them, which must be the "
             raise BadValueError("strategy.name", f"{outer.name!r} {reason}outermost strategy")
+    if moves_neurons(outer) and (patterns := private_of(client)):
+        reason = f"{patterns!r} would keep weights in an order of neurons that {outer.name!r} "
+        raise BadValueError("client.private", f"{reason}changes; fedavg does not")
     if moves_neurons(outer) and traits("clients", client.name).stateful:
         reason = f"keeps weights from round to round in an order of neurons that {outer.name!r} "
         raise BadValueError("client.name", f"{client.name!r} {reason}changes; local does not")

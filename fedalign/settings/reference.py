@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from fedalign.settings.common import COMMON
 from fedalign.settings.config import Config
-from fedalign.settings.registry import COMMON, Part, options
+from fedalign.settings.registry import Part, options
 from fedalign.settings.signatures import Option
 
 SIGNS = {
@@ -24,7 +25,15 @@ SIGNS = {
     "min_length": "length >=",
     "multiple_of": "a multiple of",
 }
-NAMES = {int: "int", float: "float", bool: "bool", str: "text", dict: "table", list: "list"}
+NAMES = {
+    int: "int",
+    float: "float",
+    bool: "bool",
+    str: "text",
+    dict: "table",
+    list: "list",
+    tuple: "list",
+}
 REQUIRED = "required"
 
 

@@ -16,10 +16,10 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, Literal, overload
+from typing import Any, Literal, overload
 
 from flwr.serverapp.strategy import Strategy
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from fedalign.errors import (
@@ -32,8 +32,10 @@ from fedalign.errors import (
 )
 from fedalign.settings.booleans import NUMBER_MEANT, read_as_number
 from fedalign.settings.builtin import BUILTIN, PLACES, SINGULAR
+from fedalign.settings.client_contracts import ClientTraits
+from fedalign.settings.common import COMMON
 from fedalign.settings.conformance import CONTRACTS, faults
-from fedalign.settings.contracts import ClientTraits, StrategyTraits
+from fedalign.settings.contracts import StrategyTraits
 from fedalign.settings.foreign import translated
 from fedalign.settings.result_contracts import FusionTraits
 from fedalign.settings.signatures import Option, options_of
@@ -46,16 +48,6 @@ TRAITS: dict[str, type[Traits]] = {
     "fusions": FusionTraits,
 }
 FOLDERS = ("strategies", "clients", "partitions")
-SEED = Annotated[
-    int | None,
-    Field(
-        ge=0,
-        description="of the draws that decide who has which examples, so that runs of other seeds "
-        "have the same clients; null: the run's seed",
-    ),
-]
-# Options that all parts in a section have; a part's own option of the same name comes first.
-COMMON = {"partition": {"seed": Option(SEED, None)}}
 BRANCHES = {"bool", "float", "int", "str"}  # what pydantic calls the branches of a union,
 NAMED_BRANCHES = ("literal[", "constrained-")  # and how other such names begin
 
@@ -273,7 +265,10 @@ def _value(option: Option, section: Mapping[str, Any], key: str, place: str) -> 
     try:
         value = TypeAdapter(option.annotation).validate_python(section[key])
     except ValidationError as error:
-        raise BadValueError(f"{place}.{key}", explain(error)) from None
+        inner = [
+            s for s in error_path(error.errors()[0]["loc"]) if isinstance(section[key], Mapping)
+        ]
+        raise BadValueError(".".join([place, key, *inner]), explain(error)) from None
     if read_as_number(section[key], value):
         raise BadValueError(f"{place}.{key}", f"{section[key]!r} is not allowed: {NUMBER_MEANT}")
     if not _is_finite(value):

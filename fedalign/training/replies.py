@@ -14,7 +14,6 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from torch import Tensor
 
 from fedalign.federation.federation import Federation
-from fedalign.masks.phases import update_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.codec import Codec
 from fedalign.messages.copies import node_of
@@ -62,7 +61,7 @@ class Sender:
 
     def mask(self, plan: MaskPlan) -> Tensor | None:
         """Return which parameters `(P,)` of a client with this plan travel; None: all of them."""
-        return None if self.clipped else update_mask(plan, self.codec.layout)
+        return None if self.clipped else self.codec.mask(plan)
 
     def pack(self, vector: Tensor, mask: Tensor | None) -> ArrayRecord:
         """Return the record of a model `(F,)`."""

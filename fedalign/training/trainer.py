@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import nan
 from typing import cast
 
 import numpy as np
@@ -17,12 +18,14 @@ from fedalign.federation.federation import Federation
 from fedalign.masks.phases import trainable_mask
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.contexts import places_of, state_at
+from fedalign.messages.private import VALUES
 from fedalign.messages.records import EXTRA, LOSS, STATE, TrainTask, arrays_of
 from fedalign.network.arrays import LazyArray, record_of
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 from fedalign.rng import rngs
 from fedalign.seeding import watched
+from fedalign.training.private import own_model, take
 from fedalign.training.stacks import in_memory, never_stack
 
 
@@ -78,6 +81,8 @@ def train(
 ) -> Iterator[Models]:
     """Yield all clients' trained models stack by stack, largest number of examples first.
 
+    Clients whose options differ are in different stacks.
+
     Args:
         federation: the run's.
         task: the one that all clients got.
@@ -88,14 +93,16 @@ def train(
     """
     if stack > 1 and federation.network.stacked is None:
         stack = 1
-    clients: list[Client] = []
+    groups: dict[int, list[Client]] = {}
     for place, (partition, count) in enumerate(places_of(contexts)):
-        rows, plan = federation.held(partition, count).trained, task.plan.of(partition)
-        clients.append(Client(place, partition, count, rows, plan, contexts))
-    clients.sort(key=lambda client: -len(client.rows))
+        rows = federation.trained_in(task.server_round, partition, count)
+        client = Client(place, partition, count, rows, task.plan.of(partition), contexts)
+        groups.setdefault(id(federation.client_of(partition)), []).append(client)
     train_stack = partial(_train_stack, federation, task, message)
-    for first in range(0, len(clients), stack):
-        yield from in_memory(federation, clients[first : first + stack], train_stack)
+    for clients in groups.values():
+        clients.sort(key=lambda client: -len(client.rows))
+        for first in range(0, len(clients), stack):
+            yield from in_memory(federation, clients[first : first + stack], train_stack)
 
 
 def _train_stack(
@@ -108,13 +115,18 @@ def _train_stack(
     stack, first = _stack(federation, task, message, clients), clients[0].partition
     federation.network.restart()
     with watched(federation.config.seed, "client", task.server_round, first) as drawn:
-        trained = federation.client.train(stack)
+        trained = federation.client_of(first).train(stack)
     if drawn.names and len(clients) > 1:
         never_stack(federation, f"draws from the global generator of {' and '.join(drawn.names)}")
         one = partial(_train_stack, federation, task, message)
         return [models for client in clients for models in one([client])]
-    _store(federation.network.layout, clients, trained.client_state)
-    numbers = {LOSS: trained.losses} | trained.metrics
+    layout, losses, kept = federation.network.layout, trained.losses, dict[str, Tensor]()
+    if federation.private:
+        own = kept[VALUES] = take(federation.private, stack.block, stack.start).cpu()
+        broken = ~own.isfinite().all(1)  # of which the server sees nothing but such a loss
+        losses = losses.cpu().masked_fill(broken, nan)
+    _store(layout, clients, trained.client_state, kept)
+    numbers = {LOSS: losses} | trained.metrics
     metrics = {name: value.tolist() for name, value in numbers.items()}
     return [Models(clients, stack.block, metrics, trained.sends)]
 
@@ -142,6 +154,7 @@ def _stack(
         rounds=config.rounds,
         received=_tensors(network, extras),
         client_states=[_tensors(network, client.state()) for client in clients],
+        private=federation.private.mask().to(network.device) if federation.private else None,
     )
 
 
@@ -149,10 +162,15 @@ def _starts(
     federation: Federation, task: TrainTask, start: Tensor, clients: Sequence[Client]
 ) -> Tensor:
     """Return where each client starts, `(K, F)`: with `init: own` they share fixed weights only."""
-    block = start.repeat(len(clients), 1)
-    if federation.config.init == "own" and task.server_round == 1:
-        for row, client in zip(block, clients, strict=True):
+    block, private = start.repeat(len(clients), 1), federation.private
+    own, first = federation.config.init == "own", task.server_round == 1
+    for row, client in zip(block, clients, strict=True):
+        state = client.state() if private else None
+        if own and first:
             row.copy_(federation.own_start(client.partition))
+        if private:
+            row.copy_(own_model(federation, row, state, client.partition))
+        if own and (first or (private and VALUES not in (state or ()))):
             mask = trainable_mask(client.plan, federation.network.layout)
             if mask is not None:
                 fixed = ~mask.to(row.device)
@@ -162,13 +180,20 @@ def _starts(
 
 def _tensors(network: Network, record: ArrayRecord | None) -> dict[str, Tensor]:
     """Return the arrays of a record, with padding, on the network's device."""
-    tensors = {key: torch.from_numpy(array.numpy()) for key, array in (record or {}).items()}
+    found = {key: array for key, array in (record or {}).items() if key != VALUES}
+    tensors = {key: torch.from_numpy(array.numpy()) for key, array in found.items()}
     return {key: network.layout.spread(t).to(network.device) for key, t in tensors.items()}
 
 
-def _store(layout: Layout, clients: Sequence[Client], client_state: Mapping[str, Tensor]) -> None:
+def _store(
+    layout: Layout,
+    clients: Sequence[Client],
+    client_state: Mapping[str, Tensor],
+    private: Mapping[str, Tensor],
+) -> None:
     """Put what clients keep, `(K, …)` by name, into their contexts."""
     stored = {key: layout.compact(rows).cpu().numpy() for key, rows in client_state.items()}
+    stored |= {key: rows.numpy() for key, rows in private.items()}
     for k, client in enumerate(clients if stored else ()):
         state = {key: LazyArray(rows[k].copy()) for key, rows in stored.items()}
         client.contexts[client.place].state[STATE] = record_of(state)

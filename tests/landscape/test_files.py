@@ -41,7 +41,7 @@ def state(seed=0):
 
 
 def test_a_saved_model_has_every_name_and_is_read_again(network, tmp_path):
-    record = network.layout.to_state(network.initial)
+    record = network.layout.to_state(network.initial, network.module)
     save_file({n: torch.from_numpy(a.numpy()) for n, a in record.items()}, tmp_path / "m")
     module = Tied()
     assert (

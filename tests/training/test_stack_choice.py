@@ -35,7 +35,7 @@ def gpu(monkeypatch):
 def test_a_forward_pass_is_counted_exactly():
     linear = nn.Linear(6, 4)
     run = nn.Sequential(linear, nn.ReLU())
-    found = footprint(run, linear.weight, torch.zeros(3, 6))
+    found = footprint(run, linear.weight, linear, torch.zeros(3, 6))
     assert found.multiply_adds == 24
     assert found.activations == 4 * (6 + 4)  # the linear layer's input and the ReLU's output
 

@@ -98,7 +98,8 @@ def figure(
     kind: Annotated[
         str,
         typer.Argument(
-            help="curves, bytes, barriers, differences, lines, planes, clients or partition"
+            help="curves, bytes, barriers, differences, lines, planes, clients, fusions, gain or "
+            "partition"
         ),
     ],
     runs: Runs,
@@ -120,8 +121,9 @@ def figure(
     curves, bytes: a metric over rounds, or over the bytes sent; bands are one standard deviation
     over seeds. barriers: the same of the barrier between clients. differences: from the baseline,
     with 95 % intervals. lines: heat map of accuracy between two clients, round by round. planes:
-    maps through two clients' models and their start. clients: accuracy of each client. partition:
-    which client has what.
+    maps through two clients' models and their start. clients: accuracy of each client. fusions:
+    ingredients and fusions, on clean and corrupted images. gain: of fusing, by the barrier between
+    clients. partition: which client has what.
     """
     with guarded():
         from contextlib import nullcontext

@@ -40,6 +40,7 @@ def report(
         from fedalign.report.figures import over_rounds
         from fedalign.report.page.page import target, write
         from fedalign.report.reading import distinct, held, read_runs
+        from fedalign.report.soups import describe
         from fedalign.report.style import save
         from fedalign.report.tables import common_settings, groups, remarks, table
 
@@ -48,6 +49,8 @@ def report(
         found = read_runs(folders)
         rows = groups(found)
         print(table(rows))
+        if fused := describe(rows):
+            print(f"\n{fused}\n")
         for line in (*common_settings(found), *repeated, *remarks(found, rows)):
             print(line)
         if figure is not None:

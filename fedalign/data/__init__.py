@@ -1,112 +1,19 @@
 """Data sets in memory: labelled images, text or tables as one value, and what its examples are."""
 
-import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 
-from fedalign.errors import InputError, shortened
+from fedalign.data.spec import MAX_CLASSES, PAD, Spec
+from fedalign.errors import InputError
 from fedalign.rng import rng
 
 Part = Literal["train", "test"]
-MAX_CLASSES = 1 << 16  # what a data folder may have: a layer has a row for each
-
-
-@dataclass(frozen=True)
-class Spec:
-    """The form of the examples, which all clients of a federation share.
-
-    Attributes:
-        shape: Shape of an example: `(C, H, W)` for images, `(L,)` for text, `(F,)` for a row of a
-            table.
-        classes: Number of classes; for text the size of the vocabulary.
-        mean: Mean of every channel on the 0..1 scale, or of every feature; `()` for text.
-        std: Standard deviation of every channel on the 0..1 scale, or of every feature, above 0;
-            `()` for text.
-        names: Names of the classes, in order; if empty, they are the numbers 0..classes-1.
-
-    Raises:
-        ValueError: An attribute has an impossible value; the message begins with its name.
-    """
-
-    shape: tuple[int, ...]
-    classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    names: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check every attribute: a specification may come over the network or from a user."""
-        axes = (1,) if self.is_text else (1, 3)
-        if len(self.shape) not in axes or min(self.shape) < 1:
-            wanted = "(L,) without a mean" if self.is_text else "(C, H, W), or (F,) for a table"
-            raise ValueError(f"shape: {self.shape} must be {wanted}, each at least 1")
-        if not 1 <= self.classes <= MAX_CLASSES:
-            raise ValueError(f"classes: {self.classes} must be from 1 to {MAX_CLASSES}")
-        channels = 0 if self.is_text else self.shape[0]
-        what = "features" if self.is_table else "channels"
-        for key, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != channels or not all(map(math.isfinite, values)):
-                shown = shortened(str(values), 100)
-                raise ValueError(f"{key}: {shown} must be numbers, as many as {what}: {channels}")
-        if self.std and min(self.std) <= 0:
-            raise ValueError(f"std: {shortened(str(self.std), 100)} must be above 0")
-        if self.names and not len(set(self.names)) == len(self.names) == self.classes:
-            found = f"{len(self.names)} names, {len(set(self.names))} of them different"
-            raise ValueError(f"names: {found}, for {self.classes} classes")
-
-    @property
-    def is_text(self) -> bool:
-        """Whether the examples are text, which is not normalised."""
-        return not self.mean
-
-    @property
-    def is_table(self) -> bool:
-        """Whether the examples are rows of numbers, each of which is normalised by itself."""
-        return bool(self.mean) and len(self.shape) == 1
-
-    @property
-    def kind(self) -> str:
-        """What the examples are, in words."""
-        if self.is_text:
-            return f"text of {self.shape[0]} characters"
-        if self.is_table:
-            return f"rows of {self.shape[0]} features"
-        return f"images of {'x'.join(map(str, self.shape))}"
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The label of every class: its name, or its number if classes have no names."""
-        return self.names or tuple(map(str, range(self.classes)))
-
-    def to_config(self) -> dict[str, int | list[int] | list[float] | list[str]]:
-        """Return the specification as entries of a Flower `ConfigRecord`, without empty ones.
-
-        The keys are `data-shape`, `data-classes`, `data-mean`, `data-std` and `data-names`.
-        """
-        entries = {f"data-{key}": value for key, value in asdict(self).items() if value != ()}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in entries.items()}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Spec":
-        """Return the specification that `to_config` has written; other keys are ignored.
-
-        Raises:
-            ValueError: A key is missing or its value is invalid; the message names the key.
-        """
-        values = {field.name: config.get(f"data-{field.name}", ()) for field in fields(cls)}
-        try:
-            return TypeAdapter(cls).validate_python(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = "".join(f"{key}: " for key in first["loc"][:1])
-            message = first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"data-{place}{message}") from None
+__all__ = ["MAX_CLASSES", "PAD", "Dataset", "Part", "Spec"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +25,11 @@ class Dataset:
     The test part has the mean and standard deviation of the training part.
 
     Attributes:
-        images: The examples. Images are `(N, C, H, W)` uint8, 0..255; text is `(N, L)` uint8, the
-            codes of characters; a table is `(N, F)` float32, finite.
-        labels: `(N,)` int64, 0..classes-1; for text the code of the character that follows.
-        classes: Number of classes; for text the size of the vocabulary.
+        images: The examples. Images are `(N, C, H, W)` uint8, 0..255; text is `(N, L)`, either
+            uint8, the codes of characters, or int32 or int64, the numbers of tokens, filled up with
+            `PAD`; a table is `(N, F)` float32, finite.
+        labels: `(N,)` int64, 0..classes-1; for text of characters the code of the one that follows.
+        classes: Number of classes; for text of characters the size of the vocabulary.
         mean: For images the mean of every channel on the 0..1 scale, for a table the mean of every
             feature, over the training part; `()` for text.
         std: The standard deviations, above 0, in the same way; `()` for text.
@@ -130,6 +38,8 @@ class Dataset:
             coarse label; None if the data has no groups. See `partitions.natural`.
         group_names: Names of groups 0, 1, …; empty if they have none.
         class_names: Names of classes 0, 1, …; empty if they have none.
+        vocabulary: For text of tokens how many there are; else None.
+        label_sets: The task of each class, see `Spec`; empty if all are of one task.
 
     Raises:
         InputError: A field has another type, shape or range; the message begins with `source`.
@@ -144,6 +54,8 @@ class Dataset:
     groups: torch.Tensor | None = None
     group_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    vocabulary: int | None = None
+    label_sets: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check all fields, so that a bad file is reported when it is read and not in training."""
@@ -170,20 +82,26 @@ class Dataset:
         self._check_groups()
 
     def _check_images(self) -> None:
+        tokens = self.is_text and self.vocabulary is not None
         wanted = {
-            (torch.uint8, 2): self.is_text,
+            (torch.uint8, 2): self.is_text and not tokens,
+            (torch.int32, 2): tokens,
+            (torch.int64, 2): tokens,
             (torch.uint8, 4): not self.is_text,
             (torch.float32, 2): not self.is_text,
         }
         if not wanted.get((self.images.dtype, self.images.ndim)):
             forms = "uint8 (N, C, H, W) for images or float32 (N, F) for a table"
             forms = "uint8 (N, L) for text, which has no mean" if self.is_text else forms
+            forms = "int32 or int64 (N, L) for text with a vocabulary" if tokens else forms
             found = _described(self.images)
             raise InputError(f"{self.source}: images must be {forms}, not {found}")
-        if self.is_text:
-            most = int(self.images.max()) if self.images.numel() else 0
-            if most >= self.classes:
-                raise InputError(f"{self.source}: code {most} is outside 0..{self.classes - 1}")
+        if self.is_text and self.images.numel():
+            least, most = int(self.images.min()), int(self.images.max())
+            count = self.classes if self.vocabulary is None else self.vocabulary
+            if least < 0 or most >= count:
+                found = f"{'token' if tokens else 'code'} {least if least < 0 else most}"
+                raise InputError(f"{self.source}: {found} is outside 0..{count - 1}")
         elif self.images.ndim == 2 and not self.images.isfinite().all():
             row, feature = (~self.images.isfinite()).nonzero()[0].tolist()
             value = float(self.images[row, feature])
@@ -215,7 +133,8 @@ class Dataset:
     @property
     def spec(self) -> Spec:
         """The form of the examples."""
-        return Spec(self.shape, self.classes, self.mean, self.std, self.class_names)
+        form = self.shape, self.classes, self.mean, self.std, self.class_names
+        return Spec(*form, self.vocabulary, self.label_sets)
 
     def __len__(self) -> int:
         return len(self.labels)

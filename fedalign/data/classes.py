@@ -41,12 +41,19 @@ def spec_of(spec: Spec, given: Sequence[int] | str) -> Spec:
         InputError: there is no such class, or the data are text.
     """
     classes = numbers_of(given)
-    if spec.is_text:
+    if spec.is_text and spec.vocabulary is None:
         raise InputError(f"data.classes: {spec.kind} has no classes to choose from")
     if max(classes) >= spec.classes:
         problem = f"{max(classes)} is no class of this data, whose are 0 to {spec.classes - 1}"
         raise InputError(f"data.classes: {problem}")
-    return replace(spec, classes=len(classes), names=tuple(spec.labels[c] for c in classes))
+    sets = [spec.label_sets[c] for c in classes] if spec.label_sets else []
+    tasks = sorted(set(sets))
+    return replace(
+        spec,
+        classes=len(classes),
+        names=tuple(spec.labels[c] for c in classes),
+        label_sets=tuple(map(tasks.index, sets)),
+    )
 
 
 def of_classes(data: Dataset, given: Sequence[int] | str) -> Dataset:
@@ -63,5 +70,6 @@ def of_classes(data: Dataset, given: Sequence[int] | str) -> Dataset:
         labels=new[kept.labels],
         classes=spec.classes,
         class_names=spec.names,
+        label_sets=spec.label_sets,
         source=f"{data.source}; only the {len(rows):,} examples of {', '.join(spec.names)}",
     )

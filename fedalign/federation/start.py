@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -12,12 +13,13 @@ from fedalign.data import Spec
 from fedalign.errors import InputError
 from fedalign.federation.adapters import adapt, has_adapters
 from fedalign.masks.names import tensors_named
+from fedalign.models import refuse_tokens
 from fedalign.network.constants import constants
 from fedalign.network.files import check_names, check_numbers, check_shapes, tensors_in, untied
 from fedalign.network.layout import Layout
 from fedalign.seeding import seeded
 from fedalign.settings.config import Config
-from fedalign.settings.registry import Part, options
+from fedalign.settings.registry import Part, load, options
 
 MODEL, RUN = "model.safetensors", "manifest.json"
 
@@ -78,8 +80,10 @@ def start_of(config: Config, spec: Spec, *client: int, filled: bool = True) -> S
     adapters, anew = model.options.get("adapters"), ""
     if file is not None or not filled:
         model = replace(model, options={**model.options, "weights": None})
+    refuse_tokens(model.name, spec, signature(load("models", model.name)).parameters)
+    given = {"classes": spec.classes, "vocabulary": spec.vocabulary}
     with seeded(config.seed, "init", *client):
-        module: nn.Module = model.build(shape=spec.shape, classes=spec.classes)
+        module: nn.Module = model.build(shape=spec.shape, **given)
     file = file if filled else None
     late = file is not None and adapters is not None and has_adapters(file)
     if file is not None and not late:

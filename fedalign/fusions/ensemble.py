@@ -40,13 +40,13 @@ class Ensemble:
 
 def measured(network: Network, models: Tensor, average: Averaged, data: Dataset) -> Point:
     """Return mean cross-entropy and accuracy of models `(K, F)` that predict together."""
-    total = torch.zeros((), dtype=torch.float64)
+    total, labels = torch.zeros((), dtype=torch.float64), data.labels.to(network.device)
     for model in models:
         batches = torch.split(data.images, BATCH)
         logits = torch.cat([network.watch(model, own, [""])[""] for own in batches]).double()
+        logits = network.tasks.own(logits, labels)
         total = total + (logits if average == "logits" else logits.softmax(1))
     mean = total / len(models)
     logits = mean if average == "logits" else mean.log()
-    labels = data.labels.to(logits.device)
     accuracy = (logits.argmax(1) == labels).double().mean()
     return float(losses_of(logits, labels).mean()), float(accuracy)

@@ -198,15 +198,9 @@ def _weights(sources: Sequence[Source], federation: Federation) -> list[float] |
 
 def _measure(federation: Federation, fused: Fused, test: Dataset, held: Dataset | None) -> Measured:
     settings = federation.config.evaluation
-
-    def point(data: Dataset) -> Point:
-        if fused.predict is not None:
-            return fused.predict(data)
-        assert fused.model is not None
-        how = settings.batch_size, settings.threads
-        return federation.network.evaluate(fused.model, data, *how)
-
-    return Measured(point(test), None if held is None else point(held))
+    how = settings.batch_size, settings.threads
+    points = [fused.score(federation.network, data, *how) for data in (test, held) if data]
+    return Measured(points[0], points[1] if held else None)
 
 
 def _curves(models: Mapping[str, Tensor], federation: Federation, test: Dataset) -> list[Curve]:

@@ -132,6 +132,15 @@ class Fused:
     facts: Mapping[str, Any] = field(default_factory=dict)
     predict: Callable[[Dataset], Point] | None = None
 
+    def score(
+        self, network: Network, data: Dataset, batch: int | None = None, threads: int = 1
+    ) -> Point:
+        """Return loss and accuracy on data of the model, or of what predicts in its place."""
+        if self.predict is not None:
+            return self.predict(data)
+        assert self.model is not None
+        return network.evaluate(self.model, data, batch, threads)
+
 
 @dataclass(frozen=True)
 class Recipe(ABC):

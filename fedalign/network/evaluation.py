@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedalign.data import Dataset
 from fedalign.network.device import pool
-from fedalign.network.losses import losses_of
+from fedalign.network.losses import losses_of, tasks_of
 
 WORTH_A_THREAD = 0.003  # seconds
 CPU_BATCH, GPU_BATCH = 200, 2000  # examples; a GPU's batch is smaller if they need much memory
@@ -40,12 +40,14 @@ def evaluate(
     `logits_of` returns logits `(K, B, classes)` for a batch of examples as `data` stores them.
     Batches are shared out to threads, which changes no bit of the result.
     """
+    tasks = tasks_of(data.label_sets, device)
 
     def batch(start: int) -> tuple[Tensor, Tensor]:
         rows = slice(start, start + batch_size)
         with torch.no_grad():  # in each thread
             logits = logits_of(data.images[rows].to(device))
             labels = data.labels[rows].to(device).expand(len(logits), -1)
+            logits = tasks.own(logits, labels)
             return losses_of(logits, labels).sum(1), (logits.argmax(2) == labels).sum(1)
 
     starts = range(0, len(data), batch_size)

@@ -31,8 +31,9 @@ def diagonal_fisher(
     total = torch.zeros(layout.parameter_size, device=network.device)
     draw = torch.Generator().manual_seed(seed)
     run = network.function_of(model)
-    for image, label in zip(torch.split(data.images, 1), data.labels.tolist(), strict=True):
-        logs = run(image.to(network.device))[0].log_softmax(0)
+    for image, own in zip(torch.split(data.images, 1), torch.split(data.labels, 1), strict=True):
+        logits, label = run(image.to(network.device)), int(own)
+        logs = network.tasks.own(logits, own.to(logits.device))[0].log_softmax(0)
         chances = logs.detach().exp()
         if kind == "exact":
             classes = {number: chance for number, chance in enumerate(chances.tolist()) if chance}

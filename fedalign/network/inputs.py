@@ -12,18 +12,19 @@ class Inputs:
     """Turns stored examples into a module's input.
 
     Images are stored as uint8, rows of tables as float32; both are normalised here. Text is stored
-    as codes.
+    as the numbers of characters or tokens.
 
     Attributes:
         device: where the inputs are.
         shape: of one example.
-        values: how many values a stored byte may have.
+        values: how many values a stored whole number may have.
     """
 
     def __init__(self, spec: Spec | Dataset, device: torch.device):
         self.device = device
         self.shape, self._is_text = spec.shape, spec.is_text
-        self.values = spec.classes if spec.is_text else 256
+        self.values = (spec.vocabulary or spec.classes) if spec.is_text else 256
+        self._whole = torch.uint8 if spec.vocabulary is None else torch.int32
         self._is_table = len(self.shape) == 1 and not spec.is_text
         axes, scale = (1, -1, 1, 1)[: 1 + len(self.shape)], 1.0 if self._is_table else 255.0
         self._mean = torch.tensor(spec.mean, device=device).view(axes) * scale
@@ -32,7 +33,7 @@ class Inputs:
     def __call__(self, examples: Tensor) -> Tensor:
         """Return what a module takes in.
 
-        Float32 images `(B, C, H, W)`, channels-last, or rows `(B, F)`, or int64 codes `(B, L)`.
+        Float32 images `(B, C, H, W)`, channels-last, or rows `(B, F)`, or int64 `(B, L)`.
         """
         if self._is_text:
             return examples.long()
@@ -43,7 +44,7 @@ class Inputs:
 
     def blank(self, count: int) -> Tensor:
         """Return stored examples of zeros."""
-        dtype = torch.float32 if self._is_table else torch.uint8
+        dtype = torch.float32 if self._is_table else self._whole
         return torch.zeros((count, *self.shape), dtype=dtype, device=self.device)
 
     def random(
@@ -60,7 +61,7 @@ class Inputs:
                 1.0 if levels is None else levels[:, None]
             )
             return rows.to(self.device)
-        examples = torch.randint(0, self.values, shape, generator=generator).to(torch.uint8)
+        examples = torch.randint(0, self.values, shape, generator=generator).to(self._whole)
         if levels is not None:
-            examples = (examples * levels.view(-1, *[1] * len(self.shape))).to(torch.uint8)
+            examples = (examples * levels.view(-1, *[1] * len(self.shape))).to(self._whole)
         return self(examples.to(self.device))

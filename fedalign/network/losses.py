@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,6 +17,48 @@ Its arguments: logits `(k, B, classes)`; labels `(k, B)`, -1 for examples that d
 features `(k, B, D)`, as `Network.features` returns them; and which rows of the stack these k
 clients are. The mean over a client's own examples is what it minimises.
 """
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Which classes compete for an example: those of its own label's task.
+
+    A head with a row for each class of each task is so a head for each task. Without label sets
+    nothing is done, and nothing costs anything.
+
+    Args:
+        of: `(C,)`, the task of each class; None: all classes are of one task.
+    """
+
+    of: Tensor | None
+
+    def own(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return logits `(…, classes)` of examples with these labels `(…)`, -inf for others' tasks.
+
+        Examples that do not count, whose label is -1, are taken for ones of the first task.
+        """
+        if self.of is None:
+            return logits
+        beyond = logits.shape[-1] - len(self.of)  # logits that no label has
+        tasks = functional.pad(self.of, (0, beyond), value=-1)
+        return logits.masked_fill(self.of[labels.clamp(min=0)][..., None] != tasks, -torch.inf)
+
+    def loss(self, loss: Loss | None) -> Loss | None:
+        """Return a loss, None being cross-entropy, that sees of each example its own logits."""
+        if self.of is None:
+            return loss
+
+        def of_own(logits: Tensor, labels: Tensor, features: Tensor, rows: slice) -> Tensor:
+            logits = self.own(logits, labels)
+            return losses_of(logits, labels) if not loss else loss(logits, labels, features, rows)
+
+        return of_own
+
+
+@lru_cache(maxsize=16)
+def tasks_of(label_sets: tuple[int, ...], device: torch.device) -> Tasks:
+    """Return the tasks of `Spec.label_sets`; they stay on the device, as captured work needs it."""
+    return Tasks(torch.tensor(label_sets, device=device) if label_sets else None)
 
 
 def losses_of(logits: Tensor, labels: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from fedalign.network.footprint import Footprint, footprint
 from fedalign.network.graphs import Graphs
 from fedalign.network.inputs import Inputs
 from fedalign.network.layout import Layout
-from fedalign.network.losses import Loss
+from fedalign.network.losses import Loss, tasks_of
 from fedalign.network.mixtures import Mixtures
 from fedalign.network.one_by_one import OneByOne
 from fedalign.network.random_layers import Draws, count_draws
@@ -45,7 +45,7 @@ class Network:
 
     Args:
         module: the network; its own weights are kept as `initial` and never used again.
-        spec: says how images are normalised, and whether examples are text; a data set does too.
+        spec: says what examples are, and which task each class is of; a data set does too.
         device: where forward and backward run.
         precision: `bf16` runs them under autocast; weights and updates stay float32.
         uses_features: losses depend on them too, see `fedalign.network.losses.Loss`.
@@ -55,6 +55,7 @@ class Network:
         initial: the module's own weights.
         device: as given.
         draws: the keys that random layers draw by; a training step sets them.
+        tasks: which classes compete for an example.
     """
 
     def __init__(
@@ -68,11 +69,10 @@ class Network:
         self.layout = Layout.of(module)
         self.initial = self.layout.initial_record(module)
         self.device, self._bf16, self._features = device, precision == "bf16", uses_features
-        self._memory, self._inputs = gpu_memory(device), Inputs(spec, device)
-        self.draws = count_draws(module)
+        self._inputs, self.tasks = Inputs(spec, device), tasks_of(spec.label_sets, device)
+        self.draws, self._memory = count_draws(module), gpu_memory(device)
         self._plain = OneByOne(module.to(device), self.layout, self._bf16, self.draws)
-        self._state = State(module)
-        self._receiver = Receiver(self.layout, device)
+        self._state, self._receiver = State(module), Receiver(self.layout, device)
 
     @property
     def module(self) -> nn.Module:
@@ -183,7 +183,7 @@ class Network:
         """Return what `Runner.gradients` does, of images `(K, B, C, H, W)` or text `(K, B, L)`."""
         alone = len(block) == 1 and self.graphs is None
         runner: Runner = (None if alone else self.stacked) or self._plain
-        inputs = self._inputs(images.flatten(0, 1))
+        inputs, loss = self._inputs(images.flatten(0, 1)), self.tasks.loss(loss)
         return runner.gradients(block, inputs, labels, sizes, out, keep, loss, counts)
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from fedalign.report.differences import from_baseline
 from fedalign.report.partition import counts_of, picture
 from fedalign.report.planes import maps, one_each
 from fedalign.report.reading import Run
+from fedalign.report.soup_figures import gain, ingredients_and_fusions
 from fedalign.report.spread import between_clients, over_clients
 from fedalign.report.tables import Row
 from fedalign.settings.config import read
@@ -58,6 +59,8 @@ KINDS = {
     "lines": Kind(between_clients, "accuracy between two clients' models, round by round"),
     "planes": Kind(_planes, "accuracy in a plane through two clients' models and their start"),
     "clients": Kind(over_clients, "accuracy of each client"),
+    "fusions": Kind(ingredients_and_fusions, "accuracy of ingredients against fusions"),
+    "gain": Kind(gain, "what fusing gains, by the barrier", "client_accuracy_barrier"),
     "partition": Kind(_partition, "which client has what"),
 }
 

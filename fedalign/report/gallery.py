@@ -28,8 +28,8 @@ def figure(
     """Return a figure of runs; a notebook shows it, and `savefig` writes it.
 
     Args:
-        kind: `curves`, `bytes`, `barriers`, `differences`, `lines`, `planes`, `clients` or
-            `partition`.
+        kind: `curves`, `bytes`, `barriers`, `differences`, `lines`, `planes`, `clients`,
+            `fusions`, `gain` or `partition`.
         runs: finished runs.
         by: settings that make the arms, such as `strategy` or `partition.alpha`; none: those in
             which runs differ.

@@ -15,7 +15,8 @@ from pandas.api.types import is_numeric_dtype
 from fedalign.errors import InputError
 from fedalign.runs.paths import FINISHED, MEMBERS, DamagedManifestError, read_manifest
 from fedalign.runs.tables import BARRIERS, CLIENTS, LANDSCAPE, PLANES, SAMPLED
-from fedalign.settings.config import counted
+from fedalign.server import corrupted, fusing
+from fedalign.settings.counted import counted
 from fedalign.settings.layers import flatten
 from fedalign.settings.yaml12 import parse
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:  # these take a second to import, and tables need none of them
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
-TEXTS = ("path", "plane", "corner", "outcome")  # columns that hold no numbers
+# Columns that hold no numbers.
+TEXTS = ("path", "plane", "corner", "outcome", "fusion", "ingredients", "model", "corruption")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,6 +89,16 @@ class Run:
         table = self._table("planes.csv", PLANES)
         return table.fillna({"corner": ""})
 
+    @cached_property
+    def fusions(self) -> pd.DataFrame:
+        """`fusions.csv`: a row an ingredient or a fusion; empty if none was measured."""
+        return self._table(fusing.FILE, fusing.ROW).astype({"ingredients": str})
+
+    @cached_property
+    def corruptions(self) -> pd.DataFrame:
+        """`corruptions.csv`: a row a model on a corrupted copy of the test images."""
+        return self._table(corrupted.FILE, corrupted.ROW)
+
     def model(self, which: Literal["final", "best"] = "final") -> nn.Module:
         """Return the final global model, or the best one if the run kept it, to evaluate with.
 
@@ -124,7 +136,8 @@ class Run:
         """Return a figure of the run as far as it is; see `fedalign.figure`.
 
         Args:
-            kind: `curves`, `bytes`, `barriers`, `lines`, `planes`, `clients` or `partition`.
+            kind: `curves`, `bytes`, `barriers`, `lines`, `planes`, `clients`, `fusions`, `gain` or
+                `partition`.
             metric: of curves over rounds or bytes, a column of `metrics.csv`.
 
         Raises:

@@ -6,6 +6,7 @@ import numpy as np
 
 from fedalign.federation.federation import Federation
 from fedalign.runs.paths import folder_of
+from fedalign.server.fusing import judges
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.registry import Part
@@ -21,6 +22,7 @@ def summary(config: Config) -> str:
     network = federation.network
     federation.first  # noqa: B018  (raises if there is none)
     strategy_of(federation)  # raises if it rejects its options
+    judges(federation)  # the same
     drawn = config.sampled
     return "\n".join(
         [

@@ -14,6 +14,7 @@ from fedalign.report.measures import At
 from fedalign.report.notes import twin_of
 from fedalign.report.reading import Run
 from fedalign.report.statistics import UNKNOWN, Difference, corrected, mean_std, paired
+from fedalign.settings.builtin import BUILTIN
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,19 @@ COLUMNS = {
         "accuracy fusion gap after matching", "matched_fusion_gap_accuracy"
     ),
     "mix_gap": Column("gap of random mixes", "mix_gap"),
+    "corrupted_accuracy": Column("corrupted accuracy, last 5 rounds", "corrupted_accuracy", 5),
+    "mean_ingredient_accuracy": Column(
+        "ingredients' mean accuracy, last 5", "mean_ingredient_accuracy", 5, usual=False
+    ),
+    "highest_ingredient_accuracy": Column(
+        "highest ingredient's accuracy, last 5", "highest_ingredient_accuracy", 5, usual=False
+    ),
+    **{
+        f"fusion_{name}_accuracy": Column(
+            f"{name}, accuracy, last 5", f"fusion_{name}_accuracy", 5, usual=False
+        )
+        for name in BUILTIN["fusions"]
+    },
     "megabytes_down": Column("MB down", "bytes_down", megabytes=True),
     "megabytes_up": Column("MB up", "bytes_up", megabytes=True),
 }

@@ -107,6 +107,7 @@ class RunFolder(Callback):
         - `barriers.csv`: a row for each curve.
         - `planes.csv`: if planes are measured, a row for each point; corners have a name.
         - `clients.csv`: if clients evaluate, a row for each client.
+        - what else callbacks tell, such as `fusions.csv`.
         """
         number = outcome.number
         sampled = [[number, client, *own] for client, own in outcome.sampled.items()]
@@ -120,6 +121,8 @@ class RunFolder(Callback):
         for curve in outcome.curves:
             self._append("barriers.csv", [[number, *barriers_row(curve)]])
             self._append("landscape.csv", [[number, *row] for row in landscape_rows(curve)])
+        for name, found in outcome.tables.items():
+            self._append(name, [self._row(name, {**own, "round": number}) for own in found])
         for plane in outcome.maps:
             self._append("planes.csv", [[number, *row] for row in rows_of(plane)])
         metrics_row = self._row("metrics.csv", {**outcome.metrics, "round": number})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flwr.app import ArrayRecord
 
@@ -55,11 +55,13 @@ class Added:
         metrics: columns of `metrics.csv`.
         curves: paths between the round's models.
         maps: planes through three of them.
+        tables: rows of further tables of the run folder, by file name and column.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
     maps: Sequence[Map] = ()
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 class Sampled(NamedTuple):
@@ -90,6 +92,7 @@ class Round:
         evaluations: by partition id, the metrics of the clients that evaluated `after`.
         curves: the measured paths between the round's models.
         maps: the measured planes through three of them.
+        tables: rows of further tables of the run folder, by file name and column.
     """
 
     number: int
@@ -101,6 +104,7 @@ class Round:
     evaluations: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     curves: Sequence[Curve] = ()
     maps: Sequence[Map] = ()
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def plus(self, added: Added) -> Round:
         """Return the round with what a callback added."""
@@ -109,4 +113,8 @@ class Round:
             metrics={**self.metrics, **added.metrics},
             curves=[*self.curves, *added.curves],
             maps=[*self.maps, *added.maps],
+            tables={
+                name: [*self.tables.get(name, ()), *added.tables.get(name, ())]
+                for name in {**self.tables, **added.tables}
+            },
         )

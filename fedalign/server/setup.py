@@ -10,6 +10,8 @@ from flwr.serverapp import Grid
 from fedalign.federation.federation import Federation
 from fedalign.federation.local_data import CONSTANTS
 from fedalign.messages.groups import GroupGrid
+from fedalign.server.callbacks import Callback
+from fedalign.server.fusing import judges
 from fedalign.server.measure import Measure
 from fedalign.server.nodes import Nodes, SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
@@ -66,13 +68,13 @@ def stack_of(federation: Federation, grid: Grid, clients: int, before: int | Non
     return choose_stack(federation, clients, grid.num_workers)
 
 
-def measures(federation: Federation, nodes: Nodes) -> list[Measure]:
-    """Return what measures global and interpolated models.
+def measures(federation: Federation, nodes: Nodes) -> list[Callback]:
+    """Return what measures global, interpolated and fused models.
 
     Nothing does if there is no test set, or if the models of the server lack private tensors.
 
     Raises:
-        InputError: clients are to evaluate, and none can.
+        InputError: clients are to evaluate, and none can; or a fusion lacks something.
     """
     config, settings = federation.config, federation.config.evaluation
     if settings.client_fraction:
@@ -80,13 +82,15 @@ def measures(federation: Federation, nodes: Nodes) -> list[Measure]:
     if federation.private:
         _say_what_is_not_measured(federation)
         return []
+    judging = judges(federation)
     if federation.test is None:
         if not settings.client_fraction:
             log.warning("there is no test set: give evaluation.client_fraction, or nothing tests")
         return []
     network, train = federation.network.twin(), federation.reference
     options = settings, config.seed, config.rounds
-    return [Measure(network, federation.test, train, *options, sizes=nodes.train_examples)]
+    measure = Measure(network, federation.test, train, *options, sizes=nodes.train_examples)
+    return [measure, *judging]
 
 
 def _say_what_is_not_measured(federation: Federation) -> None:

@@ -18,10 +18,11 @@ from pydantic import Field, model_validator
 from fedalign.errors import BadValueError, InputError
 from fedalign.settings.builtin import KINDS
 from fedalign.settings.coherence import check
+from fedalign.settings.counted import counted
 from fedalign.settings.fields import PartField, TrackersField, part
 from fedalign.settings.layers import holds, validate, with_layers
 from fedalign.settings.registry import options
-from fedalign.settings.sections import STATISTICS_BATCH, Evaluation, Section, Simulation
+from fedalign.settings.sections import Evaluation, Section, Simulation
 from fedalign.settings.sources import (
     INLINE,
     is_inline,
@@ -35,24 +36,6 @@ from fedalign.settings.stopping import KeptRounds, Patience, StopWhen
 LISTED = {
     *("config", "overrides", "rounds", "seed", "num_clients", "clients_per_round"),
     *("alpha", *KINDS),
-}
-# Where and how a run is computed is no part of what it computes, nor is how long it waits, nor
-# what it keeps.
-NOT_IN_DIGEST = {
-    *("name", "out", "checkpoint_every", "simulation", "trackers"),
-    *("timeout", "min_available_nodes", "min_replies", "min_participation"),
-    *("keep_models", "keep_best"),
-}
-
-NOT_IN_DIGEST_OF_EVALUATION = {"threads", "overlap"}
-
-# Younger settings count only where they differ from these, so that older runs keep their names.
-LATER = {"tf32": True, "deterministic": True, "stop_when": None, "patience": None}
-LATER_OPTIONS: dict[str, dict[str, Any]] = {
-    "partition": {"seed": None},
-    "client": {"private": ""},
-    "model": {"weights": None, "frozen": "", "adapters": None},
-    "data": {"classes": None},
 }
 
 
@@ -217,21 +200,6 @@ class Config(Section):
         """Return 8 hex digits that name these settings; where and how it is run do not count."""
         text = json.dumps(counted(self.model_dump()), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a whole configuration on which the results of a run depend."""
-    usual = {key for key, value in LATER.items() if tree.get(key) == value}
-    kept = {key: value for key, value in tree.items() if key not in NOT_IN_DIGEST | usual}
-    for place, later in LATER_OPTIONS.items():
-        if isinstance(own := kept.get(place), dict):
-            usual = {key for key, value in later.items() if own.get(key) == value}
-            kept[place] = {key: value for key, value in own.items() if key not in usual}
-    evaluation = dict(tree.get("evaluation", {}))
-    for key in NOT_IN_DIGEST_OF_EVALUATION & evaluation.keys():
-        del evaluation[key]
-    evaluation["batch_size"] = evaluation.get("batch_size") or STATISTICS_BATCH
-    return kept | {"evaluation": evaluation}
 
 
 def read(source: str | None, *layers: Mapping[str, Any], said: str = "command line") -> Config:

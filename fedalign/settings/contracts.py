@@ -249,11 +249,14 @@ class ModelArguments(TypedDict):
 
     Attributes:
         shape: of one example: `(C, H, W)`, of text `(L,)`.
-        classes: how many classes there are; for text the size of the vocabulary.
+        classes: how many classes there are; for text of characters the size of the vocabulary.
+        vocabulary: for text of tokens how many there are, the one that fills up (0) included; else
+            None. A model without this argument is refused where examples are tokens.
     """
 
     shape: tuple[int, ...]
     classes: int
+    vocabulary: int | None
 
 
 class Model(Protocol):

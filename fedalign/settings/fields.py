@@ -24,18 +24,29 @@ PartField = Annotated[Part, BeforeValidator(_part), PlainSerializer(Part.dump)]
 
 def trackers_of(given: Any) -> list[Part]:
     """Return what is given as a list of parts; a single one needs no list."""
-    if not isinstance(given, list | tuple):
-        given = [given]
-    parts = [raw if isinstance(raw, Part) else parse("trackers", raw, "trackers") for raw in given]
+    parts = _several(given, "trackers", "trackers")
     names = [part.name for part in parts]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadValueError("trackers", f"{twice[0]!r} is given twice")
     return parts
 
 
-TrackersField = Annotated[
-    list[Annotated[Part, PlainSerializer(Part.dump)]], BeforeValidator(trackers_of)
-]
+def _fusions(given: Any) -> list[Part]:
+    """Return what is given as a list of fusions, all of them different."""
+    parts = _several(given, "fusions", "evaluation.fusions")
+    if twice := [part.name for part in parts if parts.count(part) > 1]:
+        raise BadValueError("evaluation.fusions", f"{twice[0]!r} is given twice with equal options")
+    return parts
+
+
+def _several(given: Any, kind: str, place: str) -> list[Part]:
+    listed = given if isinstance(given, list | tuple) else [given]
+    return [raw if isinstance(raw, Part) else parse(kind, raw, place) for raw in listed]
+
+
+Parts = list[Annotated[Part, PlainSerializer(Part.dump)]]
+TrackersField = Annotated[Parts, BeforeValidator(trackers_of)]
+FusionsField = Annotated[Parts, BeforeValidator(_fusions)]
 
 
 def part(place: str, description: str) -> Any:

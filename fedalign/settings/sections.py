@@ -15,6 +15,8 @@ from pydantic import (
 )
 
 from fedalign.settings.booleans import NUMBER_MEANT, read_as_number
+from fedalign.settings.corruptions import ALL, Corruptions, Severities
+from fedalign.settings.fields import FusionsField
 
 STATISTICS_BATCH = 200  # of `evaluation.batch_size: null`, on all devices
 
@@ -90,8 +92,8 @@ class Evaluation(Section):
     every: int = Field(
         1,
         ge=1,
-        description="measure lines, planes, mixes and the fusion gap in every n-th round, and in "
-        "the last one",
+        description="measure lines, planes, mixes, the fusion gap, fusions and corrupted images "
+        "in every n-th round, and in the last one",
     )
     overlap: bool = Field(
         True, description="measure a round while the next one trains; does not change any result"
@@ -100,6 +102,29 @@ class Evaluation(Section):
         False,
         description="evaluate each client's model, and compare the new global model with their "
         "mean",
+    )
+    fusions: FusionsField = Field(
+        default=[],
+        description="ways to fuse the clients' models of a round, such as [mean, greedy, "
+        "{name: ties, density: 0.4}]; each is measured, beside each client's model, and changes "
+        "no training",
+        json_schema_extra={"allowed": "any of the fusions, or package.module:Name"},
+    )
+    corruptions: Corruptions = Field(
+        default=[],
+        description="also test the global model, ingredients and fusions on corrupted copies of "
+        "the test images: none, all, or a list",
+        json_schema_extra={"allowed": f"none | all | {', '.join(ALL)}"},
+    )
+    severity: Severities = Field(
+        default=[3],
+        description="how strong corruptions are, or several such numbers",
+        json_schema_extra={"allowed": "1 to 5"},
+    )
+    corrupted_examples: int | None = Field(
+        1000,
+        gt=0,
+        description="number of test images in each corrupted copy; null: all of them",
     )
     examples: int | None = Field(
         250,

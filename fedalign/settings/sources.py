@@ -16,7 +16,6 @@ from fedalign.errors import InputError, nearest, shortened
 from fedalign.settings.registry import HOME
 from fedalign.settings.yaml12 import UnusableYAMLError, parse
 
-COMMA = re.compile(r",(?![^\[{]*[\]}])")
 INLINE = "the configuration given as text"
 _parse = lru_cache(maxsize=16)(parse)  # every run of a study reads the same base
 
@@ -114,7 +113,19 @@ def parse_choices(words: Iterable[str]) -> dict[str, list[Any]]:
 
     Commas inside brackets belong to a value: `keep_models=[5,10]` is one.
     """
-    return {key: [_value(key, t) for t in COMMA.split(text)] for key, text in map(_split, words)}
+    return {key: [_value(key, t) for t in _parts(text)] for key, text in map(_split, words)}
+
+
+def _parts(text: str) -> list[str]:
+    """Return what stands between the commas of a text, except those inside brackets."""
+    found, depth = [""], 0
+    for sign in text:
+        depth += (sign in "[{") - (sign in "]}")
+        if sign == "," and depth <= 0:
+            found.append("")
+        else:
+            found[-1] += sign
+    return found
 
 
 def combinations(choices: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from fedalign.settings.sections import Section
 
 COMPARISONS = {">=": ge, "<=": le, ">": gt, "<": lt}
-CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*([-+.\w]+)\s*")
+CONDITION = re.compile(r"\s*([\w.-]+)\s*(>=|<=|>|<)\s*([-+.\w]+)\s*")
 LAST, ALL = "last", "all"
 
 

@@ -13,7 +13,7 @@ from fedalign.settings.config import Config
 from fedalign.settings.layers import flatten
 from fedalign.settings.sources import parse_choices
 from fedalign.studies.execute import Changed, How, describe, execute
-from fedalign.studies.plan import SEED, Planned, full_keys, plan
+from fedalign.studies.plan import SEED, Planned, full_keys, plan, prepared
 from fedalign.studies.report import write
 from fedalign.studies.sweep import Source, read_sweep
 
@@ -36,6 +36,9 @@ def sweep(name: str, words: Sequence[str] = (), how: How = How()) -> Path:  # no
     """
     source = read_sweep(name)
     planned = planned_of(source, words, how)
+    first = _first(source, how)
+    if first:
+        _refuse(execute(first, how), first)
     failed = execute(planned, how)
     folder = Path(planned[0].config.out).expanduser() / source.file.stem
     if any(is_finished(folder_of(run.config)) for run in planned):
@@ -81,10 +84,20 @@ def _refuse(failed: int, planned: Sequence[Planned]) -> None:
 
 def list_runs(name: str, words: Sequence[str], how: How) -> None:
     """Print the runs that a sweep has, and which of them have finished; make none."""
-    print(describe(planned_of(read_sweep(name), words, how)))
+    source = read_sweep(name)
+    if first := _first(source, how):
+        print(f"made first: {describe(first)}")
+    print(describe(planned_of(source, words, how)))
 
 
 def planned_of(source: Source, words: Sequence[str], how: How) -> list[Planned]:
     """Return the runs of a sweep, each with the folder that it has or will have."""
-    planned = plan(source, words)
+    folders = {run.arm: str(folder_of(run.config)) for run in _first(source, how)}
+    planned = plan(source, words, folders)
     return [replace(run, config=adopting(how.placed(run.config))) for run in planned]
+
+
+def _first(source: Source, how: How) -> list[Planned]:
+    """Return the runs of `sweep.prepare`; the arm of each is its key."""
+    configs = prepared(source).items()
+    return [Planned(k, {}, adopting(how.placed(config)), f"for {k}") for k, config in configs]

@@ -39,13 +39,25 @@ class Planned:
     name: str = ""
 
 
-def plan(source: Source, words: Sequence[str] = ()) -> list[Planned]:
+def prepared(source: Source) -> dict[str, Config]:
+    """Return the runs that are made before all others, by the key of `sweep.prepare`."""
+    found: dict[str, Config] = {}
+    for key, run in source.sweep.prepare.items():
+        place = f"{source.file}: sweep.prepare.{key}"
+        found[key] = _resolve(run.base, {place: run.settings()})
+    return found
+
+
+def plan(
+    source: Source, words: Sequence[str] = (), folders: Mapping[str, str] | None = None
+) -> list[Planned]:
     """Return all runs of a sweep, arm by arm, each with its validated configuration.
 
     Args:
         source: the sweep.
         words: `key=value` settings that override all others and replace an axis of the same key;
             `key=value,value` adds an axis.
+        folders: of prepared runs, by the key that they are the value of.
     """
     file, sweep, given = source.file, source.sweep, full_keys(parse_choices(words))
     planned: list[Planned] = []
@@ -55,8 +67,8 @@ def plan(source: Source, words: Sequence[str] = ()) -> list[Planned]:
     def layers(point: Point, own: Layers) -> Layers:
         varied = {key: value for key, value in point.items() if key not in given}
         typed = {key: value for key, value in point.items() if key in given}
-        common = {str(file): source.settings, f"{file}: sweep": varied}
-        return {**common, **own, "command line": typed}
+        first = {f"{file}: sweep.prepare": folders or {}, str(file): source.settings}
+        return {**first, f"{file}: sweep": varied, **own, "command line": typed}
 
     for name, arm in (sweep.arms or {"": Arm()}).items():
         place = f"{file}: sweep.arms.{name}"

@@ -35,6 +35,17 @@ class Arm(Section):
         return flatten(self.model_extra or {})
 
 
+class Prepared(Section):
+    """A run that is made before all others: `base`, and settings that override it."""
+
+    model_config = ConfigDict(extra="allow")
+    base: str | None = Field(None, description="a configuration's name or path")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the run's settings under dotted keys."""
+        return flatten(self.model_extra or {})
+
+
 class Figure(Section):
     """What the figure shows."""
 
@@ -59,6 +70,11 @@ class Sweep(Section):
     title: str | None = Field(None, min_length=1, description="heading; null: the file's name")
     base: str | None = Field(
         None, description="a configuration's name or path, which the file's settings override"
+    )
+    prepare: dict[str, Prepared] = Field(
+        default_factory=dict,
+        description="runs that are made first, by the dotted key that is then the path of their "
+        "folder in all other runs: `model.weights: {base: …, data.classes: …}` pretrains a model",
     )
     grid: Axes = Field(
         default_factory=dict, description="values by dotted key; every combination is run"

@@ -7,6 +7,7 @@ from fedalign.errors import InputError
 
 TEXT = {"images": torch.zeros(10, 3, dtype=torch.uint8), "mean": (), "std": ()}
 TABLE = {"images": torch.arange(30.0).view(10, 3), "mean": (1.0,) * 3, "std": (2.0,) * 3}
+TOKENS = TEXT | {"images": torch.arange(30, dtype=torch.int32).view(10, 3), "vocabulary": 30}
 NAMES = tuple("abcdefghij")
 
 
@@ -60,6 +61,19 @@ def test_a_table_is_rows_of_numbers():
     assert not dataset(**TEXT).spec.is_table
 
 
+def test_tokens_have_a_vocabulary_beside_the_classes():
+    tokens, sets = dataset(**TOKENS), (0,) * 4 + (1,) * 6
+    assert tokens.spec == Spec((3,), 10, (), (), (), 30)
+    assert (tokens.spec.is_text, tokens.spec.kind) == (True, "text of 3 tokens")
+    several = dataset(**TOKENS, label_sets=sets).at(np.array([3, 1]))
+    assert several.label_sets == sets
+    assert Spec.from_config(several.spec.to_config()) == several.spec
+    again = Dataset.from_numpy(several.to_numpy())
+    assert again.spec == several.spec
+    assert torch.equal(again.images, several.images)
+    assert dataset(**TOKENS | {"images": torch.zeros(10, 3).long()}).images.dtype == torch.int64
+
+
 def test_no_limit_and_too_large_a_limit_change_nothing():
     whole = dataset()
     assert whole.subset(None) is whole
@@ -94,6 +108,13 @@ def test_no_limit_and_too_large_a_limit_change_nothing():
             r"images must be uint8 \(N, L\) for text, which has no mean, not",
         ),
         (TEXT | {"images": torch.full((10, 3), 10).to(torch.uint8)}, r"code 10 is outside 0\.\.9"),
+        (TOKENS | {"vocabulary": 29}, r"token 29 is outside 0\.\.28"),
+        (TOKENS | {"images": torch.full((10, 3), -1)}, r"token -1 is outside 0\.\.29"),
+        (TOKENS | {"images": TEXT["images"]}, r"must be int32 or int64 \(N, L\) for text wi"),
+        (TOKENS | {"vocabulary": None}, r"must be uint8 \(N, L\) for text, which has no mean, not"),
+        ({"vocabulary": 3}, "vocabulary: only text has one, and text has no mean"),
+        ({"label_sets": (0, 1)}, r"label_sets: \(0, 1\) must be the task of each of 10 classes"),
+        ({"label_sets": (0,) * 9 + (2,)}, "0, 1, … without a gap"),
         ({"groups": torch.arange(9)}, "groups must be int64, one for each example"),
         ({"groups": torch.arange(10) - 1}, r"groups -1\.\.8 do not fit 0 group names"),
         (

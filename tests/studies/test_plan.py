@@ -4,7 +4,7 @@ from fedalign.errors import InputError
 from fedalign.settings.config import read
 from fedalign.settings.layers import flatten
 from fedalign.settings.sources import find, parse_overrides
-from fedalign.studies.plan import axes, plan
+from fedalign.studies.plan import axes, plan, prepared
 from fedalign.studies.sweep import read_sweep
 
 SWEEP = """
@@ -232,3 +232,16 @@ def test_an_ordinary_configuration_is_a_sweep_of_one():
     assert [run.name for run in runs] == [
         f"{arm}, seed {seed}" for arm in ("fedavg", "fedpfn") for seed in (0, 1)
     ]
+
+
+def test_prepared_runs(write):
+    prepare = "prepare: {data.dir: {base: quickstart, rounds: 3, model.width: 9}}"
+    source = read_sweep(str(write(SWEEP.replace("title: Some arms", prepare))))
+    (made,) = prepared(source).values()
+    assert (made.rounds, made.model.options["width"], made.data.name) == (3, 9, "digits")
+    runs = plan(source, (), {"data.dir": "runs/made"})
+    assert {run.config.data.options["dir"] for run in runs} == {"runs/made"}
+    assert axes(runs) == ["partition.alpha"]
+    wrong = read_sweep(str(write(SWEEP.replace("title: Some arms", prepare.replace("9", "0")))))
+    with pytest.raises(InputError, match=r"some.yaml: sweep.prepare.data.dir: model.width: 0 is"):
+        prepared(wrong)

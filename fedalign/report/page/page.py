@@ -44,6 +44,7 @@ MAX_NAMED = 4  # arms in a title
 SECTIONS = {  # by id, as the contents name them; one that has nothing to show is left out
     "curves": "Curves",
     "arms": "Arms and runs",
+    "fusions": "Ingredients and fusions",
     "lines": "Lines between models",
     "planes": "Planes",
     "partition": "Data",
@@ -122,7 +123,9 @@ def render(runs: Sequence[Run], notes: Sequence[str] = ()) -> str:
     rows = _rows(runs, comparison)
     folders = [Folder(run) for row in rows for run in row.runs]
     data = collect(rows, folders)
-    has, arms = _measured(data), [row.arm for row in rows for _ in row.runs]
+    fusions = tables.of_fusions(rows)
+    has = _measured(data) | {"fusions": bool(fusions.lines)}
+    arms = [row.arm for row in rows for _ in row.runs]
     settings = [_settings(arm, folder) for arm, folder in zip(arms, folders, strict=True)]
     notes = [
         *notes,
@@ -140,6 +143,7 @@ def render(runs: Sequence[Run], notes: Sequence[str] = ()) -> str:
             notes=notes,
             arms=tables.of_arms(rows, comparison),
             runs=tables.of_runs(rows),
+            fusions=fusions,
             cost=tables.of_cost(rows),
             settings=settings,
             has=has,

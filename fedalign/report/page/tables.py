@@ -9,6 +9,7 @@ from math import isnan, nan
 import numpy as np
 import pandas as pd
 
+from fedalign.report import soups
 from fedalign.report.comparison import Comparison
 from fedalign.report.reading import Run
 from fedalign.report.statistics import UNKNOWN, Difference, mean_std
@@ -83,6 +84,23 @@ def of_runs(rows: Sequence[Row]) -> Table:
     headings = ["run", "arm", "seed", "rounds", "last 5", "best", "in round", "last"]
     lines = [_of_run(row.arm, run) for row in rows for run in row.runs]
     return Table("Test accuracy of each run's global model.", headings, lines)
+
+
+def of_fusions(rows: Sequence[Row]) -> Table:
+    """Return the accuracies of ingredients and fusions, a line each; no lines without any."""
+    found = soups.lines(rows)
+    shown, base = soups.columns(found), soups.reference(found)
+    lines = [
+        [
+            Cell(own.name, own.name),
+            Cell(own.arm, own.arm),
+            *(_mean(list(own.values[key].values())) for key in shown),
+            Cell(_difference(own.change), own.change.mean) if own.change else NO_DIFFERENCE[0],
+        ]
+        for own in found
+    ]
+    headings = ["model", "arm", *shown.values(), f"test accuracy minus {base}"]
+    return Table(soups.EXPLAINED, headings, lines)
 
 
 def of_cost(rows: Sequence[Row]) -> Table:

@@ -150,7 +150,7 @@ class Bench:
         streams = [rng(self.seed, "batches", whose)]
         rows = [torch.arange(len(data)).numpy()]
         stack = Stack(self.network, data, start, block, rows, streams, [MaskPlan()])
-        self.federation.client.train(stack)
+        self.federation.client_of(0).train(stack)
         return block[0]
 
     def _barrier(self, reference: Tensor, model: Tensor) -> float:

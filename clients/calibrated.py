@@ -18,6 +18,8 @@ from fedalign.network.losses import Loss, losses_of
 class Calibrated(Local):
     """Cross-entropy of logits shifted by class; classes that a client lacks are left out."""
 
+    smooths = True
+
     def shift(self, counts: Tensor) -> Tensor:
         """Return what to add to the logits, `(K, C)`; `counts` `(K, C)` are examples per class."""
         raise NotImplementedError
@@ -38,7 +40,7 @@ class Calibrated(Local):
         shift = training.own["shift"]
 
         def shifted(logits: Tensor, labels: Tensor, _: Tensor, clients: slice) -> Tensor:
-            return losses_of(logits + shift[clients, None], labels)
+            return losses_of(logits + shift[clients, None], labels, self.label_smoothing)
 
         return shifted
 

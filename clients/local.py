@@ -5,24 +5,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from math import cos, pi
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
+from clients.augment import NAMES, Augmentation
+from clients.rates import WithinRound
 from clients.steps import Step
 from clients.training import Training
 from fedalign.algorithm import Stack, Trained
+from fedalign.data import Spec
+from fedalign.errors import InputError
 from fedalign.network.device import torch_threads
 from fedalign.network.losses import Loss
 
 __all__ = ["Local", "Training"]
 
 
+def _several(given: object) -> object:
+    """Return a list of what is given; a single name needs no list."""
+    return [given] if isinstance(given, str) else given
+
+
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("each may be named once")
+    return names
+
+
 @dataclass(frozen=True)
 class Local:
-    """Minibatch SGD or Adam on the client's own examples (FedAvg, McMahan et al. 2017).
+    """Minibatch SGD, Adam or AdamW on the client's own examples (FedAvg, McMahan et al. 2017).
 
     The optimiser starts fresh in each round and whenever the mask changes; otherwise old momentum
     would move weights that are now fixed.
@@ -45,9 +60,10 @@ class Local:
         int,
         Field(gt=0, description="examples in each step; the last batch of an epoch may be smaller"),
     ] = 32
-    optimizer: Annotated[Literal["sgd", "adam"], Field(description="the client's optimiser")] = (
-        "sgd"
-    )
+    optimizer: Annotated[
+        Literal["sgd", "adam", "adamw"],
+        Field(description="the client's optimiser; adamw: its weight decay shrinks the weights"),
+    ] = "sgd"
     lr: Annotated[float, Field(gt=0, description="learning rate of the first round")] = 0.05
     lr_schedule: Annotated[
         Literal["constant", "exponential", "cosine"],
@@ -61,11 +77,48 @@ class Local:
             description="with lr_schedule exponential, factor on the learning rate for each round",
         ),
     ] = 0.99
+    lr_within_round: Annotated[
+        WithinRound,
+        Field(
+            description="how the learning rate changes over the steps of a client's round, from "
+            "that of the round towards 0"
+        ),
+    ] = "constant"
+    warmup: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="share of a client's steps in a round at whose end the learning rate has "
+            "risen to that of the round; 0: it begins there",
+        ),
+    ] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of SGD; 0: none")] = 0.9
     weight_decay: Annotated[
         float,
         Field(ge=0, description="factor of the weights that is added to the gradient; 0: none"),
     ] = 5e-4
+    label_smoothing: Annotated[
+        float,
+        Field(ge=0, lt=1, description="share of each label that all classes get in equal parts"),
+    ] = 0.0
+    mixup: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="alpha: each example of a batch is mixed with the next one in a share from "
+            "Beta(alpha, alpha); 0: examples are not mixed",
+        ),
+    ] = 0.0
+    augment: Annotated[
+        tuple[Augmentation, ...],
+        BeforeValidator(_several),
+        AfterValidator(_once),
+        Field(
+            description="random changes of the images that a client trains on, in this order",
+            json_schema_extra={"allowed": "any of " + ", ".join(NAMES)},
+        ),
+    ] = ()
     clip_norm: Annotated[
         float,
         Field(
@@ -77,6 +130,32 @@ class Local:
     threads: Annotated[
         int, Field(gt=0, description="threads of PyTorch that a client trains with")
     ] = 1
+
+    smooths: ClassVar[bool] = True  # its loss takes `label_smoothing` into account
+
+    def __init_subclass__(cls) -> None:
+        """Expect of a subclass with a loss of its own that it says whether it smooths labels."""
+        if "loss" in vars(cls) and "smooths" not in vars(cls):
+            cls.smooths = False
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict the algorithm."""
+        if self.label_smoothing and not self.smooths:
+            raise ValueError(
+                f"label_smoothing: {self.label_smoothing:g} is not allowed: the loss of "
+                f"{type(self).__name__} does not smooth labels, or its class lacks `smooths = True`"
+            )
+
+    def check_examples(self, spec: Spec) -> None:
+        """Raise `InputError` for options that cannot be used with examples like these."""
+        if self.augment and len(spec.shape) != 3:
+            what = f"client.augment: {', '.join(self.augment)} is for images"
+            raise InputError(f"{what}, and the data are {spec.kind}")
+        if self.mixup and (spec.is_text or spec.label_sets):
+            what = "text cannot be mixed" if spec.is_text else "labels of two tasks cannot be mixed"
+            raise InputError(
+                f"client.mixup: {self.mixup:g} is not allowed: {what}, and the data are {spec.kind}"
+            )
 
     def train(self, stack: Stack) -> Trained:
         """Train the block of a stack in place; return losses, vectors to send and client state."""
@@ -104,7 +183,10 @@ class Local:
         return training.gradients(step, out, carry, loss)
 
     def loss(self, training: Training) -> Loss | None:  # noqa: ARG002
-        """Return the loss of a step, a `fedalign.network.network.Loss`; None is cross-entropy."""
+        """Return the loss of a step, a `fedalign.network.losses.Loss`; None is cross-entropy.
+
+        A class whose own loss gives `self.label_smoothing` to `losses_of` says `smooths = True`.
+        """
         return None
 
     def correct(self, training: Training, gradient: Tensor) -> None:
@@ -121,7 +203,8 @@ class Local:
         """Return the bounds of `normalized_steps`: one step, and all of them with momentum."""
         steps = self.epochs * -(-num_examples // self.batch_size)
         momentum = self.momentum if self.optimizer == "sgd" else 0.0
-        least = 1.0 if self.pull() * self.lr < 1 else 0.0
+        steady = self.lr_within_round == "constant" and not self.warmup
+        least = 1.0 if self.pull() == 0 or (steady and self.pull() * self.lr < 1) else 0.0
         return {"normalized_steps": (least, steps / (1 - momentum))}
 
     def lr_of(self, server_round: int, rounds: int) -> float:
@@ -141,7 +224,7 @@ class Local:
         """
         count = len(step.counts)
         weights, optimizer = training.weights[:count], training.optimizer
-        training.images = training.stack.data.images[step.rows]
+        training.images = training.images_of(step)
         losses = self.gradients(training, step)
         gradient = optimizer.gradient[:count]
         self.correct(training, gradient)

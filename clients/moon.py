@@ -28,6 +28,7 @@ class MOON(Local):
 
     stateful = True
     uses_features = True
+    smooths = True
 
     mu: Annotated[
         float, Field(ge=0, description="weight of the contrastive term; 0: as in FedAvg")
@@ -59,7 +60,8 @@ class MOON(Local):
             near = functional.cosine_similarity(z, glob[clients, :count], dim=-1)
             far = functional.cosine_similarity(z, prev[clients, :count], dim=-1)
             term = functional.softplus((far - near) / self.temperature)
-            return losses_of(logits, labels) + self.mu * torch.where(labels >= 0, term, 0)
+            own = losses_of(logits, labels, self.label_smoothing)
+            return own + self.mu * torch.where(labels >= 0, term, 0)
 
         return contrastive
 

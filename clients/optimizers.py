@@ -1,4 +1,4 @@
-"""SGD and Adam on stacked flat parameters: the arithmetic of `torch.optim`, to the bit.
+"""SGD, Adam and AdamW on stacked flat parameters: the arithmetic of `torch.optim`, to the bit.
 
 The first `torch.optim` object takes a fresh process more than a second, and it updates one model.
 """
@@ -27,10 +27,11 @@ class Optimizer(Protocol):
     carry: float
     state: tuple[str, ...]
 
-    def rates(self, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rates(self, ages: np.ndarray, lrs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return each step's rate and root, `(T, K, 1)` float64; see `clients.steps.Step`.
 
-        `ages` `(T, K)` are the numbers of steps since the state was last cleared, from 1.
+        `ages` `(T, K)` are the numbers of steps since the state was last cleared, from 1; `lrs`
+        `(T, K)` are the learning rates.
         """
         ...
 
@@ -49,16 +50,13 @@ class SGD:
 
     Args:
         like: weights `(K, P)`, for their shape and device.
-        lr: the learning rate.
         momentum: 0 is none.
         weight_decay: factor of the L2 term.
         raw: the gradient must be available on its own, to be clipped or masked.
     """
 
-    def __init__(
-        self, like: Tensor, lr: float, momentum: float, weight_decay: float, raw: bool = False
-    ):
-        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+    def __init__(self, like: Tensor, momentum: float, weight_decay: float, raw: bool = False):
+        self.momentum, self.weight_decay = momentum, weight_decay
         self.gradient, self.carry = torch.zeros_like(like), momentum
         self.state: tuple[str, ...] = ("gradient",)
         self.velocity: Tensor | None = None  # unless it is where the gradient is
@@ -66,9 +64,9 @@ class SGD:
             self.velocity, self.carry = torch.zeros_like(like), 0.0
             self.state = ("gradient", "velocity")
 
-    def rates(self, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return minus the learning rate, and no root."""
-        return np.full((*ages.shape, 1), -self.lr), np.empty((*ages.shape, 0))
+    def rates(self, ages: np.ndarray, lrs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return minus the learning rates, and no root."""
+        return -lrs[..., None], np.empty((*ages.shape, 0))
 
     def reset(self, rows: Tensor | None) -> None:
         """Clear the momentum of some models; None: of all."""
@@ -93,16 +91,16 @@ class Adam:
     `like` are weights `(K, P)`, for their shape and device.
     """
 
-    def __init__(self, like: Tensor, lr: float, weight_decay: float):
-        self.lr, self.weight_decay, self.betas = lr, weight_decay, (0.9, 0.999)
+    def __init__(self, like: Tensor, weight_decay: float):
+        self.weight_decay, self.betas = weight_decay, (0.9, 0.999)
         self.gradient, self.carry = torch.zeros_like(like), 0.0
         self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
         self.state: tuple[str, ...] = ("gradient", "mean", "square")
 
-    def rates(self, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rates(self, ages: np.ndarray, lrs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the step sizes, and the roots of the corrections of the second moment."""
         (beta1, beta2), steps = self.betas, ages[..., None]
-        return -self.lr / (1 - beta1**steps), (1 - beta2**steps) ** 0.5
+        return -lrs[..., None] / (1 - beta1**steps), (1 - beta2**steps) ** 0.5
 
     def reset(self, rows: Tensor | None) -> None:
         """Clear the moments of some models; None: of all."""
@@ -118,6 +116,24 @@ class Adam:
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         weights.addcdiv_(mean * rate, square.sqrt().div_(root).add_(1e-8))
+
+
+class AdamW(Adam):
+    """Adam that shrinks the weights by lr times their decay (Loshchilov and Hutter 2019)."""
+
+    def __init__(self, like: Tensor, weight_decay: float):
+        super().__init__(like, 0.0)
+        self._decay = weight_decay
+
+    def rates(self, ages: np.ndarray, lrs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return Adam's rates and roots, and beside the roots what is left of the weights."""
+        rates, roots = super().rates(ages, lrs)
+        return rates, np.concatenate([roots, 1 - self._decay * lrs[..., None]], axis=-1)
+
+    def step(self, weights: Tensor, rate: Tensor | float, root: Tensor) -> None:
+        """Update the first k models `(k, P)` in place."""
+        weights.mul_(root[:, 1:])
+        super().step(weights, rate, root[:, :1])
 
 
 def _clear(state: Tensor, rows: Tensor | None) -> None:

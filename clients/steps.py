@@ -28,8 +28,11 @@ class Step:
         counts: `sizes` as float32, but 1 for a client that has finished.
         rate: what a step adds is this times the update, `(k, 1)`: minus the learning rate, and 0
             for a client that has finished. A number, where it is the same for all.
-        root: Adam's correction of the second moment, `(k, 1)`; `(k, 0)` for SGD.
-        keys: random keys of the clients, `(k, 2)` int32; `(k, 0)` for a network that draws nothing.
+        root: Adam's correction of the second moment, `(k, 1)`; `(k, 0)` for SGD. AdamW's has a
+            second column, the factor on the weights. All are 1 for a client that has finished.
+        keys: random keys of the clients, `(k, 2)` int32; `(k, 0)` where nothing draws.
+        mix: the share of each example in its mixture with another, `(k, 1)`; `(k, 0)` without
+            mixup.
     """
 
     sizes: Sequence[int]
@@ -39,10 +42,13 @@ class Step:
     rate: Tensor | float
     root: Tensor
     keys: Tensor
+    mix: Tensor
 
     def tensors(self) -> list[Tensor]:
         """Return what changes from step to step."""
-        values = (self.rows, self.labels, self.counts, self.rate, self.root, self.keys)
+        values = (
+            *(self.rows, self.labels, self.counts, self.rate, self.root, self.keys, self.mix),
+        )
         return [value for value in values if isinstance(value, Tensor)]
 
 
@@ -57,12 +63,14 @@ class Batches:
         sizes: the number of examples in each batch, `(T, K)`; 0 once a client has finished.
         index: the rows of the examples, `(T, K, B)`; -1 where an example only fills up a batch.
         keys: a random key of each client in each step, `(T, K, 2)` int32; empty if not asked for.
+        mix: a share of mixup of each client in each step, `(T, K, 1)`; empty if not asked for.
     """
 
     steps: list[int]
     sizes: np.ndarray
     index: np.ndarray
     keys: np.ndarray
+    mix: np.ndarray
 
     @classmethod
     def draw(
@@ -73,10 +81,12 @@ class Batches:
         batch_size: int,
         with_keys: bool = False,
         pairs: bool = False,
+        mixup: float = 0.0,
     ) -> Batches:
         """Return the batches of clients with these examples; the last of an epoch may be smaller.
 
         With `pairs` no batch has a single example, and B is `batch_size` + 1: see `batch_sizes`.
+        `mixup` is alpha of the distribution of shares, Beta(alpha, alpha); 0: there are none.
 
         Raises:
             ValueError: clients are not sorted by number of examples, largest first.
@@ -102,13 +112,17 @@ class Batches:
                     stream.shuffle(epoch[:count])  # as `permutation` shuffles a copy
                 else:
                     epoch[at] = stream.permutation(own)
+        mix: np.ndarray = np.ones((*key_shape[:2], 1 if mixup else 0), np.float32)
+        for stream, steps, to in zip(streams, per_epoch, mix, strict=True) if mixup else ():
+            to[: epochs * steps, 0] = stream.beta(mixup, mixup, epochs * steps)
         for stream, to in zip(streams, keys, strict=True) if with_keys else ():
             to[:] = stream.integers(-(2**31), 2**31, to.shape, np.int32)
         if epochs > 1:  # a client's epochs follow one another, without the steps of longer ones
             index = _closed_up(index, per_epoch, width)
         by_step = index.reshape(len(rows), -1, width).swapaxes(0, 1)
         sizes = np.count_nonzero(by_step >= 0, axis=2)
-        return cls([epochs * n for n in per_epoch], sizes, by_step, keys.swapaxes(0, 1))
+        made = [epochs * n for n in per_epoch]
+        return cls(made, sizes, by_step, keys.swapaxes(0, 1), mix.swapaxes(0, 1))
 
 
 def _places(sizes: Sequence[int], width: int) -> np.ndarray:
@@ -136,7 +150,7 @@ class Plan:
         batches: which examples each client sees in each step.
         labels: of the whole data set, on the device.
         rates: `(T, K, 1)`, see `Step`.
-        roots: `(T, K, 1)`, or empty.
+        roots: `(T, K, 1)`, or another number of columns.
         few_shapes: round the number of clients up to one of a few, and pad all batches.
 
     Attributes:
@@ -164,6 +178,7 @@ class Plan:
             widths = widths_of(self.sizes.shape[1])
             self.widths = [min(w for w in widths if w >= active) for active in self.widths]
             self._lengths = [batches.index.shape[2]] * len(self.widths)
+        roots = np.where(self.sizes[..., None] > 0, roots, 1)
         index = _send(batches.index, device)
         rows = index.clamp(min=0)
         self._all = Step(
@@ -174,6 +189,7 @@ class Plan:
             rate,
             _send(roots.astype(np.float32), device),
             _send(batches.keys, device),
+            _send(batches.mix, device),
         )
 
     def tensors(self) -> list[Tensor]:
@@ -191,6 +207,7 @@ class Plan:
             every.rate if isinstance(every.rate, float) else every.rate[step, :width],
             every.root[step, :width],
             every.keys[step, :width],
+            every.mix[step, :width],
         )
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache, partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clients.optimizers import SGD, Adam, Optimizer
+from clients.augment import Augment
+from clients.mixup import mixed_images, mixed_loss
+from clients.optimizers import SGD, Adam, AdamW, Optimizer
+from clients.rates import factors
 from clients.replayed import Replayed
 from clients.steps import Batches, Plan, Step
 from fedalign.algorithm import Stack, Trained
 from fedalign.masks.freezer import Freezer, alike
 from fedalign.masks.phases import Phase, phases
 from fedalign.network.graphs import Graphs
-from fedalign.network.losses import Loss
+from fedalign.network.losses import Loss, cross_entropy
 from fedalign.network.network import Network
 
 if TYPE_CHECKING:
@@ -36,11 +40,11 @@ class Training:
         plan: all steps of the round.
         optimizer: holds the gradients and applies them.
         freezer: holds fixed weights in place.
-        images: those of the current step, `(k, B, C, H, W)`.
+        images: those of the current step, `(k, B, C, H, W)`, as they are after augmentation.
         own: tensors that an algorithm needs during the round, by name.
         normalized_steps: for each client, FedNova's ‖a_i‖₁ (Wang et al. 2020): the distance, in
             units of lr, that its steps cover under a constant gradient of 1. For SGD without
-            momentum this is the number of steps.
+            momentum, at a constant rate, this is the number of steps.
     """
 
     def __init__(self, algorithm: Local, stack: Stack):
@@ -50,27 +54,37 @@ class Training:
         self.images, self.own = torch.empty(0), dict[str, Tensor]()
         if stack.private is not None:  # 1 where a weight is public, `(P,)`
             self.own["public"] = (~stack.private[: layout.parameter_size]).float()
+        self._smoothing, self._mixup = algorithm.label_smoothing, algorithm.mixup
+        self._augment = Augment(algorithm.augment, stack.data, self.own)
         self.lr = algorithm.lr_of(stack.server_round, stack.rounds)
         self._momentum = algorithm.momentum if algorithm.optimizer == "sgd" else 0.0
         self._pull = algorithm.pull() if algorithm.optimizer == "sgd" else 0.0
-        counts, random = (algorithm.epochs, algorithm.batch_size), stack.network.draws.used
+        counts = algorithm.epochs, algorithm.batch_size
+        random = stack.network.draws.used or bool(algorithm.augment)
         graphs = _graphs(stack.network)
         pairs = _pairs(stack, algorithm.batch_size, graphs is not None)
-        batches = Batches.draw(stack.rows, stack.streams, *counts, random, pairs)
+        batches = Batches.draw(stack.rows, stack.streams, *counts, random, pairs, self._mixup)
         of = cache(lambda plan, steps: phases(plan, layout, steps, algorithm.epochs))
         self._planned: list[list[Phase]] = list(map(of, stack.plans, batches.steps))
         clipped = bool(algorithm.clip_norm)
         self.freezer = Freezer(self.weights, self._planned, stack.plans[0], clipped)
         self.optimizer = _optimizer(algorithm, self, clipped)
         ages = _ages(self._planned, batches.sizes.shape, stack.plans[0].reset)
-        rates = self.optimizer.rates(ages)
+        within = cache(partial(factors, algorithm.lr_within_round, algorithm.warmup))
+        rates = self.optimizer.rates(ages, self.lr * _spread(map(within, batches.steps), ages))
         self.plan = Plan(batches, stack.data.labels, *rates, few_shapes=graphs is not None)
         self._replayed: Replayed | None = None
         if graphs is not None:
             make = partial(Replayed, graphs, algorithm)
             self._replayed = graphs.kept(self._shape(algorithm), make)
-        covered = cache(self._normalized_steps)
-        self.normalized_steps = [sum(covered(p.steps) for p in own) for own in self._planned]
+        covered = cache(
+            lambda steps, first, count: self._normalized_steps(within(steps)[first : first + count])
+        )
+        self._covered = [
+            [covered(steps, first, phase.steps) for first, phase in _begun(own)]
+            for own, steps in zip(self._planned, batches.steps, strict=True)
+        ]
+        self.normalized_steps = [sum(own) for own in self._covered]
 
     def run(self, make: Callable[[Step], Tensor]) -> Tensor:
         """Make all steps of the round; return the losses `(T, K)`, 0 once a client has finished.
@@ -100,10 +114,22 @@ class Training:
         if fresh is not None:
             self.optimizer.reset(fresh.rows)
 
+    def images_of(self, step: Step) -> Tensor:
+        """Return the images of a step as its clients see them: augmented, then mixed."""
+        images = self._augment(self.stack.data.images[step.rows], step.keys)
+        return mixed_images(images, step) if self._mixup else images
+
     def gradients(
         self, step: Step, out: Tensor, keep: float = 0.0, loss: Loss | None = None
     ) -> Tensor:
-        """Return the losses `(k,)` of a step; see `Network.gradients` for the rest."""
+        """Return the losses `(k,)` of a step; see `Network.gradients` for the rest.
+
+        A missing loss is cross-entropy with label smoothing. With mixup it counts for both labels.
+        """
+        if loss is None and (self._smoothing or self._mixup):
+            loss = cross_entropy(self._smoothing)
+        if loss is not None and self._mixup:
+            loss = mixed_loss(loss, step)
         block, network = self.block[: len(step.counts)], self.stack.network
         network.draws.keys = step.keys if network.draws.used else None
         return network.gradients(
@@ -136,9 +162,8 @@ class Training:
         total = torch.zeros(len(self.block), 1, device=self.block.device)
         if any(phase.trains is not None for own in self._planned for phase in own):
             total = total.repeat(1, self.weights.shape[1])
-        for row, own in zip(total, self._planned, strict=True):
-            for phase in own:
-                steps = self._normalized_steps(phase.steps)
+        for row, own, covered in zip(total, self._planned, self._covered, strict=True):
+            for phase, steps in zip(own, covered, strict=True):
                 row += steps if phase.trains is None else steps * phase.trains.to(row)
         return total
 
@@ -156,12 +181,12 @@ class Training:
         replayed.settle("freezer", vars(self.freezer), names)
         replayed.settle("own", self.own, tuple(self.own))
 
-    def _normalized_steps(self, steps: int) -> float:
-        """Return the distance, in units of lr, that `steps` steps cover under a gradient of 1."""
+    def _normalized_steps(self, rates: np.ndarray) -> float:
+        """Return how far steps go under a gradient of 1; distance and rates in units of lr."""
         far, speed = 0.0, 0.0
-        for _ in range(steps):
+        for rate in rates.tolist():
             speed = self._momentum * speed + 1 - self._pull * self.lr * far
-            far += speed
+            far += rate * speed
         return far
 
 
@@ -191,11 +216,24 @@ def _graphs(network: Network) -> Graphs | None:
 
 def _optimizer(algorithm: Local, training: Training, clipped: bool) -> Optimizer:
     """Return the update rule of an algorithm, for the weights as they are."""
-    weights, lr, decay = training.weights, training.lr, algorithm.weight_decay
-    if algorithm.optimizer == "adam":
-        return Adam(weights, lr, decay)
-    raw = clipped or training.freezer.filters
-    return SGD(weights, lr, algorithm.momentum, decay, raw)
+    weights, decay = training.weights, algorithm.weight_decay
+    if algorithm.optimizer == "sgd":
+        raw = clipped or training.freezer.filters
+        return SGD(weights, algorithm.momentum, decay, raw)
+    return (Adam if algorithm.optimizer == "adam" else AdamW)(weights, decay)
+
+
+def _spread(own: Iterable[np.ndarray], like: np.ndarray) -> np.ndarray:
+    """Return a number of each client in each step, `(T, K)`; 1 where it has finished."""
+    every = np.ones(like.shape)
+    for column, numbers in zip(every.T, own, strict=True):
+        column[: len(numbers)] = numbers
+    return every
+
+
+def _begun(planned: Sequence[Phase]) -> Iterable[tuple[int, Phase]]:
+    """Return each phase and the step in which it begins."""
+    return zip(accumulate((phase.steps for phase in planned), initial=0), planned, strict=False)
 
 
 def _ages(planned: Sequence[Sequence[Phase]], shape: tuple[int, int], reset: bool) -> np.ndarray:

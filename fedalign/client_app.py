@@ -62,8 +62,12 @@ class App(GroupApp):
         return decoder.flaw(reply, int(context.node_config["partition-id"]))
 
     def sizes(self, run_config: RunConfig, num_partitions: int) -> list[float]:
-        """Return the number of examples that each client trains on."""
-        return [float(len(rows)) for rows in federation_of(run_config).shards(num_partitions)]
+        """Return how many examples each client visits in a round, in all of its epochs."""
+        federation = federation_of(run_config)
+        return [
+            float(federation.num_trained(i, num_partitions) * federation.epochs_of(i))
+            for i in range(num_partitions)
+        ]
 
     def share(self, run_config: RunConfig) -> Any:
         """Return the training set with NumPy arrays, which processes of a machine can share."""
@@ -122,7 +126,8 @@ def whoami(message: Message, context: Context) -> Message:
     """Return the partition of this node, the number of partitions, and its numbers of examples."""
     federation, (partition, count) = federation_at(context, message), place_of(context)
     held, own = federation.held(partition, count), DATA_DIR in context.node_config
-    facts = MetricRecord({"examples": len(held.trained), "tests": len(held.tested)})
+    examples = federation.num_trained(partition, count)
+    facts = MetricRecord({"examples": examples, "tests": len(held.tested)})
     facts["own"] = int(own)
     for key in PLACE & context.node_config.keys():
         facts[key] = int(context.node_config[key])
@@ -152,5 +157,5 @@ def _tuned(
     )
     federation.network.restart()
     with seeded(federation.config.seed, "tune", server_round, partition):
-        federation.tuner.train(stack)
+        federation.tuner_of(partition).train(stack)
     return stack.block[0]

@@ -16,6 +16,7 @@ from fedalign.federation.federation import Federation, federation_of
 from fedalign.files import reporting
 from fedalign.network.device import torch_threads
 from fedalign.runs.checkpoint import Checkpoint, Checkpoints, resume
+from fedalign.runs.client_settings import write_client_settings
 from fedalign.runs.folder import RunFolder
 from fedalign.runs.interrupts import Interrupts
 from fedalign.runs.lock import locked
@@ -32,10 +33,17 @@ from fedalign.server.client_states import states_of
 from fedalign.server.meter import Meter
 from fedalign.server.participation import LimpingRunError, Participation, suggestion
 from fedalign.server.rounds import RoundLoop
-from fedalign.server.setup import config_of, measures, nodes_of, round_settings, stack_of, steps_of
+from fedalign.server.setup import (
+    bounds_of,
+    config_of,
+    measures,
+    nodes_of,
+    round_settings,
+    stack_of,
+    steps_of,
+)
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
-from fedalign.settings.contracts import BoundsMetrics
 from fedalign.trackers.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -63,6 +71,7 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
     config = config_of(federation, nodes)
     tracking = Tracking(config, lambda: _figures(config))
     strategy = strategy_of(federation, config.num_clients)
+    federation.check_clients()
     measured, states = measures(federation, nodes), states_of(config, grid)
     with locked(folder_of(config)):
         resumed = resume(config, strategy, states)
@@ -73,6 +82,8 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
         seen = Participation.restored(resumed.participation) if resumed else Participation()
         folder = RunFolder(config, facts, resumed, seen, meter)
         said.open(folder.path)
+        if config.per_client:
+            write_client_settings(config, nodes.present(), folder.path)
         if not nodes.hold_own_data:
             write_split(federation, config.num_clients, folder.path)
         earlier = folder.rounds() if resumed else []
@@ -91,7 +102,6 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
             interrupts.check()
             return rule.reason is not None
 
-        client = federation.client
         loop = RoundLoop(
             strategy,
             grid,
@@ -100,10 +110,10 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
             federation.codec,
             runner,
             counts_known=True,
-            bounds=client.metric_bounds if isinstance(client, BoundsMetrics) else None,
+            bounds=bounds_of(federation),
             participation=seen,
             states=states,
-            steps=steps_of(client),
+            steps=steps_of(federation),
             is_over=is_over,
         )
         done, model = (resumed.number, resumed.model) if resumed else (0, first)

@@ -26,6 +26,8 @@ class FixedIndices:
     in the order of the data set. There is no randomness.
     """
 
+    names_rows = True
+
     file: Annotated[
         str,
         Field(

@@ -22,6 +22,7 @@ class FedNova(Wrapper):
     """
 
     reply_metrics = {"normalized_steps": (1e-3, 1e6)}  # noqa: RUF012
+    same_for_all = ("lr", "lr_schedule", "lr_decay", "optimizer")  # a_i is in units of lr
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -215,10 +215,11 @@ def federate(monkeypatch):
         twin = Twin(
             config=SimpleNamespace(seed=0, rounds=rounds, init="shared"),
             network=network,
-            client=client,
+            client_of=lambda _: client,
             codec=codec,
             private=kept,
             held=lambda partition, _: Held(np.array(shards[partition])),
+            trained_in=lambda _, partition, __: np.array(shards[partition]),
             examples=SimpleNamespace(seen=lambda _, __, rows: (data, rows)),
         )
         monkeypatch.setattr("fedalign.client_app.federation_of", lambda _: twin)

@@ -25,6 +25,7 @@ ORDER = (
     "runs",
     "server strategies client_app",
     "fusions",
+    "transfer",
     "landscape training",
     "clients simulation federation",
     "algorithm messages",

@@ -28,6 +28,9 @@ RULES = {
     "sgd": HEAVY,
     "clipped": HEAVY | {"clip_norm": 0.5},
     "adam": HEAVY | {"optimizer": "adam", "lr": 0.01},
+    "adamw": HEAVY
+    | {"optimizer": "adamw", "lr": 0.01, "lr_within_round": "linear", "mixup": 0.3}
+    | {"augment": ("flip", "crop"), "label_smoothing": 0.1},
 }
 SIZES = [11, 9, 9, 6, 3]
 

@@ -46,14 +46,10 @@ def spec_of(spec: Spec, given: Sequence[int] | str) -> Spec:
     if max(classes) >= spec.classes:
         problem = f"{max(classes)} is no class of this data, whose are 0 to {spec.classes - 1}"
         raise InputError(f"data.classes: {problem}")
-    sets = [spec.label_sets[c] for c in classes] if spec.label_sets else []
-    tasks = sorted(set(sets))
-    return replace(
-        spec,
-        classes=len(classes),
-        names=tuple(spec.labels[c] for c in classes),
-        label_sets=tuple(map(tasks.index, sets)),
-    )
+    names, sets = tuple(spec.labels[c] for c in classes), spec.label_sets
+    tasks = list(dict.fromkeys(sets[c] for c in classes)) if sets else []
+    own = tuple(tasks.index(sets[c]) for c in classes) if sets else ()
+    return replace(spec, classes=len(classes), names=names, label_sets=own)
 
 
 def of_classes(data: Dataset, given: Sequence[int] | str) -> Dataset:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from fedalign.data import Dataset
-from fedalign.errors import named
+from fedalign.errors import InputError, named
 from fedalign.partitioning import Indices, checked, split
 from fedalign.rng import rng
 from fedalign.seeding import seeded
 from fedalign.settings.config import Config
-from fedalign.settings.contracts import Partitioner, TransformsImages
+from fedalign.settings.contracts import NamesRows, Partitioner, TransformsImages
 
 
 class Held(NamedTuple):
@@ -127,16 +127,60 @@ class DealtExamples:
         chosen: torch.Tensor = changed[torch.from_numpy(np.searchsorted(owned, rows))]
         return chosen.to(images.device)
 
+    @cached_property
+    def of_server(self) -> np.ndarray:
+        """The rows that the server keeps and no client has, ascending."""
+        stream = rng(self.config.partition_seed, "server_share")
+        return keep_back(len(self.data), self._groups, self.config.evaluation.server_share, stream)
+
+    @property
+    def _groups(self) -> Indices | None:
+        return None if self.data.groups is None else self.data.groups.cpu().numpy()
+
     def _shares(self, num_clients: int) -> list[Indices]:
         """Return the rows that each client owns."""
-        config, labels = self.config, self.data.labels.cpu().numpy()
-        groups = None if self.data.groups is None else self.data.groups.cpu().numpy()
+        if not len(self.of_server):
+            return self._dealt_of(self.data.labels.cpu().numpy(), self._groups, num_clients)
+        rows, groups = np.arange(len(self.data)), self._groups
+        if not isinstance(self.partitioner, NamesRows):
+            rows = np.setdiff1d(rows, self.of_server)
+        labels = self.data.labels.cpu().numpy()[rows]
+        dealt = self._dealt_of(labels, None if groups is None else groups[rows], num_clients)
+        own = {id(share): np.setdiff1d(rows[share], self.of_server) for share in dealt}
+        shares = [own[id(share)] for share in dealt]  # clients may share one
+        return checked(shares, num_clients, len(self.data), self.config.partition.name)
+
+    def _dealt_of(self, labels: Indices, groups: Indices | None, num_clients: int) -> list[Indices]:
+        """Return what the partitioner deals to each client of examples with these labels."""
+        config = self.config
         name, seed = config.partition.name, config.partition_seed
         known = {"called": name, "data": f"data set {config.data.name!r}"}
         with named(f"partition: {name!r}"), seeded(seed, "partition"):
             stream = rng(seed, "partition")
             dealt = split(self.partitioner, labels, num_clients, stream, groups, **known)
             return checked(dealt, num_clients, len(labels), name)
+
+
+def keep_back(
+    examples: int, groups: Indices | None, share: float, stream: np.random.Generator
+) -> np.ndarray:
+    """Return the rows that the server keeps, ascending: a random share of all.
+
+    Of each group of the data, one example at least is left, so that no client is left without.
+
+    Raises:
+        InputError: they are none, or all.
+    """
+    count, order = round(share * examples), stream.permutation(examples)
+    if share and not 0 < count < examples:
+        raise InputError(
+            f"evaluation.server_share: {share:g} of {examples} examples is {count}, and the server "
+            "and the clients must have some"
+        )
+    if groups is not None:
+        _, first = np.unique(groups[order], return_index=True)
+        order = np.delete(order, first)
+    return np.sort(order[:count])
 
 
 def hold_out_all(shares: Sequence[np.ndarray], share: float, seed: int) -> list[Held]:

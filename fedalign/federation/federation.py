@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, UserConfigValue
 
-from fedalign.data import Dataset, Part, Spec
-from fedalign.data.classes import of_classes, spec_of
+from fedalign.data import Dataset, Spec
+from fedalign.data import Part as DataPart
+from fedalign.data.classes import spec_of
 from fedalign.errors import InputError, named, shortened
 from fedalign.federation.examples import DealtExamples, Examples, Held
+from fedalign.federation.fresh import fresh
+from fedalign.federation.loading import loaded
 from fedalign.federation.start import Start, lenient_start, start_of
 from fedalign.messages.codec import Codec
 from fedalign.messages.private import Private
@@ -22,11 +26,11 @@ from fedalign.models import takers
 from fedalign.network.constants import digest
 from fedalign.network.device import device_of
 from fedalign.network.network import Network
-from fedalign.seeding import seeded
+from fedalign.settings.client_contracts import ChecksExamples, ClientAlgorithm, HasEpochs
 from fedalign.settings.common import private_of
 from fedalign.settings.config import Config, from_run_config
-from fedalign.settings.contracts import ClientAlgorithm, HasParts, HasSpec, Source
-from fedalign.settings.registry import traits
+from fedalign.settings.contracts import HasParts, HasSpec, Source
+from fedalign.settings.registry import Part, options, traits
 
 PLACE = {"partition-id", "num-partitions"}  # of a client, in its node's config
 
@@ -45,6 +49,9 @@ class Federation:
     config: Config
     given: Examples | None = None
     known: Spec | None = None
+    _parts: dict[int, Part] = field(default_factory=dict, init=False, repr=False)
+    _clients: dict[int, ClientAlgorithm] = field(default_factory=dict, init=False, repr=False)
+    _algorithms: dict[str, ClientAlgorithm] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def examples(self) -> Examples:
@@ -58,8 +65,18 @@ class Federation:
 
     @cached_property
     def reference(self) -> Dataset | None:
-        """The training set where the server has one; None where only the nodes have data."""
-        return self.train if self._has("train") else None
+        """The training set where the server has one; None where only the nodes have data.
+
+        `InputError` if the server is to keep a share of it then.
+        """
+        if self._has("train"):
+            return self.train
+        if share := self.config.evaluation.server_share:
+            raise InputError(
+                f"evaluation.server_share: {share:g}, but the server has no training set: the data "
+                "are at the nodes only"
+            )
+        return None
 
     @cached_property
     def test(self) -> Dataset | None:
@@ -85,6 +102,22 @@ class Federation:
     def held(self, partition: int, num_clients: int) -> Held:
         """Return the examples of one of `num_clients` clients."""
         return self.examples.held(partition, num_clients)
+
+    @property
+    def of_server(self) -> np.ndarray:
+        """The rows that the server keeps to choose models by; none at a node with its own data."""
+        examples = self.examples
+        return examples.of_server if isinstance(examples, DealtExamples) else np.arange(0)
+
+    def trained_in(self, server_round: int, partition: int, num_clients: int) -> np.ndarray:
+        """Return the rows that a client trains on in a round, ascending."""
+        rows, count = self.held(partition, num_clients).trained, self._at_most(partition)
+        return fresh(rows, count, self.config.seed, partition, server_round)
+
+    def num_trained(self, partition: int, num_clients: int) -> int:
+        """Return the number of examples that a client trains on in each round."""
+        rows = self.held(partition, num_clients).trained
+        return min(len(rows), self._at_most(partition) or len(rows))
 
     def shards(self, num_clients: int) -> list[np.ndarray]:
         """Return the examples that each client trains on: the same on every machine."""
@@ -135,12 +168,12 @@ class Federation:
         """The number of parameters that never train."""
         return sum(p.numel() for p in self.network.module.parameters() if not p.requires_grad)
 
-    def module(self, *client: int, filled: bool = True) -> torch.nn.Module:
-        """Return a new module with the run's first weights, or those of one client.
+    def module(self, *stream: int | str, filled: bool = True) -> torch.nn.Module:
+        """Return a new module with the run's first weights, or those of a stream, as a client's.
 
         Without those of a file, unless it is `filled`.
         """
-        return start_of(self.config, self.spec, *client, filled=filled).module
+        return start_of(self.config, self.spec, *stream, filled=filled).module
 
     def own_start(self, partition: int) -> torch.Tensor:
         """Return one client's first weights `(F,)`, where each client has its own."""
@@ -160,46 +193,77 @@ class Federation:
         except ValueError as error:
             raise InputError(f"client.private: {error}") from None
 
-    @cached_property
-    def client(self) -> ClientAlgorithm:
-        """The client algorithm."""
-        built: ClientAlgorithm = self.config.client.build()
-        return built
+    def client_of(self, partition: int) -> ClientAlgorithm:
+        """Return the algorithm of one client; those with the same options have the same object."""
+        key = partition if self.config.per_client else 0
+        if key not in self._clients:
+            self._clients[key] = self._built(self._part_of(partition))
+        return self._clients[key]
 
-    @cached_property
-    def tuner(self) -> ClientAlgorithm:
-        """The client algorithm with the epochs of fine-tuning, `evaluation.finetune_epochs`."""
-        part, epochs = self.config.client, self.config.evaluation.finetune_epochs
+    def tuner_of(self, partition: int) -> ClientAlgorithm:
+        """Return it with the epochs of fine-tuning, `evaluation.finetune_epochs`."""
+        part, epochs = self._part_of(partition), self.config.evaluation.finetune_epochs
         if "epochs" not in part.options:
             raise InputError(
                 f"evaluation.finetune_epochs: client algorithm {part.name!r} has no option 'epochs'"
             )
-        built: ClientAlgorithm = replace(part, options={**part.options, "epochs": epochs}).build()
-        return built
+        return self._built(replace(part, options={**part.options, "epochs": epochs}))
+
+    @property
+    def algorithms(self) -> list[ClientAlgorithm]:
+        """The different algorithms of the clients, in the order of the first client of each."""
+        numbers = range(self.config.num_clients if self.config.per_client else 1)
+        return list({id(own): own for own in map(self.client_of, numbers)}.values())
+
+    def epochs_of(self, partition: int) -> int:
+        """Return the epochs that a client trains in a round; 1 if its algorithm has none."""
+        client = self.client_of(partition)
+        return client.epochs if isinstance(client, HasEpochs) else 1
+
+    def _part_of(self, partition: int) -> Part:
+        if not self.config.per_client:
+            return self.config.client
+        if partition not in self._parts:
+            self._parts[partition] = self.config.client_of(partition)
+        return self._parts[partition]
+
+    def _built(self, part: Part) -> ClientAlgorithm:
+        key = json.dumps(part.dump(), sort_keys=True)
+        if key not in self._algorithms:
+            self._algorithms[key] = part.build()
+        return self._algorithms[key]
+
+    def _at_most(self, partition: int) -> int | None:
+        """Return how many examples a client trains on in a round, at most; None: any number."""
+        part = self._part_of(partition)
+        if "round_examples" in options("clients", part.name):  # an option of the algorithm
+            return None
+        count: int | None = part.options.get("round_examples")
+        return count
+
+    def check_clients(self) -> None:
+        """Raise `InputError` for options of clients that are not for examples like these."""
+        for client in self.algorithms:
+            if isinstance(client, ChecksExamples):
+                client.check_examples(self.spec)
 
     def check_testers(self, tests: Collection[int]) -> None:
         """Raise `InputError` if clients cannot evaluate; `tests` are their numbers of examples."""
         if self.config.evaluation.finetune_epochs:
-            self.tuner  # noqa: B018
+            self.tuner_of(0)
         if not any(tests):
             raise InputError(
                 f"evaluation.holdout: {self.config.evaluation.holdout:g} of the examples of a "
                 "client is less than one for every client, so nobody could evaluate"
             )
 
-    def _has(self, part: Part) -> bool:
+    def _has(self, part: DataPart) -> bool:
         return self.source.has(part) if isinstance(self.source, HasParts) else True
 
-    def _load(self, part: Part) -> Dataset:
-        place = named(f"data set: {self.config.data.name!r}: load({part!r})")
-        with place, seeded(0, "data", part):  # the same data for all seeds
-            data = self.source.load(part)
-        if not isinstance(data, Dataset):
-            name, found = self.config.data.name, type(data).__name__
-            raise InputError(f"data.name: {name!r}: load({part!r}) returned a {found}, no Dataset")
-        classes = self.config.data.options.get("classes")
-        data = data if classes is None else of_classes(data, classes)
-        return data.to(device_of(self.config))
+    def _load(self, part: DataPart) -> Dataset:
+        data = self.config.data
+        found = loaded(self.source, part, data.name, data.options.get("classes"))
+        return found.to(device_of(self.config))
 
 
 _federations: dict[tuple[tuple[str, UserConfigValue], ...], Federation] = {}  # one at most

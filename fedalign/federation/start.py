@@ -63,13 +63,13 @@ def file_of(model: Part) -> Path | None:
     return file
 
 
-def start_of(config: Config, spec: Spec, *client: int, filled: bool = True) -> Start:
-    """Return the start of a run, or the own one of a client.
+def start_of(config: Config, spec: Spec, *stream: int | str, filled: bool = True) -> Start:
+    """Return the start of a run, or that of a stream, such as a client's own.
 
     Args:
         config: the run's.
         spec: what an example looks like.
-        client: whose own start it is.
+        stream: names the draws, where they are not the run's first.
         filled: weights are read from the file that `model.weights` names; if not, all are drawn.
 
     Raises:
@@ -78,11 +78,11 @@ def start_of(config: Config, spec: Spec, *client: int, filled: bool = True) -> S
     """
     model, file = config.model, file_of(config.model)
     adapters, anew = model.options.get("adapters"), ""
-    if file is not None or not filled:
+    if file is not None:
         model = replace(model, options={**model.options, "weights": None})
     refuse_tokens(model.name, spec, signature(load("models", model.name)).parameters)
     given = {"classes": spec.classes, "vocabulary": spec.vocabulary}
-    with seeded(config.seed, "init", *client):
+    with seeded(config.seed, "init", *stream):
         module: nn.Module = model.build(shape=spec.shape, **given)
     file = file if filled else None
     late = file is not None and adapters is not None and has_adapters(file)
@@ -90,7 +90,7 @@ def start_of(config: Config, spec: Spec, *client: int, filled: bool = True) -> S
         anew = fill(module, file)
     freeze(module, str(config.model.options.get("frozen") or ""))
     if adapters is not None:
-        with seeded(config.seed, "adapters", *client):
+        with seeded(config.seed, "adapters", *stream):
             adapt(module, adapters)
     if file is not None and late:
         anew = fill(module, file)

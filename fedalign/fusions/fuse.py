@@ -35,10 +35,12 @@ INIT = "init"  # in place of a file: the weights that the configuration's seed g
 CURES = {
     "start": f": --start FILE, or --start {INIT} for the weights of the configuration's seed",
     "held_out": ", and there are none: the data set needs a training part, and --held-out above 0",
+    "probing": ": give a larger --held-out, or fusion.metric=accuracy",
     "images": ", and the data set has no training part",
     "symmetry": "; give its class a method symmetry()",
 }
 OF_A_RUN = "seed", "num_clients", "partition", "data", "model", "init"
+HELD_OUT = "holdout", "server_share"
 log = logging.getLogger("fedalign")
 
 
@@ -163,7 +165,8 @@ def _of_its_run(sources: Sequence[Source], config: Config) -> bool:
         return False
     own = read_config(str(path), {})
     same = [getattr(own, key) == getattr(config, key) for key in OF_A_RUN]
-    return all(same) and own.evaluation.holdout == config.evaluation.holdout
+    same += [getattr(own.evaluation, k) == getattr(config.evaluation, k) for k in HELD_OUT]
+    return all(same)
 
 
 def _start(
@@ -193,7 +196,7 @@ def _weights(sources: Sequence[Source], federation: Federation) -> list[float] |
     kept = len(clients) == len(sources) and all(c < config.num_clients for c in clients)
     if not kept or federation.reference is None:
         return None
-    return [float(len(federation.held(c, config.num_clients).trained)) for c in clients]
+    return [float(federation.num_trained(c, config.num_clients)) for c in clients]
 
 
 def _measure(federation: Federation, fused: Fused, test: Dataset, held: Dataset | None) -> Measured:

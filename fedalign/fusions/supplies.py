@@ -15,6 +15,12 @@ from fedalign.fusions.recipe import Supplies
 from fedalign.network.network import Network
 from fedalign.rng import rng
 
+CURE = (
+    ", on which no client trains: give evaluation.server_share, such as 0.1, or evaluation.holdout "
+    "and a partition in which clients share no examples, on a server that has the data"
+)
+"""How a run gets examples to choose by."""
+
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
@@ -32,10 +38,13 @@ class HeldOut:
 def held_out(federation: Federation, share: float, of_run: bool = True) -> HeldOut:
     """Return the training examples to choose by.
 
-    These are those that clients hold out and no client trains on (`evaluation.holdout`); where
-    there are none, or the models are not of this run, a random share of the training set.
+    These are those that the server keeps (`evaluation.server_share`), or else those that clients
+    hold out and no client trains on (`evaluation.holdout`); where there are none, or the models
+    are not of this run, a random share of the training set.
     """
     config, count = federation.config, 0 if federation.reference is None else len(federation.train)
+    if count and of_run and len(kept := federation.of_server):
+        return HeldOut(kept, apart=True)
     if count and config.evaluation.holdout and of_run:
         owned = np.concatenate(federation.holdouts(config.num_clients))
         rows = np.setdiff1d(owned, np.concatenate(federation.shards(config.num_clients)))

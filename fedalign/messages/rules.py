@@ -24,13 +24,13 @@ class ReplyRules:
     Attributes:
         metrics: what the strategy needs, with bounds; see `StrategyTraits.reply_metrics`.
         arrays: names of the vectors that the strategy needs beside the model; it gets no others.
-        bounds: of the client algorithm's metrics, given the number of examples.
+        bounds: of a client's metrics, given its partition and its number of examples.
         examples: by partition, the number of examples that a client has; empty if unknown.
     """
 
     metrics: Mapping[str, Bounds] = field(default_factory=dict)
     arrays: Collection[str] = ()
-    bounds: Callable[[int], Mapping[str, Bounds]] = lambda _: {}
+    bounds: Callable[[int, int], Mapping[str, Bounds]] = lambda *_: {}
     examples: Mapping[int, int] = field(default_factory=dict)
 
     def check_metrics(self, metrics: MetricRecord, partition: int) -> None:
@@ -44,7 +44,7 @@ class ReplyRules:
             raise ValueError(f"{WEIGHT!r} is {count}, and the client has {known}")
         for name in self.metrics.keys() - metrics.keys():
             raise ValueError(f"no metric {name!r} came, which the strategy needs")
-        for bounds in (self.metrics, self.bounds(known)):
+        for bounds in (self.metrics, self.bounds(partition, known)):
             for name in bounds.keys() & metrics.keys():
                 check_bounds(name, cast(float, metrics[name]), bounds[name])
 

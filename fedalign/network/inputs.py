@@ -12,7 +12,8 @@ class Inputs:
     """Turns stored examples into a module's input.
 
     Images are stored as uint8, rows of tables as float32; both are normalised here. Text is stored
-    as the numbers of characters or tokens.
+    as the numbers of characters or tokens. Images may have been changed before, even to floats from
+    0 to 255.
 
     Attributes:
         device: where the inputs are.
@@ -39,7 +40,8 @@ class Inputs:
             return examples.long()
         if self._is_table:
             return (examples - self._mean) / self._std
-        floats = examples.to(torch.float32, memory_format=torch.channels_last)
+        # A copy even of images that are floats already, since they have been mixed.
+        floats = examples.to(torch.float32, copy=True, memory_format=torch.channels_last)
         return floats.sub_(self._mean).div_(self._std)
 
     def blank(self, count: int) -> Tensor:

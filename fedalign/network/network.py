@@ -186,17 +186,15 @@ class Network:
         inputs, loss = self._inputs(images.flatten(0, 1)), self.tasks.loss(loss)
         return runner.gradients(block, inputs, labels, sizes, out, keep, loss, counts)
 
-    @torch.no_grad()
-    def features(self, block: Tensor, images: Tensor) -> Tensor:
-        """Return the input of the last linear layer of each model `(K, F)`: `(K, B, D)`.
-
-        Of images `(K, B, C, H, W)`, in evaluation mode.
-        """
-        recorder, found = self._plain.recorder, []  # before the first forward pass
+    def features(
+        self, block: Tensor, images: Tensor, batch_size: int | None = None, threads: int = 1
+    ) -> Tensor:
+        """Return the input `(K, B, D)` of each model's last linear layer; in evaluation mode."""
+        found, shared = [], 1 if self.traits.depends[False] else threads
         for vector, own in zip(block, images, strict=True):
+            run, parts = self.function_of(vector), own.split(batch_size or len(own))
             with self._measuring():
-                self.function_of(vector)(own)
-            found.append(recorder.features.float())
+                found.append(self._plain.recorder.of(run, parts, shared))
         return torch.stack(found)
 
     def watch(self, vector: Tensor, images: Tensor, modules: Iterable[str]) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
-"""Dropout whose masks depend on the client and the step alone, on any device, in any stack.
+"""Random numbers that depend on the client and the step alone, on any device, in any stack.
 
 PyTorch's layers draw from a global generator: their numbers depend on everything that drew before.
-Here a mask is a hash of the client's key, the layer's place in the forward pass, and the position
-in the client's own batch. It takes a few int32 operations, which are exact on every device.
+Here a dropout mask is a hash of the client's key, the layer's place in the forward pass, and the
+position in the client's own batch. That takes a few int32 operations, exact on every device.
 """
 
 from __future__ import annotations
@@ -70,6 +70,19 @@ class Draws:
         of_columns = _positions(keys[:, 1], width)[:, None]
         limit = min(int(share * 2**32) - 2**31, 2**31 - 1)
         return (_hash(of_rows ^ of_columns) < limit).view(shape)
+
+
+def uniform(keys: Tensor, number: int, count: int) -> Tensor:
+    """Return a random number in [0, 1) for each place in clients' batches, `(k, count)` float32.
+
+    Args:
+        keys: `(k, 2)` int32, see `Draws`.
+        number: tells one draw from another, from 1; no mask of a layer is like one of them.
+        count: the number of places.
+    """
+    own = _hash(keys ^ _int32(-GOLDEN * number))
+    bits = _hash(_positions(own[:, 0], count) ^ own[:, 1:])
+    return _shifted(bits, 8).to(torch.float32) * 2.0**-24
 
 
 def _positions(keys: Tensor, count: int) -> Tensor:

@@ -157,7 +157,9 @@ class Stacked:
             return losses_of(self.twin(inputs).float(), labels)
         recorder = self._recorder  # before the forward pass
         logits = self.twin(inputs).float().view(*labels.shape, -1)
-        features = recorder.features.float().view(*labels.shape, -1)
+        features = recorder.features.float()
+        if features.numel():  # a network without a linear layer has none
+            features = features.view(*labels.shape, -1)
         return loss(logits, labels, features, slice(0, len(labels)))
 
     def _bind(self, block: Tensor, out: Tensor) -> None:

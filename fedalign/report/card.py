@@ -7,6 +7,7 @@ from html import escape
 import pandas as pd
 
 from fedalign.report.reading import Run
+from fedalign.settings.per_client import told
 
 PARTS = ("strategy", "data", "partition", "model", "client")
 
@@ -22,7 +23,10 @@ def _settings(run: Run) -> dict[str, str]:
     settings = run.settings
     parts = {part: settings[f"{part}.name"] for part in PARTS if f"{part}.name" in settings}
     parts |= {"rounds, seed": f"{settings['rounds']}, {settings['seed']}"}
-    return parts | {"clients": f"{_sampled(run)} of {settings['num_clients']} in each round"}
+    parts |= {"clients": f"{_sampled(run)} of {settings['num_clients']} in each round"}
+    own = run.client_settings.drop(columns="client")
+    values = {str(key): list(own[key]) for key in own}
+    return parts | ({"per client": told(values)} if values else {})
 
 
 def _sampled(run: Run) -> int:

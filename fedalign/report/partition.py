@@ -34,12 +34,14 @@ class PartitionCounts:
         counts: `(K, C)`, a row a client, a column a class.
         examples: size of the data set.
         owned: number of examples that belong to at least one client.
+        of_server: number of examples that the server keeps.
     """
 
     title: str
     counts: np.ndarray
     examples: int
     owned: int
+    of_server: int = 0
 
     @property
     def sizes(self) -> np.ndarray:
@@ -102,7 +104,8 @@ def counts_of(federation: Federation, num_clients: int | None = None) -> Partiti
     labels = data.labels.cpu().numpy()[rows]
     flat = np.bincount(client * data.classes + labels, minlength=count * data.classes)
     title = f"{config.data.name}, {described(config.partition)}"
-    return PartitionCounts(title, flat.reshape(count, -1), len(data), len(np.unique(rows)))
+    sizes = len(data), len(np.unique(rows)), len(federation.of_server)
+    return PartitionCounts(title, flat.reshape(count, -1), *sizes)
 
 
 def describe(partition: PartitionCounts) -> str:
@@ -110,12 +113,13 @@ def describe(partition: PartitionCounts) -> str:
     sizes, classes, distances = partition.sizes, partition.effective_classes, partition.distances
     examples = f"{sizes.min():,} to {sizes.max():,} examples each, median {int(np.median(sizes)):,}"
     assigned = f"{partition.owned:,} of {partition.examples:,} assigned{_shared(partition)}"
+    kept = f", {partition.of_server:,} kept by the server" if partition.of_server else ""
     lines = [
         partition.title,
         f"clients            {len(sizes):,}, with {examples}; Gini {partition.gini:.3f}",
         f"effective classes  {_range(classes)} of {partition.counts.shape[1]}",
         f"distance           {_range(distances)} (earth mover's, from all data; 0 to 2)",
-        f"examples           {assigned}",
+        f"examples           {assigned}{kept}",
     ]
     return "\n".join([*lines, "", *_shaded(partition)])
 

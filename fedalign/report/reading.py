@@ -13,10 +13,11 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from fedalign.errors import InputError
+from fedalign.runs.client_settings import FILE as CLIENT_SETTINGS
 from fedalign.runs.paths import FINISHED, MEMBERS, DamagedManifestError, read_manifest
 from fedalign.runs.tables import BARRIERS, CLIENTS, LANDSCAPE, PLANES, SAMPLED
-from fedalign.server import corrupted, fusing
-from fedalign.settings.counted import counted
+from fedalign.server import corrupted, fusing, tasks
+from fedalign.settings.digest import counted
 from fedalign.settings.layers import flatten
 from fedalign.settings.yaml12 import parse
 
@@ -25,7 +26,10 @@ if TYPE_CHECKING:  # these take a second to import, and tables need none of them
     from torch import Tensor, nn
 
 # Columns that hold no numbers.
-TEXTS = ("path", "plane", "corner", "outcome", "fusion", "ingredients", "model", "corruption")
+TEXTS = (
+    "path", "plane", "corner", "outcome", "fusion", "ingredients", "model", "corruption", "task",
+    "way",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,10 +88,21 @@ class Run:
         return self._table("sampled.csv", SAMPLED)
 
     @cached_property
+    def client_settings(self) -> pd.DataFrame:
+        """`client_settings.csv`: a row a client, a column each option in which clients differ."""
+        file = self.path / CLIENT_SETTINGS
+        return pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["client"])
+
+    @cached_property
     def planes(self) -> pd.DataFrame:
         """`planes.csv`: a row a point of a plane; empty if none was measured."""
         table = self._table("planes.csv", PLANES)
         return table.fillna({"corner": ""})
+
+    @cached_property
+    def tasks(self) -> pd.DataFrame:
+        """`tasks.csv`: a row a task and way of a round; round 0 is the start. Empty without."""
+        return self._table(tasks.FILE, tasks.ROW)
 
     @cached_property
     def fusions(self) -> pd.DataFrame:
@@ -164,7 +179,7 @@ class Run:
             return pd.DataFrame(columns=list(columns))
         except ValueError as error:
             raise InputError(f"{file} cannot be read: {error}") from None
-        whole: pd.DataFrame = table[table["round"].isin(self.metrics["round"])]
+        whole: pd.DataFrame = table[table["round"].isin([0, *self.metrics["round"]])]
         return whole
 
     @property

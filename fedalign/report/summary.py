@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fedalign.federation.federation import Federation
@@ -9,6 +11,7 @@ from fedalign.runs.paths import folder_of
 from fedalign.server.fusing import judges
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
+from fedalign.settings.per_client import told, varied
 from fedalign.settings.registry import Part
 
 
@@ -22,6 +25,7 @@ def summary(config: Config) -> str:
     network = federation.network
     federation.first  # noqa: B018  (raises if there is none)
     strategy_of(federation)  # raises if it rejects its options
+    federation.check_clients()
     judges(federation)  # the same
     drawn = config.sampled
     return "\n".join(
@@ -32,6 +36,7 @@ def summary(config: Config) -> str:
             f"{_fixed(federation)}",
             *([f"             {federation.start.line()}"] if federation.start.file else ()),
             f"  client     {described(config.client)}",
+            *_per_client(config),
             f"  strategy   {described(config.strategy)}",
             *(_evaluation(federation) if federation.reference else ()),
             f"  results    {folder_of(config)}",
@@ -48,10 +53,12 @@ def _data(federation: Federation) -> list[str]:
     """Return the lines on the data set and its partition."""
     config, data = federation.config, federation.train
     sizes = [len(shard) for shard in federation.shards(config.num_clients)]
+    kept = len(federation.of_server)
     return [
         f"  data       {data.source}",
         f"             {len(data):,} training examples, "
         f"{len(federation.test or ()):,} test examples, {data.classes} classes",
+        *([f"             {kept:,} of them the server keeps to choose models by"] * (kept > 0)),
         f"  partition  {described(config.partition)}",
         f"             {min(sizes):,} to {max(sizes):,} examples per client, "
         f"median {int(np.median(sizes)):,}{_held_out(federation)}",
@@ -66,6 +73,15 @@ def _no_data(federation: Federation) -> list[str]:
         f"  data       each node's local data: {shape}, {spec.classes} classes",
         f"             {len(federation.test or ()):,} test examples on the server",
     ]
+
+
+def _per_client(config: Config) -> list[str]:
+    """Return the line on options in which clients differ; empty if there are none."""
+    if not config.per_client:
+        return []
+    own = [config.client_of(number).options for number in range(config.num_clients)]
+    values = {key: [options[key] for options in own] for key in varied(config.per_client)}
+    return [f"  per client {told(values)}"]
 
 
 def _held_out(federation: Federation) -> str:
@@ -93,8 +109,12 @@ def _evaluation(federation: Federation) -> list[str]:
 def described(part: Part) -> str:
     """Return a part's name and the options that are set: not None, empty or false."""
     values = ", ".join(
-        f"{key} {described(value) if isinstance(value, Part) else value}"
+        f"{key} {described(value) if isinstance(value, Part) else _written(value)}"
         for key, value in part.options.items()
-        if value not in (None, "", False)
+        if value not in (None, "", False, ())
     )
     return f"{part.name} ({values})" if values else part.name
+
+
+def _written(value: Any) -> str:
+    return " and ".join(map(str, value)) if isinstance(value, tuple) else str(value)

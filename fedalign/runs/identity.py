@@ -15,7 +15,7 @@ from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.federation.start import file_of
 from fedalign.runs.paths import FINISHED, DamagedManifestError, folder_of, read_manifest
-from fedalign.runs.sources import files_of, hashes, packages_of
+from fedalign.runs.sources import files_of, hashes, packages_of, tops_of
 from fedalign.settings.config import Config
 
 PHRASES = {
@@ -79,7 +79,7 @@ def _code(config: Config) -> dict[str, Any]:
     return {
         "fedalign": __version__,
         "files": hashes(files_of(config)),
-        "packages": packages_of(config),
+        "packages": packages_of(tops_of(config)),
         "weights": hashes(own),
     }
 

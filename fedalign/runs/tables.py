@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedalign.landscape.barriers import Curve, barriers
-from fedalign.server import client_metrics, corrupted, fusing, measure
+from fedalign.server import client_metrics, corrupted, fusing, measure, tasks
 from fedalign.settings.sections import Evaluation
+from fedalign.transfer import judge
 
 COSTS = ("seconds", "cpu_seconds", "peak_memory")  # which differ between equal runs
 METRICS = (
@@ -49,12 +50,13 @@ def lower_is_better(metric: str) -> bool:
 def columns(settings: Evaluation) -> dict[str, Sequence[str]]:
     """Return the columns of each table that a run with these settings writes, by file name."""
     metrics = [*METRICS, *measure.columns(settings), *client_metrics.columns(settings)]
-    metrics += [*corrupted.columns(settings), *fusing.columns(settings)]
+    metrics += [*corrupted.columns(settings), *fusing.columns(settings), *judge.columns(settings)]
     tables = {"metrics.csv": metrics, "landscape.csv": LANDSCAPE, "barriers.csv": BARRIERS}
     tables["sampled.csv"] = SAMPLED
     tables |= {"planes.csv": PLANES} if settings.plane else {}
     tables |= {corrupted.FILE: corrupted.ROW} if settings.corruptions else {}
     tables |= {fusing.FILE: fusing.row(settings)} if settings.fusions else {}
+    tables |= {tasks.FILE: tasks.ROW} if settings.tasks.on else {}
     return tables | ({"clients.csv": CLIENTS} if settings.client_fraction else {})
 
 

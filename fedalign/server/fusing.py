@@ -15,7 +15,7 @@ from fedalign.data import Dataset
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.fusions.recipe import Fused, Ingredients, Supplies, apply, needs_of, require
-from fedalign.fusions.supplies import held_out, supplies_of
+from fedalign.fusions.supplies import CURE, held_out, supplies_of
 from fedalign.landscape.barriers import Point
 from fedalign.server.callbacks import Callback
 from fedalign.server.corrupted import FILE as CORRUPTIONS
@@ -32,8 +32,8 @@ ROW = ("round", "fusion", "ingredients", *CLEAN)  # columns that are always ther
 HELD_OUT = ("held_out_loss", "held_out_accuracy")
 CURES = {
     "start": ", and with init: own there is none; give init: shared",
-    "held_out": ", on which no client trains: give evaluation.holdout, such as 0.1, and a "
-    "partition in which clients share no examples, on a server that has the data",
+    "held_out": CURE,
+    "probing": ": give a larger evaluation.server_share or holdout, or metric: accuracy",
     "images": ", and the server has none",
     "symmetry": "; give its class a method symmetry()",
 }

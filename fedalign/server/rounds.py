@@ -53,10 +53,11 @@ class RoundLoop:
         codec: how models travel; None: as they are.
         callbacks: called after each round.
         counts_known: `nodes` knows how many examples each client has, and replies must say so too.
-        bounds: of the client algorithm's metrics, see `BoundsMetrics`; None: unknown.
+        bounds: of a client's metrics, given its partition and its number of examples, see
+            `BoundsMetrics`; None: unknown.
         participation: who has taken part so far.
         states: what clients store from round to round; None: what the grid holds, if it does.
-        steps: how many steps a client makes with so many examples; None: unknown.
+        steps: how many steps a client makes, given the same; None: unknown.
         is_over: asked before each round; it may also raise.
     """
 
@@ -67,10 +68,10 @@ class RoundLoop:
     codec: Codec | None = None
     callbacks: CallbackRunner = field(default_factory=CallbackRunner)
     counts_known: bool = False
-    bounds: Callable[[int], Mapping[str, Bounds]] | None = None
+    bounds: Callable[[int, int], Mapping[str, Bounds]] | None = None
     participation: Participation = field(default_factory=Participation)
     states: ClientStates | None = None
-    steps: Callable[[int], int] | None = None
+    steps: Callable[[int, int], int] | None = None
     is_over: Callable[[], bool] = lambda: False
     _logged: set[str] = field(default_factory=set, init=False, repr=False)
 
@@ -174,8 +175,10 @@ class RoundLoop:
 
     def _steps(self, sampled: Mapping[int, Sampled]) -> dict[str, int]:
         """Return how many optimiser steps are in the models that were used, if that is known."""
-        sizes = [own.examples or 0 for own in sampled.values() if own.outcome == USED]
-        return {"client_steps": sum(map(self.steps, sizes))} if self.steps else {}
+        if self.steps is None:
+            return {}
+        used = ((k, own.examples or 0) for k, own in sampled.items() if own.outcome == USED)
+        return {"client_steps": sum(self.steps(client, examples) for client, examples in used)}
 
     def _made(
         self, number: int, model: ArrayRecord, replies: RoundReplies

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flwr.serverapp import Grid
 
+from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.federation.local_data import CONSTANTS
 from fedalign.messages.groups import GroupGrid
+from fedalign.messages.validation import Bounds
+from fedalign.network.features import last_linear
 from fedalign.server.callbacks import Callback
 from fedalign.server.fusing import judges
 from fedalign.server.measure import Measure
 from fedalign.server.nodes import Nodes, SimulatedNodes
 from fedalign.server.remote_nodes import RemoteNodes
 from fedalign.server.round import RoundSettings
+from fedalign.server.tasks import Judging
+from fedalign.settings.client_contracts import BoundsMetrics, HasEpochs
 from fedalign.settings.common import private_of
 from fedalign.settings.config import Config
-from fedalign.settings.contracts import HasEpochs
 from fedalign.training.stacks import StackChoice, choose_stack
+from fedalign.transfer.judge import Judge
 
 log = logging.getLogger("fedalign")
 
@@ -30,9 +36,9 @@ def nodes_of(grid: Grid, federation: Federation) -> Nodes:
     told = {CONSTANTS: federation.constants} if federation.constants else {}
     if isinstance(grid, GroupGrid):
         ids = grid.partitions()
-        held = [federation.held(partition, len(ids)) for partition in ids]
-        sizes = [len(own.trained) for own in held], [len(own.tested) for own in held]
-        return SimulatedNodes(ids, *sizes, told)
+        trained = [federation.num_trained(partition, len(ids)) for partition in ids]
+        tested = [len(federation.held(partition, len(ids)).tested) for partition in ids]
+        return SimulatedNodes(ids, trained, tested, told)
     spec, least = federation.spec.to_config() | told, config.min_available_nodes
     if type(grid).__name__ == "InMemoryGrid":  # Flower's own engine, which starts the nodes itself
         return RemoteNodes(grid, spec, None, least, config.timeout)
@@ -40,8 +46,8 @@ def nodes_of(grid: Grid, federation: Federation) -> Nodes:
     def dealt(partition: int) -> tuple[int, int] | None:
         if federation.reference is None:
             return None
-        held = federation.held(partition, config.num_clients)
-        return len(held.trained), len(held.tested)
+        tested = federation.held(partition, config.num_clients).tested
+        return federation.num_trained(partition, config.num_clients), len(tested)
 
     return RemoteNodes(grid, spec, config.num_clients, least, config.timeout, dealt)
 
@@ -69,13 +75,30 @@ def stack_of(federation: Federation, grid: Grid, clients: int, before: int | Non
 
 
 def measures(federation: Federation, nodes: Nodes) -> list[Callback]:
-    """Return what measures global, interpolated and fused models.
-
-    Nothing does if there is no test set, or if the models of the server lack private tensors.
+    """Return what measures global, interpolated and fused models, and judges bodies by tasks.
 
     Raises:
-        InputError: clients are to evaluate, and none can; or a fusion lacks something.
+        InputError: clients are to evaluate, and none can; a fusion lacks something; or tasks do not
+            fit the run.
     """
+    return [*_of_models(federation, nodes), *_of_tasks(federation)]
+
+
+def _of_tasks(federation: Federation) -> list[Judging]:
+    settings = federation.config.evaluation
+    if not settings.tasks.on:
+        return []
+    private, module = federation.private, federation.network.module
+    if private and not private.within(last_linear(module)):
+        raise InputError(
+            "evaluation.tasks: they judge the server's body, of which it lacks what is private "
+            f"({', '.join(sorted(private.names)[:3])}); only the last layer may be"
+        )
+    return [Judging(Judge(federation), settings, federation.config.rounds)]
+
+
+def _of_models(federation: Federation, nodes: Nodes) -> list[Callback]:
+    """Return what measures global and interpolated models; nothing if there is no test set."""
     config, settings = federation.config, federation.config.evaluation
     if settings.client_fraction:
         federation.check_testers(nodes.test_examples.values())
@@ -95,8 +118,12 @@ def measures(federation: Federation, nodes: Nodes) -> list[Callback]:
 
 def _say_what_is_not_measured(federation: Federation) -> None:
     """Log that models of the server are not measured, since parts of them never train there."""
-    patterns = private_of(federation.config.client)
-    cure = "" if federation.config.evaluation.client_fraction else "; nothing tests: give "
+    patterns, settings = private_of(federation.config.client), federation.config.evaluation
+    for key in ("fusions", "corruptions"):
+        if getattr(settings, key):
+            raise InputError(f"evaluation.{key}: models with private tensors cannot be measured")
+    tested = settings.client_fraction or settings.tasks.on
+    cure = "" if tested else "; nothing tests: give "
     log.warning(
         "client.private: %s: the server's model has no trained values there, so that it is not "
         "measured, nor are lines between models; clients test with their own%s",
@@ -120,10 +147,29 @@ def round_settings(federation: Federation, config: Config, stack: int) -> RoundS
     )
 
 
-def steps_of(client: object) -> Callable[[int], int] | None:
+def steps_of(federation: Federation) -> Callable[[int, int], int] | None:
     """Return how many steps a client makes with so many examples; None if that is not known."""
-    batch = getattr(client, "batch_size", None)
-    if not isinstance(client, HasEpochs) or not isinstance(batch, int):
+    if not _counts_steps(federation.client_of(0)):
         return None
-    epochs = client.epochs
-    return lambda examples: epochs * -(-examples // batch)
+
+    def steps(partition: int, examples: int) -> int:
+        client: Any = federation.client_of(partition)
+        return int(client.epochs) * -(-examples // int(client.batch_size))
+
+    return steps
+
+
+def _counts_steps(client: object) -> bool:
+    return isinstance(client, HasEpochs) and isinstance(getattr(client, "batch_size", None), int)
+
+
+def bounds_of(federation: Federation) -> Callable[[int, int], Mapping[str, Bounds]] | None:
+    """Return the bounds of a client's metrics, given its number of examples; None if unknown."""
+    if not isinstance(federation.client_of(0), BoundsMetrics):
+        return None
+
+    def bounds(partition: int, examples: int) -> Mapping[str, Bounds]:
+        client = federation.client_of(partition)
+        return client.metric_bounds(examples) if isinstance(client, BoundsMetrics) else {}
+
+    return bounds

@@ -22,7 +22,6 @@ from fedalign.settings.coherence import moves_neurons
 from fedalign.settings.contracts import (
     FLOWER_SAMPLING,
     AddsNoise,
-    HasEpochs,
     PlansMasks,
     StrategyArguments,
 )
@@ -82,14 +81,14 @@ def _check_counts(strategy: Strategy, sampled: int) -> None:
 def rules_of(
     strategy: Strategy,
     examples: Mapping[int, int] | None = None,
-    bounds: Callable[[int], Mapping[str, Bounds]] | None = None,
+    bounds: Callable[[int, int], Mapping[str, Bounds]] | None = None,
 ) -> ReplyRules:
     """Return what a strategy, with those that it wraps, needs of every reply.
 
     Args:
         strategy: any Flower strategy.
         examples: by partition, how many examples a client has; None: what it says is believed.
-        bounds: see `BoundsMetrics`.
+        bounds: of a client's metrics, see `ReplyRules`.
     """
     metrics: dict[str, Bounds] = {}
     arrays: list[str] = []
@@ -100,7 +99,7 @@ def rules_of(
             metrics[KEY_NORM_BIT] = (0.0, 1.0)
         metrics |= getattr(own, "reply_metrics", {})
         arrays += getattr(own, "reply_arrays", ())
-    return ReplyRules(metrics, arrays, bounds or (lambda _: {}), examples or {})
+    return ReplyRules(metrics, arrays, bounds or (lambda *_: {}), examples or {})
 
 
 def expect(strategy: Strategy, count: int) -> None:
@@ -126,11 +125,11 @@ def inner_strategies(strategy: Strategy) -> dict[str, Strategy]:
 
 def _check_plan(federation: Federation, strategy: PlansMasks, moved: bool) -> None:
     """Raise `InputError` for a mask plan that clients, or a strategy around it, cannot follow."""
-    layout, client = federation.network.layout, federation.client
-    epochs = client.epochs if isinstance(client, HasEpochs) else 1
+    layout, clients = federation.network.layout, range(federation.config.num_clients)
     try:
         plan = strategy.plan(1)
-        phases(plan, layout, epochs, epochs)
+        for epochs in set(map(federation.epochs_of, clients)):
+            phases(plan, layout, epochs, epochs)
     except ValueError as error:
         raise InputError(f"strategy: {error}") from None
     if moved and trainable_mask(plan, layout) is not None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fedalign.errors import BadValueError, InputError
 from fedalign.settings.common import private_of
 from fedalign.settings.contracts import PlansMasks
 from fedalign.settings.registry import Part, load, traits
 
 
-def check(strategy: Part, client: Part) -> None:
-    """Raise `BadValueError` for a strategy, with those it wraps, or a client that cannot work."""
+def check(strategy: Part, client: Part, own: Collection[str] = ()) -> None:
+    """Raise `BadValueError` for a strategy, with those it wraps, or a client that cannot work.
+
+    `own` are the options of the client in which it may differ from other clients.
+    """
     chain = _chain(strategy)
+    _same_for_all(chain, own)
     _one_mask_plan(chain)
     _both_halves(chain, client)
     _same_options(chain, client)
@@ -54,6 +60,17 @@ def _same_options(chain: list[Part], client: Part) -> None:
                 if ours != theirs:
                     reason = f"{ours!r} is not the {theirs!r} of strategy {half.name!r}"
                     raise BadValueError(f"client.{key}", reason)
+
+
+def _same_for_all(chain: list[Part], own: Collection[str]) -> None:
+    """Refuse options that clients have of their own where a strategy counts on one value."""
+    for part in chain:
+        alike = traits("strategies", part.name).same_for_all
+        alike += ("lr",) if "client_learning_rate" in part.options else ()  # of Flower's q-FedAvg
+        for key in alike:
+            if key in own:
+                reason = f"strategy {part.name!r} needs clients with the same {key}"
+                raise BadValueError(f"client.{key}", reason)
 
 
 def _order_of_neurons(chain: list[Part], client: Part) -> None:

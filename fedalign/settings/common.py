@@ -19,6 +19,14 @@ SEED = Annotated[
         "have the same clients; null: the run's seed",
     ),
 ]
+ROUND_EXAMPLES = Annotated[
+    int | None,
+    Field(
+        gt=0,
+        description="number of examples that a client trains on in each round: others in the next "
+        "round, until all have been used; null: all of them",
+    ),
+]
 PRIVATE = Annotated[
     str,
     Field(
@@ -76,7 +84,7 @@ COMMON = {
         "adapters": Option(ADAPTERS, None),
     },
     "data": {"classes": Option(CLASSES, None)},
-    "client": {"private": Option(PRIVATE, "")},
+    "client": {"round_examples": Option(ROUND_EXAMPLES, None), "private": Option(PRIVATE, "")},
 }
 
 

@@ -6,7 +6,6 @@ configuration on any engine.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +17,11 @@ from pydantic import Field, model_validator
 from fedalign.errors import BadValueError, InputError
 from fedalign.settings.builtin import KINDS
 from fedalign.settings.coherence import check
-from fedalign.settings.counted import counted
+from fedalign.settings.digest import digest
 from fedalign.settings.fields import PartField, TrackersField, part
 from fedalign.settings.layers import holds, validate, with_layers
-from fedalign.settings.registry import options
+from fedalign.settings.per_client import PerClient, check_clients, own_part
+from fedalign.settings.registry import Part, options
 from fedalign.settings.sections import Evaluation, Section, Simulation
 from fedalign.settings.sources import (
     INLINE,
@@ -31,6 +31,7 @@ from fedalign.settings.sources import (
     split_overrides,
 )
 from fedalign.settings.stopping import KeptRounds, Patience, StopWhen
+from fedalign.settings.tasks import tuned
 
 # What `flwr run --run-config` accepts, see pyproject.toml; an empty text there means "not given".
 LISTED = {
@@ -150,6 +151,12 @@ class Config(Section):
     partition: PartField = part("partition", "how the examples are divided among the clients")
     model: PartField = part("model", "the network that is trained")
     client: PartField = part("client", "how a client trains")
+    per_client: PerClient = Field(
+        None,
+        description="options of `client` in which clients differ: drawn for each client, such as "
+        "{lr: {log_uniform: [1e-4, 1e-2]}}, or listed",
+        json_schema_extra={"allowed": "a table by option, or a list of rows"},
+    )
     strategy: PartField = part("strategy", "how the server combines the clients' models")
     evaluation: Evaluation = Evaluation()
     simulation: Simulation = Simulation()
@@ -162,6 +169,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _parts_go_together(self) -> Config:
         check(self.strategy, self.client)
+        if self.per_client:
+            check_clients(self.strategy, self.client, self.per_client, self.num_clients, self.seed)
+        if self.evaluation.tasks.tunes:
+            tuned(self.evaluation.tasks, self.client)
         if self.sampled > self.num_clients:
             problem = f"{self.sampled} is not allowed: there are {self.num_clients} clients"
             raise BadValueError("clients_per_round", problem)
@@ -173,6 +184,10 @@ class Config(Section):
             problem = f"{late[0]} is not allowed: the run has {self.rounds} rounds"
             raise BadValueError("keep_models", problem)
         return self
+
+    def client_of(self, number: int) -> Part:
+        """Return the algorithm of one client, with the options of its own."""
+        return own_part(self.client, self.per_client, number, self.seed)
 
     @property
     def partition_seed(self) -> int:
@@ -198,8 +213,7 @@ class Config(Section):
 
     def digest(self) -> str:
         """Return 8 hex digits that name these settings; where and how it is run do not count."""
-        text = json.dumps(counted(self.model_dump()), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return digest(self.model_dump())
 
 
 def read(source: str | None, *layers: Mapping[str, Any], said: str = "command line") -> Config:

@@ -12,12 +12,11 @@ from typing import Any, get_type_hints
 from flwr.serverapp.strategy import Strategy
 from pydantic import TypeAdapter, ValidationError
 
-from fedalign.settings import contracts, result_contracts
+from fedalign.settings import client_contracts, contracts, result_contracts
 from fedalign.settings.builtin import SINGULAR
 
-OURS = (contracts.__name__, result_contracts.__name__)  # modules of contracts that are not Flower's
 MISSING = object()
-OURS = contracts.__name__, result_contracts.__name__  # not Flower's
+OURS = [m.__name__ for m in (contracts, client_contracts, result_contracts)]  # not Flower's
 MORE_ARGUMENTS = {"split": ("groups",)}  # given by name to methods that have such a parameter
 COMPUTED = (property, cached_property, MemberDescriptorType)  # their values are known later
 
@@ -50,12 +49,18 @@ CONTRACTS = {
         frozenset({*contracts.FLOWER_SAMPLING, *contracts.FLOWER_DEFAULTS}),
     ),
     "clients": Contract(
-        contracts.ClientAlgorithm,
-        (contracts.HasEpochs, contracts.BoundsMetrics),
-        contracts.ClientTraits,
+        client_contracts.ClientAlgorithm,
+        (
+            client_contracts.HasEpochs,
+            client_contracts.BoundsMetrics,
+            client_contracts.ChecksExamples,
+        ),
+        client_contracts.ClientTraits,
     ),
     "schedules": Contract(contracts.Schedule),
-    "partitioners": Contract(contracts.Partitioner, (contracts.TransformsImages,)),
+    "partitioners": Contract(
+        contracts.Partitioner, (contracts.TransformsImages, contracts.NamesRows)
+    ),
     "models": Contract(
         contracts.Model,
         (contracts.HasSymmetry,),

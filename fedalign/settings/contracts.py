@@ -2,9 +2,9 @@
 
 A part is a class, or a function that returns an object. Four things make up a contract:
 
-- **required** methods and attributes: `Strategy` (Flower's), `ClientAlgorithm`, `Schedule`,
-  `Partitioner`, `Source`, `Model`; `Fusion` and `Tracker` in `result_contracts`. A part without
-  them is refused when it is loaded.
+- **required** methods and attributes: `Strategy` (Flower's), `Schedule`, `Partitioner`, `Source`,
+  `Model`; `ClientAlgorithm` in `client_contracts`; `Fusion` and `Tracker` in `result_contracts`. A
+  part without them is refused when it is loaded.
 - **optional** methods and attributes, each a small protocol such as `TransformsImages`. Code that
   depends on one asks by `isinstance`.
 - **traits**: class attributes by which a part describes itself, such as `stateful = True`. Code
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from flwr.app import ArrayRecord
     from torch import Tensor
 
-    from fedalign.algorithm import Stack, Trained
     from fedalign.data import Dataset, Spec
     from fedalign.federation.federation import Federation
     from fedalign.masks.drawing import Draw
@@ -80,12 +79,15 @@ class StrategyTraits:
             value that the strategy can work with. A reply that has not is left out.
         reply_arrays: the names of the vectors `(P,)` that every reply must have beside the model
             (`Trained.sends`). A reply with others is left out.
+        same_for_all: options of the client algorithm in which clients must not differ, where
+            `per_client` gives them options of their own.
     """
 
     other_half: str | None = None
     moves_neurons: bool = False
     reply_metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     reply_arrays: tuple[str, ...] = ()
+    same_for_all: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -113,60 +115,6 @@ class AddsNoise(Protocol):
     """A strategy that adds noise for differential privacy, as Flower's wrappers do."""
 
     noise_multiplier: float
-
-
-class ClientAlgorithm(Protocol):
-    """The client's half of an algorithm; `clients.local.Local` is one, and easy to extend.
-
-    The smallest one moves every model half-way from where it starts to zero:
-
-        class Shrink:
-            def train(self, stack: Stack) -> Trained:
-                stack.block.mul_(0.5)
-                return Trained(losses=torch.zeros(len(stack.block)))
-    """
-
-    def train(self, stack: Stack) -> Trained:
-        """Train `stack.block` in place; return losses, what clients send, and their new states.
-
-        The algorithm itself follows `stack.plans`: weights that a plan fixes keep their bits.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class ClientTraits:
-    """What a client algorithm declares about itself.
-
-    Attributes:
-        other_half: the name of the strategy that it makes no sense without.
-        stateful: clients have a state that lasts from round to round.
-        uses_features: the loss depends on the input of the network's last linear layer, see
-            `fedalign.network.losses.Loss`.
-    """
-
-    other_half: str | None = None
-    stateful: bool = False
-    uses_features: bool = False
-
-
-@runtime_checkable
-class BoundsMetrics(Protocol):
-    """A client algorithm that knows bounds of the metrics that it reports."""
-
-    def metric_bounds(self, num_examples: int) -> Mapping[str, tuple[float, float]]:
-        """Return the least and the largest value of metrics, by name, for so many examples."""
-        ...
-
-
-@runtime_checkable
-class HasEpochs(Protocol):
-    """A client algorithm that trains in epochs: needed by schedules that change masks by epochs.
-
-    An option of this name is also needed by `evaluation.finetune_epochs`.
-    """
-
-    epochs: int
 
 
 class Schedule(Protocol):
@@ -208,6 +156,17 @@ class Partitioner(Protocol):
 
 
 @runtime_checkable
+class NamesRows(Protocol):
+    """A partitioner that means examples by their number, so it is given all of the training set.
+
+    What the server keeps (`evaluation.server_share`) is taken out of its shares afterwards; other
+    partitioners never see that.
+    """
+
+    names_rows: bool
+
+
+@runtime_checkable
 class TransformsImages(Protocol):
     """A partitioner whose clients see the same images differently: `partitions.feature_skew`."""
 
@@ -241,6 +200,21 @@ class HasSpec(Protocol):
 
     def spec(self) -> Spec:
         """Return what every example looks like."""
+        ...
+
+
+@runtime_checkable
+class HasTasks(Protocol):
+    """A data set that knows several tasks, each with classes of its own: `evaluation.tasks`.
+
+    Attributes:
+        tasks: names of those whose examples are among its own.
+    """
+
+    tasks: Sequence[str]
+
+    def task(self, name: str) -> Source:
+        """Return the data of one task alone, be it among `tasks` or not; `InputError` if none."""
         ...
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from fedalign.errors import BadValueError, InputError, nearest
+from fedalign.errors import BadValueError, InputError, nearest, shortened
 from fedalign.settings.builtin import KINDS
 from fedalign.settings.foreign import translated
 from fedalign.settings.registry import error_path, explain, options
@@ -50,8 +50,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def holds(layer: Mapping[str, Any], place: str) -> bool:
     """Return whether what stands at a dotted place comes from this layer of settings."""
     keys = {*layer, *map(current_key, layer)}
-    return any(f"{key}.".startswith(f"{place}.") for key in keys) or (
-        place.removesuffix(".name") in layer
+    tables = [key for key, value in layer.items() if isinstance(value, Mapping)]
+    return (
+        any(f"{key}.".startswith(f"{place}.") for key in keys)
+        or any(f"{place}.".startswith(f"{key}.") for key in tables)
+        or place.removesuffix(".name") in layer
     )
 
 
@@ -113,8 +116,11 @@ def _table(tree: Tree, path: list[str], key: str) -> Tree:
         inner = tree.setdefault(step, {})
         if isinstance(inner, str) and path[0] in KINDS:
             inner = tree[step] = {"name": inner}
+        if inner is None:
+            inner = tree[step] = {}
         if not isinstance(inner, dict):
-            raise BadValueError(key, f"{step!r} holds the value {inner!r}, not a table")
+            found = shortened(repr(inner), 100)
+            raise BadValueError(key, f"{step!r} holds the value {found}, not a table")
         tree = inner
     return tree
 

@@ -25,7 +25,15 @@ SIGNS = {
     "min_length": "length >=",
     "multiple_of": "a multiple of",
 }
-NAMES = {int: "int", float: "float", bool: "bool", str: "text", dict: "table", list: "list"}
+NAMES = {
+    int: "int",
+    float: "float",
+    bool: "bool",
+    str: "text",
+    dict: "table",
+    list: "list",
+    tuple: "list",
+}
 REQUIRED = "required"
 
 

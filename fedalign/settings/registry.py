@@ -32,9 +32,10 @@ from fedalign.errors import (
 )
 from fedalign.settings.booleans import NUMBER_MEANT, read_as_number
 from fedalign.settings.builtin import BUILTIN, PLACES, SINGULAR
+from fedalign.settings.client_contracts import ClientTraits
 from fedalign.settings.common import COMMON
 from fedalign.settings.conformance import CONTRACTS, faults
-from fedalign.settings.contracts import ClientTraits, StrategyTraits
+from fedalign.settings.contracts import StrategyTraits
 from fedalign.settings.foreign import translated
 from fedalign.settings.result_contracts import FusionTraits
 from fedalign.settings.signatures import Option, options_of

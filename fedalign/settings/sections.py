@@ -5,36 +5,14 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator
 
-from fedalign.settings.booleans import NUMBER_MEANT, read_as_number
 from fedalign.settings.corruptions import ALL, Corruptions, Severities
 from fedalign.settings.fields import FusionsField
+from fedalign.settings.section import Section as Section
+from fedalign.settings.tasks import Tasks
 
 STATISTICS_BATCH = 200  # of `evaluation.batch_size: null`, on all devices
-
-
-class Section(BaseModel):
-    """Settings that refuse unknown keys."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def _numbers_are_no_truth_values(cls, given: Any, read: ValidatorFunctionWrapHandler) -> Any:
-        value = read(given)
-        if read_as_number(given, value):
-            raise ValueError(NUMBER_MEANT)
-        return value
 
 
 class Evaluation(Section):
@@ -126,6 +104,7 @@ class Evaluation(Section):
         gt=0,
         description="number of test images in each corrupted copy; null: all of them",
     )
+    tasks: Tasks = Tasks()
     examples: int | None = Field(
         250,
         gt=0,
@@ -152,6 +131,13 @@ class Evaluation(Section):
         lt=1,
         description="fraction of its examples that each client keeps for testing and never trains "
         "on",
+    )
+    server_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="fraction of the training set that the server keeps to choose models by, and "
+        "that no client has",
     )
     finetune_epochs: int = Field(
         0,

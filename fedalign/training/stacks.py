@@ -57,7 +57,8 @@ def _choice(federation: Federation, clients: int, workers: int) -> StackChoice:
     wanted, network = federation.config.simulation.stack, federation.network
     if wanted != "auto":
         return StackChoice(wanted, "set by simulation.stack")
-    batch, memory = getattr(federation.client, "batch_size", 32), gpu_memory(network.device)
+    batch = max(getattr(client, "batch_size", 32) for client in federation.algorithms)
+    memory = gpu_memory(network.device)
     if memory is None:
         return _on_cpu(network, batch, clients)
     sharers = federation.config.simulation.workers_per_gpu(workers)

@@ -81,6 +81,8 @@ def train(
 ) -> Iterator[Models]:
     """Yield all clients' trained models stack by stack, largest number of examples first.
 
+    Clients whose options differ are in different stacks.
+
     Args:
         federation: the run's.
         task: the one that all clients got.
@@ -91,14 +93,16 @@ def train(
     """
     if stack > 1 and federation.network.stacked is None:
         stack = 1
-    clients: list[Client] = []
+    groups: dict[int, list[Client]] = {}
     for place, (partition, count) in enumerate(places_of(contexts)):
-        rows, plan = federation.held(partition, count).trained, task.plan.of(partition)
-        clients.append(Client(place, partition, count, rows, plan, contexts))
-    clients.sort(key=lambda client: -len(client.rows))
+        rows = federation.trained_in(task.server_round, partition, count)
+        client = Client(place, partition, count, rows, task.plan.of(partition), contexts)
+        groups.setdefault(id(federation.client_of(partition)), []).append(client)
     train_stack = partial(_train_stack, federation, task, message)
-    for first in range(0, len(clients), stack):
-        yield from in_memory(federation, clients[first : first + stack], train_stack)
+    for clients in groups.values():
+        clients.sort(key=lambda client: -len(client.rows))
+        for first in range(0, len(clients), stack):
+            yield from in_memory(federation, clients[first : first + stack], train_stack)
 
 
 def _train_stack(
@@ -111,7 +115,7 @@ def _train_stack(
     stack, first = _stack(federation, task, message, clients), clients[0].partition
     federation.network.restart()
     with watched(federation.config.seed, "client", task.server_round, first) as drawn:
-        trained = federation.client.train(stack)
+        trained = federation.client_of(first).train(stack)
     if drawn.names and len(clients) > 1:
         never_stack(federation, f"draws from the global generator of {' and '.join(drawn.names)}")
         one = partial(_train_stack, federation, task, message)

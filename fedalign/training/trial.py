@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from fedalign.algorithm import Stack
+from fedalign.data import Dataset
 from fedalign.federation.federation import Federation
 from fedalign.masks.plan import MaskPlan
 from fedalign.network.convolution import ways_of
 from fedalign.network.device import NOT_DETERMINISTIC, WORKSPACE
 from fedalign.network.network import Network
 from fedalign.rng import rng
+from fedalign.settings.client_contracts import ClientAlgorithm
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def trial(federation: Federation) -> Findings:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            network.evaluate(_trained(federation, network), data.subset(2))
+            for algorithm in _forms(federation.algorithms):
+                network.evaluate(_trained(algorithm, network, federation.train), data.subset(2))
         except Exception as error:  # an algorithm may need what only a strategy sends
             why = f"what is not known, since a trial failed ({type(error).__name__}: {error})"
             return Findings([why], [])
@@ -58,11 +62,21 @@ def trial(federation: Federation) -> Findings:
     return Findings(sorted(missing), refused, ways)
 
 
-def _trained(federation: Federation, network: Network) -> Tensor:
+def _forms(algorithms: Iterable[ClientAlgorithm]) -> Iterable[ClientAlgorithm]:
+    """Return one algorithm of each form; those that differ in numbers above 0 compute alike."""
+
+    def form(algorithm: ClientAlgorithm) -> str:
+        options = getattr(algorithm, "__dict__", {})
+        return repr({k: v > 0 if type(v) in (int, float) else v for k, v in options.items()})
+
+    return {form(algorithm): algorithm for algorithm in algorithms}.values()
+
+
+def _trained(algorithm: ClientAlgorithm, network: Network, data: Dataset) -> Tensor:
     """Return one of two models `(F,)` after an epoch on a few examples."""
-    data, start = federation.train, network.receive(network.initial)
+    start = network.receive(network.initial)
     rows = [np.arange(min(4, len(data)))] * 2
     plans, streams = [MaskPlan()] * 2, [rng(0), rng(0)]
     stack = Stack(network, data, start, start.repeat(2, 1), rows, streams, plans)
-    federation.client.train(stack)
+    algorithm.train(stack)
     return stack.block[0]

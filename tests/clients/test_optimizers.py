@@ -2,22 +2,26 @@ import numpy as np
 import pytest
 import torch
 
-from clients.optimizers import SGD, Adam
+from clients.optimizers import SGD, Adam, AdamW
 
 RULES = {
-    "sgd": (lambda w: SGD(w, 0.1, 0, 0), lambda p: torch.optim.SGD(p, lr=0.1)),
+    "sgd": (lambda w: SGD(w, 0, 0), lambda p: torch.optim.SGD(p, lr=0.1)),
     "momentum": (
-        lambda w: SGD(w, 0.1, 0.9, 5e-4),
+        lambda w: SGD(w, 0.9, 5e-4),
         lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
     ),
     "momentum alone": (
-        lambda w: SGD(w, 0.1, 0.9, 0),
+        lambda w: SGD(w, 0.9, 0),
         lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     ),
-    "adam": (lambda w: Adam(w, 0.01, 0), lambda p: torch.optim.Adam(p, lr=0.01)),
+    "adam": (lambda w: Adam(w, 0), lambda p: torch.optim.Adam(p, lr=0.1)),
     "adam with decay": (
-        lambda w: Adam(w, 0.01, 0.1),
-        lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
+        lambda w: Adam(w, 0.1),
+        lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.1),
+    ),
+    "adamw": (
+        lambda w: AdamW(w, 0.3),
+        lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.3),
     ),
 }
 
@@ -29,9 +33,10 @@ def take(rule, gradient):
     place.add_(gradient)
 
 
-def step(rule, weights, *ages):
+def step(rule, weights, *ages, lr=0.1):
     """Make a step of models whose optimisers are so many steps old."""
-    rate, root = (torch.from_numpy(of[0]).float() for of in rule.rates(np.array([ages])))
+    lrs = np.full((1, len(ages)), lr)
+    rate, root = (torch.from_numpy(of[0]).float() for of in rule.rates(np.array([ages]), lrs))
     rule.step(weights, rate if root.numel() else float(rate[0]), root)
 
 
@@ -53,11 +58,11 @@ def test_equals_torch_to_the_bit(rule):
 
 def test_momentum_by_hand():
     weights = torch.tensor([[1.0]])
-    rule = SGD(weights, lr=0.5, momentum=0.5, weight_decay=0.0)
+    rule = SGD(weights, momentum=0.5, weight_decay=0.0)
     take(rule, torch.tensor([[1.0]]))
-    step(rule, weights, 1)  # v = 1, w = 1 - 0.5
+    step(rule, weights, 1, lr=0.5)  # v = 1, w = 1 - 0.5
     take(rule, torch.tensor([[1.0]]))
-    step(rule, weights, 1)  # v = 1.5, w = 0.5 - 0.75
+    step(rule, weights, 1, lr=0.5)  # v = 1.5, w = 0.5 - 0.75
     assert weights.item() == -0.25
 
 
@@ -88,12 +93,28 @@ def test_models_are_updated_apart(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rate_of_zero_holds_a_model(rule):
+    """With a root of 1: see `Step`."""
     ours, _ = RULES[rule]
     weights = torch.randn(2, 11, generator=torch.Generator().manual_seed(0))
     before, rule = weights.clone(), ours(weights)
     take(rule, torch.ones(2, 11))
-    rate, root = (torch.from_numpy(of[0]).float() for of in rule.rates(np.array([[1, 1]])))
-    rate[1] = 0
+    ages = np.ones((1, 2))
+    rate, root = (torch.from_numpy(of[0]).float() for of in rule.rates(ages, ages / 10))
+    rate[1], root[1] = 0, 1
     rule.step(weights, rate, root)
     assert torch.equal(weights[1], before[1])
     assert (weights[0] != before[0]).all()
+
+
+def test_adamw_follows_a_rate_that_changes():
+    """Also in its decay, as `torch.optim.AdamW` does under a scheduler."""
+    weights = torch.randn(1, 101, generator=torch.Generator().manual_seed(0))
+    parameter = weights.clone().requires_grad_()
+    rule, reference = AdamW(weights, 0.3), torch.optim.AdamW([parameter], lr=0.1, weight_decay=0.3)
+    for age, factor in enumerate([0.25, 0.5, 1, 0.75, 0.5], 1):
+        reference.param_groups[0]["lr"] = 0.1 * factor
+        parameter.grad = weights.sin()
+        take(rule, weights.sin())
+        step(rule, weights, age, lr=0.1 * factor)
+        reference.step()
+        assert torch.equal(weights, parameter)

@@ -50,7 +50,7 @@ def test_a_class_that_the_data_do_not_have_is_refused():
 
 def test_tasks_of_the_classes_that_are_left_get_new_numbers():
     spec = replace(data().spec, label_sets=(0, 0, 1, 2))
-    assert spec_of(spec, [3, 1, 0]).label_sets == (1, 0, 0)
+    assert spec_of(spec, [3, 1, 0]).label_sets == (0, 1, 1)
 
 
 def test_both_parts_of_any_data_set_have_these_classes_only():

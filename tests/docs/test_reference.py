@@ -8,15 +8,18 @@ from fedalign.settings.builtin import BUILTIN
 from fedalign.settings.config import Config
 from fedalign.settings.registry import options
 from fedalign.settings.sections import Evaluation, Simulation
+from fedalign.settings.tasks import Tasks
 from tests.docs.blocks import HOME
 
 
 def test_every_setting_has_a_row():
     text = MADE["settings"]()
     sections = {"": Config, "evaluation.": Evaluation, "simulation.": Simulation}
+    sections["evaluation.tasks."] = Tasks
+    tables = ("evaluation", "simulation", "tasks")
     for prefix, section in sections.items():
         for key in section.model_fields:
-            assert f"| `{prefix}{key}` |" in text or key in ("evaluation", "simulation"), key
+            assert f"| `{prefix}{key}` |" in text or key in tables, key
 
 
 def test_every_part_has_a_section_with_its_options():

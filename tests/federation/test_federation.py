@@ -23,7 +23,7 @@ def test_nothing_is_read_before_it_is_used_and_nothing_twice(monkeypatch):
 
     monkeypatch.setattr(Digits, "load", spy)
     federation = Federation(read(None, SETTINGS))
-    assert federation.client
+    assert federation.client_of(0)
     assert parts == []
     assert federation.network
     assert len(federation.shards(4)) == len(federation.shards(5)) - 1

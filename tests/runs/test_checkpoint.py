@@ -75,7 +75,7 @@ def manifest(folder):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"strategy": "fedavg", "client__momentum": 0.9},
+        {"client__round_examples": 50, "per_client__lr__uniform": [0.01, 0.1]},
         {"strategy": "fedavgm", "strategy__server_momentum": 0.9},
         {"strategy": "fedadam"},
         {"strategy": "fedpfn", "strategy__base": "fedyogi"},
@@ -85,7 +85,7 @@ def manifest(folder):
         {"strategy": "fedavg", "client": "moon", "clients_per_round": 2},
         {"strategy": "matched", "strategy__base": "fedavgm", "init": "own"},
     ],
-    ids=lambda settings: settings.get("client", settings["strategy"]),
+    ids=lambda settings: settings.get("client", settings.get("strategy", "per client")),
 )
 def test_stopped_and_resumed_is_never_stopped(run, interrupt, settings):
     settings = BRIEF | settings

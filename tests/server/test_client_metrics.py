@@ -118,7 +118,7 @@ def test_fine_tuning_is_plain_local_training(run, settings, tolerance):
     folder = run(strategy="fedpnu", partition="dirichlet", **ALL_CLIENTS, **settings)
     config = read(str(folder / "config.yaml"), {})
     federation = Federation(config)
-    data, local = federation.train, federation.client
+    data, local = federation.train, federation.client_of(0)
     images = (data.images.float() - data.mean[0] * 255) / (data.std[0] * 255)
     weights = load_tensors(folder / "model.safetensors")
     told = pd.read_csv(folder / "clients.csv").set_index("partition")

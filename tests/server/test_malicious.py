@@ -10,10 +10,10 @@ from fedalign.client_app import app as own_app
 from fedalign.errors import FedalignError
 from fedalign.federation.federation import federation_of
 from fedalign.messages.records import EXTRA
+from fedalign.server.setup import bounds_of
 from fedalign.server.strategies import strategy_of
 from fedalign.settings.builtin import BUILTIN
 from fedalign.settings.config import read
-from fedalign.settings.contracts import BoundsMetrics
 from tests.doubles import Stock, Watch, run_rounds
 
 OPTIONS = {
@@ -113,10 +113,9 @@ def go(made, spoil):
     clients = range(made.config.num_clients)
     counts = {k: len(made.held(k, len(clients)).trained) for k in clients}
     watch, grid = Watch(), Spoilt(made, spoil)
-    bounds = made.client.metric_bounds if isinstance(made.client, BoundsMetrics) else None
     more = {"codec": made.codec, "callbacks": [watch], "rounds": 2}
     nodes = {k: 1000 + k for k in clients}
-    known = {"examples": counts, "bounds": bounds}
+    known = {"examples": counts, "bounds": bounds_of(made)}
     return run_rounds(strategy_of(made), grid, made.network.initial, nodes, **more, **known), watch
 
 

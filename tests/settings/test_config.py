@@ -178,8 +178,14 @@ def test_younger_settings_do_not_rename_older_runs():
     config = read(None, {})
     assert config.digest() == "93378790"  # before tf32, deterministic, and a batch size of null
     assert config.digest() == read(None, {"evaluation.batch_size": 200}).digest()
-    for key, value in {"tf32": False, "deterministic": False, "evaluation.batch_size": 100}.items():
-        assert config.digest() != read(None, {key: value}).digest()
+    assert config.digest() == read(None, {"client.augment": [], "client.mixup": 0}).digest()
+    others = {
+        **{"tf32": False, "deterministic": False, "evaluation.batch_size": 100},
+        **{"client.augment": "flip", "client.mixup": 0.1, "client.label_smoothing": 0.1},
+        **{"client.lr_within_round": "linear", "client.warmup": 0.1},
+    }
+    digests = {read(None, {key: value}).digest() for key, value in others.items()}
+    assert len(digests - {config.digest()}) == len(others)
 
 
 def test_every_config_shipped_is_valid():

@@ -15,7 +15,7 @@ from torch import nn
 from fedalign.errors import BadValueError, InputError
 from fedalign.federation.federation import Federation
 from fedalign.server.strategies import strategy_of
-from fedalign.settings import contracts
+from fedalign.settings import client_contracts, contracts
 from fedalign.settings.config import read
 from fedalign.settings.conformance import kind_of
 from fedalign.settings.registry import load, options, parse, traits
@@ -217,10 +217,10 @@ def test_an_option_keeps_a_name_that_another_part_gave_up():
 
 
 def test_traits_are_declared_or_have_defaults():
-    assert traits("clients", "moon") == contracts.ClientTraits(
+    assert traits("clients", "moon") == client_contracts.ClientTraits(
         None, stateful=True, uses_features=True
     )
-    assert traits("clients", "mine:Trains") == contracts.ClientTraits()
+    assert traits("clients", "mine:Trains") == client_contracts.ClientTraits()
     assert traits("strategies", "matched").moves_neurons
     assert traits("strategies", "scaffold").other_half == "scaffold"
     assert issubclass(ByMask, contracts.PlansMasks)

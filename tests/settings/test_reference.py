@@ -12,11 +12,10 @@ from fedalign.settings.reference import Setting, keys_of, options_of_part, setti
 def test_it_holds_every_setting_of_a_run_and_says_what_it_means():
     stated = flatten(read(None, {}).model_dump())
     parts = {"data", "partition", "model", "client", "strategy"}
-    own = {key for key in stated if key.partition(".")[0] not in parts} | {
-        "partition.seed",
-        "client.private",
-        *("model.weights", "model.frozen", "model.adapters", "data.classes"),
-    }
+    own = {key for key in stated if key.partition(".")[0] not in parts}
+    own |= {"partition.seed", "client.round_examples", "client.private"}
+    own |= {"evaluation.tasks.on", "evaluation.tasks.finetune"}  # tables, and empty
+    own |= {"model.weights", "model.frozen", "model.adapters", "data.classes"}
     found = settings()
     assert {setting.key for setting in found} == own | parts
     assert all(setting.description for setting in found)

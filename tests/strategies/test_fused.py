@@ -60,7 +60,7 @@ def test_task_vectors_begin_at_the_model_that_was_sent_and_the_base_steps():
     [
         ({"base": "krum"}, {}, "strategy.base: Krum looks at each client's model"),
         ({"fusion": "ensemble"}, {}, "strategy.fusion: 'ensemble' makes no model"),
-        ({"fusion": "greedy"}, {}, "'greedy' needs held-out examples, .* give evaluation.holdout"),
+        ({"fusion": "greedy"}, {}, "'greedy' needs held-out examples, .* give evaluation.server_"),
         ({"fusion": "greedy"}, {"partition": "replicated", "evaluation": {"holdout": 0.1}},
          "needs held-out examples, on which no client trains"),
         ({"fusion": "matched"}, {"model": {"name": "mlp", "depth": 0}},

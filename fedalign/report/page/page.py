@@ -70,6 +70,7 @@ class Settings:
     manifest: str
     command: str
     repeat: str
+    clients: tables.Table | None
 
 
 def write(runs: Sequence[Run], page: Path, notes: Sequence[str] = ()) -> None:
@@ -218,7 +219,8 @@ def _settings(arm: str, folder: Folder) -> Settings:
     command[:1] = [Path(word).name for word in command[:1]]
     manifest = json.dumps(folder.run.manifest, indent=2) if folder.run.manifest else ""
     repeat = shlex.join(["fedalign", "run", str(folder.run.path / "config.yaml"), "--again"])
-    return Settings(folder.run, arm, folder.config, manifest, shlex.join(command), repeat)
+    own = tables.of_clients(folder.run)
+    return Settings(folder.run, arm, folder.config, manifest, shlex.join(command), repeat, own)
 
 
 def _measured(data: dict[str, Any]) -> dict[str, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from fedalign.report.statistics import UNKNOWN, Difference, mean_std
 from fedalign.report.tables import COLUMNS, Row, measured
 
 Of = Callable[[Run], float]
+MAX_CLIENTS = 100  # whose own options are shown
 LARGE = 1000  # costs from here on are shown in whole units
 
 
@@ -112,6 +114,21 @@ def of_cost(rows: Sequence[Row]) -> Table:
         for row in rows
     ]
     return Table("Mean over seeds; MB are 10⁶ bytes.", ["arm", *costs], lines)
+
+
+def of_clients(run: Run) -> Table | None:
+    """Return the options in which clients differ, a line a client; None if there are none."""
+    own = run.client_settings
+    if len(own.columns) < 2:
+        return None
+    shown = own.head(MAX_CLIENTS).astype(object).to_numpy().tolist()
+    lines = [[Cell(str(value), _key(value)) for value in line] for line in shown]
+    more = f", the first {MAX_CLIENTS} of {len(own)}" if len(own) > MAX_CLIENTS else ""
+    return Table(f"Options of each client of {run.path.name}{more}.", list(map(str, own)), lines)
+
+
+def _key(value: Any) -> str | float:
+    return float(value) if isinstance(value, int | float) else str(value)
 
 
 def _total(column: str, unit: float = 1) -> Of:

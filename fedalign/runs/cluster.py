@@ -122,7 +122,9 @@ class Cluster:
         self.jobs, self.place = room.jobs, f" on {_nodes(len(room.nodes))}"
         self._room, self._asked, self._ground = room, asked, ground
         takes = {"num_cpus": room.cpus, "num_gpus": room.gpus}
-        self._job: Any = ray.remote(Job).options(max_concurrency=CALLS, **takes)
+        actor: Any = ray.remote(Job)
+        spread = {"max_concurrency": CALLS, "scheduling_strategy": "SPREAD"}
+        self._job = actor.options(**spread, **takes)
 
     def hire(self, config: Config) -> RemoteWorker:
         """Have Ray place a new job.
@@ -177,17 +179,16 @@ def _alive() -> list[dict[str, Any]]:
 def _check(nodes: Sequence[dict[str, Any]], ground: Ground) -> None:
     """Raise `InputError` if a node lacks what runs need."""
     task: Any = ray.remote(Ground.fault)
-    asked = {}
+    asked = []
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
-        asked[name] = task.options(**options).remote(ground)
-    faults = {name: told for name, call in asked.items() if (told := _told(call))}
+        asked.append((name, task.options(**options).remote(ground)))
+    faults = [f"node {name} {told}" for name, call in asked if (told := _told(call))]
     if faults:
-        name, told = next(iter(faults.items()))
-        more = f" (and {_nodes(len(faults) - 1)} more have faults)" if len(faults) > 1 else ""
-        raise InputError(f"--address: node {name} {told}{more}")
+        more = f"; there are faults on {_nodes(len(faults))} in all" if len(faults) > 1 else ""
+        raise InputError(f"--address: {faults[0]}{more}")
 
 
 def _told(call: Any) -> str | None:
@@ -195,10 +196,7 @@ def _told(call: Any) -> str | None:
     try:
         told: str | None = ray.get(call)
     except ray.exceptions.RayError as error:
-        lacks = "No module named" in str(error)
-        return f"cannot run fedalign: {_cause(error)}" + (
-            "; install this version of it there" if lacks else ""
-        )
+        return f"cannot run fedalign as it is here: {_cause(error)}"
     return told
 
 

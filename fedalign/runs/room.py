@@ -10,6 +10,7 @@ from fedalign.errors import InputError
 from fedalign.settings.config import Config
 
 THREADS = 2  # of a run, unless it is said
+PARTS = 10_000  # of a GPU, to which Ray rounds
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Room:
 def places(node: Mapping[str, float], cpus: int, gpus: float) -> int:
     """Return for how many runs that take so much a node has room."""
     found = int(node.get("CPU", 0) // cpus)
-    return min(found, int(node.get("GPU", 0) / gpus + 1e-6)) if gpus else found
+    return min(found, int(node.get("GPU", 0) / gpus)) if gpus else found
 
 
 def room_for(
@@ -103,4 +104,4 @@ def _gpus(configs: Sequence[Config], there: float, jobs: int | None) -> float:
     wants = {config.device for config in configs}
     if "cuda" not in wants and not (there and "auto" in wants):
         return 0.0
-    return 1 / ceil(jobs / there) if jobs and there else 1.0
+    return int(PARTS / ceil(jobs / there)) / PARTS if jobs and there else 1.0

@@ -35,7 +35,8 @@ def node(cpus, gpus=0):
         ([node(8)], None, {"simulation__client_cpus": 3}, (2, 2, 3, 0, [0])),
         ([node(8), node(8, 2)], None, {}, (2, 2, 2, 1, [1])),
         ([node(8), node(8, 2)], None, {"device": "cpu"}, (8, 2, 2, 0, [0, 1])),
-        ([node(8, 1), node(8, 1)], 6, {"device": "cuda"}, (6, 2, 2, 1 / 3, [0, 1])),
+        ([node(8, 1), node(8, 1)], 6, {"device": "cuda"}, (6, 2, 2, 0.3333, [0, 1])),
+        ([node(32, 1)], 7, {}, (7, 4, 4, 0.1428, [0])),  # of which 7 are no more than a GPU
         ([node(8, 1), node(8, 1)], 3, {}, (3, 4, 4, 1 / 2, [0, 1])),
     ],
 )
@@ -43,7 +44,7 @@ def test_room(there, jobs, settings, expected):
     found = room_for(runs(**settings), there, jobs)
     want_jobs, threads, cpus, gpus, places = expected
     assert (found.jobs, found.threads, found.cpus) == (want_jobs, threads, cpus)
-    assert found.gpus == pytest.approx(gpus)
+    assert found.gpus == gpus
     assert found.nodes == places
 
 

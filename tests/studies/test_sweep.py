@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from fedalign.report.reading import held, read_runs
 from fedalign.runs import worker
 from fedalign.runs.launch import start
 from fedalign.runs.paths import adopting, folder_of
+from fedalign.runs.processes import Processes
 from fedalign.settings.config import read
 from fedalign.settings.layers import flatten
 from fedalign.settings.registry import HOME
@@ -226,6 +228,20 @@ def test_whoever_interrupts_is_told_how_to_go_on(go, tmp_path, monkeypatch):
     told = "1 of 4 runs are finished, 0 stopped after a whole round; to go on: "
     assert told + "fedalign sweep 'my file.yaml' --jobs 2" in result.stderr
     assert not (tmp_path / "runs" / "tiny").exists()
+
+
+def test_a_node_with_other_data_is_a_failed_run(go, monkeypatch):
+    """Whatever made it: on a cluster a run is compared with what there is here."""
+    monkeypatch.setattr(execute.How, "crew", lambda *_: nullcontext(Processes(1)))
+    made = lambda configs, *_: ((config, None) for config in configs)  # noqa: E731
+    monkeypatch.setattr(execute, "run_all", made)
+    monkeypatch.setattr(execute, "changes_since", lambda own: ["it is odd"] if own.seed else [])
+    monkeypatch.setattr(execute, "_result", lambda _: "fine")
+    result = go("--address", "auto")
+    assert result.exit_code == 1
+    told = "failed: made with other code or data than there is here: it is odd"
+    expected = ["FedAvg, seed 0: fine", f"FedAvg, seed 1: {told}"]
+    assert [line[6:] for line in results(result.output)][:2] == expected
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def summary(config: Config) -> str:
     network = federation.network
     strategy_of(federation)  # raises if it rejects its options
     judges(federation)  # the same
-    federation.algorithms  # noqa: B018  # the same
+    federation.algorithms.different  # noqa: B018  # the same
     drawn = config.sampled
     return "\n".join(
         [

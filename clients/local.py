@@ -159,9 +159,11 @@ class Local:
         if self.augment and len(spec.shape) != 3:
             what = f"client.augment: {', '.join(self.augment)} is for images"
             raise InputError(f"{what}, and the data are {spec.kind}")
-        if self.mixup and spec.is_text:
-            what = f"client.mixup: {self.mixup:g} is not allowed: text cannot be mixed"
-            raise InputError(f"{what}, and the data are {spec.kind}")
+        if self.mixup and (spec.is_text or spec.label_sets):
+            what = "text cannot be mixed" if spec.is_text else "labels of two tasks cannot be mixed"
+            raise InputError(
+                f"client.mixup: {self.mixup:g} is not allowed: {what}, and the data are {spec.kind}"
+            )
 
     def train(self, stack: Stack) -> Trained:
         """Train the block of a stack in place; return losses, vectors to send and client state."""

@@ -86,6 +86,7 @@ def sweep(
     /,
     *,
     jobs: int | None = None,
+    address: str | None = None,
     again: bool = False,
     reuse: bool = False,
     trackers: Sequence[str] = (),
@@ -101,7 +102,9 @@ def sweep(
     Args:
         config: as for `run`.
         settings: as for `run`, but a list holds the values of an axis.
-        jobs: number of runs at a time; None: half the number of cores.
+        jobs: number of runs at a time; None: half the number of cores, or as many as the cluster
+            has room for.
+        address: of a Ray cluster, over whose nodes the runs are spread: `HOST:PORT`, or `auto`.
         again: start all runs from the first round.
         reuse: keep finished runs whose code or data have changed since.
         trackers: names of those that all runs are reported to; none: as the configuration says.
@@ -112,7 +115,7 @@ def sweep(
         FedalignError: runs failed, after all others have been made.
     """
     changed: make.Changed = "all" if again else "reuse" if reuse else "refuse"
-    how = make.How(jobs, changed=changed, trackers=trackers)
+    how = make.How(jobs, changed=changed, trackers=trackers, address=address)
     choices = _flat({**(settings or {}), **more})
     with _in_python():
         if isinstance(config, Mapping) or is_inline(str(config)):

@@ -63,11 +63,15 @@ def main(grid: Grid, context: Context) -> None:
 
 def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
     check_metrics(federation.config)
+    first = federation.first
+    if federation.start.file:
+        say(federation.start.line())
     meter, nodes = Meter(grid), nodes_of(grid, federation)
     clients = len(nodes.present())
     config = config_of(federation, nodes)
     tracking = Tracking(config, lambda: _figures(config))
     strategy = strategy_of(federation, config.num_clients)
+    federation.check_clients()
     measured, states = measures(federation, nodes), states_of(config, grid)
     with locked(folder_of(config)):
         resumed = resume(config, strategy, states)
@@ -112,9 +116,7 @@ def _run(federation: Federation, grid: Grid, said: RunLog) -> None:
             steps=steps_of(federation),
             is_over=is_over,
         )
-        done, model = (
-            (resumed.number, resumed.model) if resumed else (0, federation.network.initial)
-        )
+        done, model = (resumed.number, resumed.model) if resumed else (0, first)
         # A second torch thread keeps spinning after each large operation; measuring has its own.
         with interrupts, folder, tracking, checkpoints, progress, torch_threads(1), _rare_garbage():
             model = loop.run(model, first=done + 1)

@@ -12,10 +12,12 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
-from fedalign.fusions.recipe import Ingredients, Supplies, apply, require
+from fedalign.fusions.recipe import Ingredients, Supplies, apply, needs_of, require
 from fedalign.fusions.supplies import CURE, held_out, supplies_of
 from fedalign.messages.partial_sums import averages, mean_metrics
 from fedalign.messages.records import METRICS, arrays_of
+from fedalign.network.batch_norm import NORMS
+from fedalign.network.features import last_linear
 from fedalign.settings.registry import Part, parse, traits
 from fedalign.settings.result_contracts import Fusion
 from strategies.wrapper import Wrapper, examples_of, metrics_of
@@ -23,6 +25,7 @@ from strategies.wrapper import Wrapper, examples_of, metrics_of
 CURES = {
     "start": "",  # the model that was sent, which is always there
     "held_out": CURE,
+    "probing": ": give a larger evaluation.server_share or holdout, or metric: accuracy",
     "images": ", and the server has none",
     "symmetry": "; give its class a method symmetry()",
 }
@@ -53,7 +56,26 @@ class Fused(Wrapper):
         if not traits("fusions", part.name).makes_model:
             raise InputError(f"strategy.fusion: {part.name!r} makes no model, so none can be sent")
         self.fusion = part
+        self._check_private(part)
         require(part.name, part.build(), self._supplies, start=True, cures=CURES)
+
+    def _check_private(self, part: Part) -> None:
+        """Raise `InputError` for a fusion that runs models, of which the server lacks a part.
+
+        A probe needs no head.
+        """
+        needs, network = set(needs_of(part.build())), self.federation.network
+        private = self.federation.private
+        if private and "probing" in needs and private.within(last_linear(network.module)):
+            needs.discard("held_out")
+        needs &= {"held_out", "images"}
+        repaired = part.options.get("repair", "none") != "none" and bool(network.modules(*NORMS))
+        if private and (needs or repaired):
+            cure = "mean, slerp, ties" if needs else "strategy.fusion.repair: none"
+            raise InputError(
+                f"strategy.fusion: {part.name!r} runs the clients' models, of which the server "
+                f"does not have the tensors of client.private ({cure})"
+            )
 
     @cached_property
     def _supplies(self) -> Supplies:

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 ModelName = Annotated[str | None, typer.Option(help="name of the model whose weights they are")]
 DataName = Annotated[str | None, typer.Option(help="name of the data set to test them on")]
 Jobs = Annotated[
-    int | None, typer.Option(min=1, help="number of runs at a time; by default half the cores")
+    int | None,
+    typer.Option(
+        min=1,
+        help="number of runs at a time; by default half the cores, or what the cluster has room "
+        "for",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT|auto", help="spread the runs over the nodes of the Ray cluster there"
+    ),
 ]
 Out = Annotated[str | None, typer.Option(help="folder for the run folders")]
 Again = Annotated[

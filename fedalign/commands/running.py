@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fedalign.commands.choices import DryRun, Out, Reuse, combined
+from fedalign.commands.choices import Address, DryRun, Out, Reuse, combined
 from fedalign.console import ConfigFile, Overrides, Trackers, Verbose, guarded
 
 
@@ -22,8 +22,12 @@ def run(
     reuse: Reuse = False,
     trackers: Trackers = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="number of runs at a time; by default one")
+        int | None,
+        typer.Option(
+            min=1, help="number of runs at a time; by default one, or what the cluster has room for"
+        ),
     ] = None,
+    address: Address = None,
     dry_run: DryRun = False,
     verbose: Verbose = False,
 ) -> None:
@@ -41,11 +45,11 @@ def run(
         from fedalign.server.participation import LimpingRunError
 
         several, limped = combined(config, overrides or [], out, trackers or []), False
-        if dry_run or jobs:
+        if dry_run or jobs or address:
             from fedalign.studies import make
 
             changed: make.Changed = "all" if again else "reuse" if reuse else "refuse"
-            how = make.How(jobs, changed=changed)
+            how = make.How(jobs, changed=changed, address=address)
             make.several(several, how, dry_run, overrides or [])
             return
         if not again and not reuse:

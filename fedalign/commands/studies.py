@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fedalign.commands.choices import Again, DryRun, Jobs, Out, Reuse
+from fedalign.commands.choices import Address, Again, DryRun, Jobs, Out, Reuse
 from fedalign.console import Overrides, Trackers, guarded
 from fedalign.settings import completion
 
@@ -25,6 +25,7 @@ def sweep(
     ],
     overrides: Overrides = None,
     jobs: Jobs = None,
+    address: Address = None,
     out: Out = None,
     again: Again = False,
     reuse: Reuse = False,
@@ -48,7 +49,7 @@ def sweep(
         from fedalign.studies.execute import Changed, How
 
         changed: Changed = "repeat" if again else "reuse" if reuse else "refuse"
-        how = How(jobs, out, changed, stalled, trackers or ())
+        how = How(jobs, out, changed, stalled, trackers or (), address)
         if dry_run:
             make.list_runs(file, overrides or [], how)
         else:

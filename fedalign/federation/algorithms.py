@@ -17,13 +17,11 @@ from fedalign.settings.registry import Part, options, traits
 class Algorithms:
     """The client algorithms of a run; those with the same options are one object.
 
-    Args:
-        config: the run's.
-        check: raises `InputError` for an algorithm that cannot be used with the run's examples.
+    `config` is the run's.
     """
 
-    def __init__(self, config: Config, check: Callable[[ClientAlgorithm], None]):
-        self._config, self._check = config, check
+    def __init__(self, config: Config):
+        self._config = config
         self._parts: dict[int, Part] = {}
         self._found: dict[int, tuple[ClientAlgorithm, ClientAlgorithm]] = {}
         self._built: dict[str, ClientAlgorithm] = {}
@@ -100,7 +98,5 @@ class Algorithms:
         part = replace(part, options=own | others)
         key = json.dumps(part.dump(), sort_keys=True)
         if key not in self._built:
-            built: ClientAlgorithm = part.build()
-            self._check(built)
-            self._built[key] = built
+            self._built[key] = part.build()
         return self._built[key]

@@ -5,29 +5,31 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import UserConfigValue
+from flwr.app import ArrayRecord, UserConfigValue
 
 from fedalign.data import Dataset, Part, Spec
+from fedalign.data.classes import spec_of
 from fedalign.errors import InputError, named, shortened
 from fedalign.federation.algorithms import Algorithms
 from fedalign.federation.examples import DealtExamples, Examples, Held
 from fedalign.federation.fresh import fresh
+from fedalign.federation.loading import loaded
+from fedalign.federation.start import Start, lenient_start, start_of
 from fedalign.messages.codec import Codec
 from fedalign.messages.private import Private
-from fedalign.models import refuse_tokens, takers
+from fedalign.models import takers
+from fedalign.network.constants import digest
 from fedalign.network.device import device_of
 from fedalign.network.network import Network
-from fedalign.seeding import seeded
 from fedalign.settings.client_contracts import ChecksExamples, ClientAlgorithm
 from fedalign.settings.common import private_of
 from fedalign.settings.config import Config, from_run_config
 from fedalign.settings.contracts import HasParts, HasSpec, Source
-from fedalign.settings.registry import load, traits
+from fedalign.settings.registry import traits
 
 PLACE = {"partition-id", "num-partitions"}  # of a client, in its node's config
 
@@ -89,7 +91,8 @@ class Federation:
         if self.known is not None:
             return self.known
         if self.given is None and isinstance(self.source, HasSpec):
-            return self.source.spec()
+            spec, classes = self.source.spec(), self.config.data.options.get("classes")
+            return spec if classes is None else spec_of(spec, classes)
         return self.train.spec
 
     def held(self, partition: int, num_clients: int) -> Held:
@@ -125,7 +128,7 @@ class Federation:
     @cached_property
     def network(self) -> Network:
         """The network, initialised from the run's seed."""
-        config, module = self.config, self.module()
+        config, module = self.config, self.start.module
         place = f"model: {config.model.name!r}{takers(self.spec)}"
         with named(place):
             try:
@@ -137,14 +140,37 @@ class Federation:
                 raise InputError(f"{place}: {shortened(str(error))}") from error
         return network
 
-    def module(self, *stream: int | str) -> torch.nn.Module:
-        """Return a new module with the run's first weights, or those of a stream, as a client's."""
-        config, spec, model = self.config, self.spec, self.config.model
-        refuse_tokens(model.name, spec, signature(load("models", model.name)).parameters)
-        given = {"classes": spec.classes, "vocabulary": spec.vocabulary}
-        with seeded(config.seed, "init", *stream):
-            built: torch.nn.Module = model.build(shape=spec.shape, **given)
-        return built
+    @cached_property
+    def start(self) -> Start:
+        """What the run starts from; a node need not have its weights."""
+        return lenient_start(self.config, self.spec)
+
+    @property
+    def first(self) -> ArrayRecord:
+        """The run's first weights; `InputError` if their file is missing."""
+        if self.start.flaw:
+            raise InputError(self.start.flaw)
+        if self.config.init == "own" and self.start.file and not self.start.is_drawn:
+            same = f"all clients would start from {self.start.file}, of which nothing starts anew"
+            raise InputError(f"init: 'own' is not allowed: {same}")
+        return self.network.initial
+
+    @cached_property
+    def constants(self) -> str:
+        """A digest of what never trains, which server and clients must share; "" if all trains."""
+        return digest(self.network.module)
+
+    @property
+    def num_constants(self) -> int:
+        """The number of parameters that never train."""
+        return sum(p.numel() for p in self.network.module.parameters() if not p.requires_grad)
+
+    def module(self, *stream: int | str, filled: bool = True) -> torch.nn.Module:
+        """Return a new module with the run's first weights, or those of a stream, as a client's.
+
+        Without those of a file, unless it is `filled`.
+        """
+        return start_of(self.config, self.spec, *stream, filled=filled).module
 
     def own_start(self, partition: int) -> torch.Tensor:
         """Return one client's first weights `(F,)`, where each client has its own."""
@@ -167,15 +193,17 @@ class Federation:
     @cached_property
     def algorithms(self) -> Algorithms:
         """The clients' algorithms."""
-        return Algorithms(self.config, self._check_examples)
+        return Algorithms(self.config)
 
     def client_of(self, partition: int) -> ClientAlgorithm:
         """Return the algorithm of one client."""
         return self.algorithms.of(partition)
 
-    def _check_examples(self, algorithm: ClientAlgorithm) -> None:
-        if isinstance(algorithm, ChecksExamples):
-            algorithm.check_examples(self.spec)
+    def check_clients(self) -> None:
+        """Raise `InputError` for options of clients that are not for examples like these."""
+        for client in self.algorithms.different:
+            if isinstance(client, ChecksExamples):
+                client.check_examples(self.spec)
 
     def check_testers(self, tests: Collection[int]) -> None:
         """Raise `InputError` if clients cannot evaluate; `tests` are their numbers of examples."""
@@ -191,17 +219,9 @@ class Federation:
         return self.source.has(part) if isinstance(self.source, HasParts) else True
 
     def _load(self, part: Part) -> Dataset:
-        return loaded(self.source, part, self.config.data.name).to(device_of(self.config))
-
-
-def loaded(source: Source, part: Part, called: str) -> Dataset:
-    """Return a part of a data set, the same for all seeds; `InputError` if it is none."""
-    with named(f"data set: {called!r}: load({part!r})"), seeded(0, "data", part):
-        data = source.load(part)
-    if not isinstance(data, Dataset):
-        found = type(data).__name__
-        raise InputError(f"data.name: {called!r}: load({part!r}) returned a {found}, no Dataset")
-    return data
+        data = self.config.data
+        found = loaded(self.source, part, data.name, data.options.get("classes"))
+        return found.to(device_of(self.config))
 
 
 _federations: dict[tuple[tuple[str, UserConfigValue], ...], Federation] = {}  # one at most

@@ -22,6 +22,7 @@ from fedalign.rng import rng
 from fedalign.settings.config import Config, from_run_config
 
 DATA_DIR = "data-dir"  # in a node's config
+CONSTANTS = "constants"  # in a message's config: the digest of what never trains
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +65,26 @@ def federation_at(context: Context, message: Message) -> Federation:
     """Return the federation as seen by the node of a context.
 
     A node that holds its own data learns from the message what examples look like.
+
+    Raises:
+        InputError: what never trains is not the same here as at the server.
     """
+    told = message.content.config_records.get("config", ConfigRecord())
+    found = _federation_at(context, told)
+    wanted = told.get(CONSTANTS)
+    if wanted and wanted != found.constants:
+        raise InputError(
+            f"what never trains is not the same at the server ({wanted!s}) and here "
+            f"({found.constants or 'nothing'}): model.weights must be the same file on all machines"
+        )
+    return found
+
+
+def _federation_at(context: Context, told: ConfigRecord) -> Federation:
     folder = context.node_config.get(DATA_DIR)
     if folder is None:
         return federation_of(context.run_config)
-    spec = Spec.from_config(message.content.config_records.get("config", ConfigRecord()))
+    spec = Spec.from_config(told)
     return _local(tuple(sorted(context.run_config.items())), str(folder), spec)
 
 

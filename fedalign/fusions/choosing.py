@@ -12,7 +12,6 @@ from torch import Tensor
 from fedalign.fusions.recipe import (
     Fused,
     Ingredients,
-    Metric,
     Recipe,
     alike,
     combined,
@@ -21,25 +20,52 @@ from fedalign.fusions.recipe import (
 
 
 @dataclass(frozen=True)
-class Best(Recipe):
-    """The one model that is best on held-out examples; of equals the first."""
+class Chooser(Recipe):
+    """A fusion that chooses among the models by how good they are on held-out examples."""
 
-    metric: Metric = "accuracy"
+    metric: Annotated[
+        Literal["accuracy", "loss", "probe_accuracy", "probe_loss"],
+        Field(
+            description="what is compared on held-out examples; probe: of logistic regression on "
+            "the features of a model's body, fitted to half of them, task by task, and tested on "
+            "the others"
+        ),
+    ] = "accuracy"
 
     @property
     def needs(self) -> frozenset[str]:
-        """Held-out examples."""
-        return super().needs | {"held_out"}
+        """Held-out examples, and so many that a probe can be fitted if one is wanted."""
+        return super().needs | {"held_out"} | ({"probing"} if self.probes else set())
+
+    @property
+    def probes(self) -> bool:
+        """Whether bodies are compared, and not what the models predict."""
+        return self.metric.startswith("probe")
+
+    def worth(self, of: Ingredients, model: Tensor) -> float:
+        """Return a number that is larger for better models `(F,)`."""
+        score = of.supplies.probe if self.probes else of.supplies.score
+        return worth(score(model), self.metric.removeprefix("probe_"))
+
+    def ranked(self, of: Ingredients) -> list[int]:
+        """Return the numbers of the models from the best to the worst; equals in their order."""
+        worths = [self.worth(of, model) for model in of.models]
+        return sorted(range(len(worths)), key=worths.__getitem__, reverse=True)
+
+
+@dataclass(frozen=True)
+class Best(Chooser):
+    """The one model that is best on held-out examples; of equals the first."""
 
     def combine(self, of: Ingredients) -> Fused:
         """Return the best model."""
-        first, *_ = ranked(of, self.metric)
+        first, *_ = self.ranked(of)
         shares = [float(number == first) for number in range(len(of.models))]
         return Fused(of.models[first].clone(), of.models, shares, {"chosen": of.name(first)})
 
 
 @dataclass(frozen=True)
-class Greedy(Recipe):
+class Greedy(Chooser):
     """Greedy soup (Wortsman et al. 2022, arXiv 2203.05482, recipe 1).
 
     Models are tried from the best to the worst on held-out examples, equals in the order in which
@@ -48,24 +74,18 @@ class Greedy(Recipe):
     it is judged.
     """
 
-    metric: Metric = "accuracy"
     stop: Annotated[
         Literal["end", "first"],
         Field(description="end: all are tried, as in the paper; first: up to one that is refused"),
     ] = "end"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Held-out examples."""
-        return super().needs | {"held_out"}
-
     def combine(self, of: Ingredients) -> Fused:
         """Return the mean of the models that joined."""
-        first, *others = ranked(of, self.metric)
-        soup, reached = [first], worth(of.supplies.score(of.models[first]), self.metric)
+        first, *others = self.ranked(of)
+        soup, reached = [first], self.worth(of, of.models[first])
         tried = [{"model": of.name(first), self.metric: abs(reached), "joins": True}]
         for number in others:
-            now = worth(of.supplies.score(self._mean(of, [*soup, number])), self.metric)
+            now = self.worth(of, self._mean(of, [*soup, number]))
             joins = now >= reached
             tried.append({"model": of.name(number), self.metric: abs(now), "joins": joins})
             if joins:
@@ -82,9 +102,3 @@ class Greedy(Recipe):
         fused = self.repaired(Fused(combined(part, shares), part, shares), of.supplies)
         assert fused.model is not None
         return fused.model
-
-
-def ranked(of: Ingredients, metric: str) -> list[int]:
-    """Return the numbers of the models from the best to the worst; equals in their order."""
-    worths = [worth(of.supplies.score(model), metric) for model in of.models]
-    return sorted(range(len(worths)), key=worths.__getitem__, reverse=True)

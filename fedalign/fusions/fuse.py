@@ -35,6 +35,7 @@ INIT = "init"  # in place of a file: the weights that the configuration's seed g
 CURES = {
     "start": f": --start FILE, or --start {INIT} for the weights of the configuration's seed",
     "held_out": ", and there are none: the data set needs a training part, and --held-out above 0",
+    "probing": ": give a larger --held-out, or fusion.metric=accuracy",
     "images": ", and the data set has no training part",
     "symmetry": "; give its class a method symmetry()",
 }
@@ -180,7 +181,7 @@ def _start(
     rounds = {source.number for source in sources}
     number = rounds.pop() if len(rounds) == 1 else None
     if given == INIT or (number == 1 and config.init == "shared"):
-        return network.layout.to_vector(network.initial), f"the weights of seed {config.seed}"
+        return network.layout.to_vector(federation.first), f"the weights of seed {config.seed}"
     if number is not None:
         before = sources[0].file.parent.with_name(f"round-{number - 1}") / "global.safetensors"
         if before.is_file():

@@ -15,8 +15,12 @@ from fedalign.data import Dataset
 from fedalign.errors import InputError, named
 from fedalign.landscape.barriers import Point
 from fedalign.landscape.repair import Repair
+from fedalign.network.features import last_linear
 from fedalign.network.network import Network
 from fedalign.settings.result_contracts import Fusion
+from fedalign.transfer import halves
+from fedalign.transfer.halves import can_score
+from fedalign.transfer.probe import LEAST
 
 Repairing = Annotated[
     Literal["none", "statistics", "repair"],
@@ -25,9 +29,6 @@ Repairing = Annotated[
         "(Jordan et al. 2023) after that; none: statistics are averaged"
     ),
 ]
-Metric = Annotated[
-    Literal["accuracy", "loss"], Field(description="what is compared on held-out examples")
-]
 Weights = Annotated[
     Literal["equal", "examples"] | list[Annotated[float, Field(ge=0)]],
     Field(description="equal; examples: as many as each model was trained on; or a number each"),
@@ -35,6 +36,7 @@ Weights = Annotated[
 NEEDS = {
     "start": "the model that all of them started from",
     "held_out": "held-out examples",
+    "probing": f"a last linear layer, and {2 * LEAST} held-out examples of each task",
     "images": "training images",
     "symmetry": "a model whose exchangeable neurons are known",
 }
@@ -63,12 +65,20 @@ class Supplies:
         """Return whether there is one of `NEEDS`; a start there never is."""
         if need == "held_out":
             return self.held_out is not None
+        if need == "probing":
+            head = last_linear(self.network.module)
+            return head is not None and self.held_out is not None and can_score(self.held_out)
         return bool(len(self.images) if need == "images" else self.network.symmetry)
 
     def score(self, model: Tensor) -> Point:
         """Return loss and accuracy of a model `(F,)` on the held-out examples."""
         assert self.held_out is not None  # see `require`
         return self.network.evaluate(model, self.held_out)
+
+    def probe(self, model: Tensor) -> Point:
+        """Return loss and accuracy of probes of a model's body `(F,)` on the held-out examples."""
+        assert self.held_out is not None
+        return halves.score(self.network, model, self.held_out, self.batch)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from fedalign.network.layout import Entry
 
-HEAD = "head"  # the last layer, whatever its tensors are called
+HEAD, BODY = "head", "body"  # the last layer, whatever its tensors are called, and all others
 
 
 def tensors_named(
@@ -16,7 +16,7 @@ def tensors_named(
     """Return the names of the tensors that match; `ValueError` for a pattern that matches none.
 
     Args:
-        patterns: separated by spaces, such as `fc* head`.
+        patterns: separated by spaces, such as `fc* head`; `body` is all but the head.
         layers: a model's, see `Layout.layers`.
         buffers: that can be named, too.
     """
@@ -25,8 +25,11 @@ def tensors_named(
     found: set[str] = set()
     for pattern in patterns.split():
         own = {name for name in names if fnmatchcase(name, pattern)}
-        own |= {entry.name for entry in layers[-1]} if pattern == HEAD else set()
+        parts = {HEAD: layers[-1:], BODY: layers[:-1]}.get(pattern, ())
+        own |= {entry.name for layer in parts for entry in layer}
         if not own:
-            raise ValueError(f"{pattern!r} is no tensor of the model (head, {', '.join(names)})")
+            raise ValueError(
+                f"{pattern!r} is no tensor of the model (head, body, {', '.join(names)})"
+            )
         found |= own
     return found

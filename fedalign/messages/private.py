@@ -48,6 +48,10 @@ class Private:
         names = tensors_named(patterns, layout.layers, layout.buffers)
         return cls(layout, frozenset(names)) if names else None
 
+    def within(self, module: str | None) -> bool:
+        """Return whether they all belong to one module, such as the head."""
+        return module is not None and all(name.startswith(f"{module}.") for name in self.names)
+
     @property
     def entries(self) -> list[Entry]:
         """The private tensors, in the order in which they lie in a vector."""

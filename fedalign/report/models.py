@@ -70,7 +70,7 @@ def _federation(run: Run) -> Federation:
 
 def _module(federation: Federation, file: Path) -> nn.Module:
     """Return a new module with the weights of a file, in evaluation mode."""
-    module = federation.module()
+    module = federation.module(filled=False)
     try:
         module.load_state_dict(load_file(file))
     except (SafetensorError, OSError, RuntimeError) as error:

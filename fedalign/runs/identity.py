@@ -13,10 +13,17 @@ from fedalign import __version__
 from fedalign.data import Dataset
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
+from fedalign.federation.start import file_of
 from fedalign.runs.paths import FINISHED, DamagedManifestError, folder_of, read_manifest
-from fedalign.runs.sources import files_of, hashes, packages_of
+from fedalign.runs.sources import files_of, hashes, packages_of, tops_of
 from fedalign.settings.config import Config
 
+PHRASES = {
+    "files": "{}",
+    "packages": "package {}",
+    "weights": "the weights {}",
+    "data": "the {} data",
+}
 _known: dict[str, dict[str, str]] = {}  # by data part
 
 
@@ -30,7 +37,7 @@ def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = []
     if {"fedalign"} <= earlier.keys() & now.keys() and earlier["fedalign"] != now["fedalign"]:
         found.append(f"fedalign was {earlier['fedalign']} and is {now['fedalign']}")
-    for key, what in (("files", "{}"), ("packages", "package {}"), ("data", "the {} data")):
+    for key, what in PHRASES.items():
         if {key} <= earlier.keys() & now.keys():
             before, after = earlier[key], now[key]
             names = sorted(before.keys() | after.keys())
@@ -67,10 +74,13 @@ def refuse_changed(configs: Iterable[Config]) -> None:
 
 
 def _code(config: Config) -> dict[str, Any]:
+    file = file_of(config.model)
+    own = {str(file): file} if file is not None and file.is_file() else {}
     return {
         "fedalign": __version__,
         "files": hashes(files_of(config)),
-        "packages": packages_of(config),
+        "packages": packages_of(tops_of(config)),
+        "weights": hashes(own),
     }
 
 

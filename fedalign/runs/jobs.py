@@ -1,113 +1,91 @@
-"""Run several configurations at a time, in processes that each take one run after another."""
+"""Run several configurations at a time, with workers that each take one run after another."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Protocol
 
 from fedalign.runs.paths import folder_of
 from fedalign.settings.config import Config
-from fedalign.settings.registry import HOME
 
-SERVE = (sys.executable, "-c", "from fedalign.runs.worker import main; main()")
 GRACE = 60.0  # seconds that interrupted runs have to stop
 TICK = 0.5  # seconds between looks at what goes on
 METRICS = "metrics.csv"  # grows with each round
 
 
-class Worker:
-    """A process that takes one run after another.
+class Worker(Protocol):
+    """Takes one run after another: a process here, or on a node of a cluster."""
 
-    Attributes:
-        config: of the run that it has been given last.
-    """
-
-    config: Config
-
-    def __init__(self, log: Path, threads: int, crowded: bool):
-        self._log, (ours, theirs) = log, os.pipe()
-        paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
-        own = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths)}
-        with log.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [*SERVE, str(theirs), "1" if crowded else "0", *sys.argv],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                pass_fds=[theirs],
-                env=os.environ | own,
-                start_new_session=True,
-            )
-        os.close(theirs)
-        self._answers = os.fdopen(ours)
-        self._stirred, self._size = 0.0, -1
+    @property
+    def begun(self) -> bool:
+        """Whether it is at work; a cluster may be full."""
+        ...
 
     def fileno(self) -> int:
-        """Return the file that can be read once a run has ended, or the process."""
-        return self._answers.fileno()
+        """Return the file that can be read once a run has ended, or the worker."""
+        ...
 
     def give(self, config: Config) -> None:
-        """Let the process run a configuration."""
-        self.config, self._stirred, self._size = config, time.monotonic(), -1
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it has died, which `take` will tell
-            self.process.stdin.write(json.dumps(config.model_dump()).encode() + b"\n")
-            self.process.stdin.flush()
+        """Let it run a configuration."""
+        ...
 
     def take(self) -> tuple[str | None, bool]:
-        """Return why the run failed, if it did, and whether the process takes another one."""
-        try:
-            answer: dict[str, Any] = json.loads(self._answers.readline())
-        except ValueError:  # nothing, or half a line, of a process that has died
-            self.process.wait()
-            return self._reason(), False
-        return answer["error"], bool(answer["warm"])
+        """Return why the run failed, if it did, and whether the worker takes another one."""
+        ...
 
-    def stalls(self, seconds: float) -> bool:
-        """Return whether the run has finished no round for so long."""
+    def stop(self) -> None:
+        """Ask it to stop; its run keeps the last finished round."""
+        ...
+
+    def join(self, seconds: float) -> None:
+        """Wait so long for a worker that has been asked to stop."""
+        ...
+
+    def end(self) -> None:
+        """End it, and all that it has started, at once."""
+        ...
+
+
+class Crew(Protocol):
+    """Where runs are made.
+
+    Attributes:
+        jobs: number of runs at a time.
+        place: what to say of where, such as ` on 2 nodes`.
+    """
+
+    jobs: int
+    place: str
+
+    def hire(self, config: Config) -> Worker:
+        """Return a new worker, whose first run will be of this configuration."""
+        ...
+
+
+class _Going:
+    """A run that goes on, and when it got on for the last time."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self._stirred, self._size = time.monotonic(), -1
+
+    def stalls(self, seconds: float, begun: bool) -> bool:
+        """Return whether the run has finished no round for so long since it has begun."""
+        size = -1
         with suppress(OSError):
             size = (folder_of(self.config) / METRICS).stat().st_size
-            if size != self._size:
-                self._size, self._stirred = size, time.monotonic()
+        if size != self._size or not begun:
+            self._size, self._stirred = size, time.monotonic()
         return time.monotonic() - self._stirred > seconds
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process and all that it has started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
-
-    def end(self, seconds: float = 0.0) -> None:
-        """Wait so long for the process, then kill it and what it has started."""
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(seconds)
-        self.signal(signal.SIGKILL)
-        self.process.wait()
-        self._answers.close()
-        if self.process.stdin is not None:
-            with suppress(BrokenPipeError):
-                self.process.stdin.close()
-
-    def _reason(self) -> str:
-        if self.process.returncode < 0:
-            return f"killed by {signal.Signals(-self.process.returncode).name}"
-        lines = self._log.read_text("utf-8", "replace").split("\n")
-        messages = [line.removeprefix("error: ") for line in lines if line.strip(" \0")]
-        return messages[-1] if messages else f"exit code {self.process.returncode}"
 
 
 def run_all(
     configs: Sequence[Config],
-    jobs: int,
+    crew: Crew,
     stalled: float | None = None,
     watch: Callable[[Collection[Config]], None] = lambda _: None,
 ) -> Generator[tuple[Config, str | None], None, None]:
@@ -119,37 +97,37 @@ def run_all(
 
     Args:
         configs: what to run, in this order.
-        jobs: number of runs at a time.
+        crew: where.
         stalled: seconds without a new round after which a run counts as failed; None: never.
         watch: called about twice a second with the configurations that run.
     """
-    waiting, jobs = list(configs)[::-1], min(jobs, len(configs))
-    busy: list[Worker] = []
+    waiting = list(configs)[::-1]
+    busy: dict[Worker, _Going] = {}
     idle: list[Worker] = []
-    with TemporaryDirectory(prefix="fedalign-") as folder, _stopping(busy, idle):
+    with _stopping(busy, idle):
         while waiting or busy:
-            while waiting and len(busy) < jobs:
-                log, threads = Path(folder) / f"{len(waiting)}.log", waiting[-1].evaluation.threads
-                worker = idle.pop() if idle else Worker(log, threads, jobs > 1)
-                busy.append(worker)
-                worker.give(waiting.pop())
-            watch([worker.config for worker in busy])
+            while waiting and len(busy) < crew.jobs:
+                worker = idle.pop() if idle else crew.hire(waiting[-1])
+                busy[worker] = _Going(waiting.pop())
+                worker.give(busy[worker].config)
+            watch([run.config for run in busy.values()])
             ended = wait([worker.fileno() for worker in busy], TICK)
-            for worker in list(busy):
+            for worker, run in list(busy.items()):
                 if worker.fileno() in ended:
                     error, warm = worker.take()
-                elif stalled is not None and worker.stalls(stalled):
+                elif stalled is not None and run.stalls(stalled, worker.begun):
                     error, warm = f"no round was finished in {stalled:g} seconds", False
                 else:
                     continue
-                busy.remove(worker)
-                idle.append(worker) if warm else worker.end()
-                yield worker.config, error
+                del busy[worker]
+                # An idle one would keep its place from a worker that waits for one.
+                idle.append(worker) if warm and waiting else worker.end()
+                yield run.config, error
 
 
 @contextmanager
-def _stopping(busy: list[Worker], idle: list[Worker]) -> Iterator[None]:
-    """Stop all processes on leaving; checkpoints stay, so that their runs can continue.
+def _stopping(busy: Mapping[Worker, _Going], idle: list[Worker]) -> Iterator[None]:
+    """Stop all workers on leaving; checkpoints stay, so that their runs can continue.
 
     A second Ctrl-C ends them at once.
     """
@@ -161,11 +139,10 @@ def _stopping(busy: list[Worker], idle: list[Worker]) -> Iterator[None]:
             print(f"{len(busy)} {what}; Ctrl-C again does not wait", file=sys.stderr, flush=True)
         deadline = time.monotonic() + GRACE
         for worker in [*busy, *idle]:
-            worker.signal(signal.SIGTERM)  # SIGINT is ignored by what a script starts with &
+            worker.stop()
         try:
             for worker in busy:
-                with suppress(subprocess.TimeoutExpired):
-                    worker.process.wait(max(0.0, deadline - time.monotonic()))
+                worker.join(max(0.0, deadline - time.monotonic()))
         finally:
             for worker in [*busy, *idle]:
                 worker.end()

@@ -62,9 +62,22 @@ def manifest(
         "versions": _versions(),
         "hardware": _hardware(federation),
         "data": _data(federation, nodes),
-        "model": {"name": config.model.name, "parameters": network.layout.num_parameters},
+        "model": _model(federation),
         "num_clients": nodes.population,
     }
+
+
+def _model(federation: Federation) -> dict[str, Any]:
+    network, start = federation.network, federation.start
+    facts: dict[str, Any] = {
+        "name": federation.config.model.name,
+        "parameters": network.layout.num_parameters,
+    }
+    if fixed := federation.num_constants:
+        facts["constants"] = fixed
+    if start.file:
+        facts |= {"weights": str(start.file), "anew": start.anew}
+    return facts
 
 
 def _versions() -> dict[str, str]:

@@ -5,38 +5,58 @@ from __future__ import annotations
 import ast
 import hashlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache, lru_cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from fedalign import __version__
 from fedalign.errors import INSTALLED as PLACES
 from fedalign.settings.config import Config
 from fedalign.settings.registry import FOLDERS, HOME, Part, reference
 
 OWN = ("fedalign", *FOLDERS)
+COMPUTING = ("flwr", "numpy", "torch")
 INSTALLED = tuple(Path(place).resolve() for place in PLACES)
 _distributions = cache(packages_distributions)  # reads a file of each installed package
 
 
-def packages_of(config: Config) -> dict[str, str]:
-    """Return name and version of the installed packages that parts of a configuration come from."""
-    tops = _tops(config)
+def packages_of(tops: Collection[str]) -> dict[str, str]:
+    """Return name and version of the installed packages that top-level modules come from."""
     known = _distributions() if tops else {}
     names = sorted({name for top in tops for name in known.get(top, ())})
     return {name: version(name) for name in names}
 
 
+def code_of(tops: Collection[str]) -> dict[str, str]:
+    """Return versions and hashes of all code that can change a result, by name.
+
+    Args:
+        tops: top-level modules of the user's parts.
+    """
+    own = hashlib.sha256()
+    for path in sorted(file for name in OWN for file in (HOME / name).rglob("*.py")):
+        own.update(path.read_bytes())
+    beside = {name: version(name).partition("+")[0] for name in COMPUTING}
+    ours = {"fedalign": f"{__version__}, files {own.hexdigest()[:16]}"}
+    return {**ours, **beside, **packages_of(tops), **hashes(files_from(tops))}
+
+
 def files_of(config: Config) -> dict[str, Path]:
+    """Return the files of the parts of a configuration, see `files_from`."""
+    return files_from(tops_of(config))
+
+
+def files_from(tops: Collection[str]) -> dict[str, Path]:
     """Return the files of the user's parts, by the path below the folder they are imported from.
 
     They are all modules of a part's package, or its one module, and those that they import from
     outside the standard library and the installed packages.
     """
     found: dict[str, Path] = {}
-    todo = sorted(_tops(config))
+    todo = sorted(tops)
     seen = set(todo)
     while todo:
         for name, file in _files(todo.pop()):
@@ -79,7 +99,7 @@ def _git(folder: Path, *words: str) -> str | None:
     return done.stdout.strip()
 
 
-def _tops(config: Config) -> set[str]:
+def tops_of(config: Config) -> set[str]:
     """Return the top-level modules of all parts that are not fedalign's own."""
     parts = [v for _, v in config if isinstance(v, Part)]
     for part in parts:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +39,7 @@ def main() -> None:
     """
     descriptor, crowded, *sys.argv = sys.argv[1:]
     with guarded(), os.fdopen(int(descriptor), "w") as answers:
+        threading.Thread(target=_stop_without, args=[os.getppid()], daemon=True).start()
         before = psutil.Process().memory_info().rss
         for line in sys.stdin:
             with suppress(OSError):
@@ -47,6 +51,13 @@ def main() -> None:
             answers.flush()
             if not warm:
                 return
+
+
+def _stop_without(parent: int) -> None:
+    """Stop this process, whose run keeps its last finished round, when the one above is gone."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def serve(line: str, crowded: bool) -> tuple[str | None, bool]:

@@ -33,6 +33,7 @@ HELD_OUT = ("held_out_loss", "held_out_accuracy")
 CURES = {
     "start": ", and with init: own there is none; give init: shared",
     "held_out": CURE,
+    "probing": ": give a larger evaluation.server_share or holdout, or metric: accuracy",
     "images": ", and the server has none",
     "symmetry": "; give its class a method symmetry()",
 }

@@ -36,17 +36,19 @@ class SimulatedNodes:
         node_ids: by partition id.
         train_examples: of each partition, in the order of `node_ids`.
         test_examples: of each partition, in the same order.
+        message_config: what every message says.
     """
 
     hold_own_data = False
-    message_config: Mapping[str, Any] = {}
 
     def __init__(
         self,
         node_ids: Mapping[int, int],
         train_examples: Collection[int],
         test_examples: Collection[int],
+        message_config: Mapping[str, Any] = {},
     ):
+        self.message_config = message_config
         self._node_ids, self.population = node_ids, len(node_ids)
         self.train_examples = dict(zip(node_ids, train_examples, strict=True))
         self.test_examples = dict(zip(node_ids, test_examples, strict=True))

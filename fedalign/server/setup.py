@@ -10,8 +10,10 @@ from flwr.serverapp import Grid
 
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
+from fedalign.federation.local_data import CONSTANTS
 from fedalign.messages.groups import GroupGrid
 from fedalign.messages.validation import Bounds
+from fedalign.network.features import last_linear
 from fedalign.server.callbacks import Callback
 from fedalign.server.fusing import judges
 from fedalign.server.measure import Measure
@@ -31,12 +33,13 @@ log = logging.getLogger("fedalign")
 def nodes_of(grid: Grid, federation: Federation) -> Nodes:
     """Return the federation's nodes; simulated ones hold what the partition gives them."""
     config = federation.config
+    told = {CONSTANTS: federation.constants} if federation.constants else {}
     if isinstance(grid, GroupGrid):
         ids = grid.partitions()
         trained = [federation.num_trained(partition, len(ids)) for partition in ids]
         tested = [len(federation.held(partition, len(ids)).tested) for partition in ids]
-        return SimulatedNodes(ids, trained, tested)
-    spec, least = federation.spec.to_config(), config.min_available_nodes
+        return SimulatedNodes(ids, trained, tested, told)
+    spec, least = federation.spec.to_config() | told, config.min_available_nodes
     if type(grid).__name__ == "InMemoryGrid":  # Flower's own engine, which starts the nodes itself
         return RemoteNodes(grid, spec, None, least, config.timeout)
 
@@ -85,6 +88,12 @@ def _of_tasks(federation: Federation) -> list[Judging]:
     settings = federation.config.evaluation
     if not settings.tasks.on:
         return []
+    private, module = federation.private, federation.network.module
+    if private and not private.within(last_linear(module)):
+        raise InputError(
+            "evaluation.tasks: they judge the server's body, of which it lacks what is private "
+            f"({', '.join(sorted(private.names)[:3])}); only the last layer may be"
+        )
     return [Judging(Judge(federation), settings, federation.config.rounds)]
 
 
@@ -155,11 +164,7 @@ def _counts_steps(client: object) -> bool:
 
 
 def bounds_of(federation: Federation) -> Callable[[int, int], Mapping[str, Bounds]] | None:
-    """Return the bounds of a client's metrics, given its number of examples; None if unknown.
-
-    Raises:
-        InputError: the algorithm of a client cannot be used with the run's examples.
-    """
+    """Return the bounds of a client's metrics, given its number of examples; None if unknown."""
     if not all(isinstance(own, BoundsMetrics) for own in federation.algorithms.different):
         return None
 

@@ -72,8 +72,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "resnet20": "fedalign.models.resnet:resnet20",
         "vgg": "fedalign.models.vgg:vgg",
         "vit": "fedalign.models.vit:vit",
+        "torchvision": "fedalign.models.libraries:torchvision",
+        "timm": "fedalign.models.libraries:timm",
         "char-lstm": "fedalign.models.text:char_lstm",
         "char-transformer": "fedalign.models.text:char_transformer",
+        "transformer": "fedalign.models.transformer:transformer",
     },
     "datasets": {
         "digits": "fedalign.data.digits:Digits",
@@ -85,6 +88,9 @@ BUILTIN: dict[str, dict[str, str]] = {
         "shakespeare-excerpt": "fedalign.data.shakespeare:Excerpt",
         "leaf": "fedalign.data.leaf:LEAF",
         "folder": "fedalign.data.folder:FolderData",
+        "text-tasks": "fedalign.data.text_tasks:TextTasks",
+        "texts": "fedalign.data.texts:Texts",
+        "hub": "fedalign.data.hub:Hub",
     },
     "trackers": {
         "tensorboard": "fedalign.trackers.tensorboard:TensorBoard",

@@ -28,7 +28,9 @@ LATER = {
     "per_client": None,
 }
 LATER_WITHIN: dict[str, dict[str, Any]] = {
+    "data": {"classes": None},
     "partition": {"seed": None},
+    "model": {"weights": None, "frozen": "", "adapters": None},
     "client": {
         **{"round_examples": None, "private": "", "lr_within_round": "constant", "warmup": 0.0},
         **{"label_smoothing": 0.0, "mixup": 0.0, "augment": []},
@@ -51,6 +53,18 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
         del evaluation[key]
     evaluation["batch_size"] = evaluation.get("batch_size") or STATISTICS_BATCH
     return kept | {"evaluation": evaluation}
+
+
+def compared(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the counted settings with the younger ones at their usual values, in runs of any age.
+
+    Otherwise a run that has one of them would not differ in it from a run that has none.
+    """
+    found = LATER | counted(tree)
+    for place, usual in LATER_WITHIN.items():
+        if isinstance(found.get(place), dict):
+            found[place] = usual | found[place]
+    return found
 
 
 def digest(tree: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from fedalign.settings.registry import Part, options, parse, traits
 from fedalign.settings.section import Section
 
 PLACE = "evaluation.tasks"
-NAME = re.compile(r"[\w.-]+")
+NAME = re.compile(r"[\w.:/-]+")
 
 
 def _on(given: Any) -> dict[str, Part | None]:
@@ -28,7 +28,7 @@ def _on(given: Any) -> dict[str, Part | None]:
         raise ValueError("give a list of names, or a table of data sets")
     for name in given:
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise ValueError(f"the name {name!r} may hold letters, digits, _ . and - only")
+            raise ValueError(f"the name {name!r} may hold letters, digits and . : / _ - only")
     return {name: _data(raw, f"{PLACE}.on.{name}") for name, raw in given.items()}
 
 

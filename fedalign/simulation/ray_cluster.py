@@ -26,16 +26,17 @@ PASSED_ON = (
     "CUBLAS_WORKSPACE_CONFIG",
 )  # fmt: skip
 
+SETTING = "simulation.address"
 HEAD = ("gcs_server", "raylet")  # processes of Ray that it cannot do without
 PAUSE = 1.0  # seconds between two looks at them
 
 
 @contextmanager
-def ray_for(app: FlowerApp, init_args: dict[str, Any]) -> Iterator[None]:
-    """Use the initialised Ray, or one that is started and stopped here."""
+def ray_for(app: FlowerApp, init_args: dict[str, Any], setting: str = SETTING) -> Iterator[None]:
+    """Use the initialised Ray, or one that is started and stopped here; see `connect`."""
     with surroundings(app):
         own = not ray.is_initialized()
-        logs = connect(init_args) if own else None
+        logs = connect(init_args, setting) if own else None
         try:
             with workers_heard(logs) if logs else nullcontext():
                 yield
@@ -82,8 +83,12 @@ def _name(process: psutil.Process) -> str:
     return ""
 
 
-def connect(init_args: Mapping[str, Any]) -> Path | None:
+def connect(init_args: Mapping[str, Any], setting: str = SETTING) -> Path | None:
     """Start Ray here, or join a cluster and send it our environment, which it does not inherit.
+
+    Args:
+        init_args: of `ray.init`.
+        setting: what names the address, for errors.
 
     Returns:
         The folder of logs that are to be printed; None if Ray prints them, or nobody shall.
@@ -94,7 +99,7 @@ def connect(init_args: Mapping[str, Any]) -> Path | None:
     """
     address = init_args.get("address")
     if address is not None:
-        _check_reachable(address)
+        _check_reachable(address, setting)
         passed = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         init_args = {"runtime_env": {"env_vars": passed}, **init_args}
     elif there := os.environ.get("RAY_ADDRESS"):
@@ -108,11 +113,11 @@ def connect(init_args: Mapping[str, Any]) -> Path | None:
     except Exception as error:  # without a cause, whose traceback `flower-simulation` would show
         if address is None:
             raise FedalignError(f"Ray did not start: {in_one_line(error)}") from None
-        raise InputError(f"simulation.address: {address!r}: {in_one_line(error)}") from None
+        raise InputError(f"{setting}: {address!r}: {in_one_line(error)}") from None
     return logs if init_args.get("log_to_driver", True) else None
 
 
-def _check_reachable(address: str) -> None:
+def _check_reachable(address: str, setting: str) -> None:
     """Raise `InputError` if nothing listens at `host:port`; Ray itself would wait for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "://" in address:
@@ -120,4 +125,4 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
-        raise InputError(f"simulation.address: no Ray cluster answers at {address!r}") from error
+        raise InputError(f"{setting}: no Ray cluster answers at {address!r}") from error

@@ -6,8 +6,8 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -18,8 +18,9 @@ from fedalign.report.reading import read_runs
 from fedalign.report.tables import COLUMNS
 from fedalign.runs.checkpoint import command
 from fedalign.runs.identity import changes_since, refuse_changed
-from fedalign.runs.jobs import run_all
+from fedalign.runs.jobs import Crew, run_all
 from fedalign.runs.paths import CHECKPOINT, MANIFEST, folder_of, forget, is_finished
+from fedalign.runs.processes import Processes
 from fedalign.settings.config import Config
 from fedalign.settings.fields import trackers_of
 from fedalign.studies.live import Board
@@ -34,12 +35,14 @@ class How:
     """How runs are made; no result depends on it.
 
     Attributes:
-        jobs: number of runs at a time; None: half the number of cores.
+        jobs: number of runs at a time; None: half the number of cores, or as many as the cluster
+            has room for.
         out: folder for the run folders; None: as the configuration says.
         changed: what becomes of finished runs whose code or data have changed since; `all`: those
             and all others start from their first round.
         stalled: seconds without a new round after which a run has failed; None: never.
         trackers: names of those that runs are reported to; none: as the configuration says.
+        address: of the Ray cluster whose nodes make the runs; None: this machine does.
     """
 
     jobs: int | None = None
@@ -47,6 +50,7 @@ class How:
     changed: Changed = "refuse"
     stalled: float | None = None
     trackers: Sequence[str] = ()
+    address: str | None = None
 
     @property
     def at_a_time(self) -> int:
@@ -57,10 +61,21 @@ class How:
         """Return the configuration with all set on which no result depends."""
         update: dict[str, object] = {} if self.out is None else {"out": self.out}
         update |= {"trackers": trackers_of(self.trackers)} if self.trackers else {}
-        if "threads" not in config.evaluation.model_fields_set:
+        if self.address is None and "threads" not in config.evaluation.model_fields_set:
             threads = max(1, (os.cpu_count() or 1) // self.at_a_time)
             update["evaluation"] = config.evaluation.model_copy(update={"threads": threads})
         return config.model_copy(update=update)
+
+    @contextmanager
+    def crew(self, configs: Sequence[Config]) -> Iterator[Crew]:
+        """Yield what makes these runs."""
+        if self.address is None or not configs:
+            yield Processes(min(self.at_a_time, len(configs)))
+            return
+        from fedalign.runs.cluster import cluster  # imports Ray
+
+        with cluster(self.address, configs, self.jobs) as crew:
+            yield crew
 
 
 def execute(planned: Sequence[Planned], how: How) -> int:
@@ -77,14 +92,14 @@ def execute(planned: Sequence[Planned], how: How) -> int:
     todo = [config for config in configs.values() if _is_due(config, how.changed)]
     _read_data(todo)
     done = len(configs) - len(todo)
-    jobs = min(how.at_a_time, len(todo))
-    going = f"; running {jobs} at a time" if todo else ""
-    print(f"{len(configs)} runs, {done} of them finished{going}", flush=True)
-    if how.changed == "all":
-        for config in todo:
-            forget(config)
     try:
-        return _run(planned, todo, how)
+        with how.crew(todo) as crew:
+            going = f"; running {crew.jobs} at a time{crew.place}" if todo else ""
+            print(f"{len(configs)} runs, {done} of them finished{going}", flush=True)
+            if how.changed == "all":
+                for config in todo:
+                    forget(config)
+            return _run(planned, todo, how, crew)
     except KeyboardInterrupt:
         finished = sum(map(is_finished, configs))
         kept = sum((folder / CHECKPOINT).is_file() for folder in configs)
@@ -114,7 +129,7 @@ def _is_due(config: Config, changed: Changed) -> bool:
     return changed == "repeat" and bool(changes_since(config))
 
 
-def _run(planned: Sequence[Planned], todo: Sequence[Config], how: How) -> int:
+def _run(planned: Sequence[Planned], todo: Sequence[Config], how: How, crew: Crew) -> int:
     names: dict[Path, str] = {}
     for run in planned:
         names.setdefault(folder_of(run.config), run.name)
@@ -125,8 +140,10 @@ def _run(planned: Sequence[Planned], todo: Sequence[Config], how: How) -> int:
     def watch(configs: Collection[Config]) -> None:
         board.watch([folder_of(config) for config in configs])
 
-    with board.shown(), closing(run_all(todo, how.at_a_time, how.stalled, watch)) as outcomes:
+    with board.shown(), closing(run_all(todo, crew, how.stalled, watch)) as outcomes:
         for config, error in outcomes:
+            if how.address is not None and error is None and (found := changes_since(config)):
+                error = f"made with other code or data than there is here: {'; '.join(found)}"
             failed += error is not None
             folder = folder_of(config)
             board.end(folder, f"failed: {error}" if error else _result(folder), error is not None)

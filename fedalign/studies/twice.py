@@ -75,7 +75,7 @@ def record(config: Config, stack: int | None = None) -> list[Seen]:
     strategy = strategy_of(federation)
     loop = RoundLoop(strategy, grid, nodes, settings, federation.codec, callbacks)
     with torch_threads(1):
-        loop.run(federation.network.initial)
+        loop.run(federation.first)
     return recorder.rounds
 
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 
 from fedalign.data import Dataset, Spec
 from fedalign.errors import InputError
-from fedalign.federation.federation import Federation, loaded
+from fedalign.federation.federation import Federation
+from fedalign.federation.loading import loaded
 from fedalign.network.features import last_linear
 from fedalign.rng import rng
 from fedalign.settings.contracts import HasParts, HasTasks, Source
@@ -81,8 +82,8 @@ def _is_own(federation: Federation, name: str, part: Part | None) -> bool:
     source, data = federation.source, federation.config.data
     if part is None:
         return isinstance(source, HasTasks) and name in source.tasks
-    options = [{k: v for k, v in own.options.items() if k not in TOLD_BY} for own in (part, data)]
-    return part.name == data.name and options[0] == options[1]
+    both = [{k: v for k, v in own.options.items() if k not in TOLD_BY} for own in (part, data)]
+    return part.name == data.name and both[0] == both[1]
 
 
 def _task(federation: Federation, name: str, part: Part | None, seen: bool) -> Task:
@@ -90,7 +91,11 @@ def _task(federation: Federation, name: str, part: Part | None, seen: bool) -> T
     source, settings = _source(federation, name, part), config.evaluation.tasks
     if isinstance(source, HasParts) and not source.has("test"):
         raise InputError(f"{place}: has no test part")
-    train, test = loaded(source, "train", name), loaded(source, "test", name)
+    classes = None if part is None else part.options.get("classes")
+    try:
+        train, test = (loaded(source, of, name, classes) for of in ("train", "test"))
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
     if found := _difference(train.spec, run) or _difference(test.spec, run):
         raise InputError(f"{place}: {found}; a body takes examples of one form")
     if len(train) < LEAST:

@@ -137,7 +137,9 @@ def test_include_and_exclude():
     assert not only[240:].any()
     without = mask(MaskPlan(0, 0, 1.0, exclude="conv.bias fc.*"))
     assert without.nonzero().flatten().tolist() == [*range(216, 224), *range(240, 285)]
-    with pytest.raises(ValueError, match=r"'heat' is no tensor of the model \(head, conv.weight"):
+    with pytest.raises(
+        ValueError, match=r"'heat' is no tensor of the model \(head, body, conv.weight"
+    ):
         mask(MaskPlan(0, 0, 1.0, include="heat"))
 
 

@@ -13,7 +13,7 @@ from fedalign.federation import federation
 from fedalign.federation.federation import Federation
 from fedalign.runs import identity
 from fedalign.runs.identity import changes
-from fedalign.runs.sources import files_of, hashes, packages_of
+from fedalign.runs.sources import files_of, hashes, packages_of, tops_of
 from fedalign.settings.config import read
 
 STRATEGY = """
@@ -152,7 +152,7 @@ def test_the_files_of_a_package_are_those_of_its_parts(place):
     nested = read(None, {"strategy": "fedpfn", "strategy.base": "theirs_fl:Mine"})
     assert list(files_of(nested)) == ["theirs_fl.py", "theirs_lib.py"]
     assert len(set(hashes(files_of(nested)).values())) == 2
-    assert files_of(read("quickstart", {})) == packages_of(read("quickstart", {})) == {}
+    assert files_of(read("quickstart", {})) == packages_of(tops_of(read("quickstart", {}))) == {}
 
 
 def test_the_manifest_has_the_users_repository_and_the_versions_of_packages(run, place):

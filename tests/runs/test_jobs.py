@@ -9,8 +9,9 @@ from textwrap import indent
 
 import pytest
 
-from fedalign.runs import jobs
+from fedalign.runs import jobs, processes
 from fedalign.runs.jobs import run_all
+from fedalign.runs.processes import Processes
 from fedalign.settings.config import read
 
 FAKE = """
@@ -31,7 +32,7 @@ BODY
 def fake(monkeypatch, tmp_path):
     def fake(body, count):
         code = FAKE.replace("BODY", indent(body, " " * 8))
-        monkeypatch.setattr(jobs, "SERVE", (sys.executable, "-c", code))
+        monkeypatch.setattr(processes, "SERVE", (sys.executable, "-c", code))
         return [read(None, {"seed": seed, "out": str(tmp_path)}) for seed in range(count)]
 
     return fake
@@ -56,7 +57,7 @@ def test_runs_share_a_process_until_one_fails_and_a_failure_is_told(fake, tmp_pa
         "if seed == 4: sys.exit(7)\n"
         "if seed == 5: sys.exit('noise\\nerror: half a word')\n"
     )
-    found = {config.seed: error for config, error in run_all(fake(body, 8), 1)}
+    found = {config.seed: error for config, error in run_all(fake(body, 8), Processes(1))}
     assert found == {
         0: None,
         1: "nothing to eat",
@@ -81,7 +82,9 @@ def test_no_more_than_so_many_run_at_a_time(fake, tmp_path):
         "time.sleep(0.2); mine.unlink()"
     )
     watched = []
-    outcomes = run_all(fake(body, 5), 2, watch=lambda configs: watched.append(len(configs)))
+    outcomes = run_all(
+        fake(body, 5), Processes(2), watch=lambda configs: watched.append(len(configs))
+    )
     assert [error for _, error in outcomes] == [None] * 5
     assert {int(path.read_text()) for path in tmp_path.glob("*.seen")} <= {1, 2}
     assert set(watched) <= {1, 2}
@@ -99,7 +102,7 @@ def test_a_run_that_finishes_no_round_is_given_up_and_the_others_go_on(fake, tmp
     configs = fake("pass", 3)
     fake(body.replace("FOLDERS", repr([str(config.folder) for config in configs])), 3)
     began = time.monotonic()
-    found = {config.seed: error for config, error in run_all(configs, 2, stalled=1.0)}
+    found = {config.seed: error for config, error in run_all(configs, Processes(2), stalled=1.0)}
     assert found == {0: None, 1: "no round was finished in 1 seconds", 2: None}
     assert time.monotonic() - began > 1.5
     assert all(map(gone, pids(tmp_path, range(3))))
@@ -114,7 +117,7 @@ def test_whoever_stops_leaves_no_process_behind(fake, tmp_path, deaf, monkeypatc
         "while seed or not (out / '1.ready').exists(): time.sleep(0.01)"
     )
     configs = fake(body, 2)
-    with closing(run_all(configs, 2)) as outcomes:
+    with closing(run_all(configs, Processes(2))) as outcomes:
         assert next(outcomes) == (configs[0], None)
     assert all(map(gone, pids(tmp_path, range(2))))
 
@@ -122,7 +125,7 @@ def test_whoever_stops_leaves_no_process_behind(fake, tmp_path, deaf, monkeypatc
 def test_a_second_ctrl_c_does_not_wait(fake, tmp_path, monkeypatch):
     """The first one comes while runs go on, the second while they are given time to stop."""
     body = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n(out / 'ready').touch()\ntime.sleep(600)"
-    configs, calls, usual = fake(body, 1), count(), jobs.subprocess.Popen.wait
+    configs, calls, usual = fake(body, 1), count(), processes.subprocess.Popen.wait
 
     def press(_):
         if (tmp_path / "ready").exists():
@@ -133,9 +136,78 @@ def test_a_second_ctrl_c_does_not_wait(fake, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return usual(self, timeout)
 
-    monkeypatch.setattr(jobs.subprocess.Popen, "wait", interrupted)
+    monkeypatch.setattr(processes.subprocess.Popen, "wait", interrupted)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        list(run_all(configs, 1, watch=press))
+        list(run_all(configs, Processes(1), watch=press))
     assert time.monotonic() - began < 30
     assert gone(pids(tmp_path, [0])[0])
+
+
+class Fake:
+    """A worker without a process, whose runs end at once, or never."""
+
+    def __init__(self, place, log, begun):
+        self.place, self.log, self._ends, self.begun = place, log, os.pipe(), begun
+
+    def fileno(self):
+        return self._ends[0]
+
+    def give(self, config):
+        self.log.append((self.place, config.seed))
+        if self.begun and config.seed != 9:
+            os.write(self._ends[1], b"x")
+
+    def take(self):
+        os.read(self._ends[0], 1)
+        return None, True
+
+    def stop(self):
+        self.log.append((self.place, "stop"))
+
+    def join(self, seconds):
+        self.log.append((self.place, "join", seconds > 50))
+
+    def end(self):
+        self.log.append((self.place, "end"))
+        self.begun = False
+
+
+class FakeCrew:
+    """A crew on a machine with fewer places than jobs; a worker waits until there is a place."""
+
+    jobs, place = 2, ""
+
+    def __init__(self, places):
+        self.log, self.places, self.hired, self.looks = [], places, [], count()
+
+    def hire(self, _):
+        worker = Fake("ab"[len(self.hired)], self.log, len(self.hired) < self.places)
+        self.hired.append(worker)
+        return worker
+
+    def look(self, _):
+        """Give a worker that waits the place of one that has ended, after a while."""
+        late = self.hired[-1]
+        if not late.begun and ("a", "end") in self.log and next(self.looks) == 10:
+            late.begun = True
+            os.write(late._ends[1], b"x")
+
+
+def test_who_waits_for_a_place_gets_that_of_a_worker_that_is_done_and_does_not_stall(monkeypatch):
+    monkeypatch.setattr(jobs, "TICK", 0.01)
+    crew, configs = FakeCrew(places=1), [read(None, {"seed": seed}) for seed in range(3)]
+    found = [(own.seed, why) for own, why in run_all(configs, crew, 0.05, crew.look)]
+    assert found == [(0, None), (2, None), (1, None)]
+    assert crew.log[:3] == [("a", 0), ("b", 1), ("a", 2)]
+    assert [entry for entry in crew.log if len(entry) > 2 or entry[1] == "stop"] == []
+
+
+def test_workers_of_any_kind_are_stopped_and_waited_for_before_they_end():
+    crew, configs = FakeCrew(places=2), [read(None, {"seed": seed}) for seed in (9, 0, 9, 1)]
+    with closing(run_all(configs, crew)) as outcomes:
+        next(outcomes)
+    assert crew.log == [
+        *[("a", 9), ("b", 0), ("a", "stop"), ("b", "stop")],
+        *[("a", "join", True), ("a", "end"), ("b", "end")],
+    ]

@@ -28,6 +28,7 @@ STATEFUL = {
     "scaffold": SCAFFOLD,
     "feddyn": {"strategy": "feddyn", "client": "feddyn"},
     "moon": {"client": "moon"},
+    "private": {"client.private": "head", "evaluation.client_fraction": 1},
 }
 
 
@@ -59,6 +60,7 @@ def go(config, grid, stop=None):
     callbacks = [folder, Stop(stop), Checkpoints(config, strategy, states, 1)]
     nodes = dict(enumerate(grid.get_node_ids()))
     options = {"rounds": 6, "clients_per_round": 3, "max_update_norm": config.max_update_norm}
+    options["evaluate_fraction"] = config.evaluation.client_fraction
     with folder:
         model = run_rounds(
             strategy,
@@ -96,6 +98,10 @@ def test_real_nodes_give_the_bits_of_simulated_ones_and_go_on_where_they_stood(
     ends, states, done = go(stopped, RealNodes(stopped, tmp_path / "nodes"))  # new processes
     assert done == 4
     assert np.array_equal(ends, expected)
+    if name == "private":  # every round, clients test with what the round before it left them
+        tables = [pd.read_csv(one.folder / "clients.csv") for one in (simulated, stopped)]
+        assert len(tables[0]) == 24
+        assert tables[0].equals(tables[1])
     for partition, digest in states.snapshot().items():
         (place,) = (tmp_path / "nodes" / str(partition)).glob(f"*/{partition}")
         files = {file.name for file in place.iterdir()}

@@ -15,6 +15,7 @@ def test_it_holds_every_setting_of_a_run_and_says_what_it_means():
     own = {key for key in stated if key.partition(".")[0] not in parts}
     own |= {"partition.seed", "client.round_examples", "client.private"}
     own |= {"evaluation.tasks.on", "evaluation.tasks.finetune"}  # tables, and empty
+    own |= {"model.weights", "model.frozen", "model.adapters", "data.classes"}
     found = settings()
     assert {setting.key for setting in found} == own | parts
     assert all(setting.description for setting in found)

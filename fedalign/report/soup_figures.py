@@ -24,7 +24,7 @@ INGREDIENTS = "ingredients"
 DOT: dict[str, Any] = {"color": "#9a9a9a", "marker": "o", "linestyle": "", "markersize": 2.5}
 WIDE = 0.3  # accuracies that are further apart have a logit scale, so that good ones are apart
 TICKS = (0.01, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-EDGE = 0.002  # the nearest to 0 and 1 that a logit scale shows
+EDGE = 0.0005  # the nearest to 0 and 1 that a logit scale shows
 MAX_TITLE = 34  # characters in a line above a panel
 NO_MODEL = "ensemble"  # drawn hollow
 NOTHING = "no run has fusions.csv; evaluation.fusions=[mean,greedy] makes runs measure fusions"
@@ -50,8 +50,11 @@ def ingredients_and_fusions(found: Comparison) -> Figure:
         if all("corrupted_accuracy" in t for t in tables.values())
         else "test_loss"
     )
+    together = pd.concat(tables.values())
+    wide = [k for k in ("test_accuracy", y) if "accuracy" in k and np.ptp(together[k]) > WIDE]
     figure, axes = grid(len(tables), 2.5)
     for (name, table), ax in zip(tables.items(), axes, strict=True):
+        table[wide] = table[wide].clip(EDGE, 1 - EDGE)
         apart = table[is_ingredient(table)]
         ax.plot(apart["test_accuracy"], apart[y], **DOT, alpha=0.8)
         for fusion in (n for n in ordered if n in table.index):
@@ -64,9 +67,8 @@ def ingredients_and_fusions(found: Comparison) -> Figure:
     figure.supxlabel("accuracy on clean test images", fontsize="medium")
     told = {"corrupted_accuracy": "accuracy on corrupted ones", "test_loss": "loss on them"}
     figure.supylabel(told[y], fontsize="medium")
-    together = pd.concat(tables.values())
-    for key, name in (("test_accuracy", "x"), (y, "y")):
-        if "accuracy" in key and np.ptp(together[key]) > WIDE:
+    for key, name in {"test_accuracy": "x", y: "y"}.items():
+        if key in wide:
             _spread(axes, name, *together[key].agg(["min", "max"]))
     legend_above(figure, {INGREDIENTS: DOT, **shown})
     return figure
@@ -102,7 +104,7 @@ def gain(found: Comparison) -> Figure:
 
 def _spread(axes: Sequence[Axes], name: str, low: float, high: float) -> None:
     """Give one axis of all panels a logit scale, as is usual for accuracies on shifted data."""
-    low, high = max(EDGE, low - 0.2 * low), min(1 - EDGE, high + 0.3 * (1 - high))
+    low, high = max(0.8 * low, EDGE / 2), 1 - max(0.7 * (1 - high), EDGE / 2)
     for ax in axes:
         ax.set(**{f"{name}scale": "logit", f"{name}lim": (low, high)})
         axis = ax.xaxis if name == "x" else ax.yaxis

@@ -72,8 +72,7 @@ class Network:
         self._inputs, self.tasks = Inputs(spec, device), tasks_of(spec.label_sets, device)
         self.draws, self._memory = count_draws(module), gpu_memory(device)
         self._plain = OneByOne(module.to(device), self.layout, self._bf16, self.draws)
-        self._state = State(module)
-        self._receiver = Receiver(self.layout, device)
+        self._state, self._receiver = State(module), Receiver(self.layout, device)
 
     @property
     def module(self) -> nn.Module:

@@ -72,6 +72,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "resnet20": "fedalign.models.resnet:resnet20",
         "vgg": "fedalign.models.vgg:vgg",
         "vit": "fedalign.models.vit:vit",
+        "torchvision": "fedalign.models.libraries:torchvision",
+        "timm": "fedalign.models.libraries:timm",
         "char-lstm": "fedalign.models.text:char_lstm",
         "char-transformer": "fedalign.models.text:char_transformer",
         "transformer": "fedalign.models.transformer:transformer",

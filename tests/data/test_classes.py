@@ -1,5 +1,7 @@
 """`data.classes`: some of the classes, with new numbers and their names."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -44,6 +46,11 @@ def test_a_class_that_the_data_do_not_have_is_refused():
     )
     with pytest.raises(InputError, match="text of 3 characters has no classes to choose from"):
         of_classes(text, [1])
+
+
+def test_tasks_of_the_classes_that_are_left_get_new_numbers():
+    spec = replace(data().spec, label_sets=(0, 0, 1, 2))
+    assert spec_of(spec, [3, 1, 0]).label_sets == (0, 1, 1)
 
 
 def test_both_parts_of_any_data_set_have_these_classes_only():

@@ -8,6 +8,7 @@ from torch import nn
 from fedalign.data.digits import Digits
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation, adopt, federation_of
+from fedalign.federation.start import Start
 from fedalign.settings.config import read
 
 SETTINGS = {"data.max_examples": 100, "partition": "iid", "num_clients": 4}
@@ -78,6 +79,6 @@ class Returning(nn.Module):
     ],
 )
 def test_a_model_that_makes_no_logits_is_one_line(monkeypatch, module, problem):
-    monkeypatch.setattr(Federation, "module", lambda _: module())
+    monkeypatch.setattr(Federation, "start", property(lambda _: Start(module())))
     with pytest.raises(InputError, match=f"^model: 'mlp': .*{problem}"):
         Federation(read(None, SETTINGS)).network  # noqa: B018

@@ -58,7 +58,7 @@ def test_each_name_means_one_thing():
         ({"strategy": "fluke.algorithms.fedavg.FedAVG"}, "did you mean 'fedavg'"),
         ({"strategy": "FedProx"}, "not a strategy but a client algorithm: client=fedprox"),
         ({"dirichlet": 0.3}, "dirichlet: no such setting; here it is partition=dirichlet and"),
-        ({"data.dir": "x"}, r"data.dir: 'digits' has no such option \(max_examples\)"),
+        ({"data.dir": "x"}, r"data.dir: 'digits' has no such option \(classes, max_examples\)"),
         ({"roundz": 3}, "did you mean 'rounds'"),
     ],
 )

@@ -67,7 +67,7 @@ class Local:
     ] = 32
     optimizer: Annotated[
         Literal["sgd", "adam", "adamw"],
-        Field(description="the client's optimiser; adamw: its weight decay shrinks the weights"),
+        Field(description="the client's optimiser"),
     ] = "sgd"
     lr: Annotated[float, Field(gt=0, description="learning rate of the first round")] = 0.05
     lr_schedule: Annotated[
@@ -101,7 +101,11 @@ class Local:
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of SGD; 0: none")] = 0.9
     weight_decay: Annotated[
         float,
-        Field(ge=0, description="factor of the weights that is added to the gradient; 0: none"),
+        Field(
+            ge=0,
+            description="factor of the weights that is added to the gradient; with adamw, times "
+            "the learning rate, the share that weights lose in each step; 0: none",
+        ),
     ] = 5e-4
     label_smoothing: Annotated[
         float,

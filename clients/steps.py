@@ -46,9 +46,7 @@ class Step:
 
     def tensors(self) -> list[Tensor]:
         """Return what changes from step to step."""
-        values = (
-            *(self.rows, self.labels, self.counts, self.rate, self.root, self.keys, self.mix),
-        )
+        values = self.rows, self.labels, self.counts, self.rate, self.root, self.keys, self.mix
         return [value for value in values if isinstance(value, Tensor)]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedalign.errors import shortened
+from fedalign.settings.per_client import PLACE as PER_CLIENT
 
 MAX_NAMED = 3  # settings that every name holds; if more of them vary, common values are left out
 MAX_VALUE = 40  # characters of a value
@@ -24,7 +25,12 @@ def label(settings: Settings) -> str:
 
 
 def short(key: str, keys: Iterable[str]) -> str:
-    """Return the last word of a dotted key, or the whole key if another one ends in that word."""
+    """Return the last word of a dotted key, or the whole key if another one ends in that word.
+
+    Of `per_client.lr.uniform` the option is told, too.
+    """
+    if key.startswith(f"{PER_CLIENT}."):
+        return key.removeprefix(f"{PER_CLIENT}.").replace(".", " ")
     key, last = key.removesuffix(".name"), key.removesuffix(".name").rpartition(".")[2]
     others = [other.removesuffix(".name") for other in keys]
     return key if sum(other.rpartition(".")[2] == last for other in others) > 1 else last

@@ -21,7 +21,7 @@ FORMS = (
     "give a table by option, such as {lr: {log_uniform: [1e-4, 1e-2]}}, or a list of rows, one a "
     "client, such as [{lr: 0.01}, {lr: 0.02}]"
 )
-Given = Mapping[str, Any] | list[Mapping[str, Any]] | None
+Given = dict[str, Any] | list[dict[str, Any]] | None
 
 
 def _form(given: Any) -> Given:
@@ -95,7 +95,7 @@ def _check_count(given: Given, clients: int) -> None:
             raise _bad(key, f"{reason}, or {{choice: [...]}} to draw them")
 
 
-def _of_row(rows: list[Mapping[str, Any]], number: int) -> Mapping[str, Any]:
+def _of_row(rows: list[dict[str, Any]], number: int) -> Mapping[str, Any]:
     if number >= len(rows):
         raise BadValueError(PLACE, f"there is no row for client {number}, only {len(rows)} rows")
     return rows[number]

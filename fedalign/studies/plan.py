@@ -12,6 +12,7 @@ from fedalign.report.labels import label
 from fedalign.settings.builtin import KINDS
 from fedalign.settings.config import Config, resolve
 from fedalign.settings.layers import flatten, holds
+from fedalign.settings.per_client import PLACE as PER_CLIENT
 from fedalign.settings.renamed import current_key
 from fedalign.settings.sources import parse_choices
 from fedalign.studies.sweep import Arm, Axes, Source, Sweep
@@ -78,7 +79,7 @@ def plan(
             parts = {k: v for k, v in point.items() if k.removesuffix(".name") in KINDS}
             has = flatten(_resolve(sweep.base, layers(parts, own)).model_dump())
             options |= has
-            fits = {k: v for k, v in point.items() if k in has or current_key(k) in has}
+            fits = {k: v for k, v in point.items() if _is_in(has, k)}
             config = _resolve(sweep.base, layers(fits, own))
             planned.append(Planned(name, point, config))
             ours = {k: v for k, v in fits.items() if k in given or not holds(own[place], k)}
@@ -175,10 +176,15 @@ def _resolve(base: str | None, layers: Layers) -> Config:
 
 def _refuse_unknown(keys: Mapping[str, Any], options: Mapping[str, Any], place: str) -> None:
     for key in full_keys(keys):
-        if key not in options and current_key(key) not in options:
+        if not _is_in(options, key):
             table = key.rpartition(".")[0]
             beside = [option for option in options if option.rpartition(".")[0] == table]
             raise InputError(f"{place}: {key}: no arm has such a setting{nearest(key, beside)}")
+
+
+def _is_in(options: Mapping[str, Any], key: str) -> bool:
+    """Return whether these are the settings that a key is among; any option may be a client's."""
+    return key in options or current_key(key) in options or key.startswith(f"{PER_CLIENT}.")
 
 
 def full_keys(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import pytest
 from fedalign.errors import InputError
 from fedalign.settings.config import from_run_config, read
 from fedalign.settings.sources import parse_overrides
+from fedalign.studies.plan import plan
+from fedalign.studies.sweep import read_sweep
 
 DRAWN = {
     "lr": {"log_uniform": [1e-4, 1e-2]},
@@ -89,6 +91,17 @@ def test_what_is_not_allowed_is_named(given, told):
         read(None, {"num_clients": 3, "per_client": given})
     assert str(caught.value).startswith("command line: per_client")
     assert told in str(caught.value)
+
+
+def test_a_sweep_varies_a_distribution(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text("sweep: {grid: {rounds: [1]}}\nper_client: {epochs: {choice: [1, 2]}}")
+    runs = plan(read_sweep(str(file)), ["per_client.lr.uniform=[0.01,0.1],[0.1,0.2]"])
+    lrs = [run.config.client_of(0).options["lr"] for run in runs]
+    assert len(runs) == 2
+    assert 0.01 <= lrs[0] <= 0.1 <= lrs[1] <= 0.2
+    assert runs[0].config.client_of(0) != read(None, {}).client
+    assert [run.name for run in runs] == ["lr uniform [0.01, 0.1]", "lr uniform [0.1, 0.2]"]
 
 
 @pytest.mark.parametrize(

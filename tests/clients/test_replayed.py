@@ -48,15 +48,10 @@ RULES = {
     "clipped": {"clip_norm": 1.0},
     "adam": {"optimizer": "adam", "lr": 0.002},
     "cosine": {"lr_schedule": "cosine"},
-    "adamw": {
+    "fine-tuning": {
         **{"optimizer": "adamw", "lr": 0.002, "weight_decay": 0.5},
+        **{"augment": NAMES, "label_smoothing": 0.1, "mixup": 0.4},
         **{"lr_within_round": "cosine", "warmup": 0.3},
-    },
-    "changed": {
-        "augment": NAMES,
-        "label_smoothing": 0.1,
-        "mixup": 0.4,
-        "lr_within_round": "linear",
     },
 }
 SCHEDULES = [
@@ -149,7 +144,6 @@ def client_of(kind=Local, **more):
     return kind(batch_size=8, epochs=2, **more)
 
 
-ALREADY = ("momentum and decay", "adamw", "changed")
 QUICK = [  # each client, rule and mask once
     ("local", "sgd", "all train"),
     ("local", "adam", "hold"),
@@ -163,13 +157,12 @@ QUICK = [  # each client, rule and mask once
     ("moon", "momentum and decay", "gradients only"),
     ("fedlc", "momentum and decay", "slowed"),
     ("balanced", "momentum and decay", "per client"),
-    ("local", "adamw", "complement_half"),
-    ("local", "changed", "hold"),
+    ("local", "fine-tuning", "hold"),
 ]
 SLOW = [
     *((name, "momentum and decay", "complement_half") for name in CLIENTS),
-    *(("local", name, "complement_half") for name in RULES if name not in ALREADY),
-    *((name, "changed", "complement_half") for name in CLIENTS),
+    *(("local", name, "complement_half") for name in RULES if name != "momentum and decay"),
+    *((name, "fine-tuning", "hold") for name in CLIENTS if name != "local"),
     *(("local", "momentum and decay", name) for name in MASKS if name != "complement_half"),
     *(("local", "adam", name) for name in MASKS if name not in ("hold", "complement_half")),
 ]

@@ -84,14 +84,12 @@ class Private:
 
     def kept(self, made: ArrayRecord, before: ArrayRecord) -> ArrayRecord:
         """Return a new global model with these tensors as they were before."""
-        names = self.names & before.keys()
-        return record_of({n: before[n] if n in names else array for n, array in made.items()})
+        return record_of({n: before[n] if n in self.names else own for n, own in made.items()})
 
 
 def sent_mask(plan: MaskPlan, layout: Layout, private: Private | None) -> Tensor | None:
     """Return the parameters `(P,)` that a client with this plan sends; None: all of them."""
-    mask = update_mask(plan, layout)
-    return mask if private is None else _public(plan, private)
+    return update_mask(plan, layout) if private is None else _public(plan, private)
 
 
 @lru_cache(maxsize=8)

@@ -98,10 +98,17 @@ def test_real_nodes_give_the_bits_of_simulated_ones_and_go_on_where_they_stood(
     ends, states, done = go(stopped, RealNodes(stopped, tmp_path / "nodes"))  # new processes
     assert done == 4
     assert np.array_equal(ends, expected)
-    if name == "private":  # every round, clients test with what the round before it left them
-        tables = [pd.read_csv(one.folder / "clients.csv") for one in (simulated, stopped)]
+    if name == "private":  # every round, clients test with what they have trained
+        halted = config("halted", **own)
+        with pytest.raises(KeyboardInterrupt):
+            go(halted, InlineGrid(client_app, 4, halted.run_config()), stop=5)
+        assert np.array_equal(
+            go(halted, InlineGrid(client_app, 4, halted.run_config()))[0], expected
+        )
+        tables = [pd.read_csv(one.folder / "clients.csv") for one in (simulated, stopped, halted)]
         assert len(tables[0]) == 24
         assert tables[0].equals(tables[1])
+        assert tables[0].equals(tables[2])
     for partition, digest in states.snapshot().items():
         (place,) = (tmp_path / "nodes" / str(partition)).glob(f"*/{partition}")
         files = {file.name for file in place.iterdir()}

@@ -15,7 +15,7 @@ def page() -> str:
     """Return a table of the settings of a run, then one for each section in it."""
     found: dict[str, list[Setting]] = {"": [], **{section: [] for section in sections()}}
     for setting in settings():
-        section = setting.key.partition(".")[0]
+        section = setting.key.rpartition(".")[0]
         found[section if section in found else ""].append(setting)
     pieces = [rows(found.pop(""))]
     for section, several in found.items():

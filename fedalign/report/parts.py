@@ -80,7 +80,7 @@ def show_sections() -> None:
     top = [setting for setting in settings() if "." not in setting.key]
     console.print("settings", style="bold")
     show_settings(top)
-    for section in sections():
+    for section in (key for key in sections() if "." not in key):
         console.print()
         show_section(section)
 

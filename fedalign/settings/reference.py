@@ -93,10 +93,13 @@ def about(model: type[BaseModel]) -> str:
     return (inspect.getdoc(model) or "").partition("\n")[0]
 
 
-def sections() -> dict[str, type[BaseModel]]:
-    """Return the tables of a configuration that hold settings and no part, by key."""
-    inner = {key: _inner(field.annotation) for key, field in Config.model_fields.items()}
-    return {key: model for key, model in inner.items() if model is not None}
+def sections(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, type[BaseModel]]:
+    """Return the tables of a configuration that hold settings and no part, by dotted key."""
+    found: dict[str, type[BaseModel]] = {}
+    for key, field in model.model_fields.items():
+        if (inner := _inner(field.annotation)) is not None:
+            found |= {f"{prefix}{key}": inner} | sections(inner, f"{prefix}{key}.")
+    return found
 
 
 def _inner(annotation: Any) -> type[BaseModel] | None:

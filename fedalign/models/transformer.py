@@ -54,7 +54,7 @@ def transformer(
 ) -> nn.Module:
     """Encoder of texts such as MiniLM-L6 (Wang et al. 2020), mean of tokens, linear head.
 
-    With the package's weights 22.7 M parameters, of which 10.6 M train: without
+    With the package's weights 22.6 M parameters, of which 10.6 M train: without
     `train_embeddings` those of tokens and positions are constants, which do not travel. The layers
     are named `body.embeddings`, `body.encoder.layer.0`, … and `head`.
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from fedalign.data.hub import Hub
 from fedalign.data.packaged import find_model
 from fedalign.data.text_tasks import TextTasks
 from fedalign.data.texts import Texts
@@ -253,3 +254,20 @@ def test_a_model_of_tokens_takes_nothing_else():
         InputError, match=r"'transformer' takes text of tokens, such as 'text-tasks'"
     ):
         Federation(read(None, told)).network  # noqa: B018
+
+
+@pytest.mark.slow
+def test_a_data_set_of_the_hub_is_read_by_the_package(tmp_path):
+    """Here from a folder, which the package reads as it reads what it has downloaded."""
+    pytest.importorskip("datasets")
+    for part, rows in (("train", range(20)), ("test", range(20, 25))):
+        lines(f"{part}.csv", tmp_path, [[f"number {i}", "odd" if i % 2 else "even"] for i in rows])
+    source = Hub(datasets=(str(tmp_path),), tokenizer="words", length=3)
+    train, test = source.load("train"), source.load("test")
+    assert (train.class_names, train.labels[:4].tolist()) == (("even", "odd"), [0, 1, 0, 1])
+    assert (train.images[:, 0] == 2).all()  # the most frequent word
+    assert (len(test), test.labels.tolist()) == (5, [0, 1, 0, 1, 0])
+    with pytest.raises(InputError, match="has the columns text, label, none of body"):
+        Hub(datasets=(str(tmp_path),), text=("body",)).load("train")
+    with pytest.raises(InputError, match="Unknown split"):
+        Hub(datasets=(str(tmp_path),), test_split="dev").load("train")

@@ -171,12 +171,16 @@ def test_a_file_of_another_form_is_refused(tmp_path, task):
         TextTasks(file=str(file), tasks=("a",), **WORDS).load("train")
 
 
-def test_a_folder_is_a_model_and_two_words_are_one_of_the_hub(tmp_path):
+def test_a_folder_is_a_model_and_two_words_are_one_of_the_hub(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     assert find_model(str(tmp_path), "config.json", "x") == tmp_path
     with pytest.raises(InputError, match=r"^x: .* holds no tokenizer.json"):
         find_model(str(tmp_path), "tokenizer.json", "x")
     assert find_model("owner/name", "config.json", "x") == "owner/name"
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="'runs/missing' is no folder"):
+        find_model("runs/missing", "config.json", "x")
     with pytest.raises(InputError, match=r"package 'json' holds no config\.json"):
         find_model("json", "config.json", "x")
 

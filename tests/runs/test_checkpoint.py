@@ -77,7 +77,7 @@ def manifest(folder):
     [
         {"client__round_examples": 50, "per_client__lr__uniform": [0.01, 0.1]},
         {"strategy": "fedavgm", "strategy__server_momentum": 0.9},
-        {"strategy": "fedadam"},
+        {"strategy": "fedadam", "model__frozen": "body"},
         {"strategy": "fedpfn", "strategy__base": "fedyogi"},
         {"strategy": "fedpnu", "clients_per_round": 2, "evaluation__client_fraction": 0.5},
         {"strategy": "scaffold", "client": "scaffold", "clients_per_round": 2},

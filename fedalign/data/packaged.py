@@ -44,7 +44,7 @@ def find_model(name: str | None, file: str, place: str) -> Path | str:
         return folder
     if PACKAGE_NAME.fullmatch(called):
         return _in_package(called, file, place)
-    if HUB_NAME.fullmatch(called):
+    if HUB_NAME.fullmatch(called) and not folder.parent.is_dir():  # else it is a path with a slip
         return called
     reason = "no folder, and neither the name of a package nor one of the hub (owner/name)"
     raise InputError(f"{place}: {called!r} is {reason}")

@@ -20,6 +20,7 @@ from fedalign.models.symmetry import Group
 
 PLACE = "model.weights"
 RANDOM = "random"
+LEAST = torch.finfo(torch.bfloat16).min  # a number of float32 too
 ROUNDED_UP = 256  # rows that a table of embeddings may have beyond the tokenizer's
 # What configurations of transformers call the share of dropped numbers, and of dropped attention.
 DROPOUT = ("hidden_dropout_prob", "dropout")
@@ -54,7 +55,7 @@ def transformer(
 ) -> nn.Module:
     """Encoder of texts such as MiniLM-L6 (Wang et al. 2020), mean of tokens, linear head.
 
-    With the package's weights 22.7 M parameters, of which 10.6 M train: without
+    With the package's weights 22.6 M parameters, of which 10.6 M train: without
     `train_embeddings` those of tokens and positions are constants, which do not travel. The layers
     are named `body.embeddings`, `body.encoder.layer.0`, … and `head`.
 
@@ -95,7 +96,7 @@ class Classifier(nn.Module):
             own = torch.where(tokens == self._pad, PAD, tokens)
             tokens = torch.where(tokens == PAD, self._pad, own)
         # A mask of numbers and with four axes is taken as it is; others are looked at by the host.
-        mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)[:, None, None]
+        mask = torch.where(seen, 0.0, LEAST)[:, None, None]
         states = self.body(input_ids=tokens, attention_mask=mask).last_hidden_state
         share = seen.to(states.dtype)
         mean = (states * share[..., None]).sum(1) / share.sum(1, keepdim=True)

@@ -72,7 +72,9 @@ def show_part(kind: str, name: str) -> None:
     body = re.split(r"\n(?=>>>|Args:|Raises:|Attributes:)", body)[0]  # what follows is for authors
     text = f"{_headline(kind, name)}\n{'' if name in PAPERS else body}".rstrip()
     console.print(f"{text}\n", soft_wrap=True)
-    show_settings([*options_of_part(kind, name), *common(PLACE_OF.get(kind, ""))])
+    own, place = options_of_part(kind, name), PLACE_OF.get(kind, "")
+    known = {f"{place}.{setting.key}" for setting in own}  # come before those of the same name
+    show_settings([*own, *(setting for setting in common(place) if setting.key not in known)])
 
 
 def show_sections() -> None:

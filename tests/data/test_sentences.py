@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from fedalign.data.hub import Hub
 from fedalign.data.packaged import find_model
 from fedalign.data.text_tasks import TextTasks
 from fedalign.data.texts import Texts
@@ -170,12 +171,16 @@ def test_a_file_of_another_form_is_refused(tmp_path, task):
         TextTasks(file=str(file), tasks=("a",), **WORDS).load("train")
 
 
-def test_a_folder_is_a_model_and_two_words_are_one_of_the_hub(tmp_path):
+def test_a_folder_is_a_model_and_two_words_are_one_of_the_hub(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     assert find_model(str(tmp_path), "config.json", "x") == tmp_path
     with pytest.raises(InputError, match=r"^x: .* holds no tokenizer.json"):
         find_model(str(tmp_path), "tokenizer.json", "x")
     assert find_model("owner/name", "config.json", "x") == "owner/name"
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="'runs/missing' is no folder"):
+        find_model("runs/missing", "config.json", "x")
     with pytest.raises(InputError, match=r"package 'json' holds no config\.json"):
         find_model("json", "config.json", "x")
 
@@ -253,3 +258,20 @@ def test_a_model_of_tokens_takes_nothing_else():
         InputError, match=r"'transformer' takes text of tokens, such as 'text-tasks'"
     ):
         Federation(read(None, told)).network  # noqa: B018
+
+
+@pytest.mark.slow
+def test_a_data_set_of_the_hub_is_read_by_the_package(tmp_path):
+    """Here from a folder, which the package reads as it reads what it has downloaded."""
+    pytest.importorskip("datasets")
+    for part, rows in (("train", range(20)), ("test", range(20, 25))):
+        lines(f"{part}.csv", tmp_path, [[f"number {i}", "odd" if i % 2 else "even"] for i in rows])
+    source = Hub(datasets=(str(tmp_path),), tokenizer="words", length=3)
+    train, test = source.load("train"), source.load("test")
+    assert (train.class_names, train.labels[:4].tolist()) == (("even", "odd"), [0, 1, 0, 1])
+    assert (train.images[:, 0] == 2).all()  # the most frequent word
+    assert (len(test), test.labels.tolist()) == (5, [0, 1, 0, 1, 0])
+    with pytest.raises(InputError, match="has the columns text, label, none of body"):
+        Hub(datasets=(str(tmp_path),), text=("body",)).load("train")
+    with pytest.raises(InputError, match="Unknown split"):
+        Hub(datasets=(str(tmp_path),), test_split="dev").load("train")

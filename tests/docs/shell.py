@@ -57,7 +57,7 @@ def help_of_fedalign() -> str:
 def smaller(config: Config) -> list[str]:
     """Return settings that make a run take a second or two."""
     name = config.data.name
-    own, epochs = ":" in name or name == "folder", config.client.options.get("epochs", 0)
+    own, epochs = ":" in name or name in ("folder", "texts"), config.client.options.get("epochs", 0)
     return [
         *("rounds=2", "num_clients=4", "evaluation.examples=60", "simulation.backend=inline"),
         *([] if own else ["data.max_examples=300"]),

@@ -136,22 +136,31 @@ class Naive:
         for _ in range(told.epochs):
             order = stream.permutation(ROWS[i])
             batches += [order[at : at + BATCH] for at in range(0, len(order), BATCH)]
-        half = -(-len(batches) // 2)
+        T = len(batches)  # noqa: N806
+        shares = stream.beta(told.mixup, told.mixup, T) if told.mixup else np.ones(T)
+        rates = [1 - t / T if told.lr_within_round == "linear" else 1 for t in range(T)]
+        batches = list(zip(batches, shares.astype(np.float32).tolist(), rates, strict=True))
+        half = -(-T // 2)
         stretches = {"hold": [(self.mask(t), batches)], None: [(self.mask(t) | True, batches)]}
         stretches["half"] = [(self.mask(t), batches[:half]), (~self.mask(t), batches[half:])]
         self.sent = torch.where(self.shared, self.w, self.mine.get(i, self.w))
         w, steps, worth = self.sent.clone().requires_grad_(), torch.zeros_like(self.w), 0.0
         for mask, stretch in stretches[self.masks]:
             optimizer = self.optimizer(w)
-            for rows in stretch:
+            for rows, share, rate in stretch:
                 before = w.detach().clone()
-                w.grad = mask * self.gradient(w, i, torch.from_numpy(rows), mask)
+                batch = i, torch.from_numpy(rows), share
+                w.grad = mask * self.gradient(w, batch, mask)
+                optimizer.param_groups[0]["lr"] = told.lr * rate
                 if told.clip_norm:
                     w.grad *= min(1, told.clip_norm / w.grad.norm())
                 optimizer.step()
                 w.data = torch.where(mask, w.data, before)
-            steps, k, rho = steps + len(stretch) * mask, len(stretch), told.momentum
-            worth += (k - rho * (1 - rho**k) / (1 - rho)) / (1 - rho)
+            rates, rho = [rate for _, _, rate in stretch], told.momentum
+            steps = steps + sum(rates) * mask
+            worth += sum(
+                rate * rho ** (t - s) for t, rate in enumerate(rates) for s in range(t + 1)
+            )
         w, moved = w.detach(), None
         self.last[i] = self.mine[i] = w
         w = torch.where(self.shared, w, self.w)
@@ -167,18 +176,22 @@ class Naive:
         told = self.client
         if told.optimizer == "adam":
             return torch.optim.Adam([w], told.lr, weight_decay=told.weight_decay)
+        if told.optimizer == "adamw":
+            return torch.optim.AdamW([w], told.lr, weight_decay=told.weight_decay)
         return torch.optim.SGD([w], told.lr, told.momentum, weight_decay=told.weight_decay)
 
-    def gradient(self, w, i, rows, mask):
-        (gradient,) = torch.autograd.grad(self.loss(w, i, rows), w)
+    def gradient(self, w, batch, mask):
+        i = batch[0]
+        (gradient,) = torch.autograd.grad(self.loss(w, *batch), w)
         if isinstance(self.client, FedSAM):
             up = mask * gradient
             above = (w + self.client.rho * up / up.norm()).detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.loss(above, i, rows), above)
+            (gradient,) = torch.autograd.grad(self.loss(above, *batch), above)
         return gradient - self.state[i] + self.c if self.server == "scaffold" else gradient
 
-    def loss(self, w, i, rows):
+    def loss(self, w, i, rows, share):
         told, x, y = self.client, self.data.images[rows], self.data.labels[rows]
+        x = share * x + (1 - share) * x.roll(-1, 0)
         logits, z = mlp(w, x)
         if isinstance(told, FedLC | BalancedSoftmax):
             n = torch.bincount(self.data.labels[ROWS[i]], minlength=CLASSES).double()
@@ -186,7 +199,10 @@ class Naive:
             weight = torch.where(n > 0, weight, 0)
             own = (weight * logits.exp()).gather(1, y[:, None])[:, 0]
             return -(own / (weight * logits.exp()).sum(1)).log().mean()
-        loss, away = functional.cross_entropy(logits, y), self.shared * (w - self.w)
+        soft = functional.one_hot(y, CLASSES).double()
+        soft = share * soft + (1 - share) * soft.roll(-1, 0)
+        loss = functional.cross_entropy(logits, soft, label_smoothing=told.label_smoothing)
+        away = self.shared * (w - self.w)
         if isinstance(told, FedProx):
             loss = loss + told.mu / 2 * away.dot(away)
         if isinstance(told, FedDynClient):
@@ -221,6 +237,13 @@ CLIENTS = {
     "momentum": (Local(**HEAVY), "fedavg"),
     "clipped": (Local(**HEAVY, clip_norm=0.3), "fedavg"),
     "adam": (Local(**PLAIN | {"optimizer": "adam", "weight_decay": 0.01}), "fedavg"),
+    "adamw": (
+        Local(**PLAIN | {"optimizer": "adamw", "weight_decay": 0.5}, lr_within_round="linear"),
+        "fedavg",
+    ),
+    "fedsam mixed": (FedSAM(**HEAVY, rho=0.2, label_smoothing=0.2, mixup=0.5), "fedavg"),
+    "moon mixed": (MOON(**HEAVY, mu=2.0, label_smoothing=0.2, mixup=0.5), "fedavg"),
+    "scaffold falling": (ScaffoldClient(**PLAIN, lr_within_round="linear"), "scaffold"),
     "fedprox": (FedProx(**HEAVY, mu=0.5), "fedavg"),
     "fedsam": (FedSAM(**HEAVY, rho=0.2), "fedavg"),
     "fedlc": (FedLC(**HEAVY, tau=0.8), "fedavg"),
@@ -287,7 +310,7 @@ def test_a_whole_run_in_which_clients_keep_a_part_to_themselves(federate, name, 
 
 def check_states(seen, naive, name):
     """Check what clients keep for their algorithm."""
-    kept = naive.last if name == "moon" else naive.state
+    kept = naive.last if isinstance(CLIENTS[name][0], MOON) else naive.state
     for i in range(len(SIZES)):
         for key, value in seen.client_state(i).items():
             assert i in naive.last

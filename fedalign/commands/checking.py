@@ -126,7 +126,7 @@ def evaluate(
     """Evaluate a model on the test set and on the data of all clients, without training.
 
     A client is tested on the examples that it holds out (`evaluation.holdout`), or else on those
-    that it trains on.
+    that it trains on. With `evaluation.tasks.on`, the body is also judged by these tasks.
     """
     with guarded():
         from fedalign.report import evaluation

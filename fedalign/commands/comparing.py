@@ -98,8 +98,8 @@ def figure(
     kind: Annotated[
         str,
         typer.Argument(
-            help="curves, bytes, barriers, differences, lines, planes, clients, fusions, gain or "
-            "partition"
+            help="curves, bytes, barriers, differences, lines, planes, clients, fusions, gain, "
+            "tasks or partition"
         ),
     ],
     runs: Runs,
@@ -123,7 +123,7 @@ def figure(
     with 95 % intervals. lines: heat map of accuracy between two clients, round by round. planes:
     maps through two clients' models and their start. clients: accuracy of each client. fusions:
     ingredients and fusions, on clean and corrupted images. gain: of fusing, by the barrier between
-    clients. partition: which client has what.
+    clients. tasks: accuracy on seen and unseen tasks over rounds. partition: which client has what.
     """
     with guarded():
         from contextlib import nullcontext

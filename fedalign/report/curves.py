@@ -44,14 +44,34 @@ def _curves(found: Comparison, x: str) -> Figure:
 
 def _plot(ax: Axes, arm: Arm, metric: str, x: str, look: dict[str, Any], band: bool) -> None:
     table = pd.DataFrame({run.settings["seed"]: series(run, metric) for run in arm.runs})
-    table = table.dropna(how="all")
-    mean, spread = table.mean(axis=1), table.std(axis=1).fillna(0)
     if x == TRAFFIC:
         sent = pd.DataFrame({run.path: series(run, TRAFFIC).cumsum() / 1e6 for run in arm.runs})
-        at = sent.mean(axis=1).reindex(table.index)
+        plot_mean(ax, table, look, band, sent.mean(axis=1))
     else:
-        at = pd.Series(table.index, index=table.index)
+        plot_mean(ax, table, look, band)
+
+
+def plot_mean(
+    ax: Axes,
+    table: pd.DataFrame,
+    look: dict[str, Any],
+    band: bool,
+    x: pd.Series[float] | None = None,
+) -> None:
+    """Plot the mean over seeds, and a band of one standard deviation.
+
+    Args:
+        ax: the panel.
+        table: a row a round, a column a seed.
+        look: of the line.
+        band: whether to draw the band.
+        x: where the rounds lie; None: at their numbers.
+    """
+    table = table.dropna(how="all")
+    mean, spread = table.mean(axis=1), table.std(axis=1).fillna(0)
+    at = pd.Series(table.index, index=table.index) if x is None else x.reindex(table.index)
+    if x is None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.plot(at, mean, **look, markevery=1 + len(mean) // MAX_MARKERS)
-    if band and len(arm.runs) > 1:
+    if band and len(table.columns) > 1:
         ax.fill_between(at, mean - spread, mean + spread, color=look["color"], alpha=0.13, lw=0)

@@ -18,6 +18,7 @@ from fedalign.report.reading import Run
 from fedalign.report.soup_figures import gain, ingredients_and_fusions
 from fedalign.report.spread import between_clients, over_clients
 from fedalign.report.tables import Row
+from fedalign.report.tasks import over_tasks
 from fedalign.settings.config import read
 
 ANY = "seconds"  # a metric that every run has, where a figure shows none
@@ -61,6 +62,7 @@ KINDS = {
     "clients": Kind(over_clients, "accuracy of each client"),
     "fusions": Kind(ingredients_and_fusions, "accuracy of ingredients against fusions"),
     "gain": Kind(gain, "what fusing gains, by the barrier", "client_accuracy_barrier"),
+    "tasks": Kind(over_tasks, "seen and unseen tasks over rounds"),
     "partition": Kind(_partition, "which client has what"),
 }
 

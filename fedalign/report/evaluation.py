@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,18 @@ import pandas as pd
 
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
+from fedalign.federation.untrained import check_trained
 from fedalign.files import reporting
 from fedalign.landscape.connect import config_of
 from fedalign.landscape.files import read
+from fedalign.network.device import torch_threads
 from fedalign.report.summary import described
 from fedalign.server.client_metrics import spread
 from fedalign.settings.config import Config
 from fedalign.settings.config import read as read_config
 from fedalign.settings.sources import parse_overrides
 from fedalign.training.evaluation import Evaluated, everywhere
+from fedalign.transfer.judge import Judge, TaskScore
 
 
 def how(place: Path, words: list[str], config: str | None) -> tuple[Path, Config]:
@@ -47,8 +51,29 @@ def how(place: Path, words: list[str], config: str | None) -> tuple[Path, Config
 def evaluate(file: Path, config: Config) -> tuple[str, pd.DataFrame]:
     """Return what `fedalign evaluate` prints of a model, and the table of its clients."""
     federation = Federation(config)
-    found = everywhere(federation, federation.network.upload(read(file, federation.network)))
-    return describe(found, file, federation), pd.DataFrame(found.clients)
+    model = read(file, federation.network)
+    check_trained(federation, model, file)
+    judge = Judge(federation) if config.evaluation.tasks.on else None
+    model = federation.network.upload(model)
+    found = everywhere(federation, model)
+    told = describe(found, file, federation)
+    if judge is not None:
+        with torch_threads(1):
+            told += "\n" + told_tasks(judge.scores(model))
+    return told, pd.DataFrame(found.clients)
+
+
+def told_tasks(scores: Sequence[TaskScore]) -> str:
+    """Return a line on each of `evaluation.tasks`, and one on what they are."""
+    by_task: dict[str, list[TaskScore]] = {}
+    for score in scores:
+        by_task.setdefault(score.task, []).append(score)
+    lines = [f"{'tasks':<11}accuracy of the body on the test part of each"]
+    for task, own in by_task.items():
+        each = ", ".join(f"{score.way} {score.accuracy:.4f}" for score in own)
+        kind = "seen" if own[0].seen else "unseen"
+        lines.append(f"  {task}: {each} ({kind}; {own[0].examples:,} training examples)")
+    return "\n".join(lines)
 
 
 def describe(found: Evaluated, file: Path, federation: Federation) -> str:

@@ -29,7 +29,7 @@ def figure(
 
     Args:
         kind: `curves`, `bytes`, `barriers`, `differences`, `lines`, `planes`, `clients`,
-            `fusions`, `gain` or `partition`.
+            `fusions`, `gain`, `tasks` or `partition`.
         runs: finished runs.
         by: settings that make the arms, such as `strategy` or `partition.alpha`; none: those in
             which runs differ.

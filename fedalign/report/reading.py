@@ -17,7 +17,7 @@ from fedalign.runs.client_settings import FILE as CLIENT_SETTINGS
 from fedalign.runs.paths import FINISHED, MEMBERS, DamagedManifestError, read_manifest
 from fedalign.runs.tables import BARRIERS, CLIENTS, LANDSCAPE, PLANES, SAMPLED
 from fedalign.server import corrupted, fusing, tasks
-from fedalign.settings.digest import counted
+from fedalign.settings.digest import compared
 from fedalign.settings.layers import flatten
 from fedalign.settings.yaml12 import parse
 
@@ -61,8 +61,8 @@ class Run:
 
     @cached_property
     def counted(self) -> dict[str, Any]:
-        """The settings on which results depend, under dotted keys; those of the run's hash."""
-        return flatten(counted(self.tree))
+        """The settings on which results depend, under dotted keys, see `compared`."""
+        return flatten(compared(self.tree))
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -151,8 +151,8 @@ class Run:
         """Return a figure of the run as far as it is; see `fedalign.figure`.
 
         Args:
-            kind: `curves`, `bytes`, `barriers`, `lines`, `planes`, `clients`, `fusions`, `gain` or
-                `partition`.
+            kind: `curves`, `bytes`, `barriers`, `lines`, `planes`, `clients`, `fusions`, `gain`,
+                `tasks` or `partition`.
             metric: of curves over rounds or bytes, a column of `metrics.csv`.
 
         Raises:

@@ -13,6 +13,7 @@ from fedalign.server.strategies import strategy_of
 from fedalign.settings.config import Config
 from fedalign.settings.per_client import told, varied
 from fedalign.settings.registry import Part
+from fedalign.transfer.tasks import tasks_of
 
 
 def summary(config: Config) -> str:
@@ -39,6 +40,7 @@ def summary(config: Config) -> str:
             *_per_client(config),
             f"  strategy   {described(config.strategy)}",
             *(_evaluation(federation) if federation.reference else ()),
+            *_tasks(federation),
             f"  results    {folder_of(config)}",
         ]
     )
@@ -104,6 +106,17 @@ def _evaluation(federation: Federation) -> list[str]:
     shown = ("client_every", "holdout", "finetune_epochs")
     values = ", ".join(f"{key} {getattr(settings, key):g}" for key in shown)
     return [f"  evaluation {drawn} of {testers} clients test on their own examples ({values})"]
+
+
+def _tasks(federation: Federation) -> list[str]:
+    """Return a line on each evaluation task."""
+    found = tasks_of(federation) if federation.config.evaluation.tasks.on else []
+    return [
+        f"  {'' if number else 'tasks':<11}{task.name} ({'seen' if task.seen else 'unseen'}): "
+        f"{len(task.train):,} training examples, {len(task.test):,} test examples, "
+        f"{task.spec.classes} classes"
+        for number, task in enumerate(found)
+    ]
 
 
 def described(part: Part) -> str:

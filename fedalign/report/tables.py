@@ -68,6 +68,7 @@ class Column:
 # The authors of arXiv 2402.01342 report the mean over the last five rounds.
 COLUMNS = {
     "accuracy": Column("test accuracy, last 5 rounds", "test_accuracy", 5),
+    "own_accuracy": Column("accuracy on clients' own data, last 5 rounds", "client_accuracy", 5),
     "last_client_accuracy_barrier": Column(
         "client accuracy barrier, last 5", "client_accuracy_barrier", 5
     ),
@@ -112,6 +113,11 @@ COLUMNS = {
         "accuracy fusion gap after matching", "matched_fusion_gap_accuracy"
     ),
     "mix_gap": Column("gap of random mixes", "mix_gap"),
+    **{
+        f"{way}_{kind}": Column(f"{word}, {kind} tasks, last round", f"{way}_{kind}", 1)
+        for way, word in (("probe", "probing"), ("finetune", "fine-tuning"))
+        for kind in ("seen", "unseen")
+    },
     "corrupted_accuracy": Column("corrupted accuracy, last 5 rounds", "corrupted_accuracy", 5),
     "mean_ingredient_accuracy": Column(
         "ingredients' mean accuracy, last 5", "mean_ingredient_accuracy", 5, usual=False

@@ -18,7 +18,7 @@ from fedalign.errors import FedalignError, InputError, shortened
 from fedalign.runs.launch import APP
 from fedalign.runs.nodes import Ground, ground_of
 from fedalign.runs.processes import Command, Process, text_of
-from fedalign.runs.room import Room, room_for
+from fedalign.runs.room import Room, check, places, room_for
 from fedalign.runs.sources import tops_of
 from fedalign.settings.config import Config
 from fedalign.simulation.ray_cluster import ray_for
@@ -130,13 +130,12 @@ class Cluster:
         Raises:
             FedalignError: the nodes that had room have died.
         """
-        try:
-            room_for([config], [node["Resources"] for node in _alive()], None)
-        except InputError as error:
-            raise FedalignError(str(error)) from None
-        threads = _placed(config, self._room.threads).evaluation.threads
+        room = self._room
+        if not any(places(node["Resources"], room.cpus, room.gpus) for node in _alive()):
+            raise FedalignError("all nodes of the Ray cluster with room for a run have died")
+        threads = _placed(config, room.threads).evaluation.threads
         job = self._job.remote(threads, self._asked, self._ground)
-        return RemoteWorker(job, self._room.threads)
+        return RemoteWorker(job, room.threads)
 
 
 @contextmanager
@@ -157,6 +156,8 @@ def cluster(address: str, configs: Sequence[Config], jobs: int | None) -> Iterat
     outs = [Path(asked.folder) / Path(config.out).expanduser() for config in configs]
     tops = frozenset().union(*map(tops_of, configs))
     options = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    for config in configs:
+        check(config)
     with (
         ground_of(asked.folder, outs, tops) as ground,
         patch(RAYS_OWN, lambda *_: None, create=True),
@@ -195,7 +196,9 @@ def _told(call: Any) -> str | None:
         told: str | None = ray.get(call)
     except ray.exceptions.RayError as error:
         lacks = "No module named" in str(error)
-        return f"cannot run fedalign: {_cause(error)}" + ("; install it there" if lacks else "")
+        return f"cannot run fedalign: {_cause(error)}" + (
+            "; install this version of it there" if lacks else ""
+        )
     return told
 
 

@@ -122,7 +122,7 @@ class RunFolder(Callback):
             self._append("barriers.csv", [[number, *barriers_row(curve)]])
             self._append("landscape.csv", [[number, *row] for row in landscape_rows(curve)])
         for name, found in outcome.tables.items():
-            self._append(name, [self._row(name, {**own, "round": number}) for own in found])
+            self._append(name, [self._row(name, {"round": number, **own}) for own in found])
         for plane in outcome.maps:
             self._append("planes.csv", [[number, *row] for row in rows_of(plane)])
         metrics_row = self._row("metrics.csv", {**outcome.metrics, "round": number})

@@ -31,6 +31,12 @@ class Room:
     nodes: list[int]
 
 
+def places(node: Mapping[str, float], cpus: int, gpus: float) -> int:
+    """Return for how many runs that take so much a node has room."""
+    found = int(node.get("CPU", 0) // cpus)
+    return min(found, int(node.get("GPU", 0) / gpus + 1e-6)) if gpus else found
+
+
 def room_for(
     configs: Sequence[Config], nodes: Sequence[Mapping[str, float]], jobs: int | None
 ) -> Room:
@@ -43,25 +49,23 @@ def room_for(
             room for if a run takes `THREADS` CPUs, and a GPU if it may compute on one.
 
     Raises:
-        InputError: no node has room for a run, or a run would start workers of its own.
+        InputError: no node has room for a run.
     """
-    for config in configs:
-        _refuse(config)
     every = [node.get("CPU", 0.0) for node in nodes]
     gpus = _gpus(configs, sum(node.get("GPU", 0.0) for node in nodes), jobs)
     threads = _threads(every, jobs)
     cpus = max(_cpus(config, threads) for config in configs)
-    places = [_places(node, cpus, gpus) for node in nodes]
-    if not sum(places):
+    counts = [places(node, cpus, gpus) for node in nodes]
+    if not sum(counts):
         has = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes)
         takes = f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
         raise InputError(f"--address: a run takes {takes}, and no node has as many ({has})")
-    most = min(sum(places), len(configs))
-    room = [place for place, count in enumerate(places) if count]
-    return Room(min(jobs or most, most), threads, cpus, gpus, room)
+    most = min(sum(counts), len(configs))
+    having = [place for place, count in enumerate(counts) if count]
+    return Room(min(jobs or most, most), threads, cpus, gpus, having)
 
 
-def _refuse(config: Config) -> None:
+def check(config: Config) -> None:
     """Raise `InputError` for settings that name workers or GPUs of a run's own."""
     simulation = config.simulation
     if simulation.backend in ("ray", "flower") or simulation.address:
@@ -100,8 +104,3 @@ def _gpus(configs: Sequence[Config], there: float, jobs: int | None) -> float:
     if "cuda" not in wants and not (there and "auto" in wants):
         return 0.0
     return 1 / ceil(jobs / there) if jobs and there else 1.0
-
-
-def _places(node: Mapping[str, float], cpus: int, gpus: float) -> int:
-    places = int(node.get("CPU", 0) // cpus)
-    return min(places, int(node.get("GPU", 0) / gpus + 1e-6)) if gpus else places

@@ -87,6 +87,13 @@ COMMON = {
     "client": {"round_examples": Option(ROUND_EXAMPLES, None), "private": Option(PRIVATE, "")},
 }
 
+TASKS = "evaluation.tasks.on."  # data sets by names of the user's own
+
+
+def common_at(place: str) -> dict[str, Option]:
+    """Return the options that all parts at a place of a configuration have."""
+    return COMMON.get("data" if place.startswith(TASKS) else place, {})
+
 
 def private_of(client: Part) -> str:
     """Return the patterns of the tensors that clients keep to themselves; "" if there are none."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
-Corruption = Literal[
+ALL = (
     "gaussian_noise",
     "shot_noise",
     "impulse_noise",
@@ -17,25 +17,27 @@ Corruption = Literal[
     "pixelate",
     "jpeg_compression",
     "rotation",
-]
-ALL: tuple[str, ...] = get_args(Corruption)
+)
+MOST_SEVERE = 5
 
 
-def _listed(given: Any) -> Any:
+def _names(given: Any) -> list[str]:
     """Return names as a list in the order of `ALL`, so that one choice has one spelling."""
     if given in ("none", "all"):
         return list(ALL) if given == "all" else []
     names = given if isinstance(given, list | tuple) else [given]
-    return sorted(dict.fromkeys(names), key=lambda name: ALL.index(name) if name in ALL else -1)
+    if not all(name in ALL for name in names):
+        raise ValueError(f"give none, all, or some of {', '.join(ALL)}")
+    return sorted(set(names), key=ALL.index)
 
 
-def _ascending(given: Any) -> Any:
-    """Return numbers as a list without repetitions."""
+def _severities(given: Any) -> list[int]:
+    """Return numbers as a list, ascending and each of them once."""
     numbers = given if isinstance(given, list | tuple) else [given]
-    return sorted(dict.fromkeys(numbers)) if all(type(n) is int for n in numbers) else numbers
+    if not numbers or not all(type(n) is int and 1 <= n <= MOST_SEVERE for n in numbers):
+        raise ValueError(f"give a whole number from 1 to {MOST_SEVERE}, or several")
+    return sorted(set(numbers))
 
 
-Corruptions = Annotated[list[Corruption], BeforeValidator(_listed)]
-Severities = Annotated[
-    list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1), BeforeValidator(_ascending)
-]
+Corruptions = Annotated[list[str], BeforeValidator(_names)]
+Severities = Annotated[list[int], BeforeValidator(_severities)]

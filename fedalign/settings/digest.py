@@ -55,6 +55,18 @@ def counted(tree: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"evaluation": evaluation}
 
 
+def compared(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the counted settings with the younger ones at their usual values, in runs of any age.
+
+    Otherwise a run that has one of them would not differ in it from a run that has none.
+    """
+    found = LATER | counted(tree)
+    for place, usual in LATER_WITHIN.items():
+        if isinstance(found.get(place), dict):
+            found[place] = usual | found[place]
+    return found
+
+
 def digest(tree: Mapping[str, Any]) -> str:
     """Return 8 hex digits that name the counted settings of a whole configuration."""
     text = json.dumps(counted(tree), sort_keys=True)

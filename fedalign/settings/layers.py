@@ -50,7 +50,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def holds(layer: Mapping[str, Any], place: str) -> bool:
     """Return whether what stands at a dotted place comes from this layer of settings."""
     keys = {*layer, *map(current_key, layer)}
-    tables = [key for key, value in layer.items() if isinstance(value, Mapping)]
+    tables = [key for key, value in layer.items() if isinstance(value, Mapping | list)]
     return (
         any(f"{key}.".startswith(f"{place}.") for key in keys)
         or any(f"{place}.".startswith(f"{key}.") for key in tables)

@@ -33,7 +33,7 @@ from fedalign.errors import (
 from fedalign.settings.booleans import NUMBER_MEANT, read_as_number
 from fedalign.settings.builtin import BUILTIN, PLACES, SINGULAR
 from fedalign.settings.client_contracts import ClientTraits
-from fedalign.settings.common import COMMON
+from fedalign.settings.common import common_at
 from fedalign.settings.conformance import CONTRACTS, faults
 from fedalign.settings.contracts import StrategyTraits
 from fedalign.settings.foreign import translated
@@ -121,7 +121,7 @@ def load(kind: str, name: str) -> Callable[..., Any]:
 
 def options(kind: str, name: str, place: str = "") -> dict[str, Option]:
     """Return the options of a part, in the order of its signature; first those of its place."""
-    return COMMON.get(place, {}) | _options(kind, name, load(kind, name))
+    return common_at(place) | _options(kind, name, load(kind, name))
 
 
 @overload

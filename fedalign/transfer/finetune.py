@@ -10,7 +10,9 @@ from fedalign.data import Spec
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.masks.plan import MaskPlan
-from fedalign.network.layout import Entry, Layout
+from fedalign.network.constants import constants
+from fedalign.network.layout import Entry
+from fedalign.network.network import Network
 from fedalign.rng import rng
 from fedalign.seeding import seeded
 from fedalign.settings.tasks import PLACE, tuned
@@ -40,14 +42,13 @@ class Tuner:
         client = tuned(config.evaluation.tasks, config.client)
         config = config.model_copy(update={"client": client, "per_client": None})
         self._own = Federation(config, known=spec)
-        self.network, self._seed, self._head = self._own.network, config.seed, head
-        self._body = _body(federation.network.layout, self.network.layout, head, spec.classes)
+        self.network, self._seed = self._own.network, config.seed
+        self._body = _body(federation.network, self.network, head, spec.classes)
 
     def start(self, model: Tensor, task: str) -> Tensor:
         """Return the body of one of the run's models `(F,)` with the new head of a task."""
-        fresh = self.network.layout.flatten(self._own.module("task", task, filled=False)).to(
-            model.device
-        )
+        module = self._own.module("task", task, filled=False)
+        fresh = self.network.layout.flatten(module).to(model.device)
         for theirs, ours in self._body:
             ours.view(fresh).copy_(theirs.view(model))
         return fresh
@@ -65,19 +66,31 @@ class Tuner:
         return stack.block[0]
 
 
-def _body(run: Layout, own: Layout, head: str, classes: int) -> list[tuple[Entry, Entry]]:
-    """Return the tensors of the body, in a model of the run and in one with other classes."""
-    inside = f"{head}.".lstrip(".")
-    place = f"{PLACE}: a model of {classes} classes"
-    for tied in (name for pair in own.aliases for name in pair):
+def _body(run: Network, own: Network, head: str, classes: int) -> list[tuple[Entry, Entry]]:
+    """Return the tensors of the body in a model of the run, and in one with other classes.
+
+    What of it never trains is copied here and now.
+    """
+    inside, place = f"{head}.".lstrip("."), f"{PLACE}: a model of {classes} classes"
+    for tied in (name for pair in own.layout.aliases for name in pair):
         if tied.startswith(inside):
             raise InputError(f"{place}: its head {head!r} shares {tied!r} with the body")
-    known, found = {entry.name: entry for entry in run.entries}, []
-    for entry in own.entries:
-        if not entry.name.startswith(inside):
-            theirs = known.get(entry.name)
-            if theirs is None or theirs.shape != entry.shape:
-                has = theirs and theirs.shape
-                raise InputError(f"{place}: {entry.name!r} is {entry.shape}, and the run's {has}")
-            found.append((theirs, entry))
-    return found
+    if not any(entry.name.startswith(inside) for entry in own.layout.parameters):
+        raise InputError(f"{place}: its head {head!r} never trains; give ways: [probe]")
+    theirs, ours = _shapes(run), _shapes(own)
+    for name, shape in ours.items():
+        if not name.startswith(inside) and theirs.get(name) != shape:
+            raise InputError(f"{place}: {name!r} is {shape}, and the run's {theirs.get(name)}")
+    fixed = constants(run.module)
+    for name, tensor in constants(own.module).items():
+        if not name.startswith(inside):
+            tensor.copy_(fixed[name])
+    known = {entry.name: entry for entry in run.layout.entries}
+    body = [entry for entry in own.layout.entries if not entry.name.startswith(inside)]
+    return [(known[entry.name], entry) for entry in body]
+
+
+def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
+    """Return the shape of all that a network has, trained or not, by name."""
+    fixed = {name: tuple(tensor.shape) for name, tensor in constants(network.module).items()}
+    return fixed | {entry.name: entry.shape for entry in network.layout.entries}

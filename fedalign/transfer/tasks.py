@@ -82,8 +82,8 @@ def _is_own(federation: Federation, name: str, part: Part | None) -> bool:
     source, data = federation.source, federation.config.data
     if part is None:
         return isinstance(source, HasTasks) and name in source.tasks
-    options = [{k: v for k, v in own.options.items() if k not in TOLD_BY} for own in (part, data)]
-    return part.name == data.name and options[0] == options[1]
+    both = [{k: v for k, v in own.options.items() if k not in TOLD_BY} for own in (part, data)]
+    return part.name == data.name and both[0] == both[1]
 
 
 def _task(federation: Federation, name: str, part: Part | None, seen: bool) -> Task:
@@ -92,7 +92,10 @@ def _task(federation: Federation, name: str, part: Part | None, seen: bool) -> T
     if isinstance(source, HasParts) and not source.has("test"):
         raise InputError(f"{place}: has no test part")
     classes = None if part is None else part.options.get("classes")
-    train, test = (loaded(source, of, name, classes) for of in ("train", "test"))
+    try:
+        train, test = (loaded(source, of, name, classes) for of in ("train", "test"))
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
     if found := _difference(train.spec, run) or _difference(test.spec, run):
         raise InputError(f"{place}: {found}; a body takes examples of one form")
     if len(train) < LEAST:

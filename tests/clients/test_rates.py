@@ -45,7 +45,7 @@ ONE = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 1}
 def test_normalized_steps_follow_the_rates(quadratics, client, options, model, steps):
     """Also within their bounds, which the server checks."""
     told = client(**ONE | options, lr_within_round="linear")
-    bounds = {"bounds": told.metric_bounds}
+    bounds = {"bounds": lambda _, examples: told.metric_bounds(examples)}
     seen = quadratics(lambda _: FedAvg(**FLOWER_SAMPLING), told, [(1, 4)], copies=(2,), **bounds)
     assert seen.models[0] == pytest.approx(model)
     assert seen.metrics[0]["normalized_steps"] == pytest.approx(steps)

@@ -7,8 +7,8 @@ from torch import nn
 
 from fedalign.data.digits import Digits
 from fedalign.errors import InputError
-from fedalign.federation.federation import Federation
-from fedalign.federation.start import Start, adopt, federation_of
+from fedalign.federation.federation import Federation, adopt, federation_of
+from fedalign.federation.start import Start
 from fedalign.settings.config import read
 
 SETTINGS = {"data.max_examples": 100, "partition": "iid", "num_clients": 4}

@@ -9,7 +9,7 @@ import ray
 
 from fedalign.errors import InputError
 from fedalign.runs import nodes
-from fedalign.runs.cluster import RemoteWorker
+from fedalign.runs.cluster import RemoteWorker, cluster
 from fedalign.runs.nodes import ground_of
 from fedalign.runs.room import room_for
 from fedalign.settings.config import read
@@ -56,6 +56,16 @@ def test_no_more_jobs_than_runs():
     [
         ({"evaluation__threads": 9}, r"a run takes 9 CPUs, .*\(8 CPUs, 0 GPUs; 0 CPUs, 0 GPUs\)"),
         ({"device": "cuda"}, "a run takes 2 CPUs and 1 GPUs"),
+    ],
+)
+def test_runs_that_no_node_has_room_for_are_refused(settings, words):
+    with pytest.raises(InputError, match=words):
+        room_for(runs(1, **settings), [node(8), node(0)], None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
         ({"device": "cuda:1"}, "device: 'cuda:1' is not allowed with --address"),
         ({"simulation__backend": "ray"}, "simulation.backend: 'ray' spreads the clients"),
         ({"simulation__backend": "flower"}, "simulation.backend: 'flower' spreads"),
@@ -63,9 +73,9 @@ def test_no_more_jobs_than_runs():
         ({"simulation__client_gpus": 0.5}, "simulation.client_gpus: 0.5 is not allowed"),
     ],
 )
-def test_runs_that_no_node_can_make_are_refused(settings, words):
-    with pytest.raises(InputError, match=words):
-        room_for(runs(1, **settings), [node(8), node(0)], None)
+def test_runs_that_would_leave_their_job_are_refused_before_ray_is_asked(settings, words):
+    with pytest.raises(InputError, match=words), cluster("127.0.0.1:9", runs(**settings), None):
+        pass
 
 
 def test_a_node_needs_the_folders_and_the_code(tmp_path, monkeypatch):

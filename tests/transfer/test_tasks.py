@@ -6,9 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fedalign.api import load
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.network.device import torch_threads
+from fedalign.report.tables import groups
+from fedalign.report.tasks import lines
 from fedalign.runs.tables import COSTS
 from fedalign.server.round import Round
 from fedalign.server.tasks import FILE, Judging
@@ -16,6 +19,7 @@ from fedalign.settings.config import Config
 from fedalign.settings.layers import validate
 from fedalign.transfer.judge import Judge, columns
 from fedalign.transfer.tasks import tasks_of
+from tests.runs.test_checkpoint import interrupt  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.xdist_group("probe")  # PyTorch's first optimiser takes a second
 
@@ -51,6 +55,9 @@ def test_which_tasks_are_seen():
     low = federation(LOW, on=["low", "high"])
     assert [(t.name, t.seen) for t in tasks_of(low)] == [("low", True), ("high", False)]
     assert {t.seen for t in tasks_of(federation(on=BOTH, unseen=[]))} == {True}
+    some, on = {"name": "digits", "classes": "0-6"}, {"name": "digits", "classes": [7, 8, 9]}
+    pretrained = tasks_of(federation(some, on={"others": on, "same": some}))
+    assert [(t.seen, t.spec.classes) for t in pretrained] == [(False, 3), (True, 7)]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +152,9 @@ def test_every_body_gets_the_same_new_head():
           "on": {"own": "shakespeare-excerpt"}, "ways": ["probe"]}, None),
         ({"model": ({"name": f"{__name__}:Convolution"},)}, "has no linear layer, whose inputs"),
         ({"model": ({"name": f"{__name__}:Scaled"},)}, "last linear layer 'fc' .* has 12 outputs"),
+        ({"model": ({"name": f"{__name__}:Early", "frozen": "head.*"},)}, "'head' never trains"),
+        ({"model": ({"name": f"{__name__}:Early", "wide": True},)},
+         r"of 2 classes: 'body.weight' is \(2, 64\), and the run's \(10, 64\)"),
     ],
 )  # fmt: skip
 def test_models_whose_features_are_not_known_are_refused(settings, says):
@@ -178,6 +188,28 @@ class Scaled(nn.Module):
         return self.fc(x.flatten(1))
 
 
+class Early(nn.Module):
+    """A network whose head is drawn before its body, and used after it."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int, wide: bool = False):
+        super().__init__()
+        width = classes if wide else 8
+        head = nn.Linear(width, classes)
+        self.body, self.head = nn.Linear(shape[1] * shape[2], width), head
+
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1)).relu())
+
+
+def test_what_never_trains_is_that_of_the_run_for_any_number_of_classes():
+    of = federation(model=({"name": f"{__name__}:Early", "frozen": "body.*"},), on=BOTH)
+    judge, fixed = Judge(of), of.network.module.body.weight
+    for task in judge.tasks:
+        network = judge._tuners[task.spec].network
+        assert torch.equal(network.module.body.weight, fixed)
+        assert [entry.name for entry in network.layout.entries] == ["head.weight", "head.bias"]
+
+
 def test_the_callback_measures_the_start_the_last_round_and_what_is_due():
     of = federation(on=BOTH, ways=["probe"], every=2, l2=0.1)
     settings, start = of.config.evaluation, of.network.initial
@@ -198,6 +230,23 @@ ON = {
 }
 
 
+def test_a_run_is_read_and_drawn_with_its_start(run):
+    brief = {"rounds": 2, "num_clients": 2, "evaluation__alphas": 0, "evaluation__tasks.l2": 0.1}
+    found = load(run(**ON, **brief))
+    assert found.tasks.groupby("round").size().to_dict() == {0: 4, 1: 4, 2: 4}
+    seen = found.tasks[(found.tasks["way"] == "finetune") & (found.tasks["seen"] == 1)]
+    assert seen["accuracy"].tolist()[1:] == found.metrics["finetune_seen"].tolist()
+    titles = [ax.get_title() for ax in found.figure("tasks").axes]
+    assert titles == [
+        *("seen tasks, probing", "unseen tasks, probing"),
+        *("seen tasks, fine-tuning", "unseen tasks, fine-tuning"),
+    ]
+    points = found.figure("tasks").axes[2].lines[0].get_xydata().tolist()
+    assert points == [list(pair) for pair in zip([0, 1, 2], seen["accuracy"], strict=True)]
+    line = next(own for own in lines(groups([found])) if own.seen and own.way == "fine-tuning")
+    assert (*line.start, *line.last) == (points[0][1], points[2][1])
+
+
 @pytest.mark.slow
 def test_nothing_of_it_changes_training_and_overlap_changes_nothing(run):
     plain = run()
@@ -207,5 +256,13 @@ def test_nothing_of_it_changes_training_and_overlap_changes_nothing(run):
     assert (found[0] / "tasks.csv").read_bytes() == (found[1] / "tasks.csv").read_bytes()
     without = pd.read_csv(plain / "metrics.csv").drop(columns=list(COSTS))
     pd.testing.assert_frame_equal(tables[0][without.columns], without)
-    rows = pd.read_csv(found[0] / "tasks.csv")
-    assert rows["round"].value_counts().to_dict() == dict.fromkeys(range(4), 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_run_that_goes_on_ends_with_the_same_tables(run, interrupt, number):  # noqa: F811
+    straight = run(**ON, name="straight")
+    stopped = {"name": "stopped", "checkpoint_every": 1}
+    interrupt(number, **ON, **stopped)
+    resumed = run(**ON, **stopped)
+    assert (straight / "tasks.csv").read_bytes() == (resumed / "tasks.csv").read_bytes()

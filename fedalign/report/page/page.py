@@ -45,6 +45,7 @@ SECTIONS = {  # by id, as the contents name them; one that has nothing to show i
     "curves": "Curves",
     "arms": "Arms and runs",
     "fusions": "Ingredients and fusions",
+    "tasks": "Evaluation tasks",
     "lines": "Lines between models",
     "planes": "Planes",
     "partition": "Data",
@@ -124,8 +125,8 @@ def render(runs: Sequence[Run], notes: Sequence[str] = ()) -> str:
     rows = _rows(runs, comparison)
     folders = [Folder(run) for row in rows for run in row.runs]
     data = collect(rows, folders)
-    fusions = tables.of_fusions(rows)
-    has = _measured(data) | {"fusions": bool(fusions.lines)}
+    fusions, tasks = tables.of_fusions(rows), tables.of_tasks(rows)
+    has = _measured(data) | {"fusions": bool(fusions.lines), "tasks": bool(tasks.lines)}
     arms = [row.arm for row in rows for _ in row.runs]
     settings = [_settings(arm, folder) for arm, folder in zip(arms, folders, strict=True)]
     notes = [
@@ -145,6 +146,7 @@ def render(runs: Sequence[Run], notes: Sequence[str] = ()) -> str:
             arms=tables.of_arms(rows, comparison),
             runs=tables.of_runs(rows),
             fusions=fusions,
+            tasks=tasks,
             cost=tables.of_cost(rows),
             settings=settings,
             has=has,

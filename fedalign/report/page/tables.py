@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedalign.report import soups
+from fedalign.report import soups, tasks
 from fedalign.report.comparison import Comparison
 from fedalign.report.reading import Run
 from fedalign.report.statistics import UNKNOWN, Difference, mean_std
@@ -103,6 +103,20 @@ def of_fusions(rows: Sequence[Row]) -> Table:
     ]
     headings = ["model", "arm", *shown.values(), f"test accuracy minus {base}"]
     return Table(soups.EXPLAINED, headings, lines)
+
+
+def of_tasks(rows: Sequence[Row]) -> Table:
+    """Return accuracies on evaluation tasks, a line each and arm; no lines without any."""
+    found = [
+        [
+            Cell(own.task, own.task),
+            *(Cell(word, word) for word in (own.arm, "seen" if own.seen else "unseen", own.way)),
+            *(_mean(list(values)) for values in (own.start, own.last)),
+        ]
+        for own in tasks.lines(rows)
+    ]
+    headings = ["task", "arm", "clients have", "way", "at the start", "last round"]
+    return Table(tasks.EXPLAINED, headings, found)
 
 
 def of_cost(rows: Sequence[Row]) -> Table:

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clients.local import Local, Training
+from clients.local import OWN_STEPS, Local, Training
 from fedalign.network.losses import Loss, losses_of
 
 
@@ -19,6 +19,7 @@ class Calibrated(Local):
     """Cross-entropy of logits shifted by class; classes that a client lacks are left out."""
 
     smooths = True
+    stacked_options = OWN_STEPS
 
     def shift(self, counts: Tensor) -> Tensor:
         """Return what to add to the logits, `(K, C)`; `counts` `(K, C)` are examples per class."""
@@ -49,6 +50,8 @@ class Calibrated(Local):
 class FedLC(Calibrated):
     """Logits calibrated by -tau n_c^(-1/4) (FedLC, Zhang et al. 2022, ICML, eq. 7)."""
 
+    stacked_options = OWN_STEPS
+
     tau: Annotated[float, Field(ge=0, description="strength of the calibration; 0: none")] = 1.0
 
     def shift(self, counts: Tensor) -> Tensor:
@@ -59,6 +62,8 @@ class FedLC(Calibrated):
 @dataclass(frozen=True)
 class BalancedSoftmax(Calibrated):
     """Logits plus log n_c (balanced softmax, Ren et al. 2020, NeurIPS, eq. 4)."""
+
+    stacked_options = OWN_STEPS
 
     def shift(self, counts: Tensor) -> Tensor:
         """Return log n_c."""

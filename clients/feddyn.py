@@ -22,6 +22,7 @@ class FedDyn(Local):
     point where its training has converged. The strategy `feddyn` must have the same alpha.
     """
 
+    stacked_options = Local.stacked_options
     other_half = "feddyn"
     stateful = True
 

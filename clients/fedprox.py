@@ -15,6 +15,8 @@ from clients.local import Local, Training
 class FedProx(Local):
     """Local loss plus mu/2 ||w - w_t||^2 (FedProx, Li et al. 2020, MLSys, eq. 2)."""
 
+    stacked_options = Local.stacked_options
+
     mu: Annotated[
         float, Field(ge=0, description="weight of the proximal term; 0: as in FedAvg")
     ] = 0.01

@@ -21,6 +21,8 @@ class FedSAM(Local):
     statistics come from the first of the two passes.
     """
 
+    stacked_options = Local.stacked_options
+
     rho: Annotated[
         float, Field(gt=0, description="length of the step to the worst point nearby")
     ] = 0.05

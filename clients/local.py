@@ -24,6 +24,10 @@ from fedalign.network.losses import Loss
 __all__ = ["Local", "Training"]
 
 
+OWN_STEPS = ("epochs", "lr", "lr_schedule", "lr_decay", "lr_within_round", "warmup", "weight_decay")
+"""Options in which clients of one stack may differ, whatever their loss is."""
+
+
 def _several(given: object) -> object:
     """Return a list of what is given; a single name needs no list."""
     return [given] if isinstance(given, str) else given
@@ -43,7 +47,8 @@ class Local:
     would move weights that are now fixed.
 
     Other algorithms are subclasses that override some of `begin`, `loss`, `gradients`, `correct`,
-    `pull` and `finish`, such as this one with an option of its own:
+    `pull` and `finish`, such as this one with an option of its own. One that reads none of
+    `Local.stacked_options` from `self` can say so, so that clients that differ in them are stacked:
 
         @dataclass(frozen=True)
         class Lasso(Local):
@@ -62,7 +67,7 @@ class Local:
     ] = 32
     optimizer: Annotated[
         Literal["sgd", "adam", "adamw"],
-        Field(description="the client's optimiser; adamw: its weight decay shrinks the weights"),
+        Field(description="the client's optimiser"),
     ] = "sgd"
     lr: Annotated[float, Field(gt=0, description="learning rate of the first round")] = 0.05
     lr_schedule: Annotated[
@@ -96,7 +101,11 @@ class Local:
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of SGD; 0: none")] = 0.9
     weight_decay: Annotated[
         float,
-        Field(ge=0, description="factor of the weights that is added to the gradient; 0: none"),
+        Field(
+            ge=0,
+            description="factor of the weights that is added to the gradient; with adamw, times "
+            "the learning rate, the share that weights lose in each step; 0: none",
+        ),
     ] = 5e-4
     label_smoothing: Annotated[
         float,
@@ -132,11 +141,14 @@ class Local:
     ] = 1
 
     smooths: ClassVar[bool] = True  # its loss takes `label_smoothing` into account
+    stacked_options: ClassVar[tuple[str, ...]] = (*OWN_STEPS, "label_smoothing")
 
     def __init_subclass__(cls) -> None:
-        """Expect of a subclass with a loss of its own that it says whether it smooths labels."""
+        """Expect of a subclass that it says what it can do, where it may do otherwise than this."""
         if "loss" in vars(cls) and "smooths" not in vars(cls):
             cls.smooths = False
+        if "stacked_options" not in vars(cls):  # it may read them from `self`
+            cls.stacked_options = ()
 
     def __post_init__(self) -> None:
         """Refuse options that contradict the algorithm."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from clients.local import Local, Training
+from clients.local import OWN_STEPS, Local, Training
 from fedalign.algorithm import Trained
 from fedalign.network.losses import Loss, losses_of
 
@@ -29,6 +29,7 @@ class MOON(Local):
     stateful = True
     uses_features = True
     smooths = True
+    stacked_options = OWN_STEPS
 
     mu: Annotated[
         float, Field(ge=0, description="weight of the contrastive term; 0: as in FedAvg")

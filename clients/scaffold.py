@@ -20,6 +20,7 @@ class Scaffold(Local):
     Entries of c_i that belong to fixed weights do not change.
     """
 
+    stacked_options = Local.stacked_options
     other_half = "scaffold"
     stateful = True
 

@@ -46,9 +46,7 @@ class Step:
 
     def tensors(self) -> list[Tensor]:
         """Return what changes from step to step."""
-        values = (
-            *(self.rows, self.labels, self.counts, self.rate, self.root, self.keys, self.mix),
-        )
+        values = self.rows, self.labels, self.counts, self.rate, self.root, self.keys, self.mix
         return [value for value in values if isinstance(value, Tensor)]
 
 
@@ -77,7 +75,7 @@ class Batches:
         cls,
         rows: Sequence[np.ndarray],
         streams: Sequence[np.random.Generator],
-        epochs: int,
+        epochs: Sequence[int],
         batch_size: int,
         with_keys: bool = False,
         pairs: bool = False,
@@ -89,39 +87,36 @@ class Batches:
         `mixup` is alpha of the distribution of shares, Beta(alpha, alpha); 0: there are none.
 
         Raises:
-            ValueError: clients are not sorted by number of examples, largest first.
+            ValueError: clients are not sorted by number of steps, largest first.
         """
         counts = [len(own) for own in rows]
-        if counts != sorted(counts, reverse=True):
-            raise ValueError(
-                f"clients must be sorted by number of examples, largest first, not {counts}"
-            )
         split = {count: batch_sizes(count, batch_size, pairs) for count in set(counts)}
         width = batch_size + pairs
         places = {count: _places(sizes, width) for count, sizes in split.items()}
         per_epoch = [len(split[count]) for count in counts]
-        shape = len(rows), epochs, per_epoch[0] * width
-        index = np.full(shape, -1, np.int64)
-        key_shape = len(rows), epochs * per_epoch[0], 2 if with_keys else 0
+        made = [number * n for number, n in zip(epochs, per_epoch, strict=True)]
+        if made != sorted(made, reverse=True):
+            raise ValueError(
+                f"clients must be sorted by number of steps, largest first, not {made}"
+            )
+        index = np.full((len(rows), made[0], width), -1, np.int64)
+        key_shape = len(rows), made[0], 2 if with_keys else 0
         keys: np.ndarray = np.zeros(key_shape, np.int32)
-        for own, stream, count, to in zip(rows, streams, counts, index, strict=True):
+        for own, stream, count, steps, to in zip(rows, streams, counts, made, index, strict=True):
             at = places[count]
-            for epoch in to:
+            for epoch in to[:steps].reshape(-1, len(split[count]) * width):
                 if not count or at[-1] == count - 1:  # all batches but the last are full
                     epoch[:count] = own
                     stream.shuffle(epoch[:count])  # as `permutation` shuffles a copy
                 else:
                     epoch[at] = stream.permutation(own)
         mix: np.ndarray = np.ones((*key_shape[:2], 1 if mixup else 0), np.float32)
-        for stream, steps, to in zip(streams, per_epoch, mix, strict=True) if mixup else ():
-            to[: epochs * steps, 0] = stream.beta(mixup, mixup, epochs * steps)
+        for stream, steps, to in zip(streams, made, mix, strict=True) if mixup else ():
+            to[:steps, 0] = stream.beta(mixup, mixup, steps)
         for stream, to in zip(streams, keys, strict=True) if with_keys else ():
             to[:] = stream.integers(-(2**31), 2**31, to.shape, np.int32)
-        if epochs > 1:  # a client's epochs follow one another, without the steps of longer ones
-            index = _closed_up(index, per_epoch, width)
-        by_step = index.reshape(len(rows), -1, width).swapaxes(0, 1)
+        by_step = index.swapaxes(0, 1)
         sizes = np.count_nonzero(by_step >= 0, axis=2)
-        made = [epochs * n for n in per_epoch]
         return cls(made, sizes, by_step, keys.swapaxes(0, 1), mix.swapaxes(0, 1))
 
 
@@ -129,15 +124,6 @@ def _places(sizes: Sequence[int], width: int) -> np.ndarray:
     """Return where examples lie, in batches of these sizes that are filled up to `width`."""
     filled = np.arange(width) < np.array(sizes)[:, None]
     return np.flatnonzero(filled)
-
-
-def _closed_up(index: np.ndarray, per_epoch: Sequence[int], width: int) -> np.ndarray:
-    """Return `(K, epochs, N)` as `(K, epochs * N)`, steps without examples moved to the end."""
-    closed = np.full((len(index), index[0].size), -1, np.int64)
-    for own, steps, to in zip(index, per_epoch, closed, strict=True):
-        used = own[:, : steps * width].reshape(-1)
-        to[: len(used)] = used
-    return closed
 
 
 class Plan:

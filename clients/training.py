@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache, partial
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clients.augment import Augment
 from clients.mixup import mixed_images, mixed_loss
-from clients.optimizers import SGD, Adam, AdamW, Optimizer
+from clients.optimizers import SGD, Adam, AdamW, Decay, Optimizer
 from clients.rates import factors
 from clients.replayed import Replayed
 from clients.steps import Batches, Plan, Step
@@ -36,7 +36,7 @@ class Training:
         block: the clients' models, `(K, F)`.
         weights: a view of their parameters, `(K, P)`.
         start: the global model, `(F,)`.
-        lr: the learning rate of the round.
+        lr: the learning rate of the round; where clients have their own, `(K, 1)`.
         plan: all steps of the round.
         optimizer: holds the gradients and applies them.
         freezer: holds fixed weights in place.
@@ -54,35 +54,49 @@ class Training:
         self.images, self.own = torch.empty(0), dict[str, Tensor]()
         if stack.private is not None:  # 1 where a weight is public, `(P,)`
             self.own["public"] = (~stack.private[: layout.parameter_size]).float()
-        self._smoothing, self._mixup = algorithm.label_smoothing, algorithm.mixup
+        own = [cast("Local", one) for one in stack.algorithms] or [algorithm] * len(self.block)
         self._augment = Augment(algorithm.augment, stack.data, self.own)
-        self.lr = algorithm.lr_of(stack.server_round, stack.rounds)
+        self._mixup, smoothing = algorithm.mixup, _common([one.label_smoothing for one in own])
+        self._smoothing = smoothing if isinstance(smoothing, float) else None
+        if not isinstance(smoothing, float):
+            self.own["smoothing"] = torch.from_numpy(smoothing).to(self.block)
+        lrs = [one.lr_of(stack.server_round, stack.rounds) for one in own]
+        lr = _common(lrs)
+        self.lr = lr if isinstance(lr, float) else torch.from_numpy(lr).to(self.block)
         self._momentum = algorithm.momentum if algorithm.optimizer == "sgd" else 0.0
         self._pull = algorithm.pull() if algorithm.optimizer == "sgd" else 0.0
-        counts = algorithm.epochs, algorithm.batch_size
+        epochs = [one.epochs for one in own]
         random = stack.network.draws.used or bool(algorithm.augment)
         graphs = _graphs(stack.network)
         pairs = _pairs(stack, algorithm.batch_size, graphs is not None)
+        counts = epochs, algorithm.batch_size
         batches = Batches.draw(stack.rows, stack.streams, *counts, random, pairs, self._mixup)
-        of = cache(lambda plan, steps: phases(plan, layout, steps, algorithm.epochs))
-        self._planned: list[list[Phase]] = list(map(of, stack.plans, batches.steps))
+        of = cache(lambda plan, steps, epochs: phases(plan, layout, steps, epochs))
+        self._planned: list[list[Phase]] = list(map(of, stack.plans, batches.steps, epochs))
         clipped = bool(algorithm.clip_norm)
         self.freezer = Freezer(self.weights, self._planned, stack.plans[0], clipped)
-        self.optimizer = _optimizer(algorithm, self, clipped)
+        decay = _common([one.weight_decay for one in own])
+        self.optimizer = _optimizer(algorithm, self, decay, clipped)
         ages = _ages(self._planned, batches.sizes.shape, stack.plans[0].reset)
-        within = cache(partial(factors, algorithm.lr_within_round, algorithm.warmup))
-        rates = self.optimizer.rates(ages, self.lr * _spread(map(within, batches.steps), ages))
+        forms = [
+            (one.lr_within_round, one.warmup, steps)
+            for one, steps in zip(own, batches.steps, strict=True)
+        ]
+        within = cache(lambda form: factors(*form))
+        rates = self.optimizer.rates(ages, np.array(lrs) * _spread(map(within, forms), ages))
         self.plan = Plan(batches, stack.data.labels, *rates, few_shapes=graphs is not None)
         self._replayed: Replayed | None = None
         if graphs is not None:
             make = partial(Replayed, graphs, algorithm)
-            self._replayed = graphs.kept(self._shape(algorithm), make)
+            self._replayed = graphs.kept(self._shape(algorithm, decay), make)
         covered = cache(
-            lambda steps, first, count: self._normalized_steps(within(steps)[first : first + count])
+            lambda form, lr, first, count: self._normalized_steps(
+                within(form)[first : first + count], lr
+            )
         )
         self._covered = [
-            [covered(steps, first, phase.steps) for first, phase in _begun(own)]
-            for own, steps in zip(self._planned, batches.steps, strict=True)
+            [covered(form, lr, first, phase.steps) for first, phase in _begun(planned)]
+            for planned, form, lr in zip(self._planned, forms, lrs, strict=True)
         ]
         self.normalized_steps = [sum(own) for own in self._covered]
 
@@ -126,8 +140,9 @@ class Training:
 
         A missing loss is cross-entropy with label smoothing. With mixup it counts for both labels.
         """
-        if loss is None and (self._smoothing or self._mixup):
-            loss = cross_entropy(self._smoothing)
+        if loss is None and (self._smoothing is None or self._smoothing or self._mixup):
+            own = self.own["smoothing"] if self._smoothing is None else self._smoothing
+            loss = cross_entropy(own)
         if loss is not None and self._mixup:
             loss = mixed_loss(loss, step)
         block, network = self.block[: len(step.counts)], self.stack.network
@@ -167,10 +182,12 @@ class Training:
                 row += steps if phase.trains is None else steps * phase.trains.to(row)
         return total
 
-    def _shape(self, algorithm: Local) -> Hashable:
+    def _shape(self, algorithm: Local, decay: Decay) -> Hashable:
         """Return all that tells one captured step from another, but for the number of clients."""
         images = self.stack.data.images
-        return id(algorithm), self.block.shape, images.data_ptr(), images.shape, self.freezer.kind
+        numbers = self._smoothing, decay if isinstance(decay, float) else None
+        of_data = images.data_ptr(), images.shape
+        return id(algorithm), self.block.shape, *of_data, self.freezer.kind, *numbers
 
     def _settle(self, replayed: Replayed, whole: bool) -> None:
         """Move all that steps read or write to where captured steps find it, or a `whole` round."""
@@ -181,11 +198,11 @@ class Training:
         replayed.settle("freezer", vars(self.freezer), names)
         replayed.settle("own", self.own, tuple(self.own))
 
-    def _normalized_steps(self, rates: np.ndarray) -> float:
+    def _normalized_steps(self, rates: np.ndarray, lr: float) -> float:
         """Return how far steps go under a gradient of 1; distance and rates in units of lr."""
         far, speed = 0.0, 0.0
         for rate in rates.tolist():
-            speed = self._momentum * speed + 1 - self._pull * self.lr * far
+            speed = self._momentum * speed + 1 - self._pull * lr * far
             far += rate * speed
         return far
 
@@ -214,9 +231,14 @@ def _graphs(network: Network) -> Graphs | None:
     return None if graphs is None or graphs.off else graphs
 
 
-def _optimizer(algorithm: Local, training: Training, clipped: bool) -> Optimizer:
+def _common(values: Sequence[float]) -> float | np.ndarray:
+    """Return the number that all clients have, or that of each, `(K, 1)`."""
+    return float(values[0]) if len(set(values)) == 1 else np.array(values)[:, None]
+
+
+def _optimizer(algorithm: Local, training: Training, decay: Decay, clipped: bool) -> Optimizer:
     """Return the update rule of an algorithm, for the weights as they are."""
-    weights, decay = training.weights, algorithm.weight_decay
+    weights = training.weights
     if algorithm.optimizer == "sgd":
         raw = clipped or training.freezer.filters
         return SGD(weights, algorithm.momentum, decay, raw)

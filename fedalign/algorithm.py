@@ -17,6 +17,7 @@ from torch import Tensor
 from fedalign.data import Dataset
 from fedalign.masks.plan import MaskPlan
 from fedalign.network.network import Network
+from fedalign.settings.client_contracts import ClientAlgorithm
 
 
 @dataclass
@@ -30,8 +31,8 @@ class Stack:
         block: the clients' models `(K, F)`: where each starts, by default at the global model.
             Training changes it in place.
         rows: which examples of `data` each client trains on. Clients are sorted by number of
-            examples, largest first, so those that still train are always the first rows of the
-            block.
+            examples, largest first, or of steps where their own algorithms say how many; so those
+            that still train are always the first rows of the block.
         streams: each client's generator for the order of its examples.
         plans: each client's mask plan for the round; they differ in `client` only.
         server_round: the round, from 1.
@@ -41,6 +42,8 @@ class Stack:
             `Trained.client_state`; empty for a client that is new.
         private: which of the F numbers each client keeps to itself, `(F,)` bool. Its own are in the
             block already; those of `start` mean nothing to it. None: there are none.
+        algorithms: each client's own, which differ in `ClientTraits.stacked_options` only; empty
+            where all clients have the same one.
     """
 
     network: Network
@@ -55,6 +58,7 @@ class Stack:
     received: Mapping[str, Tensor] = field(default_factory=dict)
     client_states: Sequence[Mapping[str, Tensor]] = ()
     private: Tensor | None = None
+    algorithms: Sequence[ClientAlgorithm] = ()
 
 
 @dataclass

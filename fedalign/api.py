@@ -20,6 +20,7 @@ from fedalign.errors import FedalignError
 from fedalign.report.reading import Run, read_runs
 from fedalign.runs.identity import refuse_changed
 from fedalign.runs.launch import launch
+from fedalign.runs.models import missing_models
 from fedalign.runs.paths import folder_of
 from fedalign.server.participation import LimpingRunError
 from fedalign.settings.builtin import KINDS
@@ -65,7 +66,9 @@ def run(
         if not again and not reuse:
             refuse_changed([planned])
         try:
-            launch(planned, again)
+            if not launch(planned, again) and (lacking := missing_models(planned)):
+                line = f"{lacking}; again=True repeats the run and keeps them"
+                warnings.warn(line, stacklevel=2)
         except LimpingRunError as error:  # it has finished
             warnings.warn(str(error), stacklevel=2)
         return load(folder_of(planned))

@@ -65,7 +65,7 @@ class App(GroupApp):
         """Return how many examples each client visits in a round, in all of its epochs."""
         federation = federation_of(run_config)
         return [
-            float(federation.num_trained(i, num_partitions) * federation.epochs_of(i))
+            float(federation.num_trained(i, num_partitions) * federation.algorithms.epochs(i))
             for i in range(num_partitions)
         ]
 
@@ -157,5 +157,5 @@ def _tuned(
     )
     federation.network.restart()
     with seeded(federation.config.seed, "tune", server_round, partition):
-        federation.tuner_of(partition).train(stack)
+        federation.algorithms.tuner(partition).train(stack)
     return stack.block[0]

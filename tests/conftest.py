@@ -216,6 +216,9 @@ def federate(monkeypatch):
             config=SimpleNamespace(seed=0, rounds=rounds, init="shared"),
             network=network,
             client_of=lambda _: client,
+            algorithms=SimpleNamespace(
+                of=lambda _: client, of_stack=lambda _: client, epochs=lambda _: client.epochs
+            ),
             codec=codec,
             private=kept,
             held=lambda partition, _: Held(np.array(shards[partition])),

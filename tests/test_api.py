@@ -93,6 +93,8 @@ def test_a_finished_run_is_returned_and_not_repeated(run, again, monkeypatch):
 
     monkeypatch.setattr(launch, "simulate", never)
     assert again().metrics.equals(run.metrics)
+    with pytest.warns(UserWarning, match=r"has not kept .* of round 1; again=True repeats the run"):
+        again(keep_models=[1])
     with pytest.raises(AssertionError, match="it trained"):
         again(again=True)
 

@@ -64,7 +64,7 @@ def run(
             if not ran:
                 print(f"{folder_of(planned)} is finished already; use --again to repeat it")
                 if lacking := missing_models(planned):
-                    print(lacking)
+                    print(f"{lacking}; --again repeats the run and keeps them")
                 if line := limping(folder_of(planned)):
                     print(line, file=sys.stderr)
                     limped = True

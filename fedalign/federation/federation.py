@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +11,10 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, UserConfigValue
 
-from fedalign.data import Dataset, Spec
-from fedalign.data import Part as DataPart
+from fedalign.data import Dataset, Part, Spec
 from fedalign.data.classes import spec_of
 from fedalign.errors import InputError, named, shortened
+from fedalign.federation.algorithms import Algorithms
 from fedalign.federation.examples import DealtExamples, Examples, Held
 from fedalign.federation.fresh import fresh
 from fedalign.federation.loading import loaded
@@ -26,11 +25,11 @@ from fedalign.models import takers
 from fedalign.network.constants import digest
 from fedalign.network.device import device_of
 from fedalign.network.network import Network
-from fedalign.settings.client_contracts import ChecksExamples, ClientAlgorithm, HasEpochs
+from fedalign.settings.client_contracts import ChecksExamples, ClientAlgorithm
 from fedalign.settings.common import private_of
 from fedalign.settings.config import Config, from_run_config
 from fedalign.settings.contracts import HasParts, HasSpec, Source
-from fedalign.settings.registry import Part, options, traits
+from fedalign.settings.registry import traits
 
 PLACE = {"partition-id", "num-partitions"}  # of a client, in its node's config
 
@@ -49,9 +48,6 @@ class Federation:
     config: Config
     given: Examples | None = None
     known: Spec | None = None
-    _parts: dict[int, Part] = field(default_factory=dict, init=False, repr=False)
-    _clients: dict[int, ClientAlgorithm] = field(default_factory=dict, init=False, repr=False)
-    _algorithms: dict[str, ClientAlgorithm] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def examples(self) -> Examples:
@@ -111,13 +107,14 @@ class Federation:
 
     def trained_in(self, server_round: int, partition: int, num_clients: int) -> np.ndarray:
         """Return the rows that a client trains on in a round, ascending."""
-        rows, count = self.held(partition, num_clients).trained, self._at_most(partition)
+        rows = self.held(partition, num_clients).trained
+        count = self.algorithms.most_examples(partition)
         return fresh(rows, count, self.config.seed, partition, server_round)
 
     def num_trained(self, partition: int, num_clients: int) -> int:
         """Return the number of examples that a client trains on in each round."""
         rows = self.held(partition, num_clients).trained
-        return min(len(rows), self._at_most(partition) or len(rows))
+        return min(len(rows), self.algorithms.most_examples(partition) or len(rows))
 
     def shards(self, num_clients: int) -> list[np.ndarray]:
         """Return the examples that each client trains on: the same on every machine."""
@@ -193,74 +190,35 @@ class Federation:
         except ValueError as error:
             raise InputError(f"client.private: {error}") from None
 
+    @cached_property
+    def algorithms(self) -> Algorithms:
+        """The clients' algorithms."""
+        return Algorithms(self.config)
+
     def client_of(self, partition: int) -> ClientAlgorithm:
-        """Return the algorithm of one client; those with the same options have the same object."""
-        key = partition if self.config.per_client else 0
-        if key not in self._clients:
-            self._clients[key] = self._built(self._part_of(partition))
-        return self._clients[key]
-
-    def tuner_of(self, partition: int) -> ClientAlgorithm:
-        """Return it with the epochs of fine-tuning, `evaluation.finetune_epochs`."""
-        part, epochs = self._part_of(partition), self.config.evaluation.finetune_epochs
-        if "epochs" not in part.options:
-            raise InputError(
-                f"evaluation.finetune_epochs: client algorithm {part.name!r} has no option 'epochs'"
-            )
-        return self._built(replace(part, options={**part.options, "epochs": epochs}))
-
-    @property
-    def algorithms(self) -> list[ClientAlgorithm]:
-        """The different algorithms of the clients, in the order of the first client of each."""
-        numbers = range(self.config.num_clients if self.config.per_client else 1)
-        return list({id(own): own for own in map(self.client_of, numbers)}.values())
-
-    def epochs_of(self, partition: int) -> int:
-        """Return the epochs that a client trains in a round; 1 if its algorithm has none."""
-        client = self.client_of(partition)
-        return client.epochs if isinstance(client, HasEpochs) else 1
-
-    def _part_of(self, partition: int) -> Part:
-        if not self.config.per_client:
-            return self.config.client
-        if partition not in self._parts:
-            self._parts[partition] = self.config.client_of(partition)
-        return self._parts[partition]
-
-    def _built(self, part: Part) -> ClientAlgorithm:
-        key = json.dumps(part.dump(), sort_keys=True)
-        if key not in self._algorithms:
-            self._algorithms[key] = part.build()
-        return self._algorithms[key]
-
-    def _at_most(self, partition: int) -> int | None:
-        """Return how many examples a client trains on in a round, at most; None: any number."""
-        part = self._part_of(partition)
-        if "round_examples" in options("clients", part.name):  # an option of the algorithm
-            return None
-        count: int | None = part.options.get("round_examples")
-        return count
+        """Return the algorithm of one client."""
+        return self.algorithms.of(partition)
 
     def check_clients(self) -> None:
         """Raise `InputError` for options of clients that are not for examples like these."""
-        for client in self.algorithms:
+        for client in self.algorithms.different:
             if isinstance(client, ChecksExamples):
                 client.check_examples(self.spec)
 
     def check_testers(self, tests: Collection[int]) -> None:
         """Raise `InputError` if clients cannot evaluate; `tests` are their numbers of examples."""
         if self.config.evaluation.finetune_epochs:
-            self.tuner_of(0)
+            self.algorithms.tuner(0)
         if not any(tests):
             raise InputError(
                 f"evaluation.holdout: {self.config.evaluation.holdout:g} of the examples of a "
                 "client is less than one for every client, so nobody could evaluate"
             )
 
-    def _has(self, part: DataPart) -> bool:
+    def _has(self, part: Part) -> bool:
         return self.source.has(part) if isinstance(self.source, HasParts) else True
 
-    def _load(self, part: DataPart) -> Dataset:
+    def _load(self, part: Part) -> Dataset:
         data = self.config.data
         found = loaded(self.source, part, data.name, data.options.get("classes"))
         return found.to(device_of(self.config))

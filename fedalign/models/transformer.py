@@ -15,6 +15,8 @@ from fedalign.data import PAD
 from fedalign.data.packaged import find_model, needed
 from fedalign.errors import InputError, shortened
 from fedalign.models import require_tokens
+from fedalign.models.bert import inner
+from fedalign.models.symmetry import Group
 
 PLACE = "model.weights"
 RANDOM = "random"
@@ -99,6 +101,10 @@ class Classifier(nn.Module):
         mean = (states * share[..., None]).sum(1) / share.sum(1, keepdim=True)
         logits: torch.Tensor = self.head(mean)
         return logits
+
+    def symmetry(self) -> tuple[Group, ...]:
+        """Return the exchangeable neurons inside the layers of a BERT."""
+        return inner(self.body, "body")
 
 
 def _random(vocabulary: int, length: int, layers: int, hidden: int, dropout: float) -> Any:

@@ -40,7 +40,8 @@ class FeatureRecorder:
                 run(examples)
             return self.features.float()
 
-        return torch.cat(list((pool(threads).map if threads > 1 else map)(batch, batches)))
+        shared = threads > 1 and batches[0].device.type == "cpu"
+        return torch.cat(list((pool(threads).map if shared else map)(batch, batches)))
 
     def __deepcopy__(self, _: object) -> FeatureRecorder:
         """Return an empty recorder: a copied module copies its hooks, but graphs have no copy."""

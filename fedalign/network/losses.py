@@ -61,15 +61,18 @@ def tasks_of(label_sets: tuple[int, ...], device: torch.device) -> Tasks:
     return Tasks(torch.tensor(label_sets, device=device) if label_sets else None)
 
 
-def losses_of(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+def losses_of(logits: Tensor, labels: Tensor, smoothing: float | Tensor = 0.0) -> Tensor:
     """Return each example's cross-entropy, in the shape of `labels`; 0 where the label is -1.
 
     With `smoothing` a label has this share less, which all classes get in equal parts (Szegedy et
-    al. 2016, section 7): all whose logit is not minus infinity, which leaves a class out.
+    al. 2016, section 7): all whose logit is not minus infinity, which leaves a class out. It may be
+    a number of each client, `(k, 1)`, where labels are `(k, B)`.
     """
     flat, own = logits.reshape(labels.numel(), -1), labels.flatten()
     losses = functional.cross_entropy(flat, own, reduction="none", ignore_index=-1)
-    if smoothing:
+    if isinstance(smoothing, Tensor):
+        smoothing = smoothing.expand(labels.shape).flatten()
+    if isinstance(smoothing, Tensor) or smoothing:
         counts = flat.detach() > -torch.inf
         logs = functional.log_softmax(flat, dim=1).where(counts, 0).sum(1)
         spread = torch.where(own >= 0, -logs / counts.sum(1), 0)
@@ -77,10 +80,11 @@ def losses_of(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     return losses.view(labels.shape)
 
 
-def cross_entropy(smoothing: float) -> Loss:
-    """Return the loss that is `losses_of`."""
+def cross_entropy(smoothing: float | Tensor) -> Loss:
+    """Return the loss that is `losses_of`; smoothing may be that of each client, `(K, 1)`."""
 
-    def loss(logits: Tensor, labels: Tensor, _: Tensor, __: slice) -> Tensor:
-        return losses_of(logits, labels, smoothing)
+    def loss(logits: Tensor, labels: Tensor, _: Tensor, clients: slice) -> Tensor:
+        own = smoothing[clients] if isinstance(smoothing, Tensor) else smoothing
+        return losses_of(logits, labels, own)
 
     return loss

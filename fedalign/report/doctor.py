@@ -121,8 +121,8 @@ def _cost(seconds: float, clients: int, size: int) -> str:
 
 def _stack(federation: Federation, clients: int, workers: int) -> str:
     size, reason = choose_stack(federation, clients, workers)
-    if federation.config.per_client and size > 1:
-        reason += "; only clients with equal options are in one stack"
+    kinds = len(federation.algorithms.of_stacks)
+    reason += f"; clients of {kinds} kinds are not mixed in a stack" if kinds > 1 else ""
     stacking = federation.network.stacking
     if stacking.runner is None:
         return f"groups of {size} of {clients} clients: {reason}" if size > 1 else f"1: {reason}"

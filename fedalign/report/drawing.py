@@ -90,5 +90,6 @@ def draw(
     """
     if kind not in KINDS:
         raise InputError(f"{kind!r} is not a figure{nearest(kind, KINDS)}")
-    found = compare(runs, by, metric or KINDS[kind].metric, at, baseline)
+    own = KINDS[kind].metric
+    found = compare(runs, by, metric or own, "mean" if own == ANY else at, baseline)
     return KINDS[kind].draw(found), found

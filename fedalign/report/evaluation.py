@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fedalign.errors import InputError
+from fedalign.federation.examples import DealtExamples
 from fedalign.federation.federation import Federation
 from fedalign.federation.untrained import check_trained
 from fedalign.files import reporting
@@ -89,11 +90,35 @@ def describe(found: Evaluated, file: Path, federation: Federation) -> str:
             f"model      {file}: {described(config.model)}",
             f"test set   {_test(found, federation)}",
             f"clients    {len(losses)} of {config.num_clients}, on the examples that they {whose}",
+            *_seen(file, federation),
             f"  loss     mean {np.mean(losses):.4f}, highest {max(losses):.4f}",
             f"  accuracy mean {mean:.4f}, standard deviation {std:.4f}, worst 10 % {worst:.4f}",
             f"           {pooled:.4f} of all {sum(sizes):,} examples together",
         ]
     )
+
+
+def _seen(file: Path, federation: Federation) -> list[str]:
+    """Return a line if the run of a model could train on what clients hold out now."""
+    config, place = federation.config, config_of(file.resolve())
+    if not config.evaluation.holdout or place is None:
+        return []
+    run = read_config(str(place))
+    if run.data.name != config.data.name:
+        return []
+    if run.data != config.data:
+        return ["           (of other data than the run's, which may have trained on some of them)"]
+    before = DealtExamples(run, federation.train)
+    trained = np.concatenate([before.held(i, run.num_clients).trained for i in _all(run)])
+    tested = np.concatenate([federation.held(i, config.num_clients).tested for i in _all(config)])
+    if not (count := int(np.isin(tested, trained).sum())):
+        return []
+    told = f"the run trained on {count:,} of these {len(tested):,} examples"
+    return [f"           but {told}; it had evaluation.holdout={run.evaluation.holdout:g}"]
+
+
+def _all(config: Config) -> range:
+    return range(config.num_clients)
 
 
 def write(clients: pd.DataFrame, file: Path) -> None:

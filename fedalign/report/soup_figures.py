@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from fedalign.errors import InputError
 from fedalign.report.comparison import Arm, Comparison
@@ -21,6 +22,9 @@ from fedalign.report.style import BLACK, Looks, looks_of, styled
 
 INGREDIENTS = "ingredients"
 DOT: dict[str, Any] = {"color": "#9a9a9a", "marker": "o", "linestyle": "", "markersize": 2.5}
+WIDE = 0.3  # accuracies that are further apart have a logit scale, so that good ones are apart
+TICKS = (0.01, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+EDGE = 0.0005  # the nearest to 0 and 1 that a logit scale shows
 MAX_TITLE = 34  # characters in a line above a panel
 NO_MODEL = "ensemble"  # drawn hollow
 NOTHING = "no run has fusions.csv; evaluation.fusions=[mean,greedy] makes runs measure fusions"
@@ -31,7 +35,8 @@ def ingredients_and_fusions(found: Comparison) -> Figure:
     """Return a figure of accuracy on clean and on corrupted test images, a panel an arm.
 
     Dots are the ingredients of all seeds. Marks are fusions: means over seeds, with one standard
-    deviation. Without corrupted images the other axis is the loss on clean ones.
+    deviation. Without corrupted images the other axis is the loss on clean ones. Accuracies that
+    are far apart have a logit scale.
     """
     tables = {arm.label: _last_rounds(arm) for arm in found.arms}
     tables = {name: table for name, table in tables.items() if not table.empty}
@@ -45,8 +50,11 @@ def ingredients_and_fusions(found: Comparison) -> Figure:
         if all("corrupted_accuracy" in t for t in tables.values())
         else "test_loss"
     )
+    together = pd.concat(tables.values())
+    wide = [k for k in ("test_accuracy", y) if "accuracy" in k and np.ptp(together[k]) > WIDE]
     figure, axes = grid(len(tables), 2.5)
     for (name, table), ax in zip(tables.items(), axes, strict=True):
+        table[wide] = table[wide].clip(EDGE, 1 - EDGE)
         apart = table[is_ingredient(table)]
         ax.plot(apart["test_accuracy"], apart[y], **DOT, alpha=0.8)
         for fusion in (n for n in ordered if n in table.index):
@@ -59,6 +67,9 @@ def ingredients_and_fusions(found: Comparison) -> Figure:
     figure.supxlabel("accuracy on clean test images", fontsize="medium")
     told = {"corrupted_accuracy": "accuracy on corrupted ones", "test_loss": "loss on them"}
     figure.supylabel(told[y], fontsize="medium")
+    for key, name in {"test_accuracy": "x", y: "y"}.items():
+        if key in wide:
+            _spread(axes, name, *together[key].agg(["min", "max"]))
     legend_above(figure, {INGREDIENTS: DOT, **shown})
     return figure
 
@@ -89,6 +100,17 @@ def gain(found: Comparison) -> Figure:
     figure.supylabel("accuracy minus ingredients' mean", fontsize="medium")
     legend_above(figure, shown)
     return figure
+
+
+def _spread(axes: Sequence[Axes], name: str, low: float, high: float) -> None:
+    """Give one axis of all panels a logit scale, as is usual for accuracies on shifted data."""
+    low, high = max(0.8 * low, EDGE / 2), 1 - max(0.7 * (1 - high), EDGE / 2)
+    for ax in axes:
+        ax.set(**{f"{name}scale": "logit", f"{name}lim": (low, high)})
+        axis = ax.xaxis if name == "x" else ax.yaxis
+        axis.set_major_locator(FixedLocator([tick for tick in TICKS if low <= tick <= high]))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
 
 
 def _last_rounds(arm: Arm) -> pd.DataFrame:

@@ -65,13 +65,23 @@ def is_ingredient(table: pd.DataFrame) -> pd.Series[bool]:
 def lines(rows: Sequence[Row]) -> list[Line]:
     """Return the ingredients and fusions of all arms that have some."""
     found = [line for row in rows for line in _of_arm(row)]
-    changes = corrected([line.change for line in found])
-    return [replace(line, change=own) for line, own in zip(found, changes, strict=True)]
+    base, key = reference(found), "test_accuracy"
+    theirs = {line.arm: line.values[key] for line in found if line.name == base}
+    others = (base, MEAN, HIGHEST)
+    changes = [
+        None
+        if line.name in others or line.name.startswith(CLIENT)
+        else paired(line.values[key], theirs[line.arm])
+        for line in found
+    ]
+    pairs = zip(found, corrected(changes), strict=True)
+    return [replace(line, change=change) for line, change in pairs]
 
 
 def reference(found: Sequence[Line]) -> str:
-    """Return what fusions are compared with: the ingredient that held-out examples chose."""
-    return BEST if any(line.name == BEST for line in found) else HIGHEST
+    """Return what fusions are compared with: what held-out examples chose, if all arms have it."""
+    arms = {line.arm for line in found if line.name == BEST}
+    return BEST if arms == {line.arm for line in found} else HIGHEST
 
 
 def columns(found: Sequence[Line]) -> dict[str, str]:
@@ -105,16 +115,7 @@ def _of_arm(row: Row) -> list[Line]:
         found += [_summary(row.arm, MEAN, apart, pd.Series.mean)]
         found += [_summary(row.arm, HIGHEST, apart, pd.Series.max)]
     names = dict.fromkeys(n for own in tables.values() for n in own.index[~is_ingredient(own)])
-    fusions = [_line(row.arm, name, tables) for name in names]
-    base = reference(fusions)
-    theirs = next((own for own in (*found, *fusions) if own.name == base), None)
-    return found + [
-        replace(own, change=_change(own, theirs)) if own.name != base else own for own in fusions
-    ]
-
-
-def _change(own: Line, theirs: Line | None) -> Difference | None:
-    return paired(own.values["test_accuracy"], theirs.values["test_accuracy"]) if theirs else None
+    return found + [_line(row.arm, name, tables) for name in names]
 
 
 def _line(arm: str, name: str, tables: Mapping[int, pd.DataFrame]) -> Line:

@@ -157,4 +157,4 @@ def missing_models(config: Config) -> str | None:
         parts.append(f"the model of the best {config.keep_best}")
     if not parts:
         return None
-    return f"{folder} has not kept {' and '.join(parts)}; --again repeats the run and keeps them"
+    return f"{folder} has not kept {' and '.join(parts)}"

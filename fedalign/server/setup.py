@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from flwr.serverapp import Grid
 
@@ -165,11 +165,11 @@ def _counts_steps(client: object) -> bool:
 
 def bounds_of(federation: Federation) -> Callable[[int, int], Mapping[str, Bounds]] | None:
     """Return the bounds of a client's metrics, given its number of examples; None if unknown."""
-    if not isinstance(federation.client_of(0), BoundsMetrics):
+    if not all(isinstance(own, BoundsMetrics) for own in federation.algorithms.different):
         return None
 
     def bounds(partition: int, examples: int) -> Mapping[str, Bounds]:
-        client = federation.client_of(partition)
-        return client.metric_bounds(examples) if isinstance(client, BoundsMetrics) else {}
+        client = cast(BoundsMetrics, federation.client_of(partition))
+        return client.metric_bounds(examples)
 
     return bounds

@@ -128,7 +128,7 @@ def _check_plan(federation: Federation, strategy: PlansMasks, moved: bool) -> No
     layout, clients = federation.network.layout, range(federation.config.num_clients)
     try:
         plan = strategy.plan(1)
-        for epochs in set(map(federation.epochs_of, clients)):
+        for epochs in set(map(federation.algorithms.epochs, clients)):
             phases(plan, layout, epochs, epochs)
     except ValueError as error:
         raise InputError(f"strategy: {error}") from None

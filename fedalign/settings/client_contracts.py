@@ -42,11 +42,14 @@ class ClientTraits:
         stateful: clients have a state that lasts from round to round.
         uses_features: the loss depends on the input of the network's last linear layer, see
             `fedalign.network.losses.Loss`.
+        stacked_options: options in which the clients of one stack may differ, since it takes them
+            from `Stack.algorithms`. Clients with other differences (`per_client`) train apart.
     """
 
     other_half: str | None = None
     stateful: bool = False
     uses_features: bool = False
+    stacked_options: tuple[str, ...] = ()
 
 
 @runtime_checkable

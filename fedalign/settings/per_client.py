@@ -74,6 +74,8 @@ def check_clients(strategy: Part, client: Part, given: Given, clients: int, seed
     """Raise `BadValueError` for an option that clients may not have of their own, or its value."""
     _check_count(given, clients)
     own = varied(given)
+    if "private" in own:
+        raise _bad("private", "all clients keep the same tensors to themselves: client.private")
     for number in range(clients):
         part = own_part(client, given, number, seed)
         try:

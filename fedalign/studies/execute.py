@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from math import isnan
@@ -19,6 +19,7 @@ from fedalign.report.tables import COLUMNS
 from fedalign.runs.checkpoint import command
 from fedalign.runs.identity import changes_since, refuse_changed
 from fedalign.runs.jobs import Crew, run_all
+from fedalign.runs.models import missing_models
 from fedalign.runs.paths import CHECKPOINT, MANIFEST, folder_of, forget, is_finished
 from fedalign.runs.processes import Processes
 from fedalign.settings.config import Config
@@ -92,6 +93,7 @@ def execute(planned: Sequence[Planned], how: How) -> int:
     todo = [config for config in configs.values() if _is_due(config, how.changed)]
     _read_data(todo)
     done = len(configs) - len(todo)
+    _say_what_lacks(configs.keys() - set(map(folder_of, todo)), configs)
     try:
         with how.crew(todo) as crew:
             going = f"; running {crew.jobs} at a time{crew.place}" if todo else ""
@@ -106,6 +108,14 @@ def execute(planned: Sequence[Planned], how: How) -> int:
         told = f"{finished} of {len(configs)} runs are finished, {kept} stopped after a whole round"
         print(f"{told}; to go on: {command()}", file=sys.stderr, flush=True)
         raise
+
+
+def _say_what_lacks(finished: Collection[Path], configs: Mapping[Path, Config]) -> None:
+    """Print which finished runs have not kept models that are asked for now."""
+    found = [line for folder in sorted(finished) if (line := missing_models(configs[folder]))]
+    if found:
+        more = f" (and {len(found) - 1} more such runs)" if len(found) > 1 else ""
+        print(f"{found[0]}{more}; a run whose folder you remove is made again")
 
 
 def describe(planned: Sequence[Planned]) -> str:

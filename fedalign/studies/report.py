@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fedalign.errors import InputError
+from fedalign.report import drawing, soups
+from fedalign.report.comparison import Arm, Comparison
 from fedalign.report.differences import beside_baseline
 from fedalign.report.figures import over_rounds
-from fedalign.report.labels import short
+from fedalign.report.labels import label, short
 from fedalign.report.lines import along_the_line
+from fedalign.report.measures import At
 from fedalign.report.reading import Run, read_runs
 from fedalign.report.statistics import UNKNOWN, Difference, deviation
 from fedalign.report.style import save
@@ -23,6 +28,7 @@ from fedalign.runs.paths import MEMBERS, folder_of, is_finished
 from fedalign.studies.plan import Planned, axes
 from fedalign.studies.sweep import Source, Sweep
 
+KINDS = ("fusions", "gain", "tasks")  # figures of what only some sweeps measure
 NOTES = """\
 Mean ± sample standard deviation over seeds. Barriers and gaps are means over the rounds in which
 they were measured; MB are 10^6 bytes, summed over all rounds and clients."""
@@ -53,6 +59,7 @@ def write(source: Source, planned: Sequence[Planned], folder: Path, command: str
     missing = sum(not _is_finished(run) for run in planned)
     if missing:
         lines.append(f"{missing} of {len(planned)} runs are missing.")
+    lines += filter(None, [soups.describe(rows)])
     lines += remarks([run for row in rows for run in row.runs], rows)
     (folder / "table.md").write_text("\n\n".join(lines) + "\n", "utf-8")
     summary(rows, baseline).to_csv(folder / "summary.csv", index=False)
@@ -60,6 +67,9 @@ def write(source: Source, planned: Sequence[Planned], folder: Path, command: str
     names = dict.fromkeys(run.path.name for row in rows for run in row.runs)
     (folder / MEMBERS).write_text("\n".join(names) + "\n", "utf-8")
     save(_figure(sweep, rows, baseline), folder / "figure.png", folder / "figure.pdf")
+    for kind in KINDS:
+        with suppress(InputError):  # of what was not measured
+            save(draw(kind, rows), folder / f"{kind}.png", folder / f"{kind}.pdf")
     along = along_the_line(rows, str(sweep.figure.x)) if _is_over_x(sweep, rows) else None
     if along is not None:
         save(along, folder / "lines.png", folder / "lines.pdf")
@@ -67,6 +77,23 @@ def write(source: Source, planned: Sequence[Planned], folder: Path, command: str
     quoted = shlex.quote(str(folder))
     further = f"next: fedalign compare {quoted}\n      fedalign report {quoted}"
     return "\n\n".join([*first, f"table and figure in {folder}\n{further}"])
+
+
+def draw(kind: str, rows: Sequence[Row]) -> Figure:
+    """Return the figure of a kind with an arm for each row; `InputError` if nothing measured it."""
+    shown, at = drawing.KINDS[kind], At.read("final")
+    arms = [
+        Arm(
+            label({"arm.name": row.arm, **row.varied}),
+            {"arm.name": row.arm, **row.varied},
+            row.runs,
+            {run.settings["seed"]: at.of(run, shown.metric) for run in row.runs},
+        )
+        for row in rows
+    ]
+    none = [None] * len(arms)
+    keys = ["arm.name", *rows[0].varied]
+    return shown.draw(Comparison(shown.metric, at, keys, arms, "", none, none))
 
 
 def _baseline(sweep: Sweep, rows: Sequence[Row]) -> str | None:

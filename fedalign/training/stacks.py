@@ -57,7 +57,7 @@ def _choice(federation: Federation, clients: int, workers: int) -> StackChoice:
     wanted, network = federation.config.simulation.stack, federation.network
     if wanted != "auto":
         return StackChoice(wanted, "set by simulation.stack")
-    batch = max(getattr(client, "batch_size", 32) for client in federation.algorithms)
+    batch = max(getattr(client, "batch_size", 32) for client in federation.algorithms.different)
     memory = gpu_memory(network.device)
     if memory is None:
         return _on_cpu(network, batch, clients)

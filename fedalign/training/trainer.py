@@ -21,10 +21,12 @@ from fedalign.messages.contexts import places_of, state_at
 from fedalign.messages.private import VALUES
 from fedalign.messages.records import EXTRA, LOSS, STATE, TrainTask, arrays_of
 from fedalign.network.arrays import LazyArray, record_of
+from fedalign.network.batch_norm import batch_sizes
 from fedalign.network.layout import Layout
 from fedalign.network.network import Network
 from fedalign.rng import rngs
 from fedalign.seeding import watched
+from fedalign.settings.client_contracts import ClientAlgorithm
 from fedalign.training.private import own_model, take
 from fedalign.training.stacks import in_memory, never_stack
 
@@ -81,7 +83,7 @@ def train(
 ) -> Iterator[Models]:
     """Yield all clients' trained models stack by stack, largest number of examples first.
 
-    Clients whose options differ are in different stacks.
+    Clients whose options differ are in different stacks, unless their algorithm can do with that.
 
     Args:
         federation: the run's.
@@ -97,12 +99,22 @@ def train(
     for place, (partition, count) in enumerate(places_of(contexts)):
         rows = federation.trained_in(task.server_round, partition, count)
         client = Client(place, partition, count, rows, task.plan.of(partition), contexts)
-        groups.setdefault(id(federation.client_of(partition)), []).append(client)
+        groups.setdefault(id(federation.algorithms.of_stack(partition)), []).append(client)
     train_stack = partial(_train_stack, federation, task, message)
     for clients in groups.values():
-        clients.sort(key=lambda client: -len(client.rows))
+        clients.sort(key=lambda own: (-_steps(federation, own), -len(own.rows)))
         for first in range(0, len(clients), stack):
             yield from in_memory(federation, clients[first : first + stack], train_stack)
+
+
+def _steps(federation: Federation, client: Client) -> int:
+    """Return the number of steps of a client; 0 where there are no batches of a known size."""
+    algorithm = federation.client_of(client.partition)
+    size, pairs = getattr(algorithm, "batch_size", None), bool(federation.network.traits.needs_two)
+    if not isinstance(size, int):
+        return 0
+    epochs = federation.algorithms.epochs(client.partition)
+    return epochs * len(batch_sizes(len(client.rows), size, pairs))
 
 
 def _train_stack(
@@ -115,7 +127,7 @@ def _train_stack(
     stack, first = _stack(federation, task, message, clients), clients[0].partition
     federation.network.restart()
     with watched(federation.config.seed, "client", task.server_round, first) as drawn:
-        trained = federation.client_of(first).train(stack)
+        trained = federation.algorithms.of_stack(first).train(stack)
     if drawn.names and len(clients) > 1:
         never_stack(federation, f"draws from the global generator of {' and '.join(drawn.names)}")
         one = partial(_train_stack, federation, task, message)
@@ -155,7 +167,15 @@ def _stack(
         received=_tensors(network, extras),
         client_states=[_tensors(network, client.state()) for client in clients],
         private=federation.private.mask().to(network.device) if federation.private else None,
+        algorithms=_algorithms(federation, partitions),
     )
+
+
+def _algorithms(federation: Federation, partitions: Sequence[int]) -> list[ClientAlgorithm]:
+    """Return the algorithm of each client of a stack; empty if it is that of the stack."""
+    own, common = federation.algorithms, federation.algorithms.of_stack(partitions[0])
+    found = list(map(own.of, partitions))
+    return [] if all(one is common for one in found) else found
 
 
 def _starts(

@@ -49,7 +49,7 @@ def trial(federation: Federation) -> Findings:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            for algorithm in _forms(federation.algorithms):
+            for algorithm in _forms(federation.algorithms.different):
                 network.evaluate(_trained(algorithm, network, federation.train), data.subset(2))
         except Exception as error:  # an algorithm may need what only a strategy sends
             why = f"what is not known, since a trial failed ({type(error).__name__}: {error})"

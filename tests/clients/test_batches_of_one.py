@@ -125,7 +125,7 @@ def test_batches_of_all_clients_hold_each_example_once_an_epoch(counts, batch_si
     counts, starts = sorted(counts, reverse=True), np.cumsum([0, *counts])
     rows = [np.arange(count) + start for count, start in zip(counts, starts, strict=False)]
     streams = [rng(0, "x", k) for k in range(len(rows))]
-    batches = Batches.draw(rows, streams, epochs, batch_size, pairs=True)
+    batches = Batches.draw(rows, streams, [epochs] * len(rows), batch_size, pairs=True)
     assert 1 not in batches.sizes
     for k, own in enumerate(rows):
         seen = batches.index[:, k][batches.index[:, k] >= 0]

@@ -100,7 +100,9 @@ def test_the_mixed_loss_is_that_of_mixed_labels():
 def test_shares_are_a_clients_own_and_have_the_distribution():
     def drawn(counts, **options):
         streams = [rng(0, "x", count) for count in counts]
-        return Batches.draw([np.arange(count) for count in counts], streams, 2, 2, **options)
+        return Batches.draw(
+            [np.arange(count) for count in counts], streams, [2] * len(counts), 2, **options
+        )
 
     together, alone = (drawn(own, mixup=0.4, with_keys=True) for own in ((900, 101), (101,)))
     assert together.mix.shape == (900, 2, 1)

@@ -21,6 +21,7 @@ from clients.training import Training
 from fedalign.algorithm import Stack
 from fedalign.data import Dataset
 from fedalign.masks.plan import MaskPlan
+from fedalign.messages.private import Private
 from fedalign.network import convolution, kernels
 from fedalign.network.inputs import Inputs
 from fedalign.network.network import Network
@@ -47,15 +48,10 @@ RULES = {
     "clipped": {"clip_norm": 1.0},
     "adam": {"optimizer": "adam", "lr": 0.002},
     "cosine": {"lr_schedule": "cosine"},
-    "adamw": {
+    "fine-tuning": {
         **{"optimizer": "adamw", "lr": 0.002, "weight_decay": 0.5},
+        **{"augment": NAMES, "label_smoothing": 0.1, "mixup": 0.4},
         **{"lr_within_round": "cosine", "warmup": 0.3},
-    },
-    "changed": {
-        "augment": NAMES,
-        "label_smoothing": 0.1,
-        "mixup": 0.4,
-        "lr_within_round": "linear",
     },
 }
 SCHEDULES = [
@@ -123,11 +119,21 @@ def stack_of(network, plan, number=1, states=(), counts=COUNTS):
     )  # fmt: skip
 
 
-def rounds(graphs, client, plan, count=2):
+def keep_apart(stack):
+    """Let each client of a stack keep the last layer to itself."""
+    layout = stack.network.layout
+    stack.private = Private.of("head", layout).mask()
+    for k, row in enumerate(stack.block):
+        row[stack.private] += 0.01 * k
+    return stack
+
+
+def rounds(graphs, client, plan, count=2, private=False):
     """All that comes of some rounds, the last one's tensors taken as they are after it."""
     ours, found, states = network(graphs), [], ()
     for number in range(1, count + 1):
         stack = stack_of(ours, MaskPlan(**{**vars(plan), "server_round": number}), number, states)
+        stack = keep_apart(stack) if private else stack
         result = client.train(stack)
         states = [{key: value[k] for key, value in result.client_state.items()} for k in range(9)]
         found += [stack.block, result.losses, *result.sends.values(), *result.client_state.values()]
@@ -138,7 +144,6 @@ def client_of(kind=Local, **more):
     return kind(batch_size=8, epochs=2, **more)
 
 
-ALREADY = ("momentum and decay", "adamw", "changed")
 QUICK = [  # each client, rule and mask once
     ("local", "sgd", "all train"),
     ("local", "adam", "hold"),
@@ -152,13 +157,12 @@ QUICK = [  # each client, rule and mask once
     ("moon", "momentum and decay", "gradients only"),
     ("fedlc", "momentum and decay", "slowed"),
     ("balanced", "momentum and decay", "per client"),
-    ("local", "adamw", "complement_half"),
-    ("local", "changed", "hold"),
+    ("local", "fine-tuning", "hold"),
 ]
 SLOW = [
     *((name, "momentum and decay", "complement_half") for name in CLIENTS),
-    *(("local", name, "complement_half") for name in RULES if name not in ALREADY),
-    *((name, "changed", "complement_half") for name in CLIENTS),
+    *(("local", name, "complement_half") for name in RULES if name != "momentum and decay"),
+    *((name, "fine-tuning", "hold") for name in CLIENTS if name != "local"),
     *(("local", "momentum and decay", name) for name in MASKS if name != "complement_half"),
     *(("local", "adam", name) for name in MASKS if name not in ("hold", "complement_half")),
 ]
@@ -237,6 +241,24 @@ def test_a_step_keeps_to_the_device(kind, options, mask, monkeypatch):
         with HostBan():
             training.enter(number)
             client.step(training, step)
+
+
+SLOW_ONES = [pytest.param(own, marks=pytest.mark.slow) for own in ("fedprox", "feddyn")]
+
+
+@pytest.mark.parametrize("name", ["moon", *SLOW_ONES])
+def test_so_it_is_where_clients_keep_weights_to_themselves(name):
+    client, tapes, plan = client_of(CLIENTS[name]), Tapes(), MASKS["hold"]
+    replayed = rounds(tapes, client, plan, private=True)
+    assert not tapes.refused
+    plain = rounds(Tapes(refuses=True), client, plan, private=True)
+    for ours, theirs in zip(replayed, plain, strict=True):
+        assert torch.equal(ours, theirs)
+    training = Training(client, keep_apart(stack_of(network(Tapes()), plan)))
+    client.begin(training)
+    client.step(training, training.plan.at(0))
+    with HostBan():
+        client.step(training, training.plan.at(1))
 
 
 def test_where_batches_of_one_are_avoided_all_are_as_long():

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from fedalign.data import Dataset
 from fedalign.errors import InputError
 from fedalign.models.transformer import transformer
+from fedalign.network.network import Network
 
+CPU = torch.device("cpu")
 transformers = pytest.importorskip("transformers")
 
 
@@ -63,6 +66,30 @@ def test_the_first_layers_and_what_trains(tmp_path):
     assert list(names)[-2:] == ["head.weight", "head.bias"]
     trained = transformer((9,), 3, 20, weights=str(tmp_path), train_embeddings=True)
     assert all(parameter.requires_grad for parameter in trained.parameters())
+
+
+def test_a_bert_of_pretrained_form_runs_stacked_mixed_and_matched():
+    """Three models at once, with constants that all of them share, are each as if alone."""
+    torch.manual_seed(0)
+    draw, more = torch.Generator().manual_seed(0), {"vocabulary": 20, "label_sets": (0, 0, 1, 1)}
+    tokens = torch.randint(0, 20, (12, 6), generator=draw, dtype=torch.int32)
+    data = Dataset(tokens, torch.arange(12) % 4, 4, (), (), "made up", **more)
+    network = Network(transformer((6,), 4, 20, weights="random", hidden=16), data, CPU)
+    assert network.stacking.reason == network.mixing.reason == ""
+    layout = network.layout
+    assert [entry.name for entry in layout.layers[-1]] == ["head.weight", "head.bias"]
+    assert not [entry.name for entry in layout.entries if "embeddings" in entry.name]
+    block = layout.to_vector(network.initial).repeat(3, 1)
+    block += layout.spread(0.1 * torch.randn(3, layout.num_values, generator=draw))
+    out, own = torch.zeros(3, layout.parameter_size), torch.zeros(1, layout.parameter_size)
+    labels = data.labels.expand(3, -1)
+    losses = network.gradients(block.clone(), tokens.expand(3, -1, -1), labels, [12] * 3, out)
+    for k, vector in enumerate(block):
+        loss = network.gradients(vector.clone()[None], tokens[None], labels[:1], [12], own)
+        torch.testing.assert_close(loss[0], losses[k])
+        torch.testing.assert_close(own[0], out[k], rtol=1e-3, atol=1e-5)
+    # 2 layers: the heads, two groups in each of 2 heads, and hidden neurons; each tried by Network
+    assert len(network.symmetry) == 2 * (1 + 2 * 2 + 1)
 
 
 def test_dropout_is_in_training_alone_and_in_layers_alone():

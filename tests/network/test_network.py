@@ -82,6 +82,10 @@ def test_features_are_what_the_last_layer_sees(network, data):
         pixels = (own.float() - 0.3 * 255) / (0.2 * 255)
         expected = seen_by_the_last_layer(named(network, vector), pixels, training=False)
         torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    every = torch.stack([data.images] * 2)
+    one, several = (network.features(torch.stack(models), every, 7, count) for count in (1, 3))
+    assert torch.equal(one, several)
+    torch.testing.assert_close(one[0, :5], found[0])
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])

@@ -1,6 +1,8 @@
 """`fedalign evaluate` finds what the run itself measured, without training."""
 
+import re
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -53,6 +55,23 @@ def test_settings_and_configuration_of_a_file(run, tmp_path):
     alone = shutil.copy(run / "model.safetensors", tmp_path / "alone.safetensors")
     told = evaluate(alone, "--config", "quickstart", "model.width=8").output
     assert "clients    10 of 10, on the examples that they train on" in told
+
+
+def test_examples_that_the_run_trained_on_are_no_test(run, tmp_path):
+    """The run of 3 clients with 90 examples held out none; another one two fifths."""
+    told = evaluate(run, "evaluation.holdout=0.4").output
+    assert "but the run trained on 36 of these 36 examples; it had evaluation.holdout=0\n" in told
+    told = evaluate(run, "evaluation.holdout=0.4", "data.max_examples=60").output
+    assert "(of other data than the run's" in told
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    config = other / "config.yaml"
+    config.write_text(re.sub("holdout: 0.*", "holdout: 0.4", config.read_text()))
+    assert "the run trained" not in evaluate(other).output
+    shown = evaluate(
+        other, "seed=1"
+    ).output  # others hold out others, of which 60 % were trained on
+    (count,) = re.findall(r"the run trained on (\d+) of these 36 examples", shown)
+    assert 10 < int(count) < 32
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,12 @@ def test_figures_draw_these_numbers(runs, made):
     _, points = ax.lines
     assert list(points.get_xdata()) == [0, 0.1]
     assert list(points.get_ydata()) == pytest.approx([0.2, 0.1])
+    for run, high in zip(runs, (0.01, 1.0), strict=True):  # far apart
+        run.fusions.loc[run.fusions["fusion"] == "client 0", "test_accuracy"] = high
+    (ax,) = draw("fusions", runs)[0].axes
+    assert (ax.get_xscale(), ax.get_yscale()) == ("logit", "linear")
+    (low, high), shown = ax.get_xlim(), ax.lines[0].get_xdata()
+    assert low < min(shown) < max(shown) < high < 1
     plain = made("plain", {"test_accuracy": [0.5], "client_accuracy_barrier": [0], "seconds": [1]})
     for kind in ("fusions", "gain"):
         with pytest.raises(InputError, match=r"no run has fusions.csv; evaluation.fusions="):

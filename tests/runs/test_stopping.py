@@ -195,8 +195,6 @@ def test_a_finished_run_says_what_it_has_not_kept(run):
 
     assert missing() is None
     assert missing(keep_models=[2, 6]) is None  # it ended before round 6
-    assert missing(keep_models=[2, "last"]) == (
-        f"{folder} has not kept the clients' models of round 4; --again repeats the run and keeps "
-        "them"
-    )
+    told = f"{folder} has not kept the clients' models of round 4"
+    assert missing(keep_models=[2, "last"]) == told
     assert "round 1, 3, 4 and the model" in missing(keep_models="all", keep_best="test_accuracy")

@@ -80,6 +80,7 @@ def test_the_command_line_and_the_way_to_the_nodes_change_nothing():
         ({"epochs": {"int_uniform": [1, 2.5]}}, "both ends must be whole numbers"),
         ({"epochs": {"uniform": [1, 2]}}, "epochs: client 0: 1."),
         ({"epochs": {"choice": []}}, "choice: [] is not allowed: give a list of values"),
+        ({"private": {"choice": ["head"]}}, "all clients keep the same tensors to themselves"),
         ({"optimizer": {"choice": ["sgdd"]}}, "optimizer: client 0: 'sgdd' is not allowed"),
     ],
 )  # fmt: skip

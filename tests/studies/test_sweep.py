@@ -93,9 +93,11 @@ def test_a_sweep_from_file_to_figure_and_again(go, tmp_path):
     assert lines[0].startswith("[1/4] FedAvg, seed 0: accuracy 0.")
     assert lines[3].startswith("[4/4] FedPNU, seed 1: accuracy 0.")
     check(tmp_path / "runs" / "tiny")
-    again = go()
+    again = go("keep_models=all")
     assert again.exit_code == 0
     assert "4 runs, 4 of them finished\n" in again.output
+    lacking = "has not kept the clients' models of round 1, 2 (and 3 more such runs); a run whose"
+    assert lacking in again.output
     assert f"next: fedalign compare {tmp_path / 'runs' / 'tiny'}" in again.output
     assert len(read_runs(held(tmp_path / "runs" / "tiny"))) == 4
     assert not results(again.output)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord
 
+from clients.local import Local
 from fedalign.client_app import app
 from fedalign.federation.federation import Federation, federation_of
 from fedalign.messages.groups import GroupRequest
@@ -70,9 +71,12 @@ def test_a_client_is_what_it_is_where_all_have_its_options(mixed, client):
 
 
 @pytest.mark.parametrize("group", [6, 4])
-def test_a_stack_and_a_sum_are_the_clients_one_by_one(mixed, group):
-    layout, alone = mixed
+def test_a_stack_and_a_sum_are_the_clients_one_by_one(mixed, group, monkeypatch):
+    (layout, alone), seen, train = mixed, [], Local.train
+    monkeypatch.setattr(Local, "train", lambda *own: seen.append(own[1]) or train(*own))
     _, stacked = trained(GroupRequest(group), group, per_client=OWN)
+    widths = sorted(len(stack.block) for stack in seen)
+    assert widths == ([1, 5] if group == 6 else [1, 2, 3])  # Adam trains apart
     models = models_of(layout, alone)
     torch.testing.assert_close(models_of(layout, stacked), models, rtol=1e-4, atol=1e-5)
     counts = [reply.content["metrics"]["num-examples"] for reply in stacked]

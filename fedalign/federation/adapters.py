@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -41,7 +42,8 @@ def adapt(module: nn.Module, how: Adapters) -> None:
     head = {entry.name.rpartition(".")[0] for entry in layers[-1]}
     chosen = _chosen(module, how.targets, head)
     peft = _peft()
-    config = peft.LoraConfig(r=how.rank, lora_alpha=how.alpha, target_modules=chosen)
+    exactly = "|".join(map(re.escape, chosen))  # of a list, peft takes the ends of names
+    config = peft.LoraConfig(r=how.rank, lora_alpha=how.alpha, target_modules=exactly)
     with named("model.adapters"):
         peft.inject_adapter_in_model(config, module)
     for name, parameter in module.named_parameters():

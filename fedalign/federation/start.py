@@ -78,6 +78,9 @@ def start_of(config: Config, spec: Spec, *stream: int | str, filled: bool = True
     """
     model, file = config.model, file_of(config.model)
     adapters, anew = model.options.get("adapters"), ""
+    frozen = str(model.options.get("frozen") or "")
+    if frozen and adapters is not None:
+        raise InputError("model.frozen: model.adapters freezes all but what its `also` names")
     if file is not None:
         model = replace(model, options={**model.options, "weights": None})
     refuse_tokens(model.name, spec, signature(load("models", model.name)).parameters)
@@ -88,7 +91,7 @@ def start_of(config: Config, spec: Spec, *stream: int | str, filled: bool = True
     late = file is not None and adapters is not None and has_adapters(file)
     if file is not None and not late:
         anew = fill(module, file)
-    freeze(module, str(config.model.options.get("frozen") or ""))
+    freeze(module, frozen)
     if adapters is not None:
         with seeded(config.seed, "adapters", *stream):
             adapt(module, adapters)

@@ -35,7 +35,7 @@ PRIVATE = Annotated[
     ),
 ]
 WEIGHTS = Annotated[
-    str | None,
+    Annotated[str, Field(min_length=1)] | None,
     Field(
         description="what the run starts from: a file of safetensors or of torch.save, or the "
         "folder of a run; a head for another number of classes starts anew; null: random weights"

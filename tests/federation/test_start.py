@@ -6,12 +6,15 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Context, RecordDict
 from safetensors.torch import save_file
+from torch import nn
 
 from fedalign.errors import InputError
+from fedalign.federation.adapters import adapt
 from fedalign.federation.federation import Federation
 from fedalign.federation.local_data import CONSTANTS, federation_at
 from fedalign.landscape.files import read as read_model
 from fedalign.runs.identity import changes, identity
+from fedalign.settings.common import Adapters
 from fedalign.settings.config import read
 
 MLP = {"model.depth": 1, "model.width": 4, "seed": 7}
@@ -199,6 +202,22 @@ def test_adapters_that_fit_nothing_are_refused(settings, problem):
     pytest.importorskip("peft")
     with pytest.raises(InputError, match=problem):
         vit(**{f"model.adapters.{key}": value for key, value in settings.items()}).network  # noqa: B018
+
+
+def test_adapters_are_beside_the_layers_that_are_named_and_no_others():
+    """`fc1` is the end of the name of another layer, too."""
+    pytest.importorskip("peft")
+    module = nn.Sequential()
+    module.fc1, module.block, module.fc2 = nn.Linear(3, 3), nn.Sequential(), nn.Linear(3, 2)
+    module.block.fc1 = nn.Linear(3, 3)
+    adapt(module, Adapters(rank=1, targets="fc1"))
+    assert isinstance(module.block.fc1, nn.Linear)
+    assert not isinstance(module.fc1, nn.Linear)
+
+
+def test_adapters_and_frozen_parts_are_not_for_one_run():
+    with pytest.raises(InputError, match=r"model\.frozen: model\.adapters freezes all but what"):
+        vit(**{"model.adapters.rank": 2, "model.frozen": "head"}).network  # noqa: B018
 
 
 def test_without_the_package_the_error_says_how_to_install_it(monkeypatch):

@@ -68,7 +68,8 @@ def module(request):
 
 
 def test_no_model_is_forgotten():
-    assert {name.split()[0] for name in MODELS} == set(BUILTIN["models"])
+    others = {"transformer", "torchvision", "timm"}  # of packages; their own tests run them
+    assert {name.split()[0] for name in MODELS} == set(BUILTIN["models"]) - others
 
 
 def test_every_tensor_of_every_row_is_aligned(module):

@@ -265,7 +265,9 @@ def test_every_stacked_layer_is_tried():
     assert tried | {nn.Conv2d} >= set(LAYERS)
 
 
-@pytest.mark.parametrize("name", BUILTIN["models"])
+@pytest.mark.parametrize(
+    "name", sorted(BUILTIN["models"].keys() - {"transformer", "torchvision", "timm"})
+)
 def test_every_model_of_fedalign_is_stacked(name):
     torch.manual_seed(0)
     text = name.startswith("char")

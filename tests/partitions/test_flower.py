@@ -31,7 +31,7 @@ def test_options_travel_in_a_run_config():
     assert from_run_config(config.run_config()) == config
     plain = Config(partition={"name": "flwr", "options": {}})
     assert from_run_config(plain.run_config()).digest() == plain.digest()
-    with pytest.raises(InputError, match=r"partition\.options: .* is not allowed"):
+    with pytest.raises(InputError, match=r"partition\.options\.alpha: .* is not allowed"):
         read(None, words | {"partition.options.alpha": [0.5, 1]})
 
 

@@ -166,7 +166,7 @@ def test_the_manifest_has_the_users_repository_and_the_versions_of_packages(run,
     (place / "theirs_fl.py").write_text(STRATEGY + "\n")
     manifest = json.loads((run(strategy="theirs_fl:Mine", rounds=1) / "manifest.json").read_text())
     assert manifest["repositories"] == {str(place): f"{commit}+"}
-    assert set(manifest["identity"]) == {"fedalign", "files", "packages", "data"}
+    assert set(manifest["identity"]) == {"fedalign", "files", "packages", "weights", "data"}
     assert set(manifest["identity"]["data"]) == {"training", "test"}
 
 

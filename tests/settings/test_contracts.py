@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from pydantic import Field
 from torch import nn
 
+from clients.local import OWN_STEPS
 from fedalign.errors import BadValueError, InputError
 from fedalign.federation.federation import Federation
 from fedalign.server.strategies import strategy_of
@@ -218,7 +219,7 @@ def test_an_option_keeps_a_name_that_another_part_gave_up():
 
 def test_traits_are_declared_or_have_defaults():
     assert traits("clients", "moon") == client_contracts.ClientTraits(
-        None, stateful=True, uses_features=True
+        None, stateful=True, uses_features=True, stacked_options=OWN_STEPS
     )
     assert traits("clients", "mine:Trains") == client_contracts.ClientTraits()
     assert traits("strategies", "matched").moves_neurons

@@ -16,7 +16,7 @@ from fedalign.report.labels import label
 from fedalign.report.panels import grid, panels
 from fedalign.report.statistics import Difference
 from fedalign.report.style import BLACK, COLOURS, layout, styled
-from fedalign.report.tables import Row, differences
+from fedalign.report.tables import COLUMNS, Row, differences
 from fedalign.runs.tables import lower_is_better
 
 MAX_TICK = 24  # characters in a line beside an axis
@@ -33,15 +33,16 @@ class Line:
 
 
 @styled()
-def beside_baseline(rows: Sequence[Row], baseline: str) -> Figure:
-    """Return a figure of each arm's paired difference in accuracy from the baseline.
+def beside_baseline(rows: Sequence[Row], baseline: str, column: str = "accuracy") -> Figure:
+    """Return a figure of each arm's paired difference from the baseline, in a column of tables.
 
     Arms are sorted by their difference, drawn with its 95 % interval; dots are filled where p,
     corrected by Holm's method, is below 0.05. Each choice of the varied settings has its own panel.
     """
     lines: dict[str, list[Line]] = {}
-    for row, change in zip(rows, differences(rows, baseline), strict=True):
-        mean = float(np.mean(list(row.by_seed("accuracy").values())))
+    changes = differences(rows, baseline, [column])[column]
+    for row, change in zip(rows, changes, strict=True):
+        mean = float(np.mean(list(row.by_seed(column).values())))
         if change or row.arm == baseline:
             lines.setdefault(label(row.varied), []).append(Line(row.arm, mean, change))
     height = 1.1 + 0.27 * len({row.arm for row in rows})
@@ -50,7 +51,8 @@ def beside_baseline(rows: Sequence[Row], baseline: str) -> Figure:
     for (title, own), ax in zip(lines.items(), axes, strict=True):
         _plot(ax, own, better=COLOURS[:2])
         ax.set_title(title, loc="left", fontweight="bold")
-    figure.supxlabel(f"test accuracy minus {baseline}'s: {EXPLAINED}", fontsize="medium")
+    what = COLUMNS[column].heading.rpartition(", ")[0]
+    figure.supxlabel(f"{what} minus {baseline}'s: {EXPLAINED}", fontsize="medium")
     return figure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -21,10 +21,11 @@ ACCURACIES = {
     "corrupted_accuracy": "corrupted accuracy",
     "held_out_accuracy": "held-out accuracy",
 }
+CHANGED = ("test_accuracy", "corrupted_accuracy")
 EXPLAINED = (
     "Mean ± sample standard deviation over seeds, in the last round in which fusions were "
     "measured. The highest ingredient of each column is known only in hindsight; 'best' is the one "
-    "that held-out examples chose. Differences in test accuracy are paired by seed, ± half the "
+    "that held-out examples chose. Differences are paired by seed, ± half the "
     "95 % interval; n.s.: p is 0.05 or more after Holm's correction for their number."
 )
 
@@ -37,13 +38,13 @@ class Line:
         arm: whose it is.
         name: `client 3`, `mean ingredient`, `highest ingredient`, or that of a fusion.
         values: accuracies by column of `fusions.csv` and by seed.
-        change: of a fusion's test accuracy from the best ingredient's; None for others.
+        changes: of a fusion's accuracies from those of the best ingredient, by column.
     """
 
     arm: str
     name: str
     values: Mapping[str, Mapping[int, float]]
-    change: Difference | None = None
+    changes: Mapping[str, Difference] = field(default_factory=dict)
 
     def cell(self, column: str) -> str:
         """Return mean and deviation of an accuracy as text."""
@@ -65,17 +66,22 @@ def is_ingredient(table: pd.DataFrame) -> pd.Series[bool]:
 def lines(rows: Sequence[Row]) -> list[Line]:
     """Return the ingredients and fusions of all arms that have some."""
     found = [line for row in rows for line in _of_arm(row)]
-    base, key = reference(found), "test_accuracy"
-    theirs = {line.arm: line.values[key] for line in found if line.name == base}
-    others = (base, MEAN, HIGHEST)
-    changes = [
-        None
-        if line.name in others or line.name.startswith(CLIENT)
-        else paired(line.values[key], theirs[line.arm])
-        for line in found
-    ]
-    pairs = zip(found, corrected(changes), strict=True)
-    return [replace(line, change=change) for line, change in pairs]
+    base = reference(found)
+    theirs = {line.arm: line.values for line in found if line.name == base}
+    fused = [line for line in found if not _is_reference(line.name, base)]
+    pairs = [(line, key) for key in CHANGED for line in fused if line.values[key]]
+    differences = corrected(
+        [paired(line.values[key], theirs[line.arm][key]) for line, key in pairs]
+    )
+    changes: dict[tuple[str, str], dict[str, Difference]] = {}
+    for (line, key), difference in zip(pairs, differences, strict=True):
+        if difference is not None:
+            changes.setdefault((line.arm, line.name), {})[key] = difference
+    return [replace(line, changes=changes.get((line.arm, line.name), {})) for line in found]
+
+
+def _is_reference(name: str, base: str) -> bool:
+    return name in (base, MEAN, HIGHEST) or name.startswith(CLIENT)
 
 
 def reference(found: Sequence[Line]) -> str:
@@ -89,6 +95,12 @@ def columns(found: Sequence[Line]) -> dict[str, str]:
     return {key: told for key, told in ACCURACIES.items() if any(own.values[key] for own in found)}
 
 
+def changed(found: Sequence[Line]) -> dict[str, str]:
+    """Return the heading of each accuracy of which there are differences."""
+    known = [key for key in CHANGED if any(key in line.changes for line in found)]
+    return {key: f"{ACCURACIES[key]} minus {reference(found)}" for key in known}
+
+
 def describe(rows: Sequence[Row]) -> str:
     """Return a Markdown table of ingredients and fusions; "" if none were measured."""
     found = lines(rows)
@@ -98,8 +110,8 @@ def describe(rows: Sequence[Row]) -> str:
     cells["model"] = [line.name for line in found]
     for key, heading in columns(found).items():
         cells[heading] = [line.cell(key) for line in found]
-    if any(line.change for line in found):
-        cells[f"minus {reference(found)}"] = [str(line.change or UNKNOWN) for line in found]
+    for key, heading in changed(found).items():
+        cells[heading] = [str(line.changes.get(key, UNKNOWN)) for line in found]
     return f"{markdown(cells)}\n{textwrap.fill(EXPLAINED, WIDTH)}"
 
 

@@ -190,41 +190,50 @@ def measured(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def differences(rows: Sequence[Row], baseline: str) -> list[Difference | None]:
-    """Return each row's difference in accuracy from the baseline, paired by seed.
+def differences(
+    rows: Sequence[Row], baseline: str, columns: Sequence[str] = ("accuracy",)
+) -> dict[str, list[Difference | None]]:
+    """Return each row's differences in some columns from the baseline, paired by seed.
 
     A row is compared with the baseline's row of the same varied settings; the baseline's own rows
-    give None. The p of all rows are corrected together.
+    give None. The p of all rows and columns are corrected together.
     """
-    theirs = {str(row.varied): row.by_seed("accuracy") for row in rows if row.arm == baseline}
-    return corrected(
-        [
+    found: list[Difference | None] = []
+    for name in columns:
+        theirs = {str(row.varied): row.by_seed(name) for row in rows if row.arm == baseline}
+        found += [
             None
             if row.arm == baseline
-            else paired(row.by_seed("accuracy"), theirs.get(str(row.varied), {}))
+            else paired(row.by_seed(name), theirs.get(str(row.varied), {}))
             for row in rows
         ]
-    )
+    every = iter(corrected(found))
+    return {name: [next(every) for _ in rows] for name in columns}
 
 
 def table(
-    rows: Sequence[Row], columns: Sequence[str] | None = None, baseline: str | None = None
+    rows: Sequence[Row],
+    columns: Sequence[str] | None = None,
+    baseline: str | None = None,
+    compared: Sequence[str] = ("accuracy",),
 ) -> str:
     """Return a Markdown table: mean ± sample standard deviation over seeds of each column.
 
     Args:
         rows: one a line; all have the same keys in `varied`.
         columns: names in `COLUMNS`; None takes the usual ones that were measured.
-        baseline: an arm; a column then shows how far the others' accuracy differs from it.
+        baseline: an arm; columns then show how far the others differ from it.
+        compared: in which of the columns.
     """
+    beside = differences(rows, baseline, compared) if baseline is not None else {}
     keys = [*rows[0].varied]
     cells = {short(key, keys): [str(row.varied[key]) for row in rows] for key in keys}
     cells |= {"run": [row.arm for row in rows], "seeds": [str(len(row.runs)) for row in rows]}
     for name in columns or [name for name in measured(rows) if COLUMNS[name].usual]:
         cells[COLUMNS[name].heading] = [COLUMNS[name].cell(row.runs) for row in rows]
-        if name == "accuracy" and baseline is not None:
-            beside = differences(rows, baseline)
-            cells[f"minus {baseline}'s"] = [str(difference or UNKNOWN) for difference in beside]
+        if name in beside:
+            heading = f"minus {baseline}'s" + (f": {name}" if len(beside) > 1 else "")
+            cells[heading] = [str(difference or UNKNOWN) for difference in beside[name]]
     return markdown(cells)
 
 

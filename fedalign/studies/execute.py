@@ -97,7 +97,7 @@ def execute(planned: Sequence[Planned], how: How) -> int:
     try:
         with how.crew(todo) as crew:
             going = f"; running {crew.jobs} at a time{crew.place}" if todo else ""
-            print(f"{len(configs)} runs, {done} of them finished{going}", flush=True)
+            print(f"{counted(len(configs))}, {done} of them finished{going}", flush=True)
             if how.changed == "all":
                 for config in todo:
                     forget(config)
@@ -123,13 +123,18 @@ def describe(planned: Sequence[Planned]) -> str:
     runs = {folder_of(run.config): run for run in planned}
     states = {folder: state_of(folder) for folder in runs}
     counts = Counter(state.status for state in states.values())
-    lines = [f"{len(runs)} runs: " + ", ".join(f"{n} {status}" for status, n in counts.items())]
+    lines = [f"{counted(len(runs))}: " + ", ".join(f"{n} {status}" for status, n in counts.items())]
     width = max(map(len, map(str, runs)))
     for folder, run in runs.items():
         state = states[folder]
         reached = f", round {state.round} of {run.config.rounds}" if state.is_under_way else ""
         lines.append(f"{folder!s:{width}}  {run.name}: {state.status}{reached}")
     return "\n".join(lines)
+
+
+def counted(runs: int) -> str:
+    """Return a number of runs in words."""
+    return f"{runs} run" if runs == 1 else f"{runs} runs"
 
 
 def _is_due(config: Config, changed: Changed) -> bool:

@@ -54,7 +54,8 @@ def write(source: Source, planned: Sequence[Planned], folder: Path, command: str
     sweep, baseline = source.sweep, _baseline(source.sweep, rows)
     columns = sweep.table or measured(rows)
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"# {source.title}", f"`{command}`", table(rows, columns, baseline)]
+    shown = table(rows, columns, baseline, sweep.compared)
+    lines = [f"# {source.title}", f"`{command}`", shown]
     lines.append(NOTES + (COMPARED if baseline else ""))
     missing = sum(not _is_finished(run) for run in planned)
     if missing:
@@ -62,7 +63,7 @@ def write(source: Source, planned: Sequence[Planned], folder: Path, command: str
     lines += filter(None, [soups.describe(rows)])
     lines += remarks([run for row in rows for run in row.runs], rows)
     (folder / "table.md").write_text("\n\n".join(lines) + "\n", "utf-8")
-    summary(rows, baseline).to_csv(folder / "summary.csv", index=False)
+    summary(rows, baseline, sweep.compared[0]).to_csv(folder / "summary.csv", index=False)
     curves(rows).to_csv(folder / "curves.csv", index=False)
     names = dict.fromkeys(run.path.name for row in rows for run in row.runs)
     (folder / MEMBERS).write_text("\n".join(names) + "\n", "utf-8")
@@ -73,7 +74,8 @@ def write(source: Source, planned: Sequence[Planned], folder: Path, command: str
     along = along_the_line(rows, str(sweep.figure.x)) if _is_over_x(sweep, rows) else None
     if along is not None:
         save(along, folder / "lines.png", folder / "lines.pdf")
-    first = [_accuracies(rows, baseline)] if "accuracy" in measured(rows) else []
+    shown = sweep.compared[0]
+    first = [_means(rows, baseline, shown)] if shown in measured(rows) else []
     quoted = shlex.quote(str(folder))
     further = f"next: fedalign compare {quoted}\n      fedalign report {quoted}"
     return "\n\n".join([*first, f"table and figure in {folder}\n{further}"])
@@ -117,10 +119,11 @@ def rows_of(planned: Sequence[Planned]) -> list[Row]:
     ]
 
 
-def summary(rows: Sequence[Row], baseline: str | None) -> pd.DataFrame:
+def summary(rows: Sequence[Row], baseline: str | None, compared: str = "accuracy") -> pd.DataFrame:
     """Return mean and deviation of every measured column and the difference, a line a row."""
     names = measured(rows)
-    beside = differences(rows, baseline) if baseline else [None] * len(rows)
+    none: list[Difference | None] = [None] * len(rows)
+    beside = differences(rows, baseline, [compared])[compared] if baseline else none
     return pd.DataFrame(
         {**row.varied, "arm": row.arm, "seeds": len(row.runs)}
         | _numbers(row, names)
@@ -139,14 +142,14 @@ def curves(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _accuracies(rows: Sequence[Row], baseline: str | None) -> str:
-    """Return the accuracy of each row as text for a terminal."""
+def _means(rows: Sequence[Row], baseline: str | None, column: str) -> str:
+    """Return a column of each row as text for a terminal."""
     keys = list(rows[0].varied)
     cells = {short(key, keys): [row.varied[key] for row in rows] for key in keys}
     cells |= {"arm": [row.arm for row in rows], "seeds": [len(row.runs) for row in rows]}
-    cells["accuracy"] = [COLUMNS["accuracy"].cell(row.runs) for row in rows]
+    cells[column] = [COLUMNS[column].cell(row.runs) for row in rows]
     if baseline is not None:
-        beside = differences(rows, baseline)
+        beside = differences(rows, baseline, [column])[column]
         cells[f"minus {baseline}'s"] = [str(difference or UNKNOWN) for difference in beside]
     frame = pd.DataFrame(cells).astype(str)
     return frame.to_markdown(index=False, tablefmt="simple", disable_numparse=True)
@@ -176,7 +179,7 @@ def _figure(sweep: Sweep, rows: Sequence[Row], baseline: str | None) -> Figure:
     if _is_over_x(sweep, rows):
         return over_x(rows, str(shown.x), baseline, shown.panels, shown.log)
     if shown.kind == "differences" and baseline is not None:
-        return beside_baseline(rows, baseline)
+        return beside_baseline(rows, baseline, sweep.compared[0])
     return over_rounds(rows, baseline)
 
 

@@ -92,6 +92,11 @@ class Sweep(Section):
         "on its x axis makes an arm of each value",
     )
     baseline: str | None = Field(None, description="the arm that the others are compared with")
+    compared: Annotated[list[str], Field(min_length=1)] = Field(
+        default=["accuracy"],
+        description="columns in which arms are compared with the baseline; the figure of kind "
+        "`differences` and the terminal show the first",
+    )
     figure: Figure = Figure()
     table: list[str] | None = Field(
         None, description=f"columns, from: {', '.join(COLUMNS)}; null: all measured"
@@ -154,7 +159,8 @@ def _check(sweep: Sweep) -> None:
         raise BadValueError("baseline", "must be given for a figure of differences")
     if sweep.figure.kind == "sweep":
         _check_x(sweep)
-    for place, columns in (("table", sweep.table), ("figure.panels", sweep.figure.panels)):
+    lists = {"table": sweep.table, "compared": sweep.compared, "figure.panels": sweep.figure.panels}
+    for place, columns in lists.items():
         for column in columns or ():
             if column not in COLUMNS:
                 raise BadValueError(place, f"{column!r} is not a column{nearest(column, COLUMNS)}")

@@ -39,12 +39,15 @@ def test_lines_are_means_of_the_last_round_and_differences_from_the_chosen_ingre
     assert test["client 1"] == {0: 0.7, 1: 0.8}
     assert test["mean ingredient"] == pytest.approx({0: 0.6, 1: 0.7})
     assert test["highest ingredient"] == {0: 0.7, 1: 0.8}
-    change = found["mean"].change  # 0.3 and 0: mean 0.15, deviation 0.2121; 12.706 * 0.15
+    change = found["mean"].changes[
+        "test_accuracy"
+    ]  # 0.3 and 0: mean 0.15, deviation 0.2121; 12.706 * 0.15
     assert (change.mean, change.half_width) == pytest.approx((0.15, 12.7062 * 0.15), rel=1e-4)
-    assert [name for name, own in found.items() if own.change] == ["mean"]
+    assert [name for name, own in found.items() if own.changes] == ["mean"]
     text = describe(groups(runs))
     assert "| mean               | 0.8000 ± 0.0000" in text
-    assert "minus best" in text
+    assert "test accuracy minus best" in text
+    assert "corrupted accuracy minus best" in text
     assert "corrupted accuracy" in text
     page = render(runs)
     assert "Ingredients and fusions" in page
@@ -56,7 +59,7 @@ def test_without_a_chosen_ingredient_the_highest_is_the_reference(runs, made):
         table = pd.read_csv(run.path / "fusions.csv")
         table[table["fusion"] != "best"].to_csv(run.path / "fusions.csv", index=False)
     (mean,) = [line for line in lines(groups(runs)) if line.name == "mean"]
-    assert mean.change.mean == pytest.approx((0.1 + 0) / 2)
+    assert mean.changes["test_accuracy"].mean == pytest.approx((0.1 + 0) / 2)
     assert describe(groups([made("plain", {"test_accuracy": [0.5]})])) == ""
 
 

@@ -161,10 +161,10 @@ def rows(folder):
 
 def test_differences_are_paired_by_seed_and_combination_by_hand(rows):
     # 0.03, 0.02, 0.01: mean 0.02, deviation 0.01; 4.3027 * 0.01 / sqrt(3) = 0.02484
-    one, three = differences(rows, "fedavg")[1::2]
+    one, three = differences(rows, "fedavg")["accuracy"][1::2]
     assert (one.mean, one.half_width, one.pairs) == pytest.approx((0.02, 0.02484, 3), abs=1e-5)
     assert str(three) == "+0.1000 ± –"  # noqa: RUF001
-    assert differences(rows, "fedavg")[::2] == [None, None]
+    assert differences(rows, "fedavg")["accuracy"][::2] == [None, None]
 
 
 def test_the_table_of_a_study(rows):

@@ -108,6 +108,35 @@ def test_a_sweep_from_file_to_figure_and_again(go, tmp_path):
 
 
 @pytest.mark.usefixtures("here")
+def test_a_prepared_run_is_made_first_and_its_model_is_where_all_others_start(go, tmp_path):
+    """And the folder has the table and the figures of what only such sweeps measure."""
+    first = {"base": "quickstart", "rounds": 1, "model.width": 8, "data.classes": "0-8"}
+    evaluation = SETTINGS["evaluation"] | {
+        **{"fusions": ["best", "mean"], "server_share": 0.1},
+        "tasks": {"on": {"own": "digits"}, "ways": ["probe"], "examples": 50},
+    }
+    settings = SETTINGS | {"evaluation": evaluation}
+    arms = {"Started": {}, "From scratch": {"model.weights": None}}
+    changes = {"prepare": {"model.weights": first}, "arms": arms, "baseline": None, "seeds": 1}
+    listed = go("--dry-run", settings=settings, **changes)
+    assert listed.output.startswith("made first: 1 run: 1 new\n"), listed.output
+    result = go(settings=settings, **changes)
+    assert result.exit_code == 0, result.output
+    assert [line[:5] for line in results(result.output)] == ["[1/1]", "[1/2]", "[2/2]"]
+    folder = tmp_path / "runs" / "tiny"
+    started, scratch = (run.settings for run in read_runs(held(folder)))
+    weights = Path(started["model.weights"])
+    assert weights.is_dir()
+    assert weights.name.startswith("quickstart-")
+    assert scratch["model.weights"] is None
+    assert "| Started" in (table := (folder / "table.md").read_text())
+    assert "mean ingredient" in table
+    assert "probing" in table
+    assert {file.stem for file in folder.glob("*.pdf")} == {"figure", "fusions", "gain", "tasks"}
+    assert "1 run, 1 of them finished" in go(settings=settings, **changes).output
+
+
+@pytest.mark.usefixtures("here")
 def test_a_failing_arm_is_named_and_tried_again(go, tmp_path):
     arms = SWEEP["arms"] | {"Crowd": {"num_clients": 5000}}
     result = go(arms=arms)

@@ -92,18 +92,22 @@ def of_runs(rows: Sequence[Row]) -> Table:
 def of_fusions(rows: Sequence[Row]) -> Table:
     """Return the accuracies of ingredients and fusions, a line each; no lines without any."""
     found = soups.lines(rows)
-    shown, base = soups.columns(found), soups.reference(found)
+    shown, changed = soups.columns(found), soups.changed(found)
     lines = [
         [
             Cell(own.name, own.name),
             Cell(own.arm, own.arm),
             *(_mean(list(own.values[key].values())) for key in shown),
-            Cell(_difference(own.change), own.change.mean) if own.change else NO_DIFFERENCE[0],
+            *(_change(own.changes.get(key)) for key in changed),
         ]
         for own in found
     ]
-    headings = ["model", "arm", *shown.values(), f"test accuracy minus {base}"]
+    headings = ["model", "arm", *shown.values(), *changed.values()]
     return Table(soups.EXPLAINED, headings, lines)
+
+
+def _change(difference: Difference | None) -> Cell:
+    return Cell(_difference(difference), difference.mean) if difference else NO_DIFFERENCE[0]
 
 
 def of_tasks(rows: Sequence[Row]) -> Table:

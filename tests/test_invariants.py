@@ -33,6 +33,7 @@ RULES = {
     | {"augment": ("flip", "crop"), "label_smoothing": 0.1},
 }
 SIZES = [11, 9, 9, 6, 3]
+MARKED = [pytest.param(rule, marks=[pytest.mark.slow] * (rule == "adam")) for rule in RULES]
 
 
 def train(network, data, algorithm, plan, sizes=SIZES, only=None):
@@ -83,7 +84,7 @@ def test_algorithms_that_store_client_state_say_so(network, data, name):
     assert bool(result.client_state) == getattr(ALGORITHMS[name], "stateful", False)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", MARKED)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_all_fixed_moves_nothing_but_batchnorm(network, data, name, rule):
     start, block, _ = train(network, data, ALGORITHMS[name](**RULES[rule]), MaskPlan(fixed_ratio=1))
@@ -114,7 +115,7 @@ def test_padding_stays_0(network, data, name, rule, mask):
             assert torch.equal(layout.spread(layout.compact(found)), found)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", MARKED)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_nothing_fixed_is_no_mask_to_the_bit(network, data, name, rule):
     algorithm = ALGORITHMS[name](**RULES[rule], epochs=2)
@@ -128,7 +129,7 @@ def test_nothing_fixed_is_no_mask_to_the_bit(network, data, name, rule):
         )
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", MARKED)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_each_half_is_held_in_turn(network, data, name, rule, monkeypatch):
     """Clients of 6, 6, 6, 4 and 2 steps: 3, 3, 3, 2 and 1 of them belong to the first half."""

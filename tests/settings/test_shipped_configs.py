@@ -73,4 +73,4 @@ def test_every_algorithm_has_one():
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_studys_runs_are_valid(name):
-    assert len(plan(read_sweep(name), ["seed=0"])) >= 8
+    assert len(plan(read_sweep(name), ["seed=0"])) >= 2

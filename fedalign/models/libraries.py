@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedalign.data.packaged import needed
 from fedalign.errors import InputError, nearest, shortened
 from fedalign.models import require_images
 
@@ -44,7 +45,7 @@ def torchvision(
         InputError: There is no such architecture or weights, or they cannot be downloaded.
     """
     require_images("torchvision", shape)
-    library = _library("torchvision.models", "fedalign")
+    library = import_module("torchvision.models")
     known = library.list_models(module=library)
     if architecture not in known:
         raise InputError(
@@ -81,7 +82,7 @@ def timm(
         InputError: timm is not installed, it has no such model, or it cannot download weights.
     """
     require_images("timm", shape)
-    library = _library("timm", "fedalign[timm]")
+    library = needed("timm", "model.name")
     if weights not in (None, "pretrained"):
         raise InputError(f"model.weights: {weights!r} is neither a file nor 'pretrained'")
     if not library.is_model(architecture.partition(".")[0]):
@@ -112,16 +113,6 @@ class Resized(nn.Module):
             images = functional.interpolate(images, (self.size, self.size), mode="bilinear")
         logits: Tensor = self.net(images)
         return logits
-
-
-def _library(module: str, extra: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        name = module.partition(".")[0]
-        raise InputError(
-            f"model.name: {name!r} needs the package {name} ({error}); pip install '{extra}'"
-        ) from None
 
 
 def _created(library: Any, architecture: str, given: Mapping[str, Any]) -> Any:

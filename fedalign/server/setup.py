@@ -103,6 +103,10 @@ def _of_models(federation: Federation, nodes: Nodes) -> list[Callback]:
     if settings.client_fraction:
         federation.check_testers(nodes.test_examples.values())
     if federation.private:
+        for key in ("fusions", "corruptions"):
+            if getattr(settings, key):
+                reason = "models with private tensors cannot be measured"
+                raise InputError(f"evaluation.{key}: {reason}")
         _say_what_is_not_measured(federation)
         return []
     judging = judges(federation)
@@ -119,9 +123,6 @@ def _of_models(federation: Federation, nodes: Nodes) -> list[Callback]:
 def _say_what_is_not_measured(federation: Federation) -> None:
     """Log that models of the server are not measured, since parts of them never train there."""
     patterns, settings = private_of(federation.config.client), federation.config.evaluation
-    for key in ("fusions", "corruptions"):
-        if getattr(settings, key):
-            raise InputError(f"evaluation.{key}: models with private tensors cannot be measured")
     tested = settings.client_fraction or settings.tasks.on
     cure = "" if tested else "; nothing tests: give "
     log.warning(

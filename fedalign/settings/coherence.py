@@ -64,8 +64,6 @@ def _same_options(chain: list[Part], client: Part) -> None:
 
 def _same_for_all(chain: list[Part], own: Collection[str]) -> None:
     """Refuse options that clients have of their own where they must have the same."""
-    if "private" in own:
-        raise BadValueError("client.private", "all clients keep the same tensors to themselves")
     for part in chain:
         alike = traits("strategies", part.name).same_for_all
         alike += ("lr",) if "client_learning_rate" in part.options else ()  # of Flower's q-FedAvg

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close as close
 
 from fedalign.data import Dataset
 from fedalign.models.mlp import mlp
@@ -55,7 +56,8 @@ def test_replays_give_the_scores_of_plain_passes(network, refuses):
         for own, shares in ((block, None), (block, SHARES), (block[:2], SHARES[:2, :2])):
             if network[0].mixes is not None:
                 expected = network[0].evaluate_mixes(own, shares, network[1], 20)
-                assert torch.equal(captured.evaluate_mixes(own, shares), expected)
+                # Another number of mixtures may be summed in another order.
+                close(captured.evaluate_mixes(own, shares), expected, rtol=1e-6, atol=0)
     shapes = 1 if network[0].mixes is None else 3  # few for any number of models and mixtures
     assert captured.graphs.tapes == (0 if refuses else shapes)
     assert bool(captured.graphs.refused) == refuses

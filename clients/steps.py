@@ -102,14 +102,18 @@ class Batches:
         index = np.full((len(rows), made[0], width), -1, np.int64)
         key_shape = len(rows), made[0], 2 if with_keys else 0
         keys: np.ndarray = np.zeros(key_shape, np.int32)
-        for own, stream, count, steps, to in zip(rows, streams, counts, made, index, strict=True):
-            at = places[count]
-            for epoch in to[:steps].reshape(-1, len(split[count]) * width):
-                if not count or at[-1] == count - 1:  # all batches but the last are full
-                    epoch[:count] = own
-                    stream.shuffle(epoch[:count])  # as `permutation` shuffles a copy
+        # Where all batches but the last are full, examples lie one behind the other.
+        dense = {count for count, at in places.items() if not count or at[-1] == count - 1}
+        flat = index.reshape(len(rows), -1)
+        for own, stream, count, n, to in zip(rows, streams, counts, epochs, flat, strict=True):
+            length = len(split[count]) * width
+            for first in range(0, n * length, length):
+                if count in dense:
+                    epoch = to[first : first + count]
+                    epoch[:] = own
+                    stream.shuffle(epoch)  # as `permutation` shuffles a copy
                 else:
-                    epoch[at] = stream.permutation(own)
+                    to[first : first + length][places[count]] = stream.permutation(own)
         mix: np.ndarray = np.ones((*key_shape[:2], 1 if mixup else 0), np.float32)
         for stream, steps, to in zip(streams, made, mix, strict=True) if mixup else ():
             to[:steps, 0] = stream.beta(mixup, mixup, steps)

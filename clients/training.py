@@ -89,15 +89,14 @@ class Training:
         if graphs is not None:
             make = partial(Replayed, graphs, algorithm)
             self._replayed = graphs.kept(self._shape(algorithm, decay), make)
+        of_id = {id(planned): planned for planned in self._planned}  # clients share them
         covered = cache(
-            lambda form, lr, first, count: self._normalized_steps(
-                within(form)[first : first + count], lr
-            )
+            lambda form, lr, key: [
+                self._normalized_steps(within(form)[first : first + phase.steps], lr)
+                for first, phase in _begun(of_id[key])
+            ]
         )
-        self._covered = [
-            [covered(form, lr, first, phase.steps) for first, phase in _begun(planned)]
-            for planned, form, lr in zip(self._planned, forms, lrs, strict=True)
-        ]
+        self._covered: list[list[float]] = list(map(covered, forms, lrs, map(id, self._planned)))
         self.normalized_steps = [sum(own) for own in self._covered]
 
     def run(self, make: Callable[[Step], Tensor]) -> Tensor:

@@ -118,9 +118,10 @@ class RunFolder(Callback):
                 for partition, own in outcome.evaluations.items()
             )
             self._append("clients.csv", [self._row("clients.csv", row) for row in cells])
-        for curve in outcome.curves:
-            self._append("barriers.csv", [[number, *barriers_row(curve)]])
-            self._append("landscape.csv", [[number, *row] for row in landscape_rows(curve)])
+        if curves := outcome.curves:
+            self._append("barriers.csv", ([number, *barriers_row(curve)] for curve in curves))
+            rows = (row for curve in curves for row in landscape_rows(curve))
+            self._append("landscape.csv", ([number, *row] for row in rows))
         for name, found in outcome.tables.items():
             self._append(name, [self._row(name, {"round": number, **own}) for own in found])
         for plane in outcome.maps:

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from fedalign.files import replace
 from fedalign.network.arrays import LazyArray
 
-PLAIN = (type(None), bool, int, float, str)
+PLAIN = frozenset({type(None), bool, int, float, str})
 TABLES = (dict, ArrayRecord, MetricRecord, ConfigRecord, RecordDict)
 ROWS = (list, tuple)
 ARRAYS = (Array, LazyArray)
@@ -113,6 +113,8 @@ def _pack(value: Any, blobs: list[bytes | LazyArray]) -> Any:
     kind = type(value)
     if kind in PLAIN:
         return value
+    if kind in ROWS and PLAIN.issuperset(map(type, value)):
+        return {kind.__name__: list(value)}
     if kind in TABLES:
         pairs = [[_pack(key, blobs), _pack(inner, blobs)] for key, inner in value.items()]
         return {kind.__name__: pairs}

@@ -278,11 +278,9 @@ def _of_curves(curves: Sequence[Curve]) -> dict[str, float]:
     """Return the mean barriers over the paths of each kind."""
     metrics: dict[str, float] = {}
     for kind, name in KINDS.items():
-        own = [curve for curve in curves if curve.kind == kind]
+        own = [barriers(curve) for curve in curves if curve.kind == kind]
         if own:
-            means = {
-                key: float(np.mean([barriers(c)[key] for c in own])) for key in barriers(own[0])
-            }
+            means = {key: float(np.mean([found[key] for found in own])) for key in own[0]}
             metrics |= {f"{name}_{key}": means[key] for key in ("loss_barrier", "accuracy_barrier")}
             metrics |= {f"{name}_{key}": means[key] for key in POINTS.get(name, ())}
     return metrics

@@ -20,11 +20,12 @@ class Meter:
     def __init__(self, grid: Grid | None = None):
         self._grid = grid if isinstance(grid, CountsUsage) else None
         self.began = time.perf_counter()
-        self._before = self._used().cpu_seconds
+        self._before = time.process_time() + self._of_workers().cpu_seconds
 
     def read(self) -> Added:
         """Return the seconds and CPU seconds since it was made, and the largest memory so far."""
-        used, seconds = self._used(), time.perf_counter() - self.began
+        used = own_usage().plus(self._of_workers())
+        seconds = time.perf_counter() - self.began
         return Added(
             {
                 "seconds": seconds,
@@ -33,5 +34,5 @@ class Meter:
             }
         )
 
-    def _used(self) -> Usage:
-        return own_usage().plus(self._grid.usage() if self._grid else Usage())
+    def _of_workers(self) -> Usage:
+        return self._grid.usage() if self._grid else Usage()

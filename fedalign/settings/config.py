@@ -94,7 +94,7 @@ class Config(Section):
     checkpoint_every: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto",
         description="rounds between checkpoints; 0: none; auto: so often that writing them takes "
-        "less than a tenth of the time, and when the run is stopped",
+        "about 2 % of the time at most, and when the run is stopped",
     )
     keep_models: KeptRounds = Field(
         default_factory=list,

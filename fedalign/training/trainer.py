@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import nan
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -31,14 +31,13 @@ from fedalign.training.private import own_model, take
 from fedalign.training.stacks import in_memory, never_stack
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """One of the clients that are trained in one call.
 
     Attributes:
         place: its position among the messages.
-        partition: its number among all clients, of which there are `count`.
-        count: the number of all clients.
+        partition: its number among all clients, of which there are `num_clients`.
+        num_clients: the number of all clients.
         rows: the examples that it trains on.
         plan: its mask plan.
         contexts: Flower's, of all clients; the one at its place holds its state.
@@ -46,7 +45,7 @@ class Client:
 
     place: int
     partition: int
-    count: int
+    num_clients: int
     rows: np.ndarray
     plan: MaskPlan
     contexts: Sequence[Context]
@@ -100,21 +99,30 @@ def train(
         rows = federation.trained_in(task.server_round, partition, count)
         client = Client(place, partition, count, rows, task.plan.of(partition), contexts)
         groups.setdefault(id(federation.algorithms.of_stack(partition)), []).append(client)
-    train_stack = partial(_train_stack, federation, task, message)
+    train_stack, steps = partial(_train_stack, federation, task, message), _steps_of(federation)
     for clients in groups.values():
-        clients.sort(key=lambda own: (-_steps(federation, own), -len(own.rows)))
+        clients.sort(key=lambda own: (-steps(own), -len(own.rows)))
         for first in range(0, len(clients), stack):
             yield from in_memory(federation, clients[first : first + stack], train_stack)
 
 
-def _steps(federation: Federation, client: Client) -> int:
-    """Return the number of steps of a client; 0 where there are no batches of a known size."""
-    algorithm = federation.client_of(client.partition)
-    size, pairs = getattr(algorithm, "batch_size", None), bool(federation.network.traits.needs_two)
-    if not isinstance(size, int):
-        return 0
-    epochs = federation.algorithms.epochs(client.partition)
-    return epochs * len(batch_sizes(len(client.rows), size, pairs))
+def _steps_of(federation: Federation) -> Callable[[Client], int]:
+    """Return what gives a client's number of steps; 0 where no batches have a known size."""
+    pairs, algorithms = bool(federation.network.traits.needs_two), federation.algorithms
+    known: dict[tuple[int, int], int] = {}
+
+    def steps(client: Client) -> int:
+        algorithm, count = algorithms.of(client.partition), len(client.rows)
+        key = id(algorithm), count
+        if key not in known:
+            size = getattr(algorithm, "batch_size", None)
+            known[key] = 0
+            if isinstance(size, int):
+                epochs = algorithms.epochs(client.partition)
+                known[key] = epochs * len(batch_sizes(count, size, pairs))
+        return known[key]
+
+    return steps
 
 
 def _train_stack(
@@ -151,7 +159,7 @@ def _stack(
     start = network.receive(arrays_of(message))
     partitions = [client.partition for client in clients]
     data, rows = federation.examples.seen(
-        clients[0].count, partitions, [client.rows for client in clients]
+        clients[0].num_clients, partitions, [client.rows for client in clients]
     )
     extras = message.content.array_records.get(EXTRA)
     return Stack(
@@ -184,6 +192,8 @@ def _starts(
     """Return where each client starts, `(K, F)`: with `init: own` they share fixed weights only."""
     block, private = start.repeat(len(clients), 1), federation.private
     own, first = federation.config.init == "own", task.server_round == 1
+    if not private and not (own and first):
+        return block
     for row, client in zip(block, clients, strict=True):
         state = client.state() if private else None
         if own and first:
@@ -200,7 +210,9 @@ def _starts(
 
 def _tensors(network: Network, record: ArrayRecord | None) -> dict[str, Tensor]:
     """Return the arrays of a record, with padding, on the network's device."""
-    found = {key: array for key, array in (record or {}).items() if key != VALUES}
+    if not record:
+        return {}
+    found = {key: array for key, array in record.items() if key != VALUES}
     tensors = {key: torch.from_numpy(array.numpy()) for key, array in found.items()}
     return {key: network.layout.spread(t).to(network.device) for key, t in tensors.items()}
 

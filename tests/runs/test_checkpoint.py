@@ -25,7 +25,7 @@ from fedalign.federation.federation import Federation
 from fedalign.messages.records import train_reply
 from fedalign.runs.checkpoint import Checkpoints, lost_of, resume, state_of
 from fedalign.runs.folder import RunFolder
-from fedalign.runs.paths import CHECKPOINT
+from fedalign.runs.paths import CHECKPOINT, folder_of
 from fedalign.runs.progress import Progress
 from fedalign.runs.tables import COSTS
 from fedalign.runs.trees import read as read_tree
@@ -158,8 +158,9 @@ def test_whatever_stops_a_run_it_goes_on_after_its_last_round(
     assert manifest(folder)["resumed_after"] == [4]
 
 
-def test_auto_writes_when_rounds_took_ten_times_as_long_as_writing(tmp_path, monkeypatch):
-    config = read(None, {"out": str(tmp_path), "rounds": 9})
+def test_auto_writes_when_rounds_took_fifty_times_as_long_as_writing(tmp_path, monkeypatch):
+    config = read(None, {"out": str(tmp_path), "rounds": 30})
+    folder_of(config).mkdir()
     strategy, now, written = FedAvg(**FLOWER_SAMPLING), [0.0], []
 
     def slowly(_, tree):
@@ -169,12 +170,12 @@ def test_auto_writes_when_rounds_took_ten_times_as_long_as_writing(tmp_path, mon
     monkeypatch.setattr("fedalign.runs.checkpoint.write", slowly)
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     checkpoints = Checkpoints(config, strategy, states_of(config, InlineGrid(visited(), 4)), 1)
-    for number in range(1, 9):
-        now[0] += 8  # two seconds of writing are ten percent of three rounds
+    for number in range(1, 30):
+        now[0] += 8  # two seconds of writing are two percent of thirteen rounds
         outcome = Round(number, START, START, {})
         checkpoints.capture(outcome)
         checkpoints.on_round(outcome)
-    assert written == [1, 4, 7]
+    assert written == [1, 14, 27]
 
 
 def test_a_crash_while_writing_a_checkpoint_leaves_the_one_before(run, monkeypatch):

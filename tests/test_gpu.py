@@ -25,11 +25,15 @@ pytestmark = [
 MODELS = {"cnn": cnn, "resnet20": resnet20}
 
 
-def train(name, device, count, precision="float32", algorithm=Local):
+def examples(place):
     generator, labels = torch.Generator().manual_seed(0), torch.arange(200) % 10
     images = torch.randint(0, 256, (200, 1, 28, 28), generator=generator).to(torch.uint8)
+    return Dataset(images.to(place), labels.to(place), 10, (0.5,), (0.5,), "made up")
+
+
+def train(name, device, count, precision="float32", algorithm=Local):
     place = torch.device(device)
-    data = Dataset(images.to(place), labels.to(place), 10, (0.5,), (0.5,), "made up")
+    data = examples(place)
     torch.manual_seed(0)
     network = Network(MODELS[name](shape=(1, 28, 28), classes=10), data, place, precision)
     start = network.receive(network.initial)
@@ -49,6 +53,16 @@ def test_a_gpu_trains_as_the_cpu_does(name, count):
     assert network.stacked
     torch.testing.assert_close(losses, expected, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_kernels_of_stacks_measure_a_model_as_the_network_itself_does(name):
+    (vector,), _, network = train(name, "cuda", 1)
+    data = examples(network.device)
+    found = network.evaluate(vector, data)
+    assert network.mixes.count == 1
+    network.__dict__["graphs"] = None  # then it runs itself
+    assert found == pytest.approx(network.evaluate(vector, data), rel=1e-2, abs=1e-2)
 
 
 @pytest.mark.parametrize("algorithm", [Local, FedLC, BalancedSoftmax, MOON, FedSAM, FedProx])

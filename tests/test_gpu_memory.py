@@ -10,6 +10,7 @@ from fedalign.client_app import app
 from fedalign.federation.federation import Federation
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.records import TrainTask
+from fedalign.network.device import gpu_memory
 from fedalign.settings.config import read
 from fedalign.simulation.inline import InlineGrid
 from fedalign.training import trainer
@@ -69,6 +70,16 @@ def test_a_stack_is_halved_until_it_fits(limit, caplog):
     assert f"no room for a stack of {CLIENTS}; next try: {CLIENTS // 2}" in caplog.text
     assert f"no room for a stack of {CLIENTS // 2}; next try: {CLIENTS // 4}" in caplog.text
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_an_earlier_run_took_is_free_for_the_next():
+    train(FEW)  # once, so that libraries have what they keep
+    free()
+    before, _ = gpu_memory(torch.device("cuda"))
+    train(CLIENTS)
+    gc.collect()
+    after, _ = gpu_memory(torch.device("cuda"))
+    assert abs(before - after) < 1 << 26
 
 
 def test_one_client_that_does_not_fit_says_so(limit):

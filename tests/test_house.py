@@ -76,6 +76,7 @@ METADATA = {"_delivered_at", "_message_id", "_run_id", "_src_node_id"}
 PRIVATE_ATTRIBUTES = {
     "fedalign/models/symmetry.py": {"_modules"},  # torch's, the children of a Sequential in order
     "fedalign/messages/copies.py": {"_content", "_data", "_dst_node_id", "_metadata"},
+    "fedalign/network/twins.py": {"_forward_hooks", "_forward_pre_hooks"},  # torch's
     "fedalign/server/strategies.py": {"_construct_messages"},
     "fedalign/simulation/grid.py": METADATA,
 }

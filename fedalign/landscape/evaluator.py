@@ -20,7 +20,7 @@ from fedalign.network.network import Network
 from fedalign.network.scorer import Scorer
 from fedalign.settings.sections import Evaluation
 
-MAX_MIXES = 32  # mixes measured at once; more do not run faster
+MAX_MIXES, MAX_ON_GPU = 32, 64  # mixes measured at once; on a CPU more do not run faster
 MAX_NUMBERS = 1 << 26  # parameters of all mixes measured at once; more may not fit in memory
 
 Key = frozenset[tuple[str, float]]
@@ -118,7 +118,8 @@ class Evaluator:
         grouped = [key for key, mix in mixes.items() if finite.issuperset(mix)]
         alone = mixes.keys() - set(grouped)
         scores = {key: self._alone(models, mixes[key], None) for key in alone}
-        size = max(1, min(MAX_MIXES, MAX_NUMBERS // self._network.layout.size))
+        most = MAX_MIXES if self._network.device.type == "cpu" else MAX_ON_GPU
+        size = max(1, min(most, MAX_NUMBERS // self._network.layout.size))
         for start in range(0, len(grouped), size):
             keys = grouped[start : start + size]
             scores |= zip(keys, self._group(models, [mixes[key] for key in keys]), strict=True)

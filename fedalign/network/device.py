@@ -138,8 +138,15 @@ def count_gpus() -> int:
 
 
 def gpu_memory(device: torch.device) -> tuple[int, int] | None:
-    """Return the free and the total bytes of a GPU; None for a CPU."""
-    return torch.cuda.mem_get_info(device) if device.type == "cuda" else None
+    """Return the free and the total bytes of a GPU; None for a CPU.
+
+    What PyTorch keeps of an earlier run's memory, and gives back when it has to, is free too.
+    """
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + kept, total
 
 
 def gpu_facts(device: torch.device) -> dict[str, str | None]:

@@ -18,7 +18,7 @@ from fedalign.network.kernels import Target
 from fedalign.network.layout import Layout
 from fedalign.network.stacked import LAYERS as STACKED
 from fedalign.network.stacked_layers import StackedConv, StackedLinear
-from fedalign.network.twins import Layers, StackedLayer, stacked_twin
+from fedalign.network.twins import POOLS, Layers, StackedLayer, stacked_twin
 
 NOWHERE = Target(torch.empty(0), 0.0)
 
@@ -35,6 +35,7 @@ class Mixtures:
             mixtures share to what they do not.
 
     Attributes:
+        count: K, of the models that were loaded.
         bf16: forward passes run under autocast.
         examples: empty, since nothing trains.
         smallest: 0, likewise.
@@ -49,7 +50,7 @@ class Mixtures:
         self.twin = stacked_twin(module, self, LAYERS).eval()
         chains = [chain for chain in self.twin.modules() if isinstance(chain, nn.Sequential)]
         for before, layer in (pair for chain in chains for pair in pairwise(chain)):
-            if isinstance(layer, nn.ReLU) and isinstance(before, StackedLayer):
+            if isinstance(layer, nn.ReLU) and isinstance(before, (StackedLayer, *POOLS)):
                 layer.inplace = True  # nothing else reads its input
 
     def load(self, models: Tensor, shares: Tensor | None) -> None:
@@ -61,7 +62,7 @@ class Mixtures:
                 the models themselves, K = M.
         """
         self._models, self._shares = models, shares
-        self._count = len(models if shares is None else shares)
+        self.count = len(models if shares is None else shares)
         self._mixed: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -71,7 +72,7 @@ class Mixtures:
         with autocast(inputs.device, self.bf16):
             own = self.spread(inputs) if self._spreads else inputs
             logits: Tensor = self.twin(own).float()
-        return logits.view(self._count, len(inputs), -1)
+        return logits.view(self.count, len(inputs), -1)
 
     def parameter(self, name: str) -> tuple[Tensor, Target]:
         """Return a parameter of all mixtures, `(K, …)`; no gradient is asked for."""
@@ -80,7 +81,7 @@ class Mixtures:
     def buffer(self, name: str) -> Tensor:
         """Return a tensor of all mixtures, `(K, …)`, mixed when it is first asked for."""
         if name in self._constants:
-            return self._repeated(name, self._count)
+            return self._repeated(name, self.count)
         if name not in self._mixed:
             entry = self._entries[name]
             own = self._models[:, entry.start : entry.stop]
@@ -100,7 +101,7 @@ class Mixtures:
         """Return a layer's input as `(K * B, …)`, with a copy of the examples for each mixture."""
         if not self.are_examples(x):
             return x
-        return x.expand(self._count, *x.shape).flatten(0, 1)
+        return x.expand(self.count, *x.shape).flatten(0, 1)
 
     def of_models(self, name: str) -> Tensor:
         """Return a parameter of all models, `(M, …)`."""
@@ -151,7 +152,8 @@ class _MixedConv(StackedConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return each mixture's convolution of its own examples, or of those that all share."""
-        if not self.weights.are_examples(x) or self.groups > 1:
+        one = self.weights.count == 1  # of which all inputs look like examples
+        if one or not self.weights.are_examples(x) or self.groups > 1:
             return super().forward(self.weights.spread(x))
         x, how = self.padded(x)
         y = convolved(x, *_rows(self), how)

@@ -247,6 +247,8 @@ class Network:
         self, vector: Tensor, data: Dataset, batch_size: int | None = None, threads: int = 1
     ) -> Tensor:
         """Return what `evaluate` does, `(1, 2)` float64 on the device."""
+        if self.graphs and self.modules(nn.Conv2d) and self.mixes:  # by the kernels of stacks
+            return self.evaluate_mixes(vector[None], None, data, batch_size, threads)
         size, run = batch_size or self._batch(1), self.function_of(vector)
         shared = 1 if self.traits.depends[False] else threads
         with self._measuring():

@@ -12,7 +12,7 @@ from fedalign.data import Dataset
 from fedalign.network.graphs import Captured, Graphs
 from fedalign.network.network import Network
 
-FEW = 8  # models, of which each multiple is a shape of its own
+FEW = 4  # models, of which each multiple is a shape of its own
 log = logging.getLogger("fedalign")
 
 

@@ -76,6 +76,8 @@ class StackedLayer(nn.Module):
         return self.weights.buffer(self.names[name])
 
 
+POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+
 Layers = Mapping[type[nn.Module], type[StackedLayer]]
 """The stacked form of each type of layer."""
 
@@ -107,7 +109,29 @@ def stacked_twin(module: nn.Module, weights: Weights, layers: Layers) -> nn.Modu
         elif own := {key: own[key] for key in trained(layer) if key in own}:
             _require_broadcast(layer, own, place)
             other.__class__ = _expanding(type(layer), weights, own)
+    _pool_first(twin)
     return twin
+
+
+def _pool_first(twin: nn.Module) -> None:
+    """Let chains pool before they rectify, which is the same to the bit and touches less memory.
+
+    The largest of rectified numbers is the largest of them, rectified. A gradient goes to the same
+    number: the first of the largest, unless that is not positive.
+    """
+    for chain in twin.modules():
+        if not isinstance(chain, nn.Sequential) or type(chain).forward is not nn.Sequential.forward:
+            continue
+        for place in range(len(chain) - 1):
+            relu, pool = chain[place], chain[place + 1]
+            if type(relu) is nn.ReLU and type(pool) in POOLS and _may_swap(relu, pool):
+                chain[place], chain[place + 1] = pool, relu
+
+
+def _may_swap(relu: nn.Module, pool: Any) -> bool:
+    """Return whether nothing but the next layer sees what these put out, and it is one tensor."""
+    hooks = any(own._forward_hooks or own._forward_pre_hooks for own in (relu, pool))
+    return not hooks and not pool.return_indices and pool.dilation == 1
 
 
 def _is_constant(layer: nn.Module) -> bool:

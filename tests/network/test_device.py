@@ -95,3 +95,11 @@ def test_the_batch_changes_no_result(monkeypatch, network, data):
 
 def test_a_cpu_has_no_streams():
     assert side_stream(CPU) is None
+
+
+def test_memory_that_pytorch_keeps_but_does_not_use_is_free(monkeypatch):
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (10, 80))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda _: 60)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda _: 25)
+    assert device.gpu_memory(torch.device("cuda")) == (45, 80)
+    assert device.gpu_memory(CPU) is None

@@ -63,6 +63,19 @@ def test_replays_give_the_scores_of_plain_passes(network, refuses):
     assert bool(captured.graphs.refused) == refuses
 
 
+@pytest.mark.parametrize("network", ["batch norm"], indirect=True)
+def test_where_steps_are_captured_convolutions_are_measured_by_the_kernels_of_stacks(
+    network, monkeypatch
+):
+    ours, data = network
+    blocked = list(blocks(ours, 2))
+    expected = [ours.evaluate(vector, data, 20) for block in blocked for vector in block]
+    ours.__dict__["graphs"] = Tapes()  # as on a GPU
+    monkeypatch.delattr(ours._plain.__class__, "run")
+    found = [ours.evaluate(vector, data, 20) for block in blocked for vector in block]
+    close(torch.tensor(found), torch.tensor(expected))
+
+
 def test_without_room_for_a_graph_a_pass_runs_plainly(network, monkeypatch, caplog):
     def full(*_):
         raise torch.OutOfMemoryError

@@ -13,6 +13,7 @@ from fedalign.models.lenet import lenet5
 from fedalign.models.mlp import mlp
 from fedalign.models.resnet import resnet20
 from fedalign.network.layout import Layout
+from fedalign.network.mixtures import Mixtures
 from fedalign.network.network import Network
 from fedalign.network.stacked import Stacked
 
@@ -238,6 +239,47 @@ def test_hooks_of_a_layer_run_in_its_stacked_form_too(data):
     mixed = network.evaluate_mixes(block, None, data, 20)
     alone = [network.evaluate(vector, data, 20) for vector in block]
     torch.testing.assert_close(mixed.float(), torch.tensor(alone))  # float32 computed them
+
+
+def test_a_twin_pools_before_it_rectifies_with_the_same_bits(data, monkeypatch):
+    def build():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 3, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(27, 3),
+        )
+
+    def numbers():
+        network = Network(build(), data, torch.device("cpu"))
+        stacked, mixtures = network.stacked, Mixtures(network.module, network.layout)
+        start = network.layout.to_vector(network.initial)
+        block, out = torch.stack([start, 2 * start]), torch.zeros(2, len(start))
+        images = torch.randint(0, 256, (2, 4, 1, 6, 6), dtype=torch.uint8)
+        losses = network.gradients(block, images, torch.ones(2, 4).long(), [4, 4], out)
+        mixtures.load(block, None)
+        kinds = [[type(layer) for layer in twin.twin][1:3] for twin in (stacked, mixtures)]
+        return kinds, losses, out, mixtures.logits(images[0].float())
+
+    torch.manual_seed(1)
+    kinds, *found = numbers()
+    assert kinds == [[nn.MaxPool2d, nn.ReLU]] * 2
+    monkeypatch.setattr("fedalign.network.twins._may_swap", lambda *_: False)
+    torch.manual_seed(1)
+    kinds, *expected = numbers()
+    assert kinds == [[nn.ReLU, nn.MaxPool2d]] * 2
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize(
+    "pool", [nn.MaxPool2d(2, return_indices=True), nn.MaxPool2d(2, dilation=2, padding=1)]
+)
+def test_a_twin_swaps_nothing_whose_result_would_differ(pool):
+    module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), pool)
+    twin = Stacked(module, Layout.of(module)).twin
+    assert [type(layer) for layer in twin][1:] == [nn.ReLU, nn.MaxPool2d]
 
 
 def test_a_network_may_ask_for_the_device_of_its_first_parameter(data):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from math import sqrt
 from reprlib import repr as short
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
 from fedalign.masks.plan import MaskPlan
 from fedalign.messages.codec import FLOATS, Codec
-from fedalign.messages.copies import node_of, records_in
+from fedalign.messages.copies import node_of, records_in, unchecked
 from fedalign.messages.records import EXTRA, METRICS, TrainTask, arrays_of, with_content
-from fedalign.messages.rules import ReplyRules, update_limit
+from fedalign.messages.rules import ReplyRules, square_of, update_limit
 from fedalign.messages.validation import (
     arrays_in,
     check_finite,
@@ -123,8 +123,8 @@ class ReplyDecoder:
         arrays = arrays_in(content, "arrays", others=extras)
         mask = self._mask(sent, partition)
         model = self._model(arrays, sent, mask, summed)
-        decoded = RecordDict(records_in(content, ConfigRecord))
-        decoded["arrays"], decoded[METRICS] = model, metrics
+        decoded: dict[str, Any] = records_in(content, ConfigRecord)
+        decoded |= {"arrays": model, METRICS: metrics}
         for name in [name for name in extras if name in content or (rules and rules.arrays)]:
             record = arrays_in(content, name, others=["arrays"])
             if rules:
@@ -133,7 +133,7 @@ class ReplyDecoder:
             decoded[name] = record_of(
                 {key: self._extra(key, array, mask, limit) for key, array in record.items()}
             )
-        return decoded
+        return unchecked(RecordDict, decoded)
 
     def _limit_of(self, arrays: ArrayRecord) -> float:
         """Return the largest norm of a vector beside a model; all clients were sent the same."""
@@ -160,7 +160,7 @@ class ReplyDecoder:
             array = self._codec.unpack_extra(array, mask)
         values = values_of(EXTRA, array, FLOATS)
         check_finite(EXTRA, values)
-        norm = float(np.linalg.norm(values.astype(np.float64)))
+        norm = sqrt(square_of(values.ravel()))
         if norm > limit:
             raise ValueError(f"{short(name)} has norm {norm:.6g}, and {limit:g} is the largest")
         return array

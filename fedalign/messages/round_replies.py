@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
+from fedalign.messages.copies import records_in
 from fedalign.messages.decoder import ReplyDecoder
 from fedalign.messages.groups import GroupReplies
 from fedalign.messages.partial_sums import Mark, take_mark
@@ -146,7 +147,7 @@ def _receive(
 
 def _loss(reply: Message, node: int) -> dict[int, float]:
     """Return a client's training loss by its node; empty if its reply does not say it."""
-    metrics = reply.content.metric_records.get(METRICS)
+    metrics = records_in(reply.content, MetricRecord).get(METRICS)
     loss = metrics.get(LOSS) if metrics else None
     return {node: loss} if isinstance(loss, int | float) else {}
 

@@ -56,8 +56,11 @@ class ReplyRules:
             raise ValueError(f"a vector {short(name)} came, which the strategy does not ask for")
 
 
-def _square(flat: np.ndarray) -> float:
-    """Return the sum of squares, in float32 unless that overflows: a limit need not be exact."""
+def square_of(flat: np.ndarray) -> float:
+    """Return the sum of squares, in float32 unless that overflows: a limit need not be exact.
+
+    In float64 BLAS takes several threads for it, which wait for one another on a busy machine.
+    """
     with np.errstate(over="ignore"):
         single = flat.astype(np.float32, copy=False)
         square = float(np.dot(single, single))
@@ -80,5 +83,5 @@ def update_limit(model: ArrayRecord, names: Collection[str] | None = None) -> fl
     for name in model if names is None else names:
         values = view_of(model[name])
         if values.dtype.kind == "f":
-            squares += _square(values.ravel("K"))
+            squares += square_of(values.ravel("K"))
     return UPDATE * max(1.0, sqrt(squares))

@@ -131,7 +131,6 @@ class Checkpoints(Callback):
         state = {
             "model": outcome.after,
             "strategy": state_of(self._strategy),
-            "clients": dict(clients),
             "participation": self._participation.state(),
         }
         self._captured[outcome.number] = pack(state), clients
@@ -158,7 +157,7 @@ class Checkpoints(Callback):
         began = time.monotonic()
         for table in self._folder.glob("*.csv"):
             sync(table)
-        write(self._folder / CHECKPOINT, checkpoint)
+        write(self._folder / CHECKPOINT, checkpoint.plus({"clients": dict(clients)}))
         self._states.is_saved(clients)
         self._written, self._last = number, time.monotonic()
         self._cost = self._last - began

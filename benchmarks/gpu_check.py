@@ -220,11 +220,21 @@ def profile(check: Check, part: Part) -> None:
 def convolutions(check: Check, part: Part) -> None:
     """Measure ways to convolve with K sets of kernels."""
     limit = min(part.seconds, check.budget.left)
-    command = [sys.executable, str(HERE / "convolutions.py"), *(["--small"] if check.small else [])]
-    code, output = _within(limit, [*command, "--seconds", str(max(0, limit - 8))])
+    _script(check, part.name, limit, "--seconds", str(max(0, limit - 8)))
+
+
+def evaluation(check: Check, part: Part) -> None:
+    """Measure a model by its own layers and by the kernels of stacks."""
+    _script(check, part.name, min(part.seconds, check.budget.left))
+
+
+def _script(check: Check, name: str, limit: float, *words: str) -> None:
+    """Run the benchmark of this name, and report what it prints."""
+    small = ["--small"] if check.small else []
+    code, output = _within(limit, [sys.executable, str(HERE / f"{name}.py"), *small, *words])
     check.texts.append(output.strip())
     if code:
-        check.skipped.append(f"convolutions: ended with {code} within {limit:.0f} s")
+        check.skipped.append(f"{name}: ended with {code} within {limit:.0f} s")
 
 
 def _within(limit: float, command: Sequence[str]) -> tuple[int | str, str]:
@@ -240,10 +250,11 @@ def _within(limit: float, command: Sequence[str]) -> tuple[int | str, str]:
 
 PARTS = (
     Part("tests", 50, tests),
-    Part("rounds", 85, rounds),
+    Part("rounds", 75, rounds),
     Part("algorithms", 28, algorithms),
     Part("profile", 14, profile),
     Part("landscape", 12, landscape),
+    Part("evaluation", 10, evaluation),
     Part("convolutions", 14, convolutions),
     Part("workers", 32, workers),
 )

@@ -131,9 +131,12 @@ def test_the_whole_check_runs_small(tmp_path, monkeypatch, capsys):
 
     out = tmp_path / "table.md"
     words = ["gpu_check.py", "--small", "--seconds", "400", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", [*words, "--only", "rounds", "profile", "convolutions"])
+    monkeypatch.setattr(
+        sys, "argv", [*words, "--only", "rounds", "profile", "evaluation", "convolutions"]
+    )
     gpu_check.main()
     text = out.read_text()
     assert text in capsys.readouterr().out
     assert "| rounds | CIFAR | inline |" in text
+    assert "| W1 | bf16 |" in text
     assert "Convolutions, bf16" in text

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg, fedavg, strategy_utils
 
 from fedalign.messages.late_bytes import late_bytes
@@ -11,6 +12,12 @@ from fedalign.models.mlp import mlp
 from fedalign.network.arrays import LazyArray
 from fedalign.network.flat import flat_of
 from fedalign.network.layout import Layout
+from fedalign.simulation.inline import InlineGrid
+
+
+@pytest.fixture(autouse=True)
+def _identity():
+    InlineGrid(ClientApp(), 1)  # sets what a message needs
 
 
 def replies(count):

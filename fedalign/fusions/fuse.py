@@ -15,6 +15,7 @@ from torch import Tensor
 from fedalign.data import Dataset
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
+from fedalign.federation.untrained import check_trained
 from fedalign.fusions.inputs import Source
 from fedalign.fusions.recipe import Fused, Ingredients, apply, require
 from fedalign.fusions.supplies import HeldOut, held_out, supplies_of
@@ -119,6 +120,8 @@ def fuse(
     network = federation.network
     fusion: Fusion = part.build()
     models = {name: read(source.file, network) for name, source in named.items()}
+    for name, model in models.items():
+        check_trained(federation, model, named[name].file)
     of_run = _of_its_run(sources, config)
     begun, told = _start(start, sources if of_run else (), federation)
     rows = held_out(federation, share, of_run)

@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from torch import nn
+from typer.testing import CliRunner
 
 from clients.local import Local
+from fedalign.cli import app
 from fedalign.errors import InputError
 from fedalign.federation.federation import Federation
 from fedalign.masks.plan import MaskPlan
@@ -203,3 +205,16 @@ def test_what_cannot_work_is_refused(run, settings, message):
     dotted = {"client__private": "head"} | {k.replace(".", "__"): v for k, v in settings.items()}
     with pytest.raises(InputError, match=message):
         run(**dotted)
+
+
+def test_the_servers_model_is_not_fused_and_those_of_clients_are(run):
+    folder = run(**OWN)
+    clients = sorted((folder / "models" / "round-2").glob("client-*"))[:2]
+    out = ["--out", str(folder.parent / "fused.safetensors")]
+    for files, code in ((clients, 0), ([clients[0], folder / "model.safetensors"], 2)):
+        words = ["fuse", *map(str, files), *out, "evaluation.alphas=3"]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == code, result.output
+    assert "model.safetensors: is the server's model, of which head (client.private)" in (
+        result.stderr
+    )

@@ -165,10 +165,7 @@ def cluster(address: str, configs: Sequence[Config], jobs: int | None) -> Iterat
         patch(RAYS_OWN, lambda *_: None, create=True),
         ray_for(APP, options, "--address"),
     ):
-        nodes = _alive()
-        room = room_for(configs, [node["Resources"] for node in nodes], jobs)
-        _check([nodes[place] for place in room.nodes], ground)
-        yield Cluster(room, asked, ground)
+        yield Cluster(_room(configs, jobs, ground), asked, ground)
 
 
 def _alive() -> list[dict[str, Any]]:
@@ -176,28 +173,45 @@ def _alive() -> list[dict[str, Any]]:
     return [node for node in nodes if node["Alive"]]
 
 
-def _check(nodes: Sequence[dict[str, Any]], ground: Ground) -> None:
-    """Raise `InputError` if a node lacks what runs need."""
+def _room(configs: Sequence[Config], jobs: int | None, ground: Ground) -> Room:
+    """Return the room on the nodes that live; `InputError` if one of them lacks what runs need."""
+    dead: set[str] = set()
+    while True:
+        nodes = [node for node in _alive() if node["NodeID"] not in dead]
+        room = room_for(configs, [node["Resources"] for node in nodes], jobs)
+        if not (found := _dead([nodes[place] for place in room.nodes], ground)):
+            return room
+        dead |= found
+
+
+def _dead(nodes: Sequence[dict[str, Any]], ground: Ground) -> set[str]:
+    """Return the ids of nodes that have died, of which Ray may not know yet.
+
+    Raises:
+        InputError: a node lacks what runs need.
+    """
     task: Any = ray.remote(Ground.fault)
     asked = []
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
-        asked.append((name, task.options(**options).remote(ground)))
-    faults = [f"node {name} {told}" for name, call in asked if (told := _told(call))]
+        asked.append(task.options(**options).remote(ground))
+    faults, dead = [], set()
+    for node, call in zip(nodes, asked, strict=True):
+        try:
+            told = ray.get(call)
+        except ray.exceptions.TaskUnschedulableError:
+            dead.add(node["NodeID"])
+            continue
+        except ray.exceptions.RayError as error:
+            told = f"cannot run fedalign as it is here: {_cause(error)}"
+        if told:
+            name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            faults.append(f"node {name} {told}")
     if faults:
         more = f"; there are faults on {_nodes(len(faults))} in all" if len(faults) > 1 else ""
         raise InputError(f"--address: {faults[0]}{more}")
-
-
-def _told(call: Any) -> str | None:
-    """Return what a node has answered, or why it has not."""
-    try:
-        told: str | None = ray.get(call)
-    except ray.exceptions.RayError as error:
-        return f"cannot run fedalign as it is here: {_cause(error)}"
-    return told
+    return dead
 
 
 def _cause(error: Exception) -> str:

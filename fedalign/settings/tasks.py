@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from reprlib import repr as short
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
@@ -20,15 +21,15 @@ def _on(given: Any) -> dict[str, Part | None]:
     """Return data sets by name; None for a task of the run's own data, which a list names."""
     if isinstance(given, str):
         given = [given]
-    if isinstance(given, Sequence):
-        if len(set(map(str, given))) < len(given):
-            raise BadValueError(f"{PLACE}.on", f"{given!r} names a task twice")
-        given = dict.fromkeys(given)
-    if not isinstance(given, Mapping):
+    if not isinstance(given, Sequence | Mapping):
         raise ValueError("give a list of names, or a table of data sets")
     for name in given:
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise ValueError(f"the name {name!r} may hold letters, digits and . : / _ - only")
+            raise ValueError(f"the name {short(name)} may hold letters, digits and . : / _ - only")
+    if isinstance(given, Sequence):
+        if len(set(given)) < len(given):
+            raise BadValueError(f"{PLACE}.on", f"{given!r} names a task twice")
+        given = dict.fromkeys(given)
     return {name: _data(raw, f"{PLACE}.on.{name}") for name, raw in given.items()}
 
 

@@ -100,3 +100,15 @@ def test_a_long_message_is_cut_and_an_own_error_passes():
     assert len(str(caught.value)) < 700
     with pytest.raises(InputError, match=r"^known$"), named("somebody's"):
         raise InputError("known")
+
+
+@pytest.mark.parametrize("given", [[{"a": 1}, "b"], [["a"]], [7], ["a b"], {"a b": None}])
+def test_tasks_are_told_by_names(given):
+    with pytest.raises(InputError, match=r"evaluation.tasks.on: .* may hold letters, digits and"):
+        read(None, {"evaluation.tasks.on": given})
+
+
+@pytest.mark.parametrize("given", [5, True, 0.5])
+def test_tasks_are_a_list_or_a_table(given):
+    with pytest.raises(InputError, match="give a list of names, or a table of data sets"):
+        read(None, {"evaluation.tasks.on": given})

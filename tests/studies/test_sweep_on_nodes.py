@@ -14,7 +14,7 @@ import yaml
 from fedalign.settings.registry import HOME
 
 SWEEP = {
-    "rounds": 3,
+    "rounds": 20,
     "num_clients": 4,
     "partition": "my_rolling:Rolling",
     "sweep": {
@@ -127,7 +127,7 @@ def serving(folder):
 
 
 def test_what_dies_is_named_and_the_rest_goes_on(ray_cluster, begin, tmp_path):
-    command = ("--address", ray_cluster.address, "rounds=15")
+    command = ("--address", ray_cluster.address, "rounds=60")
     first = begin(*command)
     wait_for(lambda: len(rounds(tmp_path / "runs")) == 2)
     victim = serving(tmp_path)[0]

@@ -30,6 +30,7 @@ lint: .venv/ready  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=benchmarks $(BIN)/mypy --config-file= --ignore-missing-imports --explicit-package-bases --follow-imports=silent benchmarks/*.py
 
 docs: .venv/docs  ## the documentation site in build/docs; an unknown link or name is an error
 	$(BIN)/python -m sphinx --builder html --fresh-env --nitpicky --fail-on-warning --keep-going --quiet docs build/docs

@@ -131,7 +131,7 @@ def differences(before: Path, after: Path) -> list[str]:
         old_table = table(before / name)
         new_table = table(after / name).reindex(columns=old_table.columns)
         if not old_table.equals(new_table):
-            columns = [c for c in old_table if any(old_table[c] != new_table[c])]
+            columns = [str(c) for c in old_table if any(old_table[c] != new_table[c])]
             found.append(f"{name}: {', '.join(columns) or 'other columns'}")
     return found
 

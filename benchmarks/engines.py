@@ -23,7 +23,7 @@ import yaml
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
-from fedalign.cli import run
+from fedalign.commands.running import run
 from fedalign.network.graphs import free_memory
 from fedalign.settings.config import Config, read
 
@@ -123,7 +123,8 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     torch.set_num_threads(1)
-    Figure.savefig = lambda *_, **__: None  # the picture of who has what takes a second
+    # The picture of who has what takes a second.
+    Figure.savefig = lambda *_, **__: None  # type: ignore[method-assign]
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         try:

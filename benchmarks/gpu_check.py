@@ -155,12 +155,13 @@ def name_of(line: str, word: str) -> str:
 
 def rounds(check: Check, part: Part) -> None:
     """Run all workloads by the plain loop, by fedalign in one process, and in JAX."""
-    jax = {"jax": {}} if check.jax else {}
+    jax: dict[str, dict[str, Any]] = {"jax": {}} if check.jax else {}
     if not jax:
         check.skipped.append("rounds in JAX: it is not installed, or not asked for")
     for workload, share in SHARES.items():
         rows = []
-        names = {"plain": {}, "inline": {}} | (VARIANTS if workload == "W1" else {})
+        names: dict[str, dict[str, Any]] = {"plain": {}, "inline": {}}
+        names |= VARIANTS if workload == "W1" else {}
         if check.small and workload in SLOW_IN_XLA:
             check.skipped.append(f"{workload} in JAX: compiling it for a CPU takes minutes")
         else:

@@ -38,7 +38,7 @@ def translate(module: nn.Module) -> tuple[Weights, Apply]:
     """
     layers = [layer for layer in module.modules() if not isinstance(layer, nn.Sequential)]
     kinds = nn.Linear, nn.Conv2d
-    pairs = [(one.weight, one.bias) for one in layers if isinstance(one, kinds)]
+    pairs: list[Any] = [(one.weight, one.bias) for one in layers if isinstance(one, kinds)]
     weights = [tuple(jnp.asarray(t.detach().numpy()) for t in pair) for pair in pairs]
 
     def apply(weights: Weights, x: jax.Array, key: jax.Array | None) -> jax.Array:

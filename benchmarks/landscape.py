@@ -17,9 +17,10 @@ import platform
 import sys
 import time
 from statistics import median
+from typing import Any
 
 import torch
-from measuring import measure
+from measuring import Cost, measure
 from workloads import split
 
 from fedalign.federation.federation import Federation
@@ -28,7 +29,7 @@ from fedalign.landscape.paths import Path, grid
 from fedalign.network.device import torch_threads
 from fedalign.settings.config import read
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"model": "mlp"},
     "mlp, 3 layers": {"model": "mlp", "model.depth": 3},
     "cnn": {"model": "cnn"},
@@ -49,7 +50,8 @@ def mixes(repeats: int) -> None:
             letter: start + 0.02 * torch.randn(len(start), generator=draw)
             for letter in "".join(LINES)
         }
-        paths = [Path(line, *line, grid(11)) for line in LINES]
+        paths = [Path(line, line[0], line[1], grid(11)) for line in LINES]
+        assert federation.test is not None
         look = Evaluator(network, federation.test, federation.train, config.evaluation)
         taken: dict[bool, list[float]] = {True: [], False: []}
         together = network.mixes
@@ -73,7 +75,7 @@ def of_a_round(engine: str, rounds: int, repeats: int, more: list[str]) -> None:
         "landscape": ["evaluation.alphas=11"],
         "landscape, not overlapped": ["evaluation.alphas=11", "evaluation.overlap=false"],
     }
-    found = {way: [] for way in ways}
+    found: dict[str, list[Cost]] = {way: [] for way in ways}
     for _ in range(repeats):
         for way, settings in ways.items():
             found[way].append(measure("W1", engine, rounds, 1, [*settings, *more]))

@@ -108,6 +108,7 @@ class Bench:
         self.fresh = self.network.layout.to_vector(self.network.initial)
         evaluation = self.federation.config.evaluation
         train, test = self.federation.train, self.federation.test
+        assert test is not None
         self._evaluator = Evaluator(self.network, test, train, evaluation)
         self._images = train.subset(evaluation.bn_examples).images
 
@@ -138,7 +139,7 @@ class Bench:
                 *(before, self._barrier(reference, after)),
             )
 
-    def _match(self, method: str, reference: Tensor, model: Tensor) -> Matched:
+    def _match(self, method: Any, reference: Tensor, model: Tensor) -> Matched:
         layout, groups = self.network.layout, self.network.symmetry
         if method == "activations":
             return activation_matching(self.network, groups, reference, model, self._images)

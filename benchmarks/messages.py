@@ -20,10 +20,11 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import ServerApp
 
 from fedalign.messages.groups import GroupRequest
 from fedalign.messages.partial_sums import clients_in, group_size
@@ -32,9 +33,9 @@ server = ServerApp()
 
 
 @server.main()
-def main(grid: Grid, context: Context) -> None:
+def main(grid: Any, context: Context) -> None:
     """Print the seconds of each round as JSON."""
-    config = context.run_config
+    config: Any = context.run_config
     while len(nodes := sorted(grid.get_node_ids())) < config["nodes"]:
         time.sleep(0.1)
     arrays = ArrayRecord({"w": Array(np.zeros(config["parameters"], np.float32))})

@@ -39,7 +39,8 @@ class Orders:
     def of(cls, federation: Federation) -> Orders:
         """Return those of a federation."""
         config = federation.config
-        return cls(federation.shards(config.num_clients), config.clients_per_round)
+        clients = config.clients_per_round or config.num_clients
+        return cls(federation.shards(config.num_clients), clients)
 
     def of_round(self, number: int) -> list[np.ndarray]:
         """Return the examples of each client that is sampled in a round."""

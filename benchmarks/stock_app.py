@@ -10,6 +10,7 @@ import secrets
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context, RecordDict
 from flwr.common.config import get_fused_config_from_dir
@@ -20,7 +21,7 @@ from flwr.supercore.telemetry import EventType
 from fedalign.simulation import find_app
 
 
-def main(folder: str, num_supernodes: int, given: dict[str, object]) -> None:
+def main(folder: str, num_supernodes: int, given: dict[str, Any]) -> None:
     """Run the app to its end."""
     app, engine = find_app(folder), import_module("flwr.simulation.run_simulation")
     app.put_on_path()

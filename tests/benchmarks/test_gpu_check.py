@@ -125,6 +125,15 @@ def test_a_profile_counts_launches_and_the_hosts_time(tmp_path, check):
     assert 0 < found["outside_ms"] < found["round_ms"]
 
 
+def test_a_job_runs_a_workload_and_says_what_it_came_to(tmp_path, check):
+    from engines import run_job
+
+    settings = check.settings("W2", "inline", device="cpu", rounds=2)
+    found = run_job({"engine": "inline", "settings": settings, "out": str(tmp_path)})
+    assert len(found["hash"]) == 12
+    assert found["host_mb"] > 0
+
+
 @pytest.mark.slow
 def test_the_whole_check_runs_small(tmp_path, monkeypatch, capsys):
     import gpu_check
@@ -138,5 +147,6 @@ def test_the_whole_check_runs_small(tmp_path, monkeypatch, capsys):
     text = out.read_text()
     assert text in capsys.readouterr().out
     assert "| rounds | CIFAR | inline |" in text
+    assert "ended with" not in text
     assert "| W1 | bf16 |" in text
     assert "Convolutions, bf16" in text

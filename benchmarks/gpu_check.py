@@ -220,8 +220,8 @@ def profile(check: Check, part: Part) -> None:
 
 def convolutions(check: Check, part: Part) -> None:
     """Measure ways to convolve with K sets of kernels."""
-    limit = min(part.seconds, check.budget.left)
-    _script(check, part.name, limit, "--seconds", str(max(0, limit - 8)))
+    limit, start = min(part.seconds, check.budget.left), 4 if check.small else 8
+    _script(check, part.name, limit, "--seconds", str(max(0, limit - start)))
 
 
 def evaluation(check: Check, part: Part) -> None:

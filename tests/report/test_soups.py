@@ -39,9 +39,8 @@ def test_lines_are_means_of_the_last_round_and_differences_from_the_chosen_ingre
     assert test["client 1"] == {0: 0.7, 1: 0.8}
     assert test["mean ingredient"] == pytest.approx({0: 0.6, 1: 0.7})
     assert test["highest ingredient"] == {0: 0.7, 1: 0.8}
-    change = found["mean"].changes[
-        "test_accuracy"
-    ]  # 0.3 and 0: mean 0.15, deviation 0.2121; 12.706 * 0.15
+    # 0.3 and 0: mean 0.15, deviation 0.2121; 12.706 * 0.15
+    change = found["mean"].changes["test_accuracy"]
     assert (change.mean, change.half_width) == pytest.approx((0.15, 12.7062 * 0.15), rel=1e-4)
     assert [name for name, own in found.items() if own.changes] == ["mean"]
     text = describe(groups(runs))

@@ -37,9 +37,10 @@ PLACE_OF = {kind: place for place, kind in PLACES.items()}
 NAMED_BY = {kind: f"{place}=NAME" for kind, place in PLACE_OF.items()} | {
     "trackers": "--tracker NAME"
 }
-MORE = """
-More: fedalign list KIND (such as partitioners), NAME (such as dirichlet), settings, SECTION (such
-as evaluation), SETTING (such as rounds or client.lr), configs, studies."""
+MORE = (
+    "\nMore: fedalign list KIND (such as partitioners), NAME (such as dirichlet), settings, "
+    "SECTION (such as evaluation), SETTING (such as rounds or client.lr), configs, studies."
+)
 console = Console(highlight=False, markup=False)
 
 
